@@ -1,0 +1,22 @@
+"""Curvature measurement and curvature-driven learning rates for PyTorch."""
+
+from metacurv import ops
+from metacurv._native import build_info, cuda_compiled, native_available
+from metacurv._version import __version__
+from metacurv.estimators.errors import NotTwiceDifferentiableError
+from metacurv.estimators.hutchinson import hessian_trace
+from metacurv.estimators.trace_estimate import TraceEstimate
+from metacurv.optimizer import MetaCurvatureLR, UpdateRecord
+
+__all__ = [
+    "MetaCurvatureLR",
+    "NotTwiceDifferentiableError",
+    "TraceEstimate",
+    "UpdateRecord",
+    "__version__",
+    "build_info",
+    "cuda_compiled",
+    "hessian_trace",
+    "native_available",
+    "ops",
+]

@@ -1,0 +1,77 @@
+"""Loads the compiled module once, and says what was built.
+
+Importing ``metacurv._C`` registers ``torch.ops.metacurv.*`` and their shape functions (``metacurv._fake``).
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch  # noqa: F401  (its libraries must be loaded before _C, which links to them)
+
+from metacurv._version import __version__
+
+_C: ModuleType | None
+_missing: str | None
+try:
+    from metacurv import _C  # type: ignore[attr-defined, no-redef]
+
+    _missing = None
+except ImportError as error:
+    _C = None
+    _missing = str(error)
+
+if _C is not None:
+    from metacurv import _fake  # noqa: F401  (registers the shape functions of the ops just loaded)
+
+_warned = False
+
+
+def native_available() -> bool:
+    """Whether the compiled CPU kernels are loaded."""
+    return _C is not None
+
+
+def cuda_compiled() -> bool:
+    """Whether the loaded binary holds CUDA kernels. No GPU is needed for this to be True."""
+    return _C is not None and bool(_C.build_info()["cuda_compiled"])
+
+
+def build_info() -> dict[str, Any]:
+    """What is running: always ``version``, ``native`` and ``torch``; with the compiled module also how it was built
+    (``compiler``, ``cpp_standard``, ``torch_target``, ``cpu_isa``, ``cuda_compiled``, ``cuda_version``, ``cuda_archs``); without
+    it ``native_error``, the reason.
+    """
+    info: dict[str, Any] = {
+        "version": __version__,
+        "native": native_available(),
+        "torch": torch.__version__,
+    }
+    if _C is None:
+        info["native_error"] = _missing
+        return info
+    built = _C.build_info()
+    return {**built, **info, "built_from": built["version"]}
+
+
+def warn_fallback_once() -> None:
+    """Says, once in a process, that the pure-PyTorch twins do the work, and how to get the kernels."""
+    global _warned
+    if _warned:
+        return
+    _warned = True
+    source_tree = Path(__file__).resolve().parent.parent
+    hint = (
+        f"metacurv was imported from the source tree {source_tree}; build the kernels into it with "
+        "`pip install -e .`"
+        if (source_tree / "setup.py").exists()
+        else "reinstall with METACURV_REQUIRE_NATIVE=1 to see why the build failed"
+    )
+    warnings.warn(
+        f"metacurv runs without its compiled kernels ({_missing}): results are the same, slower. {hint}.",
+        RuntimeWarning,
+        stacklevel=3,
+    )

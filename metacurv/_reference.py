@@ -1,0 +1,164 @@
+"""The torch twin of every native op: the specification, and the fallback where the compiled module is missing.
+
+Each function does in plain tensor arithmetic, on any device and without a host sync, what the kernel of the same
+name does. On CPU the two agree bit for bit, sums included: the order of summation is part of the specification.
+The random-number contract is written out in ``csrc/philox.h``.
+
+Source of the generator: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC'11.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+BLOCK = 128  # elements served by one Philox call
+WORD = 32  # elements served by one of its words
+CHUNK = 1 << 15  # elements summed lane by lane before partial sums are added
+MIN_SCALE = 2.0**-40  # the smallest scale of reciprocal_lr_
+
+_MASK = 0xFFFFFFFF
+_M0, _M1 = 0xD2511F53, 0xCD9E8D57
+_W0, _W1 = 0x9E3779B9, 0xBB67AE85
+_PIECE = 32 * CHUNK  # elements handled at a time, so that the integer temporaries stay small
+
+
+def _rounds(counter: list[Tensor], key: tuple[int, int]) -> list[Tensor]:
+    """Ten Philox rounds on int64 tensors holding uint32 values; products wrap modulo 2^64, which keeps their bits."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        p0, p1 = c0 * _M0, c2 * _M1
+        c0, c1, c2, c3 = (
+            ((p1 >> 32) & _MASK) ^ c1 ^ k0,
+            p1 & _MASK,
+            ((p0 >> 32) & _MASK) ^ c3 ^ k1,
+            p0 & _MASK,
+        )
+        k0, k1 = (k0 + _W0) & _MASK, (k1 + _W1) & _MASK
+    return [c0, c1, c2, c3]
+
+
+def philox4x32_10(counter: Sequence[int], key: Sequence[int]) -> tuple[int, int, int, int]:
+    """One Philox4x32-10 block: counter [4] and key [2] of uint32 to four uint32."""
+    out = _rounds([torch.tensor(int(c)) for c in counter], (int(key[0]), int(key[1])))
+    return tuple(int(word) for word in out)  # type: ignore[return-value]
+
+
+def negative_bits(begin: int, end: int, *, seed: int, probe: Tensor, number: int) -> Tensor:
+    """Sign bits of elements begin ... end - 1 of parameter ``number``: int64 [end - begin], 1 means -1."""
+    first_block = begin // BLOCK
+    blocks = torch.arange(first_block, (end - 1) // BLOCK + 1, device=probe.device)
+    counter = [
+        blocks & _MASK,
+        blocks >> 32,
+        torch.full_like(blocks, number),
+        (probe & _MASK).expand_as(blocks),
+    ]
+    words = torch.stack(_rounds(counter, (seed & _MASK, seed >> 32 & _MASK)), dim=1)  # [n, 4]
+    bits = words.unsqueeze(-1) >> torch.arange(WORD, device=probe.device) & 1  # [n, 4, 32]
+    start = begin - first_block * BLOCK
+    return bits.flatten()[start : start + end - begin]
+
+
+def rademacher_(
+    tensors: Sequence[Tensor],
+    seed: int,
+    probe: Tensor,
+    numbers: Sequence[int],
+    offsets: Sequence[int],
+) -> None:
+    """Fills every tensor with +1 and -1."""
+    for tensor, number, offset in zip(tensors, numbers, offsets, strict=True):
+        signs = torch.empty(tensor.numel(), dtype=tensor.dtype, device=tensor.device)
+        for begin in range(0, tensor.numel(), _PIECE):
+            end = min(begin + _PIECE, tensor.numel())
+            bits = negative_bits(
+                offset + begin, offset + end, seed=seed, probe=probe, number=number
+            )
+            signs[begin:end] = 1 - 2 * bits
+        tensor.copy_(signs.view(tensor.shape))
+
+
+def _in_order(terms: Tensor, dim: int) -> Tensor:
+    """Sum along ``dim``, one term after the other (``Tensor.sum`` leaves its order open; a running sum cannot)."""
+    return terms.cumsum(dim).select(dim, -1)
+
+
+def _chunk_sums(terms: Tensor) -> Tensor:
+    """terms: float64 [n], starting at a chunk boundary -> the sum of each chunk, [ceil(n / CHUNK)].
+
+    Element i is added to lane i % 32 in index order; then the 32 lanes are halved as a tree.
+    """
+    rows = min(-(-terms.numel() // WORD), CHUNK // WORD)
+    chunks = -(-terms.numel() // (rows * WORD))
+    padded = torch.nn.functional.pad(terms, (0, chunks * rows * WORD - terms.numel()))
+    lanes = _in_order(padded.view(chunks, rows, WORD), dim=1)
+    while lanes.shape[1] > 1:
+        half = lanes.shape[1] // 2
+        lanes = lanes[:, :half] + lanes[:, half:]
+    return lanes[:, 0]
+
+
+def _signed_sum(tensor: Tensor, *, offset: int, seed: int, probe: Tensor, number: int) -> Tensor:
+    """0-dim float64."""
+    if tensor.numel() == 0:
+        return torch.zeros((), dtype=torch.float64, device=tensor.device)
+    flat = tensor.detach().reshape(-1)
+    last = offset + flat.numel()
+    sums = []
+    for piece in range(offset // _PIECE * _PIECE, last, _PIECE):
+        begin, end = max(piece, offset), min(piece + _PIECE, last)
+        bits = negative_bits(begin, end, seed=seed, probe=probe, number=number)
+        x = flat[begin - offset : end - offset].to(torch.float64)
+        lead = begin - begin // CHUNK * CHUNK
+        sums.append(
+            _chunk_sums(torch.nn.functional.pad(torch.where(bits == 1, -x, x), (lead, 0)))
+        )
+    return _in_order(torch.cat(sums), dim=0)
+
+
+def signed_sum(
+    tensors: Sequence[Tensor],
+    seed: int,
+    probe: Tensor,
+    numbers: Sequence[int],
+    offsets: Sequence[int],
+) -> Tensor:
+    """sum_i v_i x_i of each tensor: float64 [T]."""
+    sums = [
+        _signed_sum(tensor, offset=offset, seed=seed, probe=probe, number=number)
+        for tensor, number, offset in zip(tensors, numbers, offsets, strict=True)
+    ]
+    return torch.stack(sums) if sums else probe.new_empty(0, dtype=torch.float64)
+
+
+def hutchinson_accumulate_(
+    mean: Tensor,
+    m2: Tensor,
+    count: Tensor,
+    products: Sequence[Tensor],
+    seed: int,
+    probe: Tensor,
+    numbers: Sequence[int],
+    offsets: Sequence[int],
+) -> None:
+    """Welford's update of mean and M2 with the signed sums of ``products`` and, last, their total."""
+    sums = signed_sum(products, seed, probe, numbers, offsets)
+    total = _in_order(sums, dim=0) if sums.numel() else sums.new_zeros(())
+    samples = torch.cat([sums, total.view(1)])
+    count.add_(1)
+    delta = samples - mean
+    mean.add_(delta / count)
+    m2.add_(delta * (samples - mean))
+
+
+def reciprocal_lr_(scale: Tensor, trace: Tensor, alpha: float) -> None:
+    """scale <- 1 / (1 + alpha max(trace, 0)), kept in [MIN_SCALE, 1]; unchanged where the trace is not finite."""
+    previous = scale.to(torch.float64)
+    kept = torch.where((previous >= MIN_SCALE) & (previous <= 1), previous, 1.0)
+    reading = trace.to(torch.float64)
+    new = (1 / (1 + alpha * reading.clamp(min=0))).clamp(min=MIN_SCALE)
+    scale.copy_(torch.where(torch.isfinite(reading), new, kept))

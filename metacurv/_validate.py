@@ -1,0 +1,75 @@
+"""Argument checks: each error names the argument, what it needs and what it got."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BACKENDS = ("auto", "native", "reference")
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def describe(value: Any) -> str:
+    """A short description of an argument for an error message."""
+    return f"{type(value).__name__} {value!r}" if not isinstance(value, Tensor) else "a Tensor"
+
+
+def integer(name: str, value: Any, *, low: int, high: int | None = None) -> int:
+    """``low <= value`` (and ``value < high``), else TypeError or ValueError."""
+    bounds = f">= {low}" if high is None else f"in [{low}, {high})"
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer {bounds}, got {describe(value)}")
+    result = int(value)
+    if result < low or (high is not None and result >= high):
+        raise ValueError(f"{name} must be {bounds}, got {result}")
+    return result
+
+
+def real(name: str, value: Any, *, low: float, below: float = math.inf) -> float:
+    """``low <= value < below``, else TypeError or ValueError."""
+    needs = f"a finite number >= {low:g}" + ("" if below == math.inf else f" and < {below:g}")
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be {needs}, got {describe(value)}")
+    result = float(value)
+    if not (math.isfinite(result) and low <= result < below):
+        raise ValueError(f"{name} must be {needs}, got {result}")
+    return result
+
+
+def seed(value: Any) -> int:
+    """An integer in [0, 2^64): the 64 bits of the Philox key."""
+    return integer("seed", value, low=0, high=1 << 64)
+
+
+def backend(value: Any) -> str:
+    """One of BACKENDS."""
+    if value not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {describe(value)}")
+    return str(value)
+
+
+def real_tensor(name: str, tensor: Any) -> Tensor:
+    """A dense tensor of one of DTYPES."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a Tensor, got {describe(tensor)}")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense (strided) tensor, got layout {tensor.layout}")
+    if tensor.dtype not in DTYPES:
+        raise TypeError(
+            f"{name} must be float32, float64, float16 or bfloat16, got {tensor.dtype}"
+        )
+    return tensor
+
+
+def same_device(name: str, tensors: Sequence[Tensor]) -> None:
+    """All tensors on the device of the first."""
+    for index, tensor in enumerate(tensors):
+        if tensor.device != tensors[0].device:
+            raise ValueError(
+                f"{name} must be on one device, got {tensors[0].device} and (at {index}) {tensor.device}"
+            )

@@ -1,0 +1,1 @@
+"""Curvature estimators: a loss in, a TraceEstimate out. They know no optimizer."""

@@ -1,0 +1,37 @@
+"""Turns autograd's failures into errors that say what to do; the original is chained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class NotTwiceDifferentiableError(RuntimeError):
+    """The graph of the loss holds an operation that autograd cannot differentiate twice."""
+
+
+_FREED = "the graph of loss has been freed: measure curvature before loss.backward() (or keep the graph with retain_graph=True)"
+_ADVICE = (
+    "Curvature needs second derivatives, which compiled models, fused attention kernels and once-differentiable custom functions lack. "
+    "Compute the loss with the uncompiled model, and attention under "
+    "torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)"
+)
+
+
+@contextmanager
+def explain_differentiation_errors(what: str) -> Iterator[None]:
+    """Wraps a call of ``torch.autograd.grad`` that computes ``what``.
+
+    Raises:
+        ValueError: the graph was already freed.
+        NotTwiceDifferentiableError: any other RuntimeError of autograd (out of memory stays what it is).
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        message = str(error)
+        if "a second time" in message:
+            raise ValueError(_FREED) from error
+        if "out of memory" in message or "alloc" in message:
+            raise
+        raise NotTwiceDifferentiableError(f"{what} failed: {message}. {_ADVICE}.") from error

@@ -1,0 +1,69 @@
+"""From what a user calls parameters to a checked, numbered list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from metacurv import _validate
+
+Parameters = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class NumberedParameter:
+    """A parameter with its name and its number in the random-number contract."""
+
+    number: int
+    name: str
+    tensor: Tensor
+
+
+def number_parameters(params: Parameters) -> list[NumberedParameter]:
+    """Numbers parameters by position, drops frozen ones and repetitions, and checks the rest.
+
+    Args:
+        params: tensors, (name, tensor) pairs as ``named_parameters()`` gives, or a mapping name -> tensor. Tensors without
+            a name are called "0", "1", ... by position.
+
+    Returns:
+        The parameters that require a gradient, each once, under its first position and name.
+
+    Raises:
+        TypeError: not such an iterable; a sparse, complex or integer parameter.
+        ValueError: empty, all frozen, two names the same, or on different devices.
+    """
+    if isinstance(params, Tensor) or not isinstance(params, Iterable):
+        raise TypeError(
+            f"params must be an iterable of tensors or of (name, tensor) pairs, or a mapping, got "
+            f"{_validate.describe(params)}"
+        )
+    entries = list(params.items() if isinstance(params, Mapping) else params)
+    if not entries:
+        raise ValueError("params must hold at least one parameter, got none")
+    numbered: list[NumberedParameter] = []
+    seen: set[int] = set()
+    for number, entry in enumerate(entries):
+        name, tensor = _name_and_tensor(number, entry)
+        _validate.real_tensor(f"params[{name!r}]", tensor)
+        if tensor.requires_grad and id(tensor) not in seen:
+            seen.add(id(tensor))
+            numbered.append(NumberedParameter(number, name, tensor))
+    if not numbered:
+        raise ValueError(
+            f"params must hold a parameter that requires a gradient, got {len(entries)} frozen ones"
+        )
+    names = [parameter.name for parameter in numbered]
+    if len(set(names)) < len(names):
+        raise ValueError(f"params must have distinct names, got {names}")
+    _validate.same_device("params", [parameter.tensor for parameter in numbered])
+    return numbered
+
+
+def _name_and_tensor(number: int, entry: Any) -> tuple[str, Any]:
+    if isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str):
+        return entry
+    return str(number), entry

@@ -1,0 +1,136 @@
+"""loss_comparison.png: what happened to the losses, the learning rate and the trace."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from .config import Config
+from .results import Array, Curves
+
+_ADAM = "#0072B2"  # Okabe and Ito's blue
+# From small alpha to large, told apart by lightness alone, and from the blue by any eye.
+_ALPHAS = ("#F2B134", "#E07B1A", "#C03A2B", "#6E1423")
+_ONE_ALPHA = "#D55E00"  # Okabe and Ito's vermilion
+_STYLE: dict[str, Any] = {
+    "font.size": 10.5,
+    "axes.titlesize": 11.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#888888",
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#E6E6E6",
+    "xtick.color": "#888888",
+    "ytick.color": "#888888",
+    "xtick.labelcolor": "#333333",
+    "ytick.labelcolor": "#333333",
+    "lines.linewidth": 1.8,
+    "legend.fontsize": 11,
+}
+
+
+def draw(config: Config, curves: Sequence[Curves]) -> bytes:
+    """The picture as PNG: medians over seeds as lines, quartiles as bands; Adam comes first."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(10, 10), dpi=150, layout="constrained")
+        FigureCanvasAgg(figure)  # without pyplot: no global state, no display
+        (train, train_time), (test, test_time), (rate, trace) = figure.subplots(3, 2)
+        train_time.sharey(train)
+        test_time.sharey(test)
+        for entry, colour in zip(curves, _colours(len(curves) - 1), strict=True):
+            positive_trace = np.where(entry.trace > 0, entry.trace, np.nan)  # for the log axis
+            _band(train, entry.steps, entry.train_loss, entry, colour)
+            _band(train_time, *_against_seconds(entry, entry.train_loss), entry, colour)
+            _band(test, entry.steps, entry.test_loss, entry, colour)
+            _band(test_time, *_against_seconds(entry, entry.test_loss), entry, colour)
+            _band(rate, entry.steps, entry.lr, entry, colour)
+            _band(trace, entry.steps, positive_trace, entry, colour)
+        _dress(train, "Train loss", "cross-entropy (nats)", "training step", log=True)
+        _dress(train_time, "Train loss, against time", "", "training time (s)", log=True)
+        _dress(test, "Test loss", "cross-entropy (nats)", "training step")
+        _dress(test_time, "Test loss, against time", "", "training time (s)")
+        _dress(rate, "Learning rate, as applied", "learning rate", "training step", log=True)
+        _dress(
+            trace, "Trace of the Hessian, one reading", "trace (nats)", "training step", log=True
+        )
+        train_time.tick_params(labelleft=False)
+        test_time.tick_params(labelleft=False)
+        _head(figure, config, train)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _colours(n_alphas: int) -> list[str]:
+    """Adam's colour and one an alpha, spread from light to dark."""
+    if n_alphas == 1:
+        return [_ADAM, _ONE_ALPHA]
+    places = np.linspace(0, len(_ALPHAS) - 1, n_alphas)
+    return [_ADAM, *(_ALPHAS[round(place)] for place in places)]
+
+
+def _against_seconds(curves: Curves, values: Array) -> tuple[Array, Array]:
+    """Common times and the values [S, E] at them, each seed being read off on its own clock.
+
+    The times end when half of the seeds have: later, too few would be left.
+    """
+    times = np.linspace(0, np.median(curves.total_seconds), max(len(curves.steps), 50))
+    clocks = zip(curves.seconds, values, strict=True)
+    return times, np.array([np.interp(times, clock, seed) for clock, seed in clocks])
+
+
+def _band(axes: Axes, x: Array, values: Array, curves: Curves, colour: str) -> None:
+    """Median and quartiles of values [S, E] over x [E], but where every seed is nan."""
+    known = ~np.isnan(values).all(axis=0)
+    low, middle, high = np.nanpercentile(values[:, known], (25, 50, 75), axis=0)
+    order = 3 if curves.method.alpha is None else 2
+    axes.fill_between(x[known], low, high, color=colour, alpha=0.2, linewidth=0, zorder=order)
+    axes.plot(x[known], middle, color=colour, label=curves.method.label, zorder=order)
+
+
+def _dress(axes: Axes, title: str, y_label: str, x_label: str, *, log: bool = False) -> None:
+    axes.set(title=title, ylabel=y_label, xlabel=x_label)
+    axes.margins(x=0.01)
+    if not log:
+        return
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    if high < 100 * low:  # powers of ten alone would be one or two ticks
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _head(figure: Figure, config: Config, labelled: Axes) -> None:
+    """Title, setting and the one legend."""
+    layers = "-".join(map(str, (40, *config.hidden, 10)))
+    probes = f"{config.n_hutchinson_samples} probe{'s' * (config.n_hutchinson_samples > 1)}"
+    lines = (
+        f"MLP {layers}, {config.activation}, batch {config.batch_size}, lr {config.lr:g}, "
+        f"curvature every {config.update_freq} steps from {probes}",
+        f"median (line) and quartiles (band) over {config.seeds} seeds"
+        + (" - a quick run" if config.quick else ""),
+    )
+    title = "Adam and MetaCurvatureLR(Adam) on mnist1d"
+    figure.suptitle(title, fontsize=15, fontweight="bold")
+    handles, labels = labelled.get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper center",
+        ncols=min(len(labels), 3),
+        frameon=False,
+        title="\n".join(lines),
+        title_fontproperties={"size": 10},
+    )

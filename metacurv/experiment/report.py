@@ -1,0 +1,120 @@
+"""The table and the verdict in print, and the same figures as summary.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from . import verdict
+from .config import Config
+from .results import MEASURES, Curves, Measure
+from .statistics import CONFIDENCE, spread
+from .verdict import Judgement
+
+WIDTH = 100
+
+
+def text(config: Config, curves: Sequence[Curves]) -> str:
+    """The report; ``curves`` holds Adam first, then one entry an alpha."""
+    adam, *others = curves
+    judgements = [verdict.judge(entry, adam) for entry in others]
+    means = [["", *(entry.method.label.replace("MetaCurvatureLR ", "") for entry in curves)]]
+    means += [
+        [measure.heading, *(_mean_sd(measure, entry) for entry in curves)] for measure in MEASURES
+    ]
+    differences = [["", *(f"alpha={entry.method.alpha:g}" for entry in others)]]
+    for measure in MEASURES:
+        intervals = [verdict.difference(measure, entry, adam) for entry in others]
+        differences.append([measure.heading, *map(measure.signed, intervals)])
+    quick = "; a quick run, for the whole experiment leave --quick out" if config.quick else ""
+    return "\n".join(
+        [
+            f"Adam against MetaCurvatureLR(Adam), {config.seeds} seeds of {config.steps} steps: "
+            "mean ± standard deviation over seeds",
+            *_table(means),
+            "",
+            f"MetaCurvatureLR minus Adam, paired by seed: mean [{CONFIDENCE:.0%} t interval]",
+            *_table(differences),
+            "",
+            f"Verdict (from the intervals{quick})",
+            *(line for words in verdict.words(judgements, adam) for line in _wrapped(words)),
+        ]
+    )
+
+
+def summary(config: Config, curves: Sequence[Curves]) -> dict[str, Any]:
+    """What summary.json holds: every number of the table, the verdict, and the traces."""
+    adam, *others = curves
+    judgements = [verdict.judge(entry, adam) for entry in others]
+    return {
+        "quick": config.quick,
+        "seeds": config.seeds,
+        "steps": config.steps,
+        "confidence": CONFIDENCE,
+        "methods": [_figures(entry) for entry in curves],
+        "differences_from_adam": [
+            {
+                "alpha": entry.method.alpha,
+                **{
+                    measure.attribute: dataclasses.asdict(verdict.difference(measure, entry, adam))
+                    for measure in MEASURES
+                },
+            }
+            for entry in others
+        ],
+        "verdict": {
+            "hypothesis": verdict.over_alphas([each.outcome for each in judgements]).value,
+            "per_alpha": [_outcomes(each) for each in judgements],
+            "words": verdict.words(judgements, adam),
+        },
+    }
+
+
+def _figures(curves: Curves) -> dict[str, Any]:
+    columns = {
+        **{measure.attribute: measure.of(curves) for measure in MEASURES},
+        "first_trace": curves.trace[:, 0],
+        "final_trace": curves.trace[:, -1],
+        "final_lr": curves.lr[:, -1],
+    }
+    spreads = {name: dataclasses.asdict(spread(values)) for name, values in columns.items()}
+    return {"method": curves.method.name, "alpha": curves.method.alpha, **spreads}
+
+
+def _outcomes(judgement: Judgement) -> dict[str, Any]:
+    claims = zip(verdict.CLAIMS, judgement.outcomes, strict=True)
+    return {
+        "alpha": judgement.curves.method.alpha,
+        "hypothesis": judgement.outcome.value,
+        "claims": {claim.words: outcome.value for claim, outcome in claims},
+    }
+
+
+def _mean_sd(measure: Measure, curves: Curves) -> str:
+    values, places = spread(measure.of(curves)), measure.decimals
+    sd = "" if math.isnan(values.sd) else f" ± {values.sd:.{places}f}"
+    return f"{values.mean:.{places}f}{sd}"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of ``rows``: the first column to the left, the others to the right of their widest."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            ["", row[0].ljust(widths[0])]
+            + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        )
+        for row in rows
+    ]
+
+
+def _wrapped(paragraph: str) -> list[str]:
+    """The paragraph's lines, broken to WIDTH; a list item's later lines are set in."""
+    lines = []
+    for line in paragraph.splitlines():
+        inset = "    " if line.startswith("- ") else "  "
+        lines += textwrap.wrap(line, WIDTH, initial_indent="  ", subsequent_indent=inset)
+    return lines

@@ -1,0 +1,137 @@
+"""The evaluations of all runs as arrays, and the measures that the table and the verdict use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import integrate
+
+from .config import Method
+from .statistics import Interval
+from .training import Row
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """One method's evaluations: columns [S, E], S seeds by E evaluations; ``steps``: [E]."""
+
+    method: Method
+    steps: Array
+    seconds: Array
+    train_loss: Array
+    test_loss: Array
+    train_acc: Array
+    test_acc: Array
+    lr: Array
+    trace: Array
+
+    @classmethod
+    def from_rows(cls, method: Method, rows: Sequence[Sequence[Row]]) -> Curves:
+        """Args: rows: the evaluations of each seed."""
+
+        def column(name: str) -> Array:
+            return np.array([[row[name] for row in seed] for seed in rows], dtype=np.float64)
+
+        names = ("seconds", "train_loss", "test_loss", "train_acc", "test_acc", "lr", "trace")
+        return cls(method, steps=column("step")[0], **{name: column(name) for name in names})
+
+    @property
+    def final_train_loss(self) -> Array:
+        """[S] train loss after the last step, nats."""
+        return self.train_loss[:, -1]
+
+    @property
+    def mean_train_loss(self) -> Array:
+        """[S] train loss averaged over the steps (trapezoids), nats: low where it fell fast."""
+        area: Array = integrate.trapezoid(self.train_loss, self.steps, axis=1)
+        return area / self.steps[-1]
+
+    @property
+    def final_test_loss(self) -> Array:
+        """[S] test loss after the last step, nats."""
+        return self.test_loss[:, -1]
+
+    @property
+    def best_test_loss(self) -> Array:
+        """[S] lowest test loss at any evaluation, nats."""
+        return self.test_loss.min(axis=1)
+
+    @property
+    def best_test_step(self) -> Array:
+        """[S] number of finished steps at the lowest test loss."""
+        return self.steps[self.test_loss.argmin(axis=1)]
+
+    @property
+    def final_test_accuracy(self) -> Array:
+        """[S] test accuracy after the last step, per cent."""
+        return 100 * self.test_acc[:, -1]
+
+    @property
+    def total_seconds(self) -> Array:
+        """[S] wall time of the training steps, seconds."""
+        return self.seconds[:, -1]
+
+    def steps_to_train_loss(self, threshold: Array) -> Array:
+        """[S] steps until each seed's train loss is at most its ``threshold`` [S]; inf: never.
+
+        Linear between evaluations.
+        """
+        found = np.full(len(threshold), np.inf)
+        for seed, (losses, goal) in enumerate(zip(self.train_loss, threshold, strict=True)):
+            reached = np.flatnonzero(losses <= goal)
+            if len(reached) == 0:
+                continue
+            after = reached[0]
+            if after == 0:
+                found[seed] = self.steps[0]
+                continue
+            fraction = (losses[after - 1] - goal) / (losses[after - 1] - losses[after])
+            found[seed] = self.steps[after - 1] + fraction * (
+                self.steps[after] - self.steps[after - 1]
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number a seed: an attribute of Curves, its heading, and the decimals worth reading."""
+
+    attribute: str
+    heading: str
+    decimals: int
+
+    def of(self, curves: Curves) -> Array:
+        """[S] the measure for every seed."""
+        values: Array = getattr(curves, self.attribute)
+        return values
+
+    def signed(self, interval: Interval) -> str:
+        """A difference in this measure: mean and, where there are any, limits."""
+        places = self.decimals
+        if math.isnan(interval.low):
+            return f"{interval.mean:+.{places}f}"
+        return (
+            f"{interval.mean:+.{places}f} [{interval.low:+.{places}f}, {interval.high:+.{places}f}]"
+        )
+
+
+FINAL_TRAIN_LOSS = Measure("final_train_loss", "final train loss", 3)
+MEAN_TRAIN_LOSS = Measure("mean_train_loss", "train loss, mean over steps", 3)
+FINAL_TEST_LOSS = Measure("final_test_loss", "final test loss", 3)
+BEST_TEST_LOSS = Measure("best_test_loss", "best test loss", 3)
+FINAL_TEST_ACCURACY = Measure("final_test_accuracy", "final test accuracy, %", 1)
+SECONDS = Measure("total_seconds", "training time, s", 2)
+MEASURES = (
+    FINAL_TRAIN_LOSS,
+    MEAN_TRAIN_LOSS,
+    FINAL_TEST_LOSS,
+    BEST_TEST_LOSS,
+    FINAL_TEST_ACCURACY,
+    SECONDS,
+)

@@ -1,0 +1,285 @@
+"""The four ops of metacurv, and the one place that picks the compiled kernel or the torch twin.
+
+Signs follow one contract (``csrc/philox.h``): element ``i`` of parameter ``number`` in probe ``probe`` under ``seed`` is
++1 or -1 by one bit of a Philox4x32-10 block, whatever the device, dtype, thread count or sharding. The arguments every
+list op takes:
+
+``seed``     int in [0, 2^64).
+``probe``    int in [0, 2^32), or a 0-dim int64 tensor on the tensors' device, read modulo 2^32 when the op runs, so that a
+             captured CUDA graph can advance it.
+``numbers``  parameter number of each tensor, ints in [0, 2^32); default 0, 1, 2, ...
+``offsets``  index of each tensor's first element in its unsharded parameter, ints >= 0; default 0.
+``backend``  "native": the compiled op, an error where there is none; "reference": the torch twin; "auto": native where it
+             was built for the tensors' device.
+
+CUDA: the kernels are compiled and checked without a GPU; no GPU has run them yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from metacurv import _native, _reference, _validate
+
+__all__ = ["hutchinson_accumulate_", "reciprocal_lr_", "rademacher_", "signed_sum"]
+
+
+def uses_native(backend: str, device: torch.device) -> bool:
+    """Whether ``backend`` means the compiled ops for tensors on ``device``.
+
+    Raises:
+        ValueError: ``backend`` is unknown.
+        RuntimeError: ``backend="native"`` and no kernel was compiled for ``device``.
+    """
+    _validate.backend(backend)
+    if backend == "reference":
+        return False
+    if device.type in ("cpu", "meta"):
+        available = _native.native_available()
+    else:
+        available = device.type == "cuda" and _native.cuda_compiled()
+    if not available and backend == "native":
+        raise RuntimeError(
+            f"backend='native' needs kernels compiled for device {device}, which this installation lacks: "
+            f"{_native.build_info()}"
+        )
+    if not available and not _native.native_available():
+        _native.warn_fallback_once()
+    return available
+
+
+def _check_list(
+    name: str,
+    tensors: Sequence[Tensor],
+    numbers: Sequence[int] | None,
+    offsets: Sequence[int] | None,
+) -> tuple[list[Tensor], list[int], list[int]]:
+    if isinstance(tensors, Tensor) or not isinstance(tensors, Sequence):
+        raise TypeError(
+            f"{name} must be a list or tuple of tensors, got {_validate.describe(tensors)}"
+        )
+    checked = [
+        _validate.real_tensor(f"{name}[{t}]", tensor).detach() for t, tensor in enumerate(tensors)
+    ]
+    _validate.same_device(name, checked)
+    return (
+        checked,
+        _check_integers("numbers", numbers, list(range(len(checked))), high=1 << 32),
+        _check_integers("offsets", offsets, [0] * len(checked), high=1 << 62),
+    )
+
+
+def _check_integers(
+    name: str, values: Sequence[int] | None, default: list[int], *, high: int
+) -> list[int]:
+    if values is None:
+        return default
+    if len(values) != len(default):
+        raise ValueError(
+            f"{name} must have one entry per tensor, got {len(values)} for {len(default)}"
+        )
+    return [
+        _validate.integer(f"{name}[{t}]", value, low=0, high=high) for t, value in enumerate(values)
+    ]
+
+
+def _probe_tensor(probe: int | Tensor, device: torch.device) -> Tensor:
+    if not isinstance(probe, Tensor):
+        return torch.full(
+            (), _validate.integer("probe", probe, low=0, high=1 << 32), device=device
+        )
+    if probe.dtype != torch.int64 or probe.numel() != 1 or probe.device != device:
+        raise ValueError(
+            f"probe must be an int or one int64 element on {device}, got {probe.dtype} of shape "
+            f"{tuple(probe.shape)} on {probe.device}"
+        )
+    return probe
+
+
+def _device_of(tensors: Sequence[Tensor], probe: int | Tensor) -> torch.device:
+    """An empty list runs where the probe is."""
+    if tensors:
+        return tensors[0].device
+    return probe.device if isinstance(probe, Tensor) else torch.device("cpu")
+
+
+def _signed(seed: int) -> int:
+    """The same 64 bits as an int64, which is what an op schema can carry."""
+    checked = _validate.seed(seed)
+    return checked - (1 << 64) if checked >= 1 << 63 else checked
+
+
+def rademacher_(
+    tensors: Sequence[Tensor],
+    *,
+    seed: int,
+    probe: int | Tensor,
+    numbers: Sequence[int] | None = None,
+    offsets: Sequence[int] | None = None,
+    backend: str = "auto",
+) -> None:
+    """Fills every tensor with its part of Rademacher probe ``probe``: entries +1 and -1.
+
+    Args:
+        tensors: T dense float32, float64, float16 or bfloat16 tensors of any shape and stride, on one device.
+        seed, probe, numbers, offsets, backend: see the module's text.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type, dtype, layout, length or range; nothing is written.
+        RuntimeError: ``backend="native"`` where it was not built.
+
+    Example:
+        >>> x = torch.empty(4)
+        >>> rademacher_([x], seed=0, probe=0)
+        >>> sorted({abs(value) for value in x.tolist()})
+        [1.0]
+    """
+    checked, number_list, offset_list = _check_list("tensors", tensors, numbers, offsets)
+    for t, tensor in enumerate(checked):
+        if any(
+            stride == 0 and size > 1
+            for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+        ):
+            raise ValueError(
+                f"tensors[{t}] must not be an expanded tensor (several elements share memory), got strides "
+                f"{tensor.stride()} for shape {tuple(tensor.shape)}"
+            )
+    device = _device_of(checked, probe)
+    probe_tensor = _probe_tensor(probe, device)
+    signed_seed = _signed(seed)
+    if uses_native(backend, device):
+        torch.ops.metacurv.rademacher_(checked, signed_seed, probe_tensor, number_list, offset_list)
+        # A kernel writes behind autograd's back: tell it, as an in-place torch op would.
+        torch.autograd.graph.increment_version(checked)
+    else:
+        _reference.rademacher_(checked, signed_seed, probe_tensor, number_list, offset_list)
+
+
+def signed_sum(
+    tensors: Sequence[Tensor],
+    *,
+    seed: int,
+    probe: int | Tensor,
+    numbers: Sequence[int] | None = None,
+    offsets: Sequence[int] | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """v . x of each tensor x with its part v of Rademacher probe ``probe``; v is never stored.
+
+    Args:
+        tensors: T dense float32, float64, float16 or bfloat16 tensors of any shape and stride, on one device.
+        seed, probe, numbers, offsets, backend: see the module's text.
+
+    Returns:
+        float64 [T] on the tensors' device. On CPU native and reference agree bit for bit.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as ``rademacher_``.
+
+    Example:
+        >>> x = torch.ones(1000)
+        >>> v = torch.empty(1000)
+        >>> rademacher_([v], seed=0, probe=7)
+        >>> bool(signed_sum([x], seed=0, probe=7)[0] == v.sum())
+        True
+    """
+    checked, number_list, offset_list = _check_list("tensors", tensors, numbers, offsets)
+    device = _device_of(checked, probe)
+    probe_tensor = _probe_tensor(probe, device)
+    signed_seed = _signed(seed)
+    if uses_native(backend, device):
+        result: Tensor = torch.ops.metacurv.signed_sum(
+            checked, signed_seed, probe_tensor, number_list, offset_list
+        )
+        return result
+    return _reference.signed_sum(checked, signed_seed, probe_tensor, number_list, offset_list)
+
+
+def hutchinson_accumulate_(
+    mean: Tensor,
+    m2: Tensor,
+    count: Tensor,
+    products: Sequence[Tensor],
+    *,
+    seed: int,
+    probe: int | Tensor,
+    numbers: Sequence[int] | None = None,
+    offsets: Sequence[int] | None = None,
+    backend: str = "auto",
+) -> None:
+    """Folds one Hutchinson sample v . (H v) into running statistics, per tensor and in total, on the device.
+
+    With s the sample and n the new count (Welford 1962):  d = s - mean;  mean += d / n;  m2 += d (s - mean).
+    The standard error of the mean is sqrt(m2 / (n - 1) / n). No host sync.
+
+    Args:
+        mean, m2: float64 [T + 1] contiguous, updated; entry t for tensor t, the last for the sum over all tensors.
+        count: 0-dim int64, the number of samples so far, updated.
+        products: T tensors, H v for the same probe.
+        seed, probe, numbers, offsets, backend: see the module's text.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as ``rademacher_``, and for statistics of the wrong shape, dtype or device.
+    """
+    checked, number_list, offset_list = _check_list("products", products, numbers, offsets)
+    device = _device_of([*checked, mean], probe)
+    for name, tensor, dtype, shape in (
+        ("mean", mean, torch.float64, (len(checked) + 1,)),
+        ("m2", m2, torch.float64, (len(checked) + 1,)),
+        ("count", count, torch.int64, ()),
+    ):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a Tensor, got {_validate.describe(tensor)}")
+        if (
+            tensor.dtype != dtype
+            or tuple(tensor.shape) != shape
+            or not tensor.is_contiguous()
+            or tensor.device != device
+        ):
+            raise ValueError(
+                f"{name} must be contiguous, {dtype} of shape {shape} on {device}, got {tensor.dtype} of shape "
+                f"{tuple(tensor.shape)} on {tensor.device}"
+            )
+    probe_tensor = _probe_tensor(probe, device)
+    signed_seed = _signed(seed)
+    if uses_native(backend, device):
+        torch.ops.metacurv.hutchinson_accumulate_(
+            mean, m2, count, checked, signed_seed, probe_tensor, number_list, offset_list
+        )
+    else:
+        _reference.hutchinson_accumulate_(
+            mean, m2, count, checked, signed_seed, probe_tensor, number_list, offset_list
+        )
+
+
+def reciprocal_lr_(scale: Tensor, trace: Tensor, *, alpha: float, backend: str = "auto") -> None:
+    """The seed's rule: scale <- 1 / (1 + alpha max(trace, 0)), guarded, on the device, without a host sync.
+
+    A trace that is not finite leaves ``scale`` as it was (1 where it held nothing usable). The result is always finite and in
+    [2^-40, 1], so that a learning rate times it stays positive.
+
+    Args:
+        scale: one float32 or float64 element, updated.
+        trace: one float32 or float64 element on the same device.
+        alpha: finite, >= 0, in units of 1 / trace.
+        backend: see the module's text.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: an argument is of the wrong type, dtype, size, device or range.
+    """
+    for name, tensor in (("scale", scale), ("trace", trace)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a Tensor, got {_validate.describe(tensor)}")
+        if tensor.numel() != 1 or tensor.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"{name} must be one float32 or float64 element, got {tensor.dtype} of shape {tuple(tensor.shape)}"
+            )
+    _validate.same_device("scale and trace", [scale, trace])
+    checked_alpha = _validate.real("alpha", alpha, low=0)
+    if uses_native(backend, scale.device):
+        torch.ops.metacurv.reciprocal_lr_(scale, trace, checked_alpha)
+    else:
+        _reference.reciprocal_lr_(scale, trace, checked_alpha)

@@ -1,0 +1,341 @@
+"""MetaCurvatureLR: any torch optimizer, with its learning rate scaled by measured curvature."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from metacurv import _validate
+from metacurv.estimators.hutchinson import TraceReading, check_loss, gradient_graph, measure
+from metacurv.estimators.parameters import NumberedParameter, number_parameters
+from metacurv.estimators.trace_estimate import TraceEstimate
+from metacurv.rules.reciprocal import ReciprocalRule
+from metacurv.rules.smoothing import BiasCorrectedEma
+from metacurv.wrapper import OptimizerWrapper
+
+_STATE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class UpdateRecord:
+    """One curvature reading and what the rule made of it, for ``on_update`` callbacks.
+
+    Attributes:
+        step: optimizer steps taken before the reading.
+        trace, stderr: the reading, as ``TraceEstimate`` has it.
+        smoothed_trace: what the rule was given.
+        scale: factor on every group's lr from now on, in [2^-40, 1].
+        effective_lrs: lr x scale of every parameter group.
+        accepted: False where the reading was not finite; it then changed nothing.
+    """
+
+    step: int
+    trace: float
+    stderr: float
+    smoothed_trace: float
+    scale: float
+    effective_lrs: list[float]
+    accepted: bool
+
+
+class MetaCurvatureLR(OptimizerWrapper):
+    """Wraps an optimizer and multiplies its learning rates by a scale that follows the trace of the loss's Hessian.
+
+    The rule "reciprocal" is that of the experiment this package starts from:  lr <- lr / (1 + alpha max(tr H, 0)).
+    The learning rates in ``param_groups`` stay the user's and the scheduler's: the scale is applied inside ``step`` and taken
+    back after it. ``group["lr_scale"]`` holds it for logs. Decoupled weight decay (AdamW) shrinks with the effective rate,
+    as it does under any schedule.
+
+    Two ways to supply the loss::
+
+        opt.zero_grad()                          opt.zero_grad()
+        loss = loss_fn(model(x), y)              loss = loss_fn(model(x), y)
+        opt.update_curvature(loss)  # new line   loss.backward(create_graph=True)
+        loss.backward()                          opt.step()
+        opt.step()
+
+    On the right, gradients that carry a graph are used on due steps and freed on all steps. The left is preferred: torch warns
+    about the right one, which builds the graph on every step. Pass the loss before GradScaler scales it. With gradient
+    accumulation the first micro-batch of a due step is measured.
+
+    Args:
+        optimizer: any torch optimizer that steps from gradients (not LBFGS). Its parameter groups are used in place.
+        alpha: strength of the rule, >= 0, in units of 1 / trace.
+        update_freq: optimizer steps between readings, >= 1; step 0 is due.
+        n_hutchinson_samples: probes in a reading, >= 1.
+        seed: int in [0, 2^64) of the probes; the global random state is not used.
+        rule: "reciprocal".
+        smoothing: decay in [0, 1) of a bias-corrected moving average of the trace; 0 is the seed's rule.
+        on_update: called with an ``UpdateRecord`` after every reading (on CUDA this waits for the device).
+        backend: "auto", "native" or "reference" (see ``metacurv.ops``).
+
+    Raises:
+        TypeError, ValueError: a wrong argument; the optimizer is then as it was.
+
+    Example:
+        >>> model = torch.nn.Linear(2, 1)
+        >>> opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1), alpha=0.5)
+        >>> loss = model(torch.ones(1, 2)).square().mean()  # H = 2 x x' over (w, b): trace 6, plus cross terms of the probe
+        >>> opt.update_curvature(loss)
+        True
+        >>> loss.backward(); opt.step()
+        >>> opt.effective_lrs[0] < 0.1
+        True
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        alpha: float = 1e-2,
+        update_freq: int = 10,
+        n_hutchinson_samples: int = 1,
+        seed: int = 0,
+        rule: str = "reciprocal",
+        smoothing: float = 0.0,
+        on_update: Callable[[UpdateRecord], None] | None = None,
+        backend: str = "auto",
+    ) -> None:
+        self.update_freq = _validate.integer("update_freq", update_freq, low=1)
+        self.n_hutchinson_samples = _validate.integer(
+            "n_hutchinson_samples", n_hutchinson_samples, low=1, high=1 << 32
+        )
+        self.seed = _validate.seed(seed)
+        self.backend = _validate.backend(backend)
+        if rule != ReciprocalRule.name:
+            raise ValueError(f"rule must be {ReciprocalRule.name!r}, got {rule!r}")
+        if on_update is not None and not callable(on_update):
+            raise TypeError(f"on_update must be callable, got {_validate.describe(on_update)}")
+        self.rule = ReciprocalRule(alpha, self.backend)
+        self.on_update = on_update
+        self._ema = BiasCorrectedEma(smoothing)
+        super().__init__(optimizer)
+        number_parameters(_named_parameters(self))
+        self._reset()
+
+    def _reset(self) -> None:
+        """Before any reading: the scale is 1 and the base steps alone."""
+        self._steps = 0
+        self._probes = 0
+        self._readings = 0
+        self._measured_step = -1  # the last step count at which a reading was taken
+        self._warned_no_reading = False
+        self._last: TraceReading | None = None
+        self._ema = BiasCorrectedEma(self._ema.beta)
+        self._skipped = torch.zeros((), dtype=torch.int64)
+        self._set_scale(torch.ones((), dtype=torch.float64))
+
+    # What a user reads.
+
+    @property
+    def last_estimate(self) -> TraceEstimate | None:
+        """The latest reading, or None before the first (and after loading a checkpoint)."""
+        return None if self._last is None else self._last.estimate()
+
+    @property
+    def effective_lrs(self) -> list[float]:
+        """lr x scale of every parameter group: what the next ``step`` will use."""
+        scale = self._host_scale()
+        return [float(group["lr"]) * scale for group in self.param_groups]
+
+    @property
+    def skipped_readings(self) -> int:
+        """Readings that were not finite and so changed nothing."""
+        return int(self._skipped)
+
+    # Measuring.
+
+    def update_curvature(self, loss: Tensor) -> bool:
+        """Measures the curvature of ``loss`` if this step is due, and sets the scale that the next ``step`` uses.
+
+        Call it between the forward and the backward pass. Steps that are not due cost one comparison.
+
+        Args:
+            loss: one element with a graph, before any loss scaling.
+
+        Returns:
+            Whether a reading was taken. At most one is taken between two steps.
+
+        Raises:
+            TypeError, ValueError: ``loss`` is no finite scalar with a graph that reaches the parameters (on CUDA with a
+                ``capturable`` base a loss that is not finite is skipped instead: looking at it would wait for the device).
+            NotTwiceDifferentiableError: the graph has an operation without a second derivative.
+        """
+        if not self._is_due():
+            return False
+        check_loss(loss, finite=not self._stays_on_device())
+        parameters = number_parameters(_named_parameters(self))
+        self._read(gradient_graph(loss, parameters), parameters)
+        return True
+
+    def _is_due(self) -> bool:
+        return self._steps % self.update_freq == 0 and self._measured_step != self._steps
+
+    def _stays_on_device(self) -> bool:
+        return any(
+            group.get("capturable") and group["params"] and group["params"][0].is_cuda
+            for group in self.param_groups
+        )
+
+    def _read(self, gradients: list[Tensor | None], parameters: list[NumberedParameter]) -> None:
+        reading = measure(
+            gradients,
+            parameters,
+            seed=self.seed,
+            first_probe=self._probes,
+            n_samples=self.n_hutchinson_samples,
+            backend=self.backend,
+        )
+        self._last = reading
+        self._readings += 1
+        self._measured_step = self._steps
+        self._probes = (self._probes + self.n_hutchinson_samples) % (1 << 32)
+        smoothed = self._ema.update(reading.trace)
+        scale = self._scale.to(reading.trace.device, copy=True)
+        self.rule.update_(scale, smoothed)
+        self._skipped = self._skipped.to(scale.device) + ~torch.isfinite(reading.trace)
+        self._set_scale(scale)
+        if self.on_update is not None:
+            self.on_update(self._record(reading.estimate(), float(smoothed)))
+
+    def _record(self, estimate: TraceEstimate, smoothed: float) -> UpdateRecord:
+        return UpdateRecord(
+            step=self._steps,
+            trace=estimate.value,
+            stderr=estimate.stderr,
+            smoothed_trace=smoothed,
+            scale=self._host_scale(),
+            effective_lrs=self.effective_lrs,
+            accepted=math.isfinite(estimate.value),
+        )
+
+    def _set_scale(self, scale: Tensor) -> None:
+        self._scale = scale
+        self._cached_scale: float | None = None
+        on_device = self._stays_on_device()
+        for group in self.param_groups:
+            group["lr_scale"] = scale if on_device else self._host_scale()
+
+    def _host_scale(self) -> float:
+        """The scale as a float, read from the device at most once a reading."""
+        if self._cached_scale is None:
+            self._cached_scale = float(self._scale)
+        return self._cached_scale
+
+    # Stepping.
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One step of the base with every lr multiplied by the current scale.
+
+        Args:
+            closure: evaluated once, with gradients enabled; its value is returned.
+        """
+        result = None
+        if closure is not None:
+            with torch.enable_grad():
+                result = closure()
+        self._use_and_free_gradient_graphs()
+        if self._readings == 0:
+            self._warn_no_reading()
+            self.optimizer.step()
+        else:
+            with self._scaled_lrs(self._scale, self._host_scale):
+                self.optimizer.step()
+        self._steps += 1
+        return result
+
+    def _use_and_free_gradient_graphs(self) -> None:
+        """Serves ``backward(create_graph=True)``: reads the curvature on due steps, then cuts the cycle parameter -> .grad ->
+        graph -> parameter, which would otherwise keep every step's graph alive.
+        """
+        graphs = [
+            parameter.grad
+            for group in self.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None and parameter.grad.requires_grad
+        ]
+        if not graphs:
+            return
+        try:
+            if self._is_due():
+                parameters = number_parameters(_named_parameters(self))
+                self._read([parameter.tensor.grad for parameter in parameters], parameters)
+        finally:
+            for gradient in graphs:
+                gradient.detach_()
+
+    def _warn_no_reading(self) -> None:
+        if not self._warned_no_reading:
+            self._warned_no_reading = True
+            warnings.warn(
+                "MetaCurvatureLR steps without a curvature reading, so its learning rate is the base optimizer's: call "
+                "opt.update_curvature(loss) between the forward and the backward pass",
+                UserWarning,
+                stacklevel=4,
+            )
+
+    # Resuming.
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group to the base; its parameters get the next parameter numbers."""
+        super().add_param_group(param_group)
+        self._set_scale(self._scale)
+
+    def _own_state(self) -> dict[str, Any]:
+        return {
+            "version": _STATE_VERSION,
+            "seed": self.seed,
+            "steps": self._steps,
+            "probes": self._probes,
+            "readings": self._readings,
+            "skipped": self.skipped_readings,
+            "measured_step": self._measured_step,
+            "scale": self._host_scale(),
+            "ema": self._ema.state(),
+        }
+
+    def _checked_own_state(self, state: dict[str, Any] | None) -> Callable[[], None]:
+        if state is None:
+            return self._reset
+        if state.get("version") != _STATE_VERSION:
+            raise ValueError(
+                f"state_dict['metacurv'] must have version {_STATE_VERSION}, got {state.get('version')!r}"
+            )
+        missing = self._own_state().keys() - state.keys()
+        if missing:
+            raise ValueError(f"state_dict['metacurv'] must have all its entries, lacks {sorted(missing)}")
+
+        def load() -> None:
+            self._reset()
+            self.seed = state["seed"]
+            self._steps = state["steps"]
+            self._probes = state["probes"]
+            self._readings = state["readings"]
+            self._measured_step = state["measured_step"]
+            self._skipped.fill_(state["skipped"])
+            self._ema.load(state["ema"])
+            self._set_scale(torch.tensor(state["scale"], dtype=torch.float64))
+
+        return load
+
+    def __repr__(self) -> str:
+        return (
+            f"MetaCurvatureLR(rule={self.rule.name!r}, alpha={self.rule.alpha:g}, update_freq={self.update_freq}, "
+            f"n_hutchinson_samples={self.n_hutchinson_samples}, smoothing={self._ema.beta:g},\n{self.optimizer!r})"
+        )
+
+
+def _named_parameters(optimizer: Optimizer) -> list[tuple[str, Tensor]]:
+    """All parameters in ``param_groups`` order, which is their numbering; names where the base was given named parameters."""
+    named: list[tuple[str, Tensor]] = []
+    for group in optimizer.param_groups:
+        names = group.get("param_names") or [str(len(named) + i) for i in range(len(group["params"]))]
+        named.extend(zip(names, group["params"], strict=True))
+    return named

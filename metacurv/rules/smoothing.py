@@ -1,0 +1,45 @@
+"""Exponential smoothing of a noisy reading, with the bias correction of Adam (Kingma and Ba 2015, section 3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metacurv import _validate
+
+
+class BiasCorrectedEma:
+    """m <- beta m + (1 - beta) x;  smoothed = m / (1 - beta^n), n the readings so far.
+
+    Readings that are not finite change nothing. All arithmetic is on the reading's device, without a host sync.
+
+    Args:
+        beta: decay in [0, 1); 0 passes readings through unchanged.
+    """
+
+    def __init__(self, beta: float) -> None:
+        self.beta = _validate.real("smoothing", beta, low=0, below=1)
+        self._mean = torch.zeros((), dtype=torch.float64)
+        self._power = torch.ones((), dtype=torch.float64)  # beta^n
+
+    def update(self, reading: Tensor) -> Tensor:
+        """reading: 0-dim float64 -> the smoothed reading (not finite where ``reading`` is not)."""
+        if self.beta == 0:
+            return reading
+        finite = torch.isfinite(reading)
+        mean, power = self._mean.to(reading.device), self._power.to(reading.device)
+        new_mean = self.beta * mean + (1 - self.beta) * reading
+        self._mean = torch.where(finite, new_mean, mean)
+        self._power = torch.where(finite, power * self.beta, power)
+        return torch.where(finite, self._mean / (1 - self._power), reading)
+
+    def state(self) -> dict[str, float]:
+        """Numbers only, for a state dict."""
+        return {"mean": float(self._mean), "power": float(self._power)}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Takes back what ``state`` gave."""
+        self._mean = torch.tensor(float(state["mean"]), dtype=torch.float64)
+        self._power = torch.tensor(float(state["power"]), dtype=torch.float64)

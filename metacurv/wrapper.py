@@ -1,0 +1,145 @@
+"""An optimizer around an optimizer: everything torch expects of one, with the groups and state of the base.
+
+Nothing here knows about curvature; ``optimizer.py`` adds it. The contract is in the tests, ``tests/test_drop_in.py``.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import LBFGS, Optimizer
+
+
+class OptimizerWrapper(Optimizer):
+    """A ``torch.optim.Optimizer`` that owns nothing: groups, state and defaults are the base's, by reference.
+
+    ``Optimizer.__init__`` is not called, because it would rebuild the base's groups; ``Optimizer.__setstate__`` sets up the
+    hooks without touching them (a test pins that). No ``__getattr__``: forwarding would leak private flags of the
+    base, such as ``_step_supports_amp_scaling``, which makes GradScaler step on scaled gradients.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(
+                f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}"
+            )
+        if isinstance(optimizer, OptimizerWrapper):
+            raise TypeError(
+                f"optimizer must be a base optimizer, got one that is wrapped already: {type(optimizer).__name__}"
+            )
+        if isinstance(optimizer, LBFGS):
+            raise TypeError(
+                "optimizer must step from one gradient, got LBFGS, whose line search evaluates its closure several "
+                "times within one step and sets its own step lengths"
+            )
+        self.optimizer = optimizer
+        Optimizer.__setstate__(self, {})
+
+    # Properties, never aliases: loading a state dict rebinds the base's lists.
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        return self.optimizer.param_groups
+
+    @param_groups.setter
+    def param_groups(self, value: list[dict[str, Any]]) -> None:
+        self.optimizer.param_groups = value
+
+    @property
+    def state(self) -> defaultdict[Tensor, Any]:  # type: ignore[override]
+        return self.optimizer.state
+
+    @state.setter
+    def state(self, value: defaultdict[Tensor, Any]) -> None:
+        self.optimizer.state = value
+
+    @property
+    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
+        return self.optimizer.defaults
+
+    @defaults.setter
+    def defaults(self, value: dict[str, Any]) -> None:
+        self.optimizer.defaults = value
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clears the gradients, as the base does."""
+        self.optimizer.zero_grad(set_to_none)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group to the base."""
+        self.optimizer.add_param_group(param_group)
+
+    # State dicts: the base's, plus one versioned entry of our own. Hooks registered here fire here, once.
+
+    def _own_state(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _checked_own_state(self, state: dict[str, Any] | None) -> Callable[[], None]:
+        """Checks ``state`` (None: a checkpoint of the bare base) and returns what loads it."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """The base's state dict and, under "metacurv", numbers and strings that resume the curvature part bit for bit."""
+        for pre_hook in self._optimizer_state_dict_pre_hooks.values():
+            pre_hook(self)
+        state: dict[str, Any] = {**self.optimizer.state_dict(), "metacurv": self._own_state()}
+        for post_hook in self._optimizer_state_dict_post_hooks.values():
+            replaced = post_hook(self, state)
+            state = state if replaced is None else replaced
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
+        """Takes back ``state_dict()``, or the state dict of a bare base optimizer (curvature then starts afresh)."""
+        state_dict = dict(state_dict)
+        for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
+            replaced = pre_hook(self, state_dict)
+            state_dict = state_dict if replaced is None else dict(replaced)
+        load_own = self._checked_own_state(state_dict.pop("metacurv", None))
+        self.optimizer.load_state_dict(state_dict)
+        load_own()
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
+
+    # Pickling: schedulers store a patched ``step`` on the instance and hooks may not pickle, so neither travels.
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            key: value
+            for key, value in self.__dict__.items()
+            if key not in ("step", "_opt_called") and not key.startswith("_optimizer_")
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        Optimizer.__setstate__(self, {})
+
+    @contextmanager
+    def _scaled_lrs(self, scale: Tensor, host_scale: Callable[[], float]) -> Iterator[None]:
+        """Multiplies every group's lr within the block and puts it back, so that schedulers own ``group["lr"]``.
+
+        A tensor lr keeps its identity. Where the base may run in a CUDA graph (a tensor lr on the device, or
+        ``capturable``) the scale stays on the device and nothing waits for the host.
+        """
+        saved: list[tuple[dict[str, Any], Any]] = []
+        try:
+            for group in self.param_groups:
+                lr = group["lr"]
+                if isinstance(lr, Tensor):
+                    saved.append((group, lr.detach().clone()))
+                    lr.mul_(scale if lr.device == scale.device else host_scale())
+                else:
+                    saved.append((group, lr))
+                    group["lr"] = scale * lr if group.get("capturable") else lr * host_scale()
+            yield
+        finally:
+            with torch.no_grad():
+                for group, lr in saved:
+                    if isinstance(lr, Tensor):
+                        group["lr"].copy_(lr)
+                    else:
+                        group["lr"] = lr
