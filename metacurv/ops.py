@@ -18,6 +18,9 @@ CUDA: the kernels are compiled and checked without a GPU; no GPU has run them ye
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from types import SimpleNamespace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,8 +30,46 @@ from metacurv import _native, _reference, _validate
 __all__ = ["hutchinson_accumulate_", "reciprocal_lr_", "rademacher_", "signed_sum"]
 
 
-def uses_native(backend: str, device: torch.device) -> bool:
-    """Whether ``backend`` means the compiled ops for tensors on ``device``.
+class Implementation(Protocol):
+    """The four ops with the positional signature of their schemas and checked arguments."""
+
+    def rademacher_(
+        self, tensors: Any, seed: int, probe: Tensor, numbers: Any, offsets: Any, /
+    ) -> None: ...
+
+    def signed_sum(
+        self, tensors: Any, seed: int, probe: Tensor, numbers: Any, offsets: Any, /
+    ) -> Tensor: ...
+
+    def hutchinson_accumulate_(
+        self,
+        mean: Tensor,
+        m2: Tensor,
+        count: Tensor,
+        products: Any,
+        seed: int,
+        probe: Tensor,
+        numbers: Any,
+        offsets: Any,
+        /,
+    ) -> None: ...
+
+    def reciprocal_lr_(self, scale: Tensor, trace: Tensor, alpha: float, /) -> None: ...
+
+
+@cache
+def _native_implementation() -> Implementation:
+    namespace = torch.ops.metacurv
+    return SimpleNamespace(
+        rademacher_=namespace.rademacher_.default,
+        signed_sum=namespace.signed_sum.default,
+        hutchinson_accumulate_=namespace.hutchinson_accumulate_.default,
+        reciprocal_lr_=namespace.reciprocal_lr_.default,
+    )
+
+
+def implementation(backend: str, device: torch.device) -> Implementation:
+    """What ``backend`` means for tensors on ``device``: the compiled ops or the torch twins, both without argument checks.
 
     Raises:
         ValueError: ``backend`` is unknown.
@@ -36,19 +77,21 @@ def uses_native(backend: str, device: torch.device) -> bool:
     """
     _validate.backend(backend)
     if backend == "reference":
-        return False
+        return _reference
     if device.type in ("cpu", "meta"):
         available = _native.native_available()
     else:
         available = device.type == "cuda" and _native.cuda_compiled()
-    if not available and backend == "native":
+    if available:
+        return _native_implementation()
+    if backend == "native":
         raise RuntimeError(
             f"backend='native' needs kernels compiled for device {device}, which this installation lacks: "
             f"{_native.build_info()}"
         )
-    if not available and not _native.native_available():
+    if not _native.native_available():
         _native.warn_fallback_once()
-    return available
+    return _reference
 
 
 def _check_list(
@@ -106,7 +149,7 @@ def _device_of(tensors: Sequence[Tensor], probe: int | Tensor) -> torch.device:
     return probe.device if isinstance(probe, Tensor) else torch.device("cpu")
 
 
-def _signed(seed: int) -> int:
+def as_int64(seed: int) -> int:
     """The same 64 bits as an int64, which is what an op schema can carry."""
     checked = _validate.seed(seed)
     return checked - (1 << 64) if checked >= 1 << 63 else checked
@@ -149,13 +192,12 @@ def rademacher_(
             )
     device = _device_of(checked, probe)
     probe_tensor = _probe_tensor(probe, device)
-    signed_seed = _signed(seed)
-    if uses_native(backend, device):
-        torch.ops.metacurv.rademacher_(checked, signed_seed, probe_tensor, number_list, offset_list)
-        # A kernel writes behind autograd's back: tell it, as an in-place torch op would.
-        torch.autograd.graph.increment_version(checked)
-    else:
-        _reference.rademacher_(checked, signed_seed, probe_tensor, number_list, offset_list)
+    key = as_int64(seed)
+    implementation(backend, device).rademacher_(
+        checked, key, probe_tensor, number_list, offset_list
+    )
+    # A kernel writes behind autograd's back: tell it, as an in-place torch op would.
+    torch.autograd.graph.increment_version(checked)
 
 
 def signed_sum(
@@ -189,13 +231,10 @@ def signed_sum(
     checked, number_list, offset_list = _check_list("tensors", tensors, numbers, offsets)
     device = _device_of(checked, probe)
     probe_tensor = _probe_tensor(probe, device)
-    signed_seed = _signed(seed)
-    if uses_native(backend, device):
-        result: Tensor = torch.ops.metacurv.signed_sum(
-            checked, signed_seed, probe_tensor, number_list, offset_list
-        )
-        return result
-    return _reference.signed_sum(checked, signed_seed, probe_tensor, number_list, offset_list)
+    key = as_int64(seed)
+    return implementation(backend, device).signed_sum(
+        checked, key, probe_tensor, number_list, offset_list
+    )
 
 
 def hutchinson_accumulate_(
@@ -244,15 +283,10 @@ def hutchinson_accumulate_(
                 f"{tuple(tensor.shape)} on {tensor.device}"
             )
     probe_tensor = _probe_tensor(probe, device)
-    signed_seed = _signed(seed)
-    if uses_native(backend, device):
-        torch.ops.metacurv.hutchinson_accumulate_(
-            mean, m2, count, checked, signed_seed, probe_tensor, number_list, offset_list
-        )
-    else:
-        _reference.hutchinson_accumulate_(
-            mean, m2, count, checked, signed_seed, probe_tensor, number_list, offset_list
-        )
+    key = as_int64(seed)
+    implementation(backend, device).hutchinson_accumulate_(
+        mean, m2, count, checked, key, probe_tensor, number_list, offset_list
+    )
 
 
 def reciprocal_lr_(scale: Tensor, trace: Tensor, *, alpha: float, backend: str = "auto") -> None:
@@ -279,7 +313,4 @@ def reciprocal_lr_(scale: Tensor, trace: Tensor, *, alpha: float, backend: str =
             )
     _validate.same_device("scale and trace", [scale, trace])
     checked_alpha = _validate.real("alpha", alpha, low=0)
-    if uses_native(backend, scale.device):
-        torch.ops.metacurv.reciprocal_lr_(scale, trace, checked_alpha)
-    else:
-        _reference.reciprocal_lr_(scale, trace, checked_alpha)
+    implementation(backend, scale.device).reciprocal_lr_(scale, trace, checked_alpha)

@@ -6,21 +6,30 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from metacurv import _validate
-from metacurv.estimators.hutchinson import TraceReading, check_loss, gradient_graph, measure
-from metacurv.estimators.parameters import NumberedParameter, number_parameters
+from metacurv.estimators.double_backward import DoubleBackward
+from metacurv.estimators.hutchinson import check_loss, read_trace, trace_of_loss
+from metacurv.estimators.moments import TraceReading
+from metacurv.estimators.parameters import number_parameters
 from metacurv.estimators.trace_estimate import TraceEstimate
 from metacurv.rules.reciprocal import ReciprocalRule
 from metacurv.rules.smoothing import BiasCorrectedEma
 from metacurv.wrapper import OptimizerWrapper
 
 _STATE_VERSION = 1
+
+
+class _Probing(TypedDict):
+    seed: int
+    first_probe: int
+    n_samples: int
+    backend: str
 
 
 @dataclass(frozen=True)
@@ -172,7 +181,7 @@ class MetaCurvatureLR(OptimizerWrapper):
             return False
         check_loss(loss, finite=not self._stays_on_device())
         parameters = number_parameters(_named_parameters(self))
-        self._read(gradient_graph(loss, parameters), parameters)
+        self._commit(trace_of_loss(loss, parameters, **self._probing()))
         return True
 
     def _is_due(self) -> bool:
@@ -184,15 +193,17 @@ class MetaCurvatureLR(OptimizerWrapper):
             for group in self.param_groups
         )
 
-    def _read(self, gradients: list[Tensor | None], parameters: list[NumberedParameter]) -> None:
-        reading = measure(
-            gradients,
-            parameters,
-            seed=self.seed,
-            first_probe=self._probes,
-            n_samples=self.n_hutchinson_samples,
-            backend=self.backend,
-        )
+    def _probing(self) -> _Probing:
+        """The probes of the next reading."""
+        return {
+            "seed": self.seed,
+            "first_probe": self._probes,
+            "n_samples": self.n_hutchinson_samples,
+            "backend": self.backend,
+        }
+
+    def _commit(self, reading: TraceReading) -> None:
+        """Lets the rule turn a reading into the scale that the next step uses."""
         self._last = reading
         self._readings += 1
         self._measured_step = self._steps
@@ -266,7 +277,10 @@ class MetaCurvatureLR(OptimizerWrapper):
         try:
             if self._is_due():
                 parameters = number_parameters(_named_parameters(self))
-                self._read([parameter.tensor.grad for parameter in parameters], parameters)
+                gradients = [parameter.tensor.grad for parameter in parameters]
+                self._commit(
+                    read_trace(DoubleBackward(gradients, parameters), **self._probing())
+                )
         finally:
             for gradient in graphs:
                 gradient.detach_()

@@ -3,62 +3,22 @@
     tr H = E[v . H v],  v_i = +1 or -1 with equal probability      (Hutchinson 1990)
     Var[v . H v] = 2 (||H||_F^2 - sum_i H_ii^2)                    (Avron and Toledo 2011)
 
-One gradient graph serves all probes; each probe costs one backward pass through it. Probes are written into one reused
-copy of the parameters, and v . H v is folded into running statistics on the device, so nothing waits for the host until
-the result is read.
+One gradient graph serves all probes; each probe costs one backward pass through it, less what ``linear_factors`` saves.
+Probes are written into one reused copy of the parameters, and v . H v is folded into running statistics on the device,
+so nothing waits for the host until the result is read.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from metacurv import _validate, ops
-from metacurv.estimators.errors import explain_differentiation_errors
+from metacurv.estimators.double_backward import DoubleBackward, gradient_graph
+from metacurv.estimators.linear_factors import FactoredDoubleBackward, find_linear_uses
+from metacurv.estimators.moments import TraceReading
 from metacurv.estimators.parameters import NumberedParameter, Parameters, number_parameters
 from metacurv.estimators.trace_estimate import TraceEstimate
-
-
-@dataclass(frozen=True)
-class TraceReading:
-    """A measurement still on the device; ``estimate()`` brings it to the host.
-
-    ``mean``, ``m2``: float64 [T + 1], Welford's statistics of the T ``curved`` parameters and, last, of their sum.
-    """
-
-    mean: Tensor
-    m2: Tensor
-    n_samples: int
-    seed: int
-    curved: list[str]
-    flat: list[str]  # parameters whose part of the trace is exactly 0
-
-    @property
-    def trace(self) -> Tensor:
-        """0-dim float64."""
-        return self.mean[-1]
-
-    def estimate(self) -> TraceEstimate:
-        """Copies to the host: one synchronisation on CUDA."""
-        mean, m2 = torch.stack([self.mean, self.m2]).cpu()
-        # With one probe the deviation is unknown, 0 / 0; without any curvature it is known to be 0.
-        degrees = self.n_samples - 1 if self.curved else 1
-        stderr = (m2 / degrees / self.n_samples).sqrt().tolist()
-        values = mean.tolist()
-        zeros = dict.fromkeys(self.flat, 0.0)
-        return TraceEstimate(
-            value=values[-1],
-            stderr=stderr[-1],
-            n_samples=self.n_samples,
-            per_parameter={**dict(zip(self.curved, values[:-1], strict=True)), **zeros},
-            per_parameter_stderr={**dict(zip(self.curved, stderr[:-1], strict=True)), **zeros},
-            method="hutchinson",
-            kind="hessian",
-            seed=self.seed,
-        )
 
 
 def check_loss(loss: Tensor, *, finite: bool = True) -> None:
@@ -76,93 +36,49 @@ def check_loss(loss: Tensor, *, finite: bool = True) -> None:
         raise ValueError(f"loss must be finite, got {loss.item()}")
 
 
-def gradient_graph(loss: Tensor, parameters: Sequence[NumberedParameter]) -> list[Tensor | None]:
-    """Gradients of ``loss`` that can be differentiated again; None where ``loss`` does not depend on the parameter.
-
-    ``torch.autograd.grad`` leaves ``.grad`` alone and builds no reference cycle, unlike ``backward(create_graph=True)``.
-    """
-    with explain_differentiation_errors("the gradient of loss with create_graph=True"):
-        gradients = torch.autograd.grad(
-            loss.view(()),
-            [parameter.tensor for parameter in parameters],
-            create_graph=True,
-            allow_unused=True,
-        )
-    if all(gradient is None for gradient in gradients):
-        raise ValueError("loss must depend on params, but its graph reaches none of them")
-    return list(gradients)
-
-
-def measure(
-    gradients: Sequence[Tensor | None],
-    parameters: Sequence[NumberedParameter],
+def read_trace(
+    products: DoubleBackward | FactoredDoubleBackward,
     *,
     seed: int,
     first_probe: int,
     n_samples: int,
     backend: str,
 ) -> TraceReading:
-    """Averages v . H v over probes ``first_probe`` ... ``first_probe + n_samples - 1``, without a host sync.
-
-    Args:
-        gradients: one for each of ``parameters``; one without a graph means a row of H that is 0.
-    """
-    live = [
-        (gradient, parameter)
-        for gradient, parameter in zip(gradients, parameters, strict=True)
-        if gradient is not None and gradient.requires_grad
-    ]
-    device = parameters[0].tensor.device
+    """Averages v . H v over probes ``first_probe`` ... ``first_probe + n_samples - 1``, without a host sync."""
+    probed = products.probed
+    device = products.parameters[0].tensor.device
+    run = ops.implementation(backend, device)
     probe = torch.full((), first_probe, dtype=torch.int64, device=device)
-    vectors = [torch.empty(p.tensor.shape, dtype=p.tensor.dtype, device=device) for _, p in live]
-    curved: list[NumberedParameter] = []
-    for sample in range(n_samples):
-        ops.rademacher_(
-            vectors, seed=seed, probe=probe, numbers=[p.number for _, p in live], backend=backend
-        )
-        products = _hessian_vector_products(live, vectors)
-        if sample == 0:
-            # Which products exist depends on the graph only, so the first probe tells for all.
-            curved = [p for h, (_, p) in zip(products, live, strict=True) if h is not None]
-            mean = torch.zeros(len(curved) + 1, dtype=torch.float64, device=device)
-            m2 = torch.zeros_like(mean)
-            count = torch.zeros((), dtype=torch.int64, device=device)
-        ops.hutchinson_accumulate_(
-            mean,
-            m2,
-            count,
-            [product for product in products if product is not None],
-            seed=seed,
-            probe=probe,
-            numbers=[p.number for p in curved],
-            backend=backend,
-        )
+    vectors = [torch.empty(p.tensor.shape, dtype=p.tensor.dtype, device=device) for p in probed]
+    numbers = [p.number for p in probed]
+    offsets = [0] * len(probed)
+    key = ops.as_int64(seed)
+    for _ in range(n_samples):
+        run.rademacher_(vectors, key, probe, numbers, offsets)
+        products.accumulate(vectors, run, key, probe)
         probe.add_(1)
-    names = {parameter.name for parameter in curved}
-    return TraceReading(
-        mean=mean,
-        m2=m2,
-        n_samples=n_samples,
-        seed=seed,
-        curved=[parameter.name for parameter in curved],
-        flat=[parameter.name for parameter in parameters if parameter.name not in names],
+    return products.moments.reading(products.parameters, n_samples=n_samples, seed=seed)
+
+
+def trace_of_loss(
+    loss: Tensor,
+    parameters: list[NumberedParameter],
+    *,
+    seed: int,
+    first_probe: int,
+    n_samples: int,
+    backend: str,
+) -> TraceReading:
+    """``read_trace`` for a checked ``loss``, by factors where the linear layers allow it (never on the reference backend)."""
+    uses = [] if backend == "reference" else find_linear_uses(loss, parameters)
+    products = (
+        FactoredDoubleBackward(loss, parameters, uses)
+        if uses
+        else DoubleBackward(gradient_graph(loss, [p.tensor for p in parameters]), parameters)
     )
-
-
-def _hessian_vector_products(
-    live: Sequence[tuple[Tensor, NumberedParameter]], vectors: Sequence[Tensor]
-) -> Sequence[Tensor | None]:
-    """H v, one for each parameter; None where the gradient's graph does not reach it. The graph stays usable."""
-    if not live:
-        return []
-    with explain_differentiation_errors("the Hessian-vector product (gradient of gradient . v)"):
-        return torch.autograd.grad(
-            [gradient for gradient, _ in live],
-            [parameter.tensor for _, parameter in live],
-            vectors,
-            retain_graph=True,
-            allow_unused=True,
-        )
+    return read_trace(
+        products, seed=seed, first_probe=first_probe, n_samples=n_samples, backend=backend
+    )
 
 
 def hessian_trace(
@@ -209,12 +125,6 @@ def hessian_trace(
     _validate.backend(backend)
     parameters = number_parameters(params)
     check_loss(loss)
-    gradients = gradient_graph(loss, parameters)
-    return measure(
-        gradients,
-        parameters,
-        seed=checked_seed,
-        first_probe=0,
-        n_samples=samples,
-        backend=backend,
+    return trace_of_loss(
+        loss, parameters, seed=checked_seed, first_probe=0, n_samples=samples, backend=backend
     ).estimate()

@@ -14,6 +14,8 @@ def _main() -> int:
         sys.stdout.reconfigure(errors="replace")  # the table's ± must not end a run on ASCII
     try:
         from .cli import main
+
+        return main()
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in EXTRA:
             raise
@@ -23,7 +25,6 @@ def _main() -> int:
             file=sys.stderr,
         )
         return 1
-    return main()
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from torch import Tensor
 from .storage import write_atomically
 
 N_CLASSES = 10
+N_FEATURES = 40
 TRAIN_FRACTION = 0.8
 # mnist1d's own defaults, written out: should a later mnist1d change them, these results stand.
 ARGUMENTS: dict[str, Any] = {
@@ -39,7 +40,7 @@ ARGUMENTS: dict[str, Any] = {
     "iid_noise_scale": 2e-2,
     "shear_scale": 0.75,
     "shuffle_seq": False,
-    "final_seq_length": 40,
+    "final_seq_length": N_FEATURES,
 }
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -105,7 +106,7 @@ def preserved_rng() -> Iterator[None]:
 def _generate(arguments: dict[str, Any]) -> dict[str, np.ndarray]:
     with preserved_rng():  # make_dataset seeds the global generators
         # Imported only where needed: it takes a second, as it brings pyplot and requests along.
-        from mnist1d.data import make_dataset
+        from mnist1d.data import make_dataset  # type: ignore[import-untyped]
 
         made = make_dataset(SimpleNamespace(**arguments))
     return {
@@ -119,7 +120,8 @@ def _generate(arguments: dict[str, Any]) -> dict[str, np.ndarray]:
 def _read(path: Path) -> dict[str, np.ndarray] | None:
     """The cached arrays, or None where the file is missing or fails the archive's checksums."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # np.load(path) would leave a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in _ARRAYS}
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None

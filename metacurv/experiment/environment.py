@@ -13,7 +13,7 @@ import torch
 import metacurv
 
 # What may change the last digits of a number, or its seconds.
-DECISIVE = ("python", "torch", "metacurv", "native", "build", "cpu", "cpu_capability")
+DECISIVE = ("python", "torch", "metacurv", "native", "cpu", "cpu_capability")
 
 
 def describe(threads: int) -> dict[str, Any]:

@@ -10,17 +10,19 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from .config import Config
+from .data import N_CLASSES, N_FEATURES
 from .results import Array, Curves
 
 _ADAM = "#0072B2"  # Okabe and Ito's blue
 # From small alpha to large, told apart by lightness alone, and from the blue by any eye.
 _ALPHAS = ("#F2B134", "#E07B1A", "#C03A2B", "#6E1423")
 _ONE_ALPHA = "#D55E00"  # Okabe and Ito's vermilion
-_STYLE: dict[str, Any] = {
+_TITLE: dict[str, Any] = {"size": 15, "weight": "bold"}
+_STYLE: Any = {  # matplotlib types the keys as literals, in its later releases only
     "font.size": 10.5,
     "axes.titlesize": 11.5,
     "axes.titleweight": "bold",
@@ -43,30 +45,30 @@ _STYLE: dict[str, Any] = {
 def draw(config: Config, curves: Sequence[Curves]) -> bytes:
     """The picture as PNG: medians over seeds as lines, quartiles as bands; Adam comes first."""
     with rc_context(_STYLE):
-        figure = Figure(figsize=(10, 10), dpi=150, layout="constrained")
+        figure = Figure(figsize=(10, 10.4), dpi=150, layout="constrained")
         FigureCanvasAgg(figure)  # without pyplot: no global state, no display
-        (train, train_time), (test, test_time), (rate, trace) = figure.subplots(3, 2)
+        panes: Any = figure.subfigures(2, 1, height_ratios=(1, 11))
+        head, body = panes
+        (train, train_time), (test, test_time), (rate, trace) = body.subplots(3, 2)
         train_time.sharey(train)
         test_time.sharey(test)
         for entry, colour in zip(curves, _colours(len(curves) - 1), strict=True):
-            positive_trace = np.where(entry.trace > 0, entry.trace, np.nan)  # for the log axis
             _band(train, entry.steps, entry.train_loss, entry, colour)
             _band(train_time, *_against_seconds(entry, entry.train_loss), entry, colour)
             _band(test, entry.steps, entry.test_loss, entry, colour)
             _band(test_time, *_against_seconds(entry, entry.test_loss), entry, colour)
             _band(rate, entry.steps, entry.lr, entry, colour)
-            _band(trace, entry.steps, positive_trace, entry, colour)
+            _band(trace, entry.steps, entry.trace, entry, colour)
         _dress(train, "Train loss", "cross-entropy (nats)", "training step", log=True)
         _dress(train_time, "Train loss, against time", "", "training time (s)", log=True)
         _dress(test, "Test loss", "cross-entropy (nats)", "training step")
         _dress(test_time, "Test loss, against time", "", "training time (s)")
         _dress(rate, "Learning rate, as applied", "learning rate", "training step", log=True)
-        _dress(
-            trace, "Trace of the Hessian, one reading", "trace (nats)", "training step", log=True
-        )
+        _dress(trace, "Trace of the Hessian, as read", "trace (nats / weight²)", "training step")
         train_time.tick_params(labelleft=False)
         test_time.tick_params(labelleft=False)
-        _head(figure, config, train)
+        body.align_ylabels()
+        _head(head, config, train)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
     return buffer.getvalue()
@@ -102,35 +104,37 @@ def _band(axes: Axes, x: Array, values: Array, curves: Curves, colour: str) -> N
 def _dress(axes: Axes, title: str, y_label: str, x_label: str, *, log: bool = False) -> None:
     axes.set(title=title, ylabel=y_label, xlabel=x_label)
     axes.margins(x=0.01)
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     if not log:
         return
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    if high < 100 * low:  # powers of ten alone would be one or two ticks
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    if high < 200 * low:  # powers of ten alone would be one or two ticks
+        subs = (1.0, 2.0, 3.0, 5.0, 7.0) if high < 10 * low else (1.0, 2.0, 5.0)
+        axes.yaxis.set_major_locator(LogLocator(subs=subs))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _head(figure: Figure, config: Config, labelled: Axes) -> None:
+def _head(head: SubFigure, config: Config, labelled: Axes) -> None:
     """Title, setting and the one legend."""
-    layers = "-".join(map(str, (40, *config.hidden, 10)))
+    layers = "-".join(map(str, (N_FEATURES, *config.hidden, N_CLASSES)))
     probes = f"{config.n_hutchinson_samples} probe{'s' * (config.n_hutchinson_samples > 1)}"
-    lines = (
-        f"MLP {layers}, {config.activation}, batch {config.batch_size}, lr {config.lr:g}, "
-        f"curvature every {config.update_freq} steps from {probes}",
-        f"median (line) and quartiles (band) over {config.seeds} seeds"
-        + (" - a quick run" if config.quick else ""),
+    quick = " (quick run)" if config.quick else ""
+    setting = (
+        f"MLP {layers} {config.activation}, batch {config.batch_size}, lr {config.lr:g}, "
+        f"curvature every {config.update_freq} steps from {probes}; "
+        f"median and quartiles of {config.seeds} seed{'s' * (config.seeds > 1)}"
     )
-    title = "Adam and MetaCurvatureLR(Adam) on mnist1d"
-    figure.suptitle(title, fontsize=15, fontweight="bold")
+    head.text(0.012, 0.9, f"Adam and MetaCurvatureLR(Adam) on mnist1d{quick}", va="top", **_TITLE)
+    head.text(0.012, 0.5, setting, va="top", size=10, color="#555555")
     handles, labels = labelled.get_legend_handles_labels()
-    figure.legend(
+    labels[2:] = [label.replace("MetaCurvatureLR ", "") for label in labels[2:]]
+    head.legend(
         handles,
         labels,
-        loc="outside upper center",
-        ncols=min(len(labels), 3),
+        loc="lower left",
+        bbox_to_anchor=(0, -0.12),
+        ncols=len(labels),
         frameon=False,
-        title="\n".join(lines),
-        title_fontproperties={"size": 10},
     )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import metacurv
 
+from .argument_types import number, whole
 from .config import SWEEP, Config
 from .data import N_CLASSES, TRAIN_FRACTION
 from .model import ACTIVATIONS
@@ -18,7 +18,7 @@ DEFAULTS = Config()
 QUICK = {"seeds": 5, "steps": 2000, "eval_every": 100}
 DESCRIPTION = """
 Train the same network on mnist1d with Adam and with MetaCurvatureLR(Adam), from the same initial
-weights and on the same batches, over several seeds. Ends with a table, paired 95%% intervals, a
+weights and on the same batches, over several seeds. Ends with a table, paired 95% intervals, a
 verdict on the hypothesis, and a picture. Killed, it goes on when the same command is given again.
 """
 
@@ -35,11 +35,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_task(add: Callable[..., Any]) -> None:
-    whole = {"type": _whole(1), "metavar": "N"}
+    count: dict[str, Any] = {"type": whole(1), "metavar": "N"}
     layers = " ".join(map(str, DEFAULTS.hidden))
     add(
         "--hidden",
-        **whole,
+        **count,
         nargs="+",
         default=list(DEFAULTS.hidden),
         help=f"widths of the hidden layers (default: {layers})",
@@ -52,27 +52,27 @@ def _add_task(add: Callable[..., Any]) -> None:
     )
     add(
         "--batch-size",
-        **whole,
+        **count,
         default=DEFAULTS.batch_size,
         help="training examples a step (default: %(default)s)",
     )
-    add("--steps", **whole, help=f"training steps of each run (default: {_default('steps')})")
+    add("--steps", **count, help=f"training steps of each run (default: {_default('steps')})")
     add(
         "--seeds",
-        **whole,
+        **count,
         help="how many seeds; each sets initial weights, batches and probes, and intervals need "
         f"two (default: {_default('seeds')})",
     )
     add(
         "--num-samples",
-        type=_whole(N_CLASSES),
+        type=whole(N_CLASSES),
         metavar="N",
         default=DEFAULTS.num_samples,
         help="mnist1d examples to generate, four fifths for training (default: %(default)s)",
     )
     add(
         "--data-seed",
-        type=_whole(0, most=2**32 - 1),
+        type=whole(0, most=2**32 - 1),
         metavar="N",
         default=DEFAULTS.data_seed,
         help="seed of mnist1d's generator (default: %(default)s)",
@@ -82,14 +82,14 @@ def _add_task(add: Callable[..., Any]) -> None:
 def _add_optimizers(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--lr",
-        type=_number(above=0),
+        type=number(above=0),
         default=DEFAULTS.lr,
         help="learning rate of Adam, in every method (default: %(default)s)",
     )
     alphas = group.add_mutually_exclusive_group()
     alphas.add_argument(
         "--alpha",
-        type=_number(least=0),
+        type=number(least=0),
         nargs="+",
         default=list(DEFAULTS.alphas),
         help="alpha of lr / (1 + alpha * trace), one or several "
@@ -104,14 +104,14 @@ def _add_optimizers(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--update-freq",
-        type=_whole(1),
+        type=whole(1),
         metavar="N",
         default=DEFAULTS.update_freq,
         help="steps from one curvature reading to the next (default: %(default)s)",
     )
     group.add_argument(
         "--n-hutchinson-samples",
-        type=_whole(1),
+        type=whole(1),
         metavar="N",
         default=DEFAULTS.n_hutchinson_samples,
         help="random probes of each reading (default: %(default)s)",
@@ -136,21 +136,21 @@ def _add_running(add: Callable[..., Any]) -> None:
     add("--fresh", action="store_true", help="discard the results in the run folder and start anew")
     add(
         "--eval-every",
-        type=_whole(1),
+        type=whole(1),
         metavar="N",
         help="steps from one evaluation to the next; not timed "
         f"(default: {_default('eval_every')})",
     )
     add(
         "--threads",
-        type=_whole(1),
+        type=whole(1),
         metavar="N",
         default=DEFAULTS.threads,
         help="torch threads; more than one does not help so small a network (default: %(default)s)",
     )
     add(
         "--checkpoint-seconds",
-        type=_number(least=0),
+        type=number(least=0),
         metavar="S",
         default=5.0,
         help="least time from one checkpoint of a run to the next (default: %(default)s)",
@@ -197,35 +197,3 @@ def to_config(parser: argparse.ArgumentParser, arguments: argparse.Namespace) ->
         quick=arguments.quick,
         **{name: fallback[name] if value is None else value for name, value in given.items()},
     )
-
-
-def _whole(least: int, most: float = math.inf) -> Callable[[str], int]:
-    """An argparse type: a whole number from ``least`` to ``most``."""
-    needs = f">= {least}" if most == math.inf else f"from {least} to {most}"
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"must be a whole number {needs}, got {text!r}")
-        return value
-
-    return parse
-
-
-def _number(*, least: float = -math.inf, above: float = -math.inf) -> Callable[[str], float]:
-    """An argparse type: a finite number, at least ``least`` and greater than ``above``."""
-    needs = f"> {above:g}" if above > -math.inf else f">= {least:g}"
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not (math.isfinite(value) and value >= least and value > above):
-            raise argparse.ArgumentTypeError(f"must be a finite number {needs}, got {text!r}")
-        return value
-
-    return parse

@@ -8,13 +8,18 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import integrate
+from scipy import integrate  # type: ignore[import-untyped]
 
 from .config import Method
 from .statistics import Interval
 from .training import Row
 
 Array = NDArray[np.float64]
+
+
+def _last(column: Array) -> Array:
+    values: Array = column[:, -1]
+    return values
 
 
 @dataclass(frozen=True)
@@ -44,38 +49,40 @@ class Curves:
     @property
     def final_train_loss(self) -> Array:
         """[S] train loss after the last step, nats."""
-        return self.train_loss[:, -1]
+        return _last(self.train_loss)
 
     @property
     def mean_train_loss(self) -> Array:
         """[S] train loss averaged over the steps (trapezoids), nats: low where it fell fast."""
-        area: Array = integrate.trapezoid(self.train_loss, self.steps, axis=1)
-        return area / self.steps[-1]
+        mean: Array = integrate.trapezoid(self.train_loss, self.steps, axis=1) / self.steps[-1]
+        return mean
 
     @property
     def final_test_loss(self) -> Array:
         """[S] test loss after the last step, nats."""
-        return self.test_loss[:, -1]
+        return _last(self.test_loss)
 
     @property
     def best_test_loss(self) -> Array:
         """[S] lowest test loss at any evaluation, nats."""
-        return self.test_loss.min(axis=1)
+        best: Array = self.test_loss.min(axis=1)
+        return best
 
     @property
     def best_test_step(self) -> Array:
         """[S] number of finished steps at the lowest test loss."""
-        return self.steps[self.test_loss.argmin(axis=1)]
+        found: Array = self.steps[self.test_loss.argmin(axis=1)]
+        return found
 
     @property
     def final_test_accuracy(self) -> Array:
         """[S] test accuracy after the last step, per cent."""
-        return 100 * self.test_acc[:, -1]
+        return 100 * _last(self.test_acc)
 
     @property
     def total_seconds(self) -> Array:
         """[S] wall time of the training steps, seconds."""
-        return self.seconds[:, -1]
+        return _last(self.seconds)
 
     def steps_to_train_loss(self, threshold: Array) -> Array:
         """[S] steps until each seed's train loss is at most its ``threshold`` [S]; inf: never.
@@ -122,10 +129,10 @@ class Measure:
 
 
 FINAL_TRAIN_LOSS = Measure("final_train_loss", "final train loss", 3)
-MEAN_TRAIN_LOSS = Measure("mean_train_loss", "train loss, mean over steps", 3)
+MEAN_TRAIN_LOSS = Measure("mean_train_loss", "mean train loss", 3)
 FINAL_TEST_LOSS = Measure("final_test_loss", "final test loss", 3)
 BEST_TEST_LOSS = Measure("best_test_loss", "best test loss", 3)
-FINAL_TEST_ACCURACY = Measure("final_test_accuracy", "final test accuracy, %", 1)
+FINAL_TEST_ACCURACY = Measure("final_test_accuracy", "final test acc., %", 1)
 SECONDS = Measure("total_seconds", "training time, s", 2)
 MEASURES = (
     FINAL_TRAIN_LOSS,

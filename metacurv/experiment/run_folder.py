@@ -40,14 +40,12 @@ class RunFolder:
         """
         try:
             self.parts.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(
-                self.parts / ".lock"
-            )  # the system frees it when the holder dies
-            lock.acquire(timeout=0)
+            lock = filelock.FileLock(self.parts / ".lock")
+            lock.acquire(timeout=0)  # the system frees it when its holder dies
         except filelock.Timeout:
-            raise FolderError(f"{self.root} is in use by another run of this experiment") from None
+            raise FolderError(f"argument --out: another process writes to {self.root}") from None
         except OSError as error:
-            raise FolderError(f"cannot write to {self.root}: {error}") from error
+            raise FolderError(f"argument --out: cannot write to {self.root}: {error}") from error
         try:
             for folder in (self.root, self.parts):
                 storage.remove_leftovers(folder)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-TEMPORARY = ".partial"
+TEMPORARY = ".metacurv-partial"
 _DIGEST_BYTES = 32
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.nn import functional
 from metacurv import MetaCurvatureLR, UpdateRecord, hessian_trace
 
 from .config import Config, Run
-from .data import N_CLASSES, Data
+from .data import N_CLASSES, N_FEATURES, Data
 from .model import mlp
 
 Row = dict[str, float]  # what one evaluation found, by column name
@@ -48,8 +49,7 @@ class TrainingRun:
 
     def __init__(self, run: Run, config: Config, data: Data) -> None:
         self.run, self.config, self.data = run, config, data
-        n_features = data.x_train.shape[1]
-        self.model = mlp(n_features, config.hidden, N_CLASSES, config.activation, seed=run.seed)
+        self.model = mlp(N_FEATURES, config.hidden, N_CLASSES, config.activation, seed=run.seed)
         self.batches = Batches(len(data.x_train), config.batch_size, run.seed)
         self.step, self.seconds, self.trace = 0, 0.0, float("nan")
         self.rows: list[Row] = []
@@ -92,16 +92,19 @@ class TrainingRun:
         """One step of the loop, the same for Adam but for the line about curvature."""
         self.optimizer.zero_grad()
         loss = self._batch_loss(self.step)
-        if not torch.isfinite(loss):
-            raise DivergedError(
-                f"{self.run.method.label}, seed {self.run.seed}: the training loss is "
-                f"{loss.item()} at step {self.step}; try a smaller --lr than {self.config.lr:g}"
-            )
+        self._require_finite(loss.item())
         if self._wrapper is not None:
             self._wrapper.update_curvature(loss)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.optimizer.step()
         self.step += 1
+
+    def _require_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"{self.run.method.label}, seed {self.run.seed}: the training loss is {loss} at "
+                f"step {self.step}; try a smaller --lr than {self.config.lr:g}"
+            )
 
     def _batch_loss(self, step: int) -> Tensor:
         batch, data = self.batches[step], self.data
@@ -110,6 +113,7 @@ class TrainingRun:
     def _evaluate(self) -> Row:
         data, wrapper = self.data, self._wrapper
         train_loss, train_acc = _loss_and_accuracy(self.model, data.x_train, data.y_train)
+        self._require_finite(train_loss)  # a trace of anything else is an error
         test_loss, test_acc = _loss_and_accuracy(self.model, data.x_test, data.y_test)
         measured = wrapper is not None and self.step > 0
         return {

@@ -20,6 +20,11 @@ from .results import (
 from .statistics import Interval, paired_interval
 
 HYPOTHESIS = '"Converges faster and achieves better performance than a fixed learning rate"'
+# Arithmetic, not data: alpha >= 0, and the trace counts as 0 where it is negative.
+BOUND = (
+    "lr / (1 + alpha * trace) is never above lr: the rule only ever shrinks the rate, the more the "
+    "trace grows, and never takes the larger steps that the hypothesis hopes for."
+)
 
 
 class Outcome(Enum):
@@ -96,15 +101,14 @@ def words(judgements: Sequence[Judgement], adam: Curves) -> list[str]:
     """The verdict, a paragraph an entry: the answer, then for each alpha why."""
     answer = f"{HYPOTHESIS}: {over_alphas([each.outcome for each in judgements]).value.upper()}"
     if len(judgements) > 1:
-        good = [each.curves.method.alpha for each in judgements if each.outcome.name == "SUPPORTED"]
-        where = f" at alpha {', '.join(f'{alpha:g}' for alpha in good)}" if good else ""
-        answer += (
-            f"{where} ({len(judgements)} alphas were tried; the intervals do not allow for it)"
-        )
+        good = [f"{j.curves.method.alpha:g}" for j in judgements if j.outcome is Outcome.SUPPORTED]
+        where = f" at alpha {', '.join(good)}" if good else ""
+        tried = f"{len(judgements)} alphas were tried; the intervals are not corrected for that"
+        answer += f"{where} ({tried})"
     paragraphs = [f"{answer}."]
     if len(adam.train_loss) < 2:
         paragraphs.append("One seed has no interval, so it decides nothing: use --seeds 2 or more.")
-    return paragraphs + [_about(each, adam) for each in judgements]
+    return [*paragraphs, *(_about(each, adam) for each in judgements), BOUND]
 
 
 def _about(judgement: Judgement, adam: Curves) -> str:
@@ -124,6 +128,8 @@ def _speed(curves: Curves, adam: Curves) -> str:
     behind = np.median(curves.final_train_loss) >= np.median(adam.final_train_loss)
     first, second = (adam, curves) if behind else (curves, adam)
     needed = np.median(first.steps_to_train_loss(second.final_train_loss))
+    if np.isinf(needed):
+        return "neither reaches the train loss that the other ends with in most seeds"
     return (
         f"{first.method.name} needs {needed:.0f} of {adam.steps[-1]:.0f} steps to reach the train "
         f"loss that {second.method.name} ends with (median)"
@@ -152,12 +158,11 @@ def _overfitting(curves: Curves) -> str:
 
 
 def _rate(curves: Curves) -> str:
-    """Where the trace went, and the learning rate. The formula's bound is arithmetic, not data."""
+    """Where the trace went, and the learning rate with it."""
     first, last = np.median(curves.trace[:, 0]), np.median(curves.trace[:, -1])
     grew = int(np.sum(curves.trace[:, -1] > curves.trace[:, 0]))
     return (
         f"the trace {'grows' if last > first else 'falls'} from {first:.3g} to {last:.3g} "
-        f"(medians; it grew in {grew} of {len(curves.trace)} seeds), and lr / (1 + alpha * trace) "
-        f"only ever shrinks the rate: from {curves.lr[0, 0]:.2g} to "
-        f"{np.median(curves.lr[:, -1]):.2g}. It never takes the larger steps of the hypothesis"
+        f"(medians; it grew in {grew} of {len(curves.trace)} seeds), and takes the learning rate "
+        f"from {curves.lr[0, 0]:.2g} to {np.median(curves.lr[:, -1]):.2g}"
     )

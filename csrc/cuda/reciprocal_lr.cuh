@@ -1,0 +1,18 @@
+// Kernel of reciprocal_lr_: the seed's rule on one number, by one thread.
+//
+// Checked so far: compiled for sm_75 ... sm_120 and run thread by thread on a CPU. Never run on a GPU.
+#pragma once
+
+#include "../reciprocal_lr.h"
+
+namespace metacurv {
+
+// Scale, Trace: float or double. Grid: one block of one thread.
+template <typename Scale, typename Trace>
+__global__ void __launch_bounds__(1)
+    reciprocal_lr_kernel(Scale* scale, const Trace* trace, double alpha) {
+  *scale = static_cast<Scale>(
+      reciprocal_scale(static_cast<double>(*scale), static_cast<double>(*trace), alpha));
+}
+
+}  // namespace metacurv

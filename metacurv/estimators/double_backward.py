@@ -1,0 +1,84 @@
+"""Hessian-vector products by a backward pass through the gradient's own graph (Pearlmutter 1994; any graph)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metacurv.estimators.errors import explain_differentiation_errors
+from metacurv.estimators.moments import Moments
+from metacurv.estimators.parameters import NumberedParameter
+from metacurv.ops import Implementation
+
+
+def gradient_graph(loss: Tensor, inputs: Sequence[Any]) -> list[Tensor | None]:
+    """Gradients of ``loss`` in ``inputs`` (tensors or graph edges) that can be differentiated again; None where it does not
+    depend on one.
+
+    ``torch.autograd.grad`` leaves ``.grad`` alone and builds no reference cycle, unlike ``backward(create_graph=True)``.
+    """
+    with explain_differentiation_errors("the gradient of loss with create_graph=True"):
+        gradients = torch.autograd.grad(
+            loss.view(()), list(inputs), create_graph=True, allow_unused=True
+        )
+    if all(gradient is None for gradient in gradients):
+        raise ValueError("loss must depend on params, but its graph reaches none of them")
+    return list(gradients)
+
+
+def hessian_vector_products(
+    gradients: Sequence[Tensor], vectors: Sequence[Tensor], inputs: Sequence[Any]
+) -> Sequence[Tensor | None]:
+    """The gradient of sum(gradients . vectors) in ``inputs``; None where no path leads there. The graph stays usable."""
+    if not gradients:
+        return [None] * len(inputs)
+    with explain_differentiation_errors("the Hessian-vector product (gradient of gradient . v)"):
+        return torch.autograd.grad(
+            gradients, inputs, vectors, retain_graph=True, allow_unused=True
+        )
+
+
+class DoubleBackward:
+    """v . H v of every parameter, from H v.
+
+    Args:
+        gradients: one for each of ``parameters``; one without a graph means a row of H that is 0.
+    """
+
+    def __init__(
+        self, gradients: Sequence[Tensor | None], parameters: Sequence[NumberedParameter]
+    ) -> None:
+        self.parameters = list(parameters)
+        live = [
+            (gradient, parameter)
+            for gradient, parameter in zip(gradients, parameters, strict=True)
+            if gradient is not None and gradient.requires_grad
+        ]
+        self._gradients = [gradient for gradient, _ in live]
+        self.probed = [parameter for _, parameter in live]
+        self.moments = Moments([], parameters[0].tensor.device)
+
+    def accumulate(
+        self, vectors: Sequence[Tensor], run: Implementation, key: int, probe: Tensor
+    ) -> None:
+        """Adds one sample; vectors: the probe, one tensor for each of ``probed``."""
+        products = hessian_vector_products(
+            self._gradients, vectors, [p.tensor for p in self.probed]
+        )
+        curved = [p for h, p in zip(products, self.probed, strict=True) if h is not None]
+        if len(curved) != len(self.moments.curved):
+            # Which products exist depends on the graph only, so this happens at the first probe alone.
+            self.moments = Moments(curved, probe.device)
+        run.hutchinson_accumulate_(
+            self.moments.mean,
+            self.moments.m2,
+            self.moments.count,
+            [h for h in products if h is not None],
+            key,
+            probe,
+            [p.number for p in curved],
+            [0] * len(curved),
+        )
