@@ -35,6 +35,9 @@ STABLE_TORCH_LIBRARY(metacurv, m) {
   m.def(
       "hutchinson_accumulate_(Tensor(a!) mean, Tensor(b!) m2, Tensor(c!) count, Tensor[] products, "
       "int seed, Tensor probe, int[] numbers, int[] offsets) -> ()");
+  m.def(
+      "signed_matmul(Tensor x, int seed, Tensor probe, int number, int rows, int cols, bool transpose) "
+      "-> Tensor");
   m.def("reciprocal_lr_(Tensor(a!) scale, Tensor trace, float alpha) -> ()");
 }
 

@@ -37,3 +37,10 @@ def _(
 @torch.library.register_fake("metacurv::reciprocal_lr_")
 def _(scale: Tensor, trace: Tensor, alpha: float) -> None:
     return None
+
+
+@torch.library.register_fake("metacurv::signed_matmul")
+def _(
+    x: Tensor, seed: int, probe: Tensor, number: int, rows: int, cols: int, transpose: bool
+) -> Tensor:
+    return x.new_empty(x.shape[0], rows if transpose else cols)

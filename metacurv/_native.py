@@ -6,6 +6,7 @@ Importing ``metacurv._C`` registers ``torch.ops.metacurv.*`` and their shape fun
 from __future__ import annotations
 
 import warnings
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,6 +39,12 @@ def native_available() -> bool:
 def cuda_compiled() -> bool:
     """Whether the loaded binary holds CUDA kernels. No GPU is needed for this to be True."""
     return _C is not None and bool(_C.build_info()["cuda_compiled"])
+
+
+@cache
+def cpu_isa() -> str:
+    """The instruction set of the CPU kernels in use: "baseline", "avx2" or "avx512"; "" without them."""
+    return "" if _C is None else str(_C.build_info()["cpu_isa"])
 
 
 def build_info() -> dict[str, Any]:

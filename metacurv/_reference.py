@@ -162,3 +162,12 @@ def reciprocal_lr_(scale: Tensor, trace: Tensor, alpha: float) -> None:
     reading = trace.to(torch.float64)
     new = (1 / (1 + alpha * reading.clamp(min=0))).clamp(min=MIN_SCALE)
     scale.copy_(torch.where(torch.isfinite(reading), new, kept))
+
+
+def signed_matmul(
+    x: Tensor, seed: int, probe: Tensor, number: int, rows: int, cols: int, transpose: bool
+) -> Tensor:
+    """x V' or x V for the [rows, cols] sign matrix V of one parameter."""
+    bits = negative_bits(0, rows * cols, seed=seed, probe=probe, number=number)
+    signs = (1 - 2 * bits).to(x.dtype).view(rows, cols)
+    return x @ (signs.t() if transpose else signs)

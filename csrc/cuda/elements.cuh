@@ -1,6 +1,8 @@
-// The four element types of the list ops: how a kernel reads them (Bits), adds them (Sum) and writes +1 (kOne).
+// The four element types of the list ops: how a kernel reads them (Bits), adds them (Sum) and
+// writes +1 (kOne).
 //
-// Checked so far: compiled for sm_75 ... sm_120 and run thread by thread on a CPU. Never run on a GPU.
+// Checked so far: compiled for sm_75 ... sm_120 and run thread by thread on a CPU. Never run on a
+// GPU.
 #pragma once
 
 #include <cuda_fp16.h>

@@ -1,9 +1,12 @@
-// Second kernel of signed_sum and hutchinson_accumulate_: adds the partial sums of each tensor's tiles and, for
-// hutchinson_accumulate_, folds the sums and their total into a running mean and M2 (Welford 1962).
+// Second kernel of signed_sum and hutchinson_accumulate_: adds the partial sums of each tensor's
+// tiles and, for hutchinson_accumulate_, folds the sums and their total into a running mean and M2
+// (Welford 1962).
 //
-// One thread block: the partial sums are 1/16384 of the data, and one block needs no order between blocks.
+// One thread block: the partial sums are 1/16384 of the data, and one block needs no order between
+// blocks.
 //
-// Checked so far: compiled for sm_75 ... sm_120 and run thread by thread on a CPU. Never run on a GPU.
+// Checked so far: compiled for sm_75 ... sm_120 and run thread by thread on a CPU. Never run on a
+// GPU.
 #pragma once
 
 #include <cstdint>
@@ -57,8 +60,9 @@ __device__ __forceinline__ void fold(const Statistics& statistics, int64_t entry
   statistics.m2[entry] += delta * (sample - mean);
 }
 
-// Grid: one block of kFinishThreads. sums: [all tensors of the op], of which this launch writes ranges.tensors; with
-// statistics, launches before this one have written those of all other tensors.
+// Grid: one block of kFinishThreads. sums: [all tensors of the op], of which this launch writes
+// ranges.tensors; with statistics, launches before this one have written those of all other
+// tensors.
 __global__ void __launch_bounds__(kFinishThreads)
     finish_sums_kernel(const __grid_constant__ PartialRanges ranges, const double* partials,
                        double* sums, const Statistics statistics) {

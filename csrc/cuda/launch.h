@@ -1,4 +1,5 @@
-// Launches kernels where torch would: on the tensors' device, on torch's current stream, without waiting.
+// Launches kernels where torch would: on the tensors' device, on torch's current stream, without
+// waiting.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -9,8 +10,8 @@
 
 #include <cstdint>
 
-// Lives in libtorch_cuda; weak, so that a CPU-only torch loads the same binary. (The stable ABI offers the handle of
-// the current stream only from torch 2.13 on.)
+// Lives in libtorch_cuda; weak, so that a CPU-only torch loads the same binary. (The stable ABI
+// offers the handle of the current stream only from torch 2.13 on.)
 extern "C" __attribute__((weak)) AOTITorchError
 aoti_torch_get_current_cuda_stream(int32_t device_index, void** ret_stream);
 

@@ -11,13 +11,13 @@ namespace {
 
 void rademacher_(const std::vector<Tensor>& tensors, int64_t seed, const Tensor& probe,
                  const std::vector<int64_t>& numbers, const std::vector<int64_t>& offsets) {
-  const LaunchPlan plan = make_plan(make_views(tensors, probe, numbers, offsets));
-  if (plan.tables.empty()) {
+  const LaunchPlan plan(make_views(tensors, probe, numbers, offsets));
+  if (plan.tables().empty()) {
     return;
   }
   const SignSource source = {static_cast<uint64_t>(seed), probe.const_data_ptr<int64_t>()};
   const CudaScope scope(probe);
-  for (const TensorTable& table : plan.tables) {
+  for (const TensorTable& table : plan.tables()) {
     scope.launch("rademacher_", rademacher_kernel, table.tiles, kTileThreads, table, source);
   }
 }

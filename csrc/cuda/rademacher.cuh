@@ -1,6 +1,7 @@
 // Kernel of rademacher_: every tensor of a table becomes a probe, entries +1 and -1.
 //
-// Checked so far: compiled for sm_75 ... sm_120 and run thread by thread on a CPU. Never run on a GPU.
+// Checked so far: compiled for sm_75 ... sm_120 and run thread by thread on a CPU. Never run on a
+// GPU.
 #pragma once
 
 #include <cstdint>
@@ -37,7 +38,7 @@ __device__ __forceinline__ void fill_warp_tile(const TensorTable& table, const T
 // Grid: table.tiles blocks of kTileThreads.
 __global__ void __launch_bounds__(kTileThreads)
     rademacher_kernel(const __grid_constant__ TensorTable table, const SignSource source) {
-  __shared__ alignas(16) uint32_t words[kTileWarps][kWarpWords];
+  alignas(16) __shared__ uint32_t words[kTileWarps][kWarpWords];
   const int warp = static_cast<int>(threadIdx.x) / kWarpThreads;
   const TableTensor tensor = tensor_of_tile(table, blockIdx.x);
   const WarpTile tile = warp_tile(tensor, blockIdx.x, warp);

@@ -1,6 +1,7 @@
 // Kernel of reciprocal_lr_: the seed's rule on one number, by one thread.
 //
-// Checked so far: compiled for sm_75 ... sm_120 and run thread by thread on a CPU. Never run on a GPU.
+// Checked so far: compiled for sm_75 ... sm_120 and run thread by thread on a CPU. Never run on a
+// GPU.
 #pragma once
 
 #include "../reciprocal_lr.h"

@@ -1,6 +1,7 @@
 // Sums over a warp and over a thread block in a fixed order, so that two runs give the same bits.
 //
-// Checked so far: compiled for sm_75 ... sm_120 and run thread by thread on a CPU. Never run on a GPU.
+// Checked so far: compiled for sm_75 ... sm_120 and run thread by thread on a CPU. Never run on a
+// GPU.
 #pragma once
 
 namespace metacurv {
@@ -15,8 +16,9 @@ __device__ __forceinline__ double warp_sum(double value) {
   return value;
 }
 
-// The sum of `value` over the thread block, in thread 0. The whole block must call it, with whole warps.
-// warp_sums: [blockDim.x / 32], at most 32, shared by the block; it may be used again at once.
+// The sum of `value` over the thread block, in thread 0. The whole block must call it, with whole
+// warps. warp_sums: [blockDim.x / 32], at most 32, shared by the block; it may be used again at
+// once.
 __device__ __forceinline__ double block_sum(double value, double* warp_sums) {
   const int lane = static_cast<int>(threadIdx.x) % warpSize;
   const int warp = static_cast<int>(threadIdx.x) / warpSize;

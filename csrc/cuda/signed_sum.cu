@@ -1,5 +1,6 @@
-// signed_sum and hutchinson_accumulate_ for CUDA tensors: one launch for every kTableTensors tensors makes partial
-// sums, one more (for every kFinishTensors) adds them. Everything stays on the device and on the current stream.
+// signed_sum and hutchinson_accumulate_ for CUDA tensors: one launch for every kTableTensors
+// tensors makes partial sums, one more (for every kFinishTensors) adds them. Everything stays on
+// the device and on the current stream.
 #include "signed_sum.cuh"
 
 #include <torch/csrc/stable/library.h>
@@ -14,8 +15,8 @@
 namespace metacurv {
 namespace {
 
-// One launch for every kFinishTensors tensors; the last has the statistics. No tensors at all are one launch if
-// there are statistics: they too count as a sample, of total 0.
+// One launch for every kFinishTensors tensors; the last has the statistics. No tensors at all are
+// one launch if there are statistics: they too count as a sample, of total 0.
 void finish_sums(const CudaScope& scope, const char* op, const std::vector<uint32_t>& tile_begin,
                  const double* partials, double* sums, const Statistics& statistics) {
   const size_t n = tile_begin.size() - 1;
@@ -35,36 +36,38 @@ void finish_sums(const CudaScope& scope, const char* op, const std::vector<uint3
 void signed_sums(const char* op, const std::vector<Tensor>& tensors, int64_t seed,
                  const Tensor& probe, const std::vector<int64_t>& numbers,
                  const std::vector<int64_t>& offsets, double* sums, const Statistics& statistics) {
-  const LaunchPlan plan = make_plan(make_views(tensors, probe, numbers, offsets));
+  const LaunchPlan plan(make_views(tensors, probe, numbers, offsets));
   if (tensors.empty() && statistics.mean == nullptr) {
     return;
   }
-  // The caching allocator hands this memory out again only to work that comes later on the same stream.
-  const Tensor workspace = torch::stable::new_empty(probe, {plan.tiles()}, ScalarType::Double);
+  // The caching allocator hands this memory out again only to work that comes later on the same
+  // stream.
+  const Tensor workspace = torch::stable::new_empty(
+      probe, {static_cast<int64_t>(plan.tile_begin().back())}, ScalarType::Double);
   double* partials = workspace.mutable_data_ptr<double>();
   const SignSource source = {static_cast<uint64_t>(seed), probe.const_data_ptr<int64_t>()};
   const CudaScope scope(probe);
   double* next = partials;
-  for (const TensorTable& table : plan.tables) {
+  for (const TensorTable& table : plan.tables()) {
     scope.launch(op, signed_sum_kernel, table.tiles, kTileThreads, table, source, next);
     next += table.tiles;
   }
-  finish_sums(scope, op, plan.tile_begin, partials, sums, statistics);
+  finish_sums(scope, op, plan.tile_begin(), partials, sums, statistics);
 }
 
 Tensor signed_sum(const std::vector<Tensor>& tensors, int64_t seed, const Tensor& probe,
                   const std::vector<int64_t>& numbers, const std::vector<int64_t>& offsets) {
-  Tensor sums = torch::stable::new_empty(probe, {static_cast<int64_t>(tensors.size())},
-                                         ScalarType::Double);
-  signed_sums("signed_sum", tensors, seed, probe, numbers, offsets,
-              sums.mutable_data_ptr<double>(), Statistics{});
+  Tensor sums =
+      torch::stable::new_empty(probe, {static_cast<int64_t>(tensors.size())}, ScalarType::Double);
+  signed_sums("signed_sum", tensors, seed, probe, numbers, offsets, sums.mutable_data_ptr<double>(),
+              Statistics{});
   return sums;
 }
 
 void check_device(const Tensor& tensor, const char* name, const Tensor& probe) {
-  STD_TORCH_CHECK(tensor.is_cuda() == probe.is_cuda() &&
-                      tensor.get_device_index() == probe.get_device_index(),
-                  "metacurv: ", name, " and probe must be on one device");
+  STD_TORCH_CHECK(
+      tensor.is_cuda() == probe.is_cuda() && tensor.get_device_index() == probe.get_device_index(),
+      "metacurv: ", name, " and probe must be on one device");
 }
 
 void hutchinson_accumulate_(const Tensor& mean, const Tensor& m2, const Tensor& count,

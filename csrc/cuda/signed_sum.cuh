@@ -1,9 +1,11 @@
-// First kernel of signed_sum and hutchinson_accumulate_: the sum of v_i x_i over each tile, signs made in registers.
+// First kernel of signed_sum and hutchinson_accumulate_: the sum of v_i x_i over each tile, signs
+// made in registers.
 //
-// Order of summation: a thread adds at most 128 elements in float32 (float64 tensors: float64), then float64 over
-// lanes, warps and, in the second kernel (finish_sums.cuh), tiles.
+// Order of summation: a thread adds at most 128 elements in float32 (float64 tensors: float64),
+// then float64 over lanes, warps and, in the second kernel (finish_sums.cuh), tiles.
 //
-// Checked so far: compiled for sm_75 ... sm_120 and run thread by thread on a CPU. Never run on a GPU.
+// Checked so far: compiled for sm_75 ... sm_120 and run thread by thread on a CPU. Never run on a
+// GPU.
 #pragma once
 
 #include <cstdint>
@@ -56,7 +58,7 @@ __device__ __forceinline__ double sum_warp_tile(const TensorTable& table, const 
 __global__ void __launch_bounds__(kTileThreads)
     signed_sum_kernel(const __grid_constant__ TensorTable table, const SignSource source,
                       double* partials) {
-  __shared__ alignas(16) uint32_t words[kTileWarps][kWarpWords];
+  alignas(16) __shared__ uint32_t words[kTileWarps][kWarpWords];
   __shared__ double warp_sums[kTileWarps];
   const int warp = static_cast<int>(threadIdx.x) / kWarpThreads;
   const TableTensor tensor = tensor_of_tile(table, blockIdx.x);

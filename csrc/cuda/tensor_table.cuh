@@ -1,7 +1,9 @@
-// A list of tensors as one kernel argument, passed by value, so that no launch copies anything to the device first
-// (such a copy could not be captured in a CUDA graph). Host code fills it: launch_plan.h.
+// A list of tensors as one kernel argument, passed by value, so that no launch copies anything to
+// the device first (such a copy could not be captured in a CUDA graph). Host code fills it:
+// launch_plan.h.
 //
-// Checked so far: compiled for sm_75 ... sm_120 and run thread by thread on a CPU. Never run on a GPU.
+// Checked so far: compiled for sm_75 ... sm_120 and run thread by thread on a CPU. Never run on a
+// GPU.
 #pragma once
 
 #include <cstdint>
@@ -10,9 +12,9 @@
 
 namespace metacurv {
 
-// A thread block handles one tile of a tensor, and each of its warps a quarter of it: one Philox block per lane.
-// Tiles lie at multiples of kTileElements in the *global* index, so they hold whole Philox blocks wherever a
-// parameter is sharded.
+// A thread block handles one tile of a tensor, and each of its warps a quarter of it: one Philox
+// block per lane. Tiles lie at multiples of kTileElements in the *global* index, so they hold whole
+// Philox blocks wherever a parameter is sharded.
 constexpr int kWarpThreads = 32;
 constexpr int kTileWarps = 4;
 constexpr int kTileThreads = kTileWarps * kWarpThreads;
@@ -30,18 +32,20 @@ struct TableTensor {
   uint32_t number;      // parameter number
   uint32_t first_tile;  // index of the thread block, within the launch, that has its first tile
   ElementType type;
-  bool packed;              // contiguous, and 16-byte accesses at multiples of 16 bytes in the global index are aligned
+  bool packed;  // contiguous, and 16-byte accesses at multiples of 16 bytes in the global index are
+                // aligned
   uint8_t dimensions;       // 0: contiguous
   uint8_t first_dimension;  // where its dimensions start in TensorTable::dimension
 };
 
+// Of a strided tensor, which has fewer than 2^32 elements: launch_plan.h cuts larger ones.
 struct Dimension {
-  int64_t size;
   int64_t stride;  // in elements
+  uint32_t size;
 };
 
-// A kernel may take 4096 bytes of parameters. Strided tensors are rare, so the tensors share one pool of dimensions;
-// torch allows a tensor 64.
+// A kernel may take 4096 bytes of parameters. Strided tensors are rare, so the tensors share one
+// pool of dimensions; torch allows a tensor 64.
 constexpr int kTableTensors = 60;
 constexpr int kTableDimensions = 96;
 
@@ -69,48 +73,34 @@ __device__ __forceinline__ TableTensor tensor_of_tile(const TensorTable& table, 
   return table.tensor[low];
 }
 
-// Elements that are loaded one by one go in batches of rows of 32, to have several loads under way at a time.
+// Elements that are handled one by one go in batches of rows of 32, to have several loads under way
+// at a time.
 constexpr int kBatchRows = 4;
 
-template <typename Index>
+// index[r]: where element `position` + 32 r (row-major, from 0) of a strided tensor lies, in
+// elements from its data pointer. A position beyond the tensor is allowed, and its index without
+// meaning.
 __device__ __forceinline__ void strided_indices(const TensorTable& table, const TableTensor& tensor,
-                                                uint64_t position, int64_t (&index)[kBatchRows]) {
-  Index rest[kBatchRows];
+                                                uint32_t position, int64_t (&index)[kBatchRows]) {
+  uint32_t rest[kBatchRows];
 #pragma unroll
   for (int r = 0; r < kBatchRows; ++r) {
-    rest[r] = static_cast<Index>(position) + static_cast<Index>(r * kWordElements);
+    rest[r] = position + static_cast<uint32_t>(r * kWordElements);
     index[r] = 0;
   }
 #pragma unroll 1
   for (int d = tensor.first_dimension + tensor.dimensions - 1; d > tensor.first_dimension; --d) {
-    const Index size = static_cast<Index>(table.dimension[d].size);
-    const int64_t stride = table.dimension[d].stride;
+    const Dimension dimension = table.dimension[d];
 #pragma unroll
     for (int r = 0; r < kBatchRows; ++r) {
-      const Index quotient = rest[r] / size;
-      index[r] += static_cast<int64_t>(rest[r] - quotient * size) * stride;
+      const uint32_t quotient = rest[r] / dimension.size;
+      index[r] += static_cast<int64_t>(rest[r] - quotient * dimension.size) * dimension.stride;
       rest[r] = quotient;
     }
   }
 #pragma unroll
   for (int r = 0; r < kBatchRows; ++r) {
     index[r] += static_cast<int64_t>(rest[r]) * table.dimension[tensor.first_dimension].stride;
-  }
-}
-
-// index[r]: where element `position` + 32 r (row-major, from 0) of a tensor lies, in elements from its data pointer. A
-// position beyond the tensor is allowed, and its index without meaning.
-__device__ __forceinline__ void memory_indices(const TensorTable& table, const TableTensor& tensor,
-                                               uint64_t position, int64_t (&index)[kBatchRows]) {
-  if (tensor.dimensions == 0) {
-#pragma unroll
-    for (int r = 0; r < kBatchRows; ++r) {
-      index[r] = static_cast<int64_t>(position + static_cast<uint64_t>(r * kWordElements));
-    }
-  } else if (tensor.end - tensor.begin <= 0xffffffffu) {
-    strided_indices<uint32_t>(table, tensor, position, index);
-  } else {
-    strided_indices<uint64_t>(table, tensor, position, index);
   }
 }
 

@@ -1,6 +1,8 @@
-// One warp's share of a tile: its sign words, and the walk over its elements, shared by every list op.
+// One warp's share of a tile: its sign words, and the walk over its elements, shared by every list
+// op.
 //
-// Checked so far: compiled for sm_75 ... sm_120 and run thread by thread on a CPU. Never run on a GPU.
+// Checked so far: compiled for sm_75 ... sm_120 and run thread by thread on a CPU. Never run on a
+// GPU.
 #pragma once
 
 #include <cstdint>
@@ -11,14 +13,15 @@
 
 namespace metacurv {
 
-// What all tensors of a launch share of the random-number contract. The probe number is read on the device, modulo
-// 2^32, so that a captured graph can advance it.
+// What all tensors of a launch share of the random-number contract. The probe number is read on the
+// device, modulo 2^32, so that a captured graph can advance it.
 struct SignSource {
   uint64_t seed;
   const int64_t* probe;
 };
 
-// kWarpElements elements from global index `begin` on; those in [first, last) of them lie in the tensor.
+// kWarpElements elements from global index `begin` on; those in [first, last) of them lie in the
+// tensor.
 struct WarpTile {
   uint64_t begin;
   int first;
@@ -37,13 +40,13 @@ __device__ __forceinline__ WarpTile warp_tile(const TableTensor& tensor, uint32_
           static_cast<int>(last < kEnd ? last : kEnd)};
 }
 
-// Makes the sign words of a tile, one Philox block per lane. words: [kWarpWords], shared by the warp alone, 16-byte aligned;
-// bit k of words[r] belongs to element 32 r + k of the tile. The whole warp must call it.
+// Makes the sign words of a tile, one Philox block per lane. words: [kWarpWords], shared by the
+// warp alone, 16-byte aligned; bit k of words[r] belongs to element 32 r + k of the tile. The whole
+// warp must call it.
 __device__ __forceinline__ void write_sign_words(const SignSource& source, uint32_t number,
                                                  const WarpTile& tile, uint32_t* words) {
   const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
-  const SignStream stream =
-      sign_stream(source.seed, number, static_cast<uint32_t>(*source.probe));
+  const SignStream stream = sign_stream(source.seed, number, static_cast<uint32_t>(*source.probe));
   const PhiloxBlock block =
       sign_block(stream, tile.begin / kBlockElements + static_cast<uint64_t>(lane));
   Pack<uint32_t> pack;
@@ -54,12 +57,13 @@ __device__ __forceinline__ void write_sign_words(const SignSource& source, uint3
   __syncwarp();
 }
 
-// Calls the visitor for every element of the tile that lies in the tensor, once, in an order that depends on the
-// tile's shape only:
-//   visitor.pack(Pack<Bits>*, signs)   for 16 aligned bytes; bit e of signs belongs to element e of the pack
-//   visitor.element(Bits*, signs)      for one element; bit 0 of signs belongs to it
-// Packs cover the steps of 512 bytes a warp that lie wholly in an aligned, contiguous tensor. The rest goes row by
-// row, one element a lane, which is coalesced as well where the tensor is contiguous.
+// Calls the visitor for every element of the tile that lies in the tensor, once, in an order that
+// depends on the tile's shape only:
+//   visitor.pack(Pack<Bits>*, signs)   for 16 aligned bytes; bit e of signs belongs to element e of
+//   the pack visitor.element(Bits*, signs)      for one element; bit 0 of signs belongs to it
+// Packs cover the steps of 512 bytes a warp that lie wholly in an aligned, contiguous tensor. The
+// rest goes row by row, one element a lane, which is coalesced as well where the tensor is
+// contiguous.
 template <typename Bits, typename Visitor>
 __device__ __forceinline__ void visit_tile(const TensorTable& table, const TableTensor& tensor,
                                            const WarpTile& tile, const uint32_t* words,
@@ -67,7 +71,8 @@ __device__ __forceinline__ void visit_tile(const TensorTable& table, const Table
   const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
   Bits* const data = static_cast<Bits*>(tensor.data);
   constexpr int kRow = static_cast<int>(kWordElements);
-  // Position in the tensor of the tile's element 0; it wraps below 0 where the tensor starts within the tile.
+  // Position in the tensor of the tile's element 0; it wraps below 0 where the tensor starts within
+  // the tile.
   const uint64_t start = tile.begin - tensor.begin;
 
   int packs_first = tile.first;  // elements [packs_first, packs_last) go in packs
@@ -98,8 +103,16 @@ __device__ __forceinline__ void visit_tile(const TensorTable& table, const Table
     const int last = part == 0 ? packs_first : tile.last;
 #pragma unroll 1
     for (int row = first / kRow; row * kRow < last; row += kBatchRows) {
+      const uint64_t position = start + static_cast<uint64_t>(row * kRow + lane);
       int64_t index[kBatchRows];
-      memory_indices(table, tensor, start + static_cast<uint64_t>(row * kRow + lane), index);
+      if (tensor.dimensions == 0) {
+#pragma unroll
+        for (int r = 0; r < kBatchRows; ++r) {
+          index[r] = static_cast<int64_t>(position + static_cast<uint64_t>(r * kRow));
+        }
+      } else {
+        strided_indices(table, tensor, static_cast<uint32_t>(position), index);
+      }
 #pragma unroll
       for (int r = 0; r < kBatchRows; ++r) {
         const int element = (row + r) * kRow + lane;

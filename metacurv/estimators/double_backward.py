@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metacurv.estimators.errors import explain_differentiation_errors
-from metacurv.estimators.moments import Moments
+from metacurv.estimators.moments import StreamedMoments
 from metacurv.estimators.parameters import NumberedParameter
 from metacurv.ops import Implementation
 
@@ -59,7 +59,7 @@ class DoubleBackward:
         ]
         self._gradients = [gradient for gradient, _ in live]
         self.probed = [parameter for _, parameter in live]
-        self.moments = Moments([], parameters[0].tensor.device)
+        self.moments = StreamedMoments([], parameters[0].tensor.device)
 
     def accumulate(
         self, vectors: Sequence[Tensor], run: Implementation, key: int, probe: Tensor
@@ -71,7 +71,7 @@ class DoubleBackward:
         curved = [p for h, p in zip(products, self.probed, strict=True) if h is not None]
         if len(curved) != len(self.moments.curved):
             # Which products exist depends on the graph only, so this happens at the first probe alone.
-            self.moments = Moments(curved, probe.device)
+            self.moments = StreamedMoments(curved, probe.device)
         run.hutchinson_accumulate_(
             self.moments.mean,
             self.moments.m2,

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from metacurv import _validate, ops
 from metacurv.estimators.double_backward import DoubleBackward, gradient_graph
-from metacurv.estimators.linear_factors import FactoredDoubleBackward, find_linear_uses
+from metacurv.estimators.linear_factors import FactoredDoubleBackward
+from metacurv.estimators.linear_uses import find_linear_uses
 from metacurv.estimators.moments import TraceReading
 from metacurv.estimators.parameters import NumberedParameter, Parameters, number_parameters
 from metacurv.estimators.trace_estimate import TraceEstimate
@@ -57,7 +58,15 @@ def read_trace(
         run.rademacher_(vectors, key, probe, numbers, offsets)
         products.accumulate(vectors, run, key, probe)
         probe.add_(1)
-    return products.moments.reading(products.parameters, n_samples=n_samples, seed=seed)
+    mean, m2 = products.moments.moments()
+    return TraceReading(
+        mean=mean,
+        m2=m2,
+        curved=[p.name for p in products.moments.curved],
+        names=[p.name for p in products.parameters],
+        n_samples=n_samples,
+        seed=seed,
+    )
 
 
 def trace_of_loss(
@@ -72,7 +81,7 @@ def trace_of_loss(
     """``read_trace`` for a checked ``loss``, by factors where the linear layers allow it (never on the reference backend)."""
     uses = [] if backend == "reference" else find_linear_uses(loss, parameters)
     products = (
-        FactoredDoubleBackward(loss, parameters, uses)
+        FactoredDoubleBackward(loss, parameters, uses, backend=backend)
         if uses
         else DoubleBackward(gradient_graph(loss, [p.tensor for p in parameters]), parameters)
     )

@@ -6,276 +6,224 @@ computes, for every probe, two weight-sized matrix products that are only dotted
 
     v_W . (H v)_W = <ds/dz, a V'> + <ds/d(dL/da), d V>,      v_b . (H v)_b = <sum over rows of ds/dz, v_b>,
 
-because s depends on W through z = a W' + b and through dL/da = d W only, and s itself holds W's part as
-<d, a V'>, whose derivatives in d and a are injected as a V' and d V. Four products a layer instead of six, none of them
-followed by an addition of weight-sized matrices. Value and distribution are those of ``double_backward``, probe by probe, up
-to rounding.
+because s depends on W through z = a W' + b and through dL/da = d W only, and s itself holds W's part as <d, a V'>, whose
+derivatives in d and a are injected as a V' and d V. Four products a layer instead of six, none followed by an addition of
+weight-sized matrices, and the two with V need no stored V (``ops.signed_matmul``). Samples are those of ``double_backward``,
+probe by probe, up to rounding.
 
-Measured (benchmarks/bench_hessian_trace.py): see the README's table.
-
-A weight qualifies when every one of its uses in the graph is such a layer (torch's addmm or mm on a leaf or its
-transpose); any other use, such as a penalty, a tied embedding or a convolution, leaves the parameter to the general
-path, in the same backward pass.
+A weight qualifies when every one of its uses in the graph is such a layer; any other use, such as a penalty, a tied
+embedding or a convolution, leaves the parameter to the general path, in the same backward pass.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from metacurv import ops
 from metacurv.estimators.double_backward import gradient_graph, hessian_vector_products
-from metacurv.estimators.moments import Moments
+from metacurv.estimators.linear_uses import LinearUse
+from metacurv.estimators.moments import SampleMoments
 from metacurv.estimators.parameters import NumberedParameter
-from metacurv.ops import Implementation
 
-# Sums over activations are taken in the parameter's precision, which half types do not have to spare.
-_DTYPES = (torch.float32, torch.float64)
-
-
-@dataclass(frozen=True)
-class LinearUse:
-    """One layer z = a W' + b in the graph of the loss (z = a W if not ``transposed``)."""
-
-    node: Node
-    weight: NumberedParameter
-    transposed: bool
-    bias: NumberedParameter | None
-
-    def input(self) -> Tensor:
-        """a: [rows, in], with its graph."""
-        saved = "_saved_mat1" if self.node.name() == "AddmmBackward0" else "_saved_self"
-        tensor: Tensor = getattr(self.node, saved)
-        return tensor
-
-
-# A use as an edge of the graph: which input of which node a tensor feeds.
-_Consumers = dict[Node, list[tuple[Node, int]]]
-
-
-def _consumers(root: Node) -> _Consumers:
-    """For every node below ``root``, the nodes that feed it their gradient, with the position of the edge."""
-    consumers: _Consumers = defaultdict(list)
-    seen = {root}
-    stack = [root]
-    while stack:
-        node = stack.pop()
-        for position, (below, _) in enumerate(node.next_functions):
-            if below is None:
-                continue
-            consumers[below].append((node, position))
-            if below not in seen:
-                seen.add(below)
-                stack.append(below)
-    return consumers
-
-
-def _is_weight_edge(node: Node, position: int) -> bool:
-    """Whether the edge is the right factor of a plain matrix product."""
-    name = node.name()
-    if name == "AddmmBackward0":
-        return position == 2 and node._saved_alpha == 1 and node._saved_beta == 1  # type: ignore[attr-defined]
-    return name == "MmBackward0" and position == 1
-
-
-def _weight_uses(
-    parameter: NumberedParameter, consumers: _Consumers
-) -> list[tuple[Node, bool]] | None:
-    """(node, transposed) of every use of a weight, or None if some use is not a linear layer."""
-    uses: list[tuple[Node, bool]] = []
-    for node, position in consumers.get(get_gradient_edge(parameter.tensor).node, []):
-        if node.name() == "TBackward0":
-            edges, transposed = consumers[node], True
-        else:
-            edges, transposed = [(node, position)], False
-        if not all(_is_weight_edge(*edge) for edge in edges):
-            return None
-        uses.extend((user, transposed) for user, _ in edges)
-    return uses
-
-
-def find_linear_uses(loss: Tensor, parameters: Sequence[NumberedParameter]) -> list[LinearUse]:
-    """The layers whose weights (and biases) need no weight-sized products, found by walking the graph of ``loss``."""
-    root = loss.grad_fn
-    assert root is not None  # check_loss saw to it
-    consumers = _consumers(root)
-    leaves = [p for p in parameters if p.tensor.is_leaf and p.tensor.dtype in _DTYPES]
-    weight_of: dict[Node, tuple[NumberedParameter, bool]] = {}
-    for parameter in leaves:
-        if parameter.tensor.dim() == 2:
-            for node, transposed in _weight_uses(parameter, consumers) or []:
-                weight_of[node] = (parameter, transposed)
-    bias_of: dict[Node, NumberedParameter] = {}
-    for parameter in leaves:
-        edges = consumers.get(get_gradient_edge(parameter.tensor).node, [])
-        if parameter.tensor.dim() == 1 and all(
-            node in weight_of
-            and position == 0
-            and node.name() == "AddmmBackward0"
-            and parameter.tensor.shape[0] == _out_features(*weight_of[node])
-            for node, position in edges
-        ):
-            bias_of.update((node, parameter) for node, _ in edges)
-    return [
-        LinearUse(node, weight, transposed, bias_of.get(node))
-        for node, (weight, transposed) in weight_of.items()
-    ]
-
-
-def _out_features(weight: NumberedParameter, transposed: bool) -> int:
-    return weight.tensor.shape[0 if transposed else 1]
+# Below this size of a weight, or this batch, making look-up indices costs more than a product with a stored probe.
+_SIGNED_ELEMENTS = 8192
+_SIGNED_ROWS = 16
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """What a use needs for every probe; tensors marked graph carry the gradient graph."""
+    """What a use needs for every probe."""
 
-    weight: int  # positions in `probed`
-    bias: int | None
-    transposed: bool
-    input: Tensor  # a: [rows, in], graph
-    plain_input: Tensor  # a without graph
-    gradient: Tensor  # d = dL/dz: [rows, out], graph
+    use: LinearUse
+    signed: bool  # whether products with V are formed without V
+    input: Tensor  # a: [rows, in], with its graph
+    gradient: Tensor  # d = dL/dz: [rows, out], with its graph
+    output_target: int  # where ds/dz stands among the targets of the backward pass
+    input_target: int | None  # where ds/d(dL/da) stands
+
+    plain_input: Tensor  # a and d without graph, contiguous
     plain_gradient: Tensor
-    output_input: int  # where ds/dz stands in the results
-    input_gradient: int | None  # where ds/d(dL/da) stands in the results
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """One probe: stored vectors by parameter number, and what ``signed_matmul`` needs to do without them."""
+
+    vectors: dict[int, Tensor]
+    run: ops.Implementation
+    key: int
+    index: Tensor
+
+    def product(self, x: Tensor, layer: _Layer, *, transpose: bool) -> Tensor:
+        """x V' or x V for the weight of ``layer``."""
+        weight = layer.use.weight
+        if layer.signed:
+            rows, cols = weight.tensor.shape
+            return self.run.signed_matmul(
+                x, self.key, self.index, weight.number, rows, cols, transpose
+            )
+        v = self.vectors[weight.number]
+        return x @ (v.t() if transpose else v)
 
 
 class FactoredDoubleBackward:
-    """v . (H v) of every parameter, linear layers by their factors and all others from H v, in one backward pass a probe."""
+    """v . (H v) of every parameter: linear layers by their factors, all others from H v, in one backward pass a probe."""
 
     def __init__(
-        self, loss: Tensor, parameters: Sequence[NumberedParameter], uses: Sequence[LinearUse]
+        self,
+        loss: Tensor,
+        parameters: Sequence[NumberedParameter],
+        uses: Sequence[LinearUse],
+        *,
+        backend: str,
     ) -> None:
         self.parameters = list(parameters)
-        device = parameters[0].tensor.device
         factored = {p.number for use in uses for p in (use.weight, use.bias) if p is not None}
         general = [p for p in parameters if p.number not in factored]
+        self._factored = [p for p in parameters if p.number in factored]
         inputs = [use.input() for use in uses]
-        layer_edges = [GradientEdge(use.node, 0) for use in uses]
+        edges = [GradientEdge(use.node, 0) for use in uses]
         input_edges = [get_gradient_edge(a) for a in inputs if a.requires_grad]
-        found = iter(
-            gradient_graph(
-                loss, [*layer_edges, *input_edges, *(p.tensor for p in general)]
-            )
-        )
-        layer_gradients = [next(found) for _ in uses]
+        found = iter(gradient_graph(loss, [*edges, *input_edges, *(p.tensor for p in general)]))
+        gradients = [next(found) for _ in uses]
         input_gradients = [next(found) if a.requires_grad else None for a in inputs]
         live = [
-            (gradient, p)
-            for gradient, p in zip(found, general, strict=True)
-            if gradient is not None and gradient.requires_grad
+            (g, p) for g, p in zip(found, general, strict=True) if g is not None and g.requires_grad
         ]
-        self._general_gradients = [gradient for gradient, _ in live]
         self._general = [p for _, p in live]
-        self.probed = self._general + [p for p in parameters if p.number in factored]
-        position = {p.number: i for i, p in enumerate(self.probed)}
+        self._general_gradients = [g for g, _ in live]
         self._targets: list[Any] = [p.tensor for p in self._general]
         self._layers: list[_Layer] = []
         for use, edge, a, d, da in zip(
-            uses, layer_edges, inputs, layer_gradients, input_gradients, strict=True
+            uses, edges, inputs, gradients, input_gradients, strict=True
         ):
-            if d is None:
-                continue  # the layer's output does not reach the loss
-            self._targets.append(edge)
-            output_input = len(self._targets) - 1
-            input_gradient = None
-            if da is not None and da.requires_grad:
-                self._targets.append(da)
-                input_gradient = len(self._targets) - 1
-            self._layers.append(
-                _Layer(
-                    weight=position[use.weight.number],
-                    bias=None if use.bias is None else position[use.bias.number],
-                    transposed=use.transposed,
-                    input=a,
-                    plain_input=a.detach(),
-                    gradient=d,
-                    plain_gradient=d.detach(),
-                    output_input=output_input,
-                    input_gradient=input_gradient,
+            if d is not None:  # else the layer's output does not reach the loss
+                self._layers.append(
+                    _Layer(
+                        use=use,
+                        signed=_pays_signed(use, a, backend),
+                        input=a,
+                        gradient=d,
+                        output_target=self._add_target(edge),
+                        input_target=(
+                            self._add_target(da) if da is not None and da.requires_grad else None
+                        ),
+                        plain_input=a.detach().contiguous(),
+                        plain_gradient=d.detach().contiguous(),
+                    )
                 )
-            )
-        self.moments = Moments(self.probed, device)
+        unstored = {p.number for p in self._factored} - {
+            p.number
+            for layer in self._layers
+            for p in ([] if layer.signed else [layer.use.weight]) + [layer.use.bias]
+            if p is not None
+        }
+        self.probed = [
+            *self._general,
+            *(p for p in self._factored if p.number not in unstored),
+        ]
+        self.moments = SampleMoments(
+            [*self._general, *self._factored], parameters[0].tensor.device
+        )
+        self._assignment: Tensor | None = None
+
+    def _add_target(self, target: Any) -> int:
+        self._targets.append(target)
+        return len(self._targets) - 1
 
     @torch.no_grad()
     def accumulate(
-        self, vectors: Sequence[Tensor], run: Implementation, key: int, probe: Tensor
+        self, vectors: Sequence[Tensor], run: ops.Implementation, key: int, probe: Tensor
     ) -> None:
         """Adds one sample; vectors: the probe, one tensor for each of ``probed``."""
+        stored = {p.number: v for p, v in zip(self.probed, vectors, strict=True)}
+        drawn = _Probe(stored, run, key, probe)
         sources = list(self._general_gradients)
         cotangents = list(vectors[: len(self._general)])
         forward: list[Tensor] = []  # a V' + v_b of each layer: [rows, out]
         backward: list[Tensor | None] = []  # d V: [rows, in]
         for layer in self._layers:
-            v = vectors[layer.weight]
-            v = v.t() if layer.transposed else v
-            out = (
-                layer.plain_input @ v
-                if layer.bias is None
-                else torch.addmm(vectors[layer.bias], layer.plain_input, v)
-            )
+            out = drawn.product(layer.plain_input, layer, transpose=layer.use.transposed)
+            if layer.use.bias is not None:
+                out += stored[layer.use.bias.number]
             forward.append(out)
             if layer.gradient.requires_grad:
                 sources.append(layer.gradient)
                 cotangents.append(out)
-            back = layer.plain_gradient @ v.t() if layer.input.requires_grad else None
-            backward.append(back)
-            if back is not None:
+            back = None
+            if layer.input.requires_grad:
+                back = drawn.product(
+                    layer.plain_gradient, layer, transpose=not layer.use.transposed
+                )
                 sources.append(layer.input)
                 cotangents.append(back)
+            backward.append(back)
         results = hessian_vector_products(sources, cotangents, self._targets)
-        self.moments.add(
-            torch.cat(
-                [
-                    self._general_samples(results, run, key, probe),
-                    self._layer_samples(vectors, forward, backward, results),
-                ]
-            )
-        )
+        sample = self._layer_samples(drawn, forward, backward, results)
+        if self._general:
+            sample = torch.cat([self._general_samples(drawn, results), sample])
+        self.moments.add(sample)
 
-    def _general_samples(
-        self, results: Sequence[Tensor | None], run: Implementation, key: int, probe: Tensor
-    ) -> Tensor:
+    def _general_samples(self, drawn: _Probe, results: Sequence[Tensor | None]) -> Tensor:
         """float64 [number of general parameters]."""
         products = [
-            probe.new_zeros(0, dtype=torch.float32) if h is None else h
+            drawn.index.new_zeros(0, dtype=torch.float32) if h is None else h
             for h in results[: len(self._general)]
         ]
-        return run.signed_sum(
-            products, key, probe, [p.number for p in self._general], [0] * len(products)
+        numbers = [p.number for p in self._general]
+        return drawn.run.signed_sum(
+            products, drawn.key, drawn.index, numbers, [0] * len(products)
         )
 
     def _layer_samples(
         self,
-        vectors: Sequence[Tensor],
+        drawn: _Probe,
         forward: Sequence[Tensor],
         backward: Sequence[Tensor | None],
         results: Sequence[Tensor | None],
     ) -> Tensor:
         """float64 [number of factored parameters]."""
-        parts: list[list[Tensor]] = [[] for _ in self.probed]
+        terms: list[Tensor] = []
+        owners: list[dict[int, float]] = []  # parameter number -> factor, for each term
         for layer, out, back in zip(self._layers, forward, backward, strict=True):
-            dz = results[layer.output_input]
+            weight, bias = layer.use.weight, layer.use.bias
+            dz = results[layer.output_target]
             if dz is not None:
-                parts[layer.weight].append(_dot(dz, out))
-                if layer.bias is not None:
-                    in_bias = _dot(dz.sum(0), vectors[layer.bias])
-                    parts[layer.bias].append(in_bias)
-                    parts[layer.weight].append(-in_bias)
-            if layer.input_gradient is not None and back is not None:
-                da = results[layer.input_gradient]
-                if da is not None:
-                    parts[layer.weight].append(_dot(da, back))
-        first = len(self._general)
-        zero = self.moments.mean.new_zeros(())
-        sums = [sum(part[1:], part[0]) if part else zero for part in parts[first:]]
-        return torch.stack([value.to(torch.float64) for value in sums])
+                terms.append(_dot(dz, out))
+                owners.append({weight.number: 1.0})
+                if bias is not None:  # its share of <dz, a V' + v_b>
+                    terms.append(_dot(dz.sum(0), drawn.vectors[bias.number]))
+                    owners.append({bias.number: 1.0, weight.number: -1.0})
+            da = None if layer.input_target is None else results[layer.input_target]
+            if da is not None and back is not None:
+                terms.append(_dot(da, back))
+                owners.append({weight.number: 1.0})
+        if not terms:
+            return torch.zeros(
+                len(self._factored), dtype=torch.float64, device=drawn.index.device
+            )
+        if self._assignment is None:
+            # Which terms exist depends on the graph only, so the first probe's table serves all.
+            self._assignment = torch.tensor(
+                [[owner.get(p.number, 0.0) for owner in owners] for p in self._factored],
+                dtype=torch.float64,
+                device=drawn.index.device,
+            )
+        return self._assignment @ torch.stack(terms).to(torch.float64)
+
+
+def _pays_signed(use: LinearUse, a: Tensor, backend: str) -> bool:
+    return (
+        use.weight.tensor.numel() >= _SIGNED_ELEMENTS
+        and a.shape[0] >= _SIGNED_ROWS
+        and ops.signed_matmul_pays(backend, use.weight.tensor)
+    )
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:

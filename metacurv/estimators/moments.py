@@ -53,8 +53,48 @@ class TraceReading:
         )
 
 
-class Moments:
-    """Welford's running mean and M2 for ``curved`` parameters and their sum (Welford 1962)."""
+class SampleMoments:
+    """Mean and M2 of samples that arrive as vectors, merged a batch at a time (Chan, Golub, LeVeque 1983, eq. 2.1).
+
+    A batch costs a dozen small tensor operations, so it is worth collecting samples before merging them.
+    """
+
+    BATCH = 64
+
+    def __init__(self, curved: Sequence[NumberedParameter], device: torch.device) -> None:
+        self.curved = list(curved)
+        self._count = 0
+        self._mean = torch.zeros(len(self.curved) + 1, dtype=torch.float64, device=device)
+        self._m2 = torch.zeros_like(self._mean)
+        self._pending: list[Tensor] = []
+
+    def add(self, sample: Tensor) -> None:
+        """sample: float64 [T]."""
+        self._pending.append(sample)
+        if len(self._pending) == self.BATCH:
+            self._merge()
+
+    def _merge(self) -> None:
+        if not self._pending:
+            return
+        parts = torch.stack(self._pending)  # [m, T]
+        self._pending.clear()
+        samples = torch.cat([parts, parts.sum(1, keepdim=True)], dim=1)
+        m, n = len(samples), self._count + len(samples)
+        mean = samples.mean(0)
+        delta = mean - self._mean
+        self._m2 += (samples - mean).square().sum(0) + delta.square() * (self._count * m / n)
+        self._mean += delta * (m / n)
+        self._count = n
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and M2, float64 [T + 1], the total last."""
+        self._merge()
+        return self._mean, self._m2
+
+
+class StreamedMoments:
+    """Mean and M2 that ``hutchinson_accumulate_`` updates, one probe at a time."""
 
     def __init__(self, curved: Sequence[NumberedParameter], device: torch.device) -> None:
         self.curved = list(curved)
@@ -62,23 +102,6 @@ class Moments:
         self.m2 = torch.zeros_like(self.mean)
         self.count = torch.zeros((), dtype=torch.int64, device=device)
 
-    def add(self, samples: Tensor) -> None:
-        """samples: float64 [T]; what ``hutchinson_accumulate_`` does, for samples that are already sums."""
-        samples = torch.cat([samples, samples.sum().view(1)])
-        self.count.add_(1)
-        delta = samples - self.mean
-        self.mean.add_(delta / self.count)
-        self.m2.add_(delta * (samples - self.mean))
-
-    def reading(
-        self, parameters: Sequence[NumberedParameter], *, n_samples: int, seed: int
-    ) -> TraceReading:
-        """The measurement so far."""
-        return TraceReading(
-            mean=self.mean,
-            m2=self.m2,
-            curved=[p.name for p in self.curved],
-            names=[p.name for p in parameters],
-            n_samples=n_samples,
-            seed=seed,
-        )
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and M2, float64 [T + 1], the total last."""
+        return self.mean, self.m2
