@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
+_F = TypeVar("_F", bound=Callable[..., object])
 
-@torch.library.register_fake("metacurv::rademacher_")
+
+def _shape_of(op: str) -> Callable[[_F], _F]:
+    """``torch.library.register_fake`` with its type."""
+    register: Callable[[_F], _F] = torch.library.register_fake(f"metacurv::{op}")
+    return register
+
+
+@_shape_of("rademacher_")
 def _(
     tensors: list[Tensor], seed: int, probe: Tensor, numbers: list[int], offsets: list[int]
 ) -> None:
     return None
 
 
-@torch.library.register_fake("metacurv::signed_sum")
+@_shape_of("signed_sum")
 def _(
     tensors: list[Tensor], seed: int, probe: Tensor, numbers: list[int], offsets: list[int]
 ) -> Tensor:
     return probe.new_empty(len(tensors), dtype=torch.float64)
 
 
-@torch.library.register_fake("metacurv::hutchinson_accumulate_")
+@_shape_of("hutchinson_accumulate_")
 def _(
     mean: Tensor,
     m2: Tensor,
@@ -34,12 +45,12 @@ def _(
     return None
 
 
-@torch.library.register_fake("metacurv::reciprocal_lr_")
+@_shape_of("reciprocal_lr_")
 def _(scale: Tensor, trace: Tensor, alpha: float) -> None:
     return None
 
 
-@torch.library.register_fake("metacurv::signed_matmul")
+@_shape_of("signed_matmul")
 def _(
     x: Tensor, seed: int, probe: Tensor, number: int, rows: int, cols: int, transpose: bool
 ) -> Tensor:

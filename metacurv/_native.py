@@ -5,7 +5,6 @@ Importing ``metacurv._C`` registers ``torch.ops.metacurv.*`` and their shape fun
 
 from __future__ import annotations
 
-import warnings
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +13,7 @@ from typing import Any
 import torch  # noqa: F401  (its libraries must be loaded before _C, which links to them)
 
 from metacurv._version import __version__
+from metacurv._warnings import warn_user
 
 _C: ModuleType | None
 _missing: str | None
@@ -77,8 +77,7 @@ def warn_fallback_once() -> None:
         if (source_tree / "setup.py").exists()
         else "reinstall with METACURV_REQUIRE_NATIVE=1 to see why the build failed"
     )
-    warnings.warn(
+    warn_user(
         f"metacurv runs without its compiled kernels ({_missing}): results are the same, slower. {hint}.",
         RuntimeWarning,
-        stacklevel=3,
     )

@@ -114,9 +114,7 @@ def _signed_sum(tensor: Tensor, *, offset: int, seed: int, probe: Tensor, number
         bits = negative_bits(begin, end, seed=seed, probe=probe, number=number)
         x = flat[begin - offset : end - offset].to(torch.float64)
         lead = begin - begin // CHUNK * CHUNK
-        sums.append(
-            _chunk_sums(torch.nn.functional.pad(torch.where(bits == 1, -x, x), (lead, 0)))
-        )
+        sums.append(_chunk_sums(torch.nn.functional.pad(torch.where(bits == 1, -x, x), (lead, 0))))
     return _in_order(torch.cat(sums), dim=0)
 
 

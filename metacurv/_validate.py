@@ -60,9 +60,7 @@ def real_tensor(name: str, tensor: Any) -> Tensor:
     if tensor.layout != torch.strided:
         raise TypeError(f"{name} must be a dense (strided) tensor, got layout {tensor.layout}")
     if tensor.dtype not in DTYPES:
-        raise TypeError(
-            f"{name} must be float32, float64, float16 or bfloat16, got {tensor.dtype}"
-        )
+        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {tensor.dtype}")
     return tensor
 
 

@@ -18,71 +18,18 @@ CUDA: the kernels are compiled and checked without a GPU; no GPU has run them ye
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from types import SimpleNamespace
-from typing import Any, Protocol
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from metacurv import _native, _reference, _validate
+from metacurv import _kernels, _native, _reference, _validate
 
 __all__ = ["hutchinson_accumulate_", "rademacher_", "reciprocal_lr_", "signed_matmul", "signed_sum"]
 
 
-class Implementation(Protocol):
-    """The ops with the positional signature of their schemas and checked arguments."""
-
-    def rademacher_(
-        self, tensors: Any, seed: int, probe: Tensor, numbers: Any, offsets: Any, /
-    ) -> None: ...
-
-    def signed_sum(
-        self, tensors: Any, seed: int, probe: Tensor, numbers: Any, offsets: Any, /
-    ) -> Tensor: ...
-
-    def hutchinson_accumulate_(
-        self,
-        mean: Tensor,
-        m2: Tensor,
-        count: Tensor,
-        products: Any,
-        seed: int,
-        probe: Tensor,
-        numbers: Any,
-        offsets: Any,
-        /,
-    ) -> None: ...
-
-    def reciprocal_lr_(self, scale: Tensor, trace: Tensor, alpha: float, /) -> None: ...
-
-    def signed_matmul(
-        self,
-        x: Tensor,
-        seed: int,
-        probe: Tensor,
-        number: int,
-        rows: int,
-        cols: int,
-        transpose: bool,
-        /,
-    ) -> Tensor: ...
-
-
-@cache
-def _native_implementation() -> Implementation:
-    namespace = torch.ops.metacurv
-    return SimpleNamespace(
-        rademacher_=namespace.rademacher_.default,
-        signed_sum=namespace.signed_sum.default,
-        hutchinson_accumulate_=namespace.hutchinson_accumulate_.default,
-        reciprocal_lr_=namespace.reciprocal_lr_.default,
-        signed_matmul=namespace.signed_matmul.default,
-    )
-
-
-def implementation(backend: str, device: torch.device) -> Implementation:
-    """What ``backend`` means for tensors on ``device``: the compiled ops or the torch twins, both without argument checks.
+def implementation(backend: str, device: torch.device) -> ModuleType:
+    """What ``backend`` means for tensors on ``device``: ``_kernels`` or ``_reference``, the same functions without checks.
 
     Raises:
         ValueError: ``backend`` is unknown.
@@ -96,7 +43,7 @@ def implementation(backend: str, device: torch.device) -> Implementation:
     else:
         available = device.type == "cuda" and _native.cuda_compiled()
     if available:
-        return _native_implementation()
+        return _kernels
     if backend == "native":
         raise RuntimeError(
             f"backend='native' needs kernels compiled for device {device}, which this installation lacks: "
@@ -158,9 +105,7 @@ def _check_integers(
 
 def _probe_tensor(probe: int | Tensor, device: torch.device) -> Tensor:
     if not isinstance(probe, Tensor):
-        return torch.full(
-            (), _validate.integer("probe", probe, low=0, high=1 << 32), device=device
-        )
+        return torch.full((), _validate.integer("probe", probe, low=0, high=1 << 32), device=device)
     if probe.dtype != torch.int64 or probe.numel() != 1 or probe.device != device:
         raise ValueError(
             f"probe must be an int or one int64 element on {device}, got {probe.dtype} of shape "
@@ -209,13 +154,17 @@ def rademacher_(
     """
     checked, number_list, offset_list = _check_list("tensors", tensors, numbers, offsets)
     for t, tensor in enumerate(checked):
-        if any(
-            stride == 0 and size > 1
-            for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
-        ):
+        shared = any(
+            step == 0 and n > 1 for n, step in zip(tensor.shape, tensor.stride(), strict=True)
+        )
+        if shared or tensor.is_neg():
             raise ValueError(
-                f"tensors[{t}] must not be an expanded tensor (several elements share memory), got strides "
-                f"{tensor.stride()} for shape {tuple(tensor.shape)}"
+                f"tensors[{t}] must own each of its elements, got "
+                + (
+                    "a lazily negated view"
+                    if tensor.is_neg()
+                    else f"an expanded tensor of strides {tensor.stride()}"
+                )
             )
     device = _device_of(checked, probe)
     probe_tensor = _probe_tensor(probe, device)
@@ -259,9 +208,10 @@ def signed_sum(
     device = _device_of(checked, probe)
     probe_tensor = _probe_tensor(probe, device)
     key = as_int64(seed)
-    return implementation(backend, device).signed_sum(
+    sums: Tensor = implementation(backend, device).signed_sum(
         checked, key, probe_tensor, number_list, offset_list
     )
+    return sums
 
 
 def hutchinson_accumulate_(
@@ -391,4 +341,7 @@ def signed_matmul(
                 f"backend='native' serves float32 on CPU here, got {x.dtype} on {x.device}"
             )
         run = _reference
-    return run.signed_matmul(x.detach(), key, probe_tensor, checked_number, *shape, bool(transpose))
+    product: Tensor = run.signed_matmul(
+        x.detach(), key, probe_tensor, checked_number, *shape, bool(transpose)
+    )
+    return product

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypedDict
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from metacurv import _validate
+from metacurv._warnings import warn_user
 from metacurv.estimators.double_backward import DoubleBackward
 from metacurv.estimators.hutchinson import check_loss, read_trace, trace_of_loss
 from metacurv.estimators.moments import TraceReading
@@ -242,12 +242,7 @@ class MetaCurvatureLR(OptimizerWrapper):
 
     # Stepping.
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """One step of the base with every lr multiplied by the current scale.
-
-        Args:
-            closure: evaluated once, with gradients enabled; its value is returned.
-        """
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         result = None
         if closure is not None:
             with torch.enable_grad():
@@ -257,8 +252,7 @@ class MetaCurvatureLR(OptimizerWrapper):
             self._warn_no_reading()
             self.optimizer.step()
         else:
-            with self._scaled_lrs(self._scale, self._host_scale):
-                self.optimizer.step()
+            self._step_base_scaled(self._scale, self._host_scale)
         self._steps += 1
         return result
 
@@ -278,9 +272,7 @@ class MetaCurvatureLR(OptimizerWrapper):
             if self._is_due():
                 parameters = number_parameters(_named_parameters(self))
                 gradients = [parameter.tensor.grad for parameter in parameters]
-                self._commit(
-                    read_trace(DoubleBackward(gradients, parameters), **self._probing())
-                )
+                self._commit(read_trace(DoubleBackward(gradients, parameters), **self._probing()))
         finally:
             for gradient in graphs:
                 gradient.detach_()
@@ -288,11 +280,10 @@ class MetaCurvatureLR(OptimizerWrapper):
     def _warn_no_reading(self) -> None:
         if not self._warned_no_reading:
             self._warned_no_reading = True
-            warnings.warn(
+            warn_user(
                 "MetaCurvatureLR steps without a curvature reading, so its learning rate is the base optimizer's: call "
                 "opt.update_curvature(loss) between the forward and the backward pass",
                 UserWarning,
-                stacklevel=4,
             )
 
     # Resuming.
@@ -324,7 +315,9 @@ class MetaCurvatureLR(OptimizerWrapper):
             )
         missing = self._own_state().keys() - state.keys()
         if missing:
-            raise ValueError(f"state_dict['metacurv'] must have all its entries, lacks {sorted(missing)}")
+            raise ValueError(
+                f"state_dict['metacurv'] must have all its entries, lacks {sorted(missing)}"
+            )
 
         def load() -> None:
             self._reset()
@@ -350,6 +343,8 @@ def _named_parameters(optimizer: Optimizer) -> list[tuple[str, Tensor]]:
     """All parameters in ``param_groups`` order, which is their numbering; names where the base was given named parameters."""
     named: list[tuple[str, Tensor]] = []
     for group in optimizer.param_groups:
-        names = group.get("param_names") or [str(len(named) + i) for i in range(len(group["params"]))]
+        names = group.get("param_names") or [
+            str(len(named) + i) for i in range(len(group["params"]))
+        ]
         named.extend(zip(names, group["params"], strict=True))
     return named

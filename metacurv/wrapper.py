@@ -6,11 +6,9 @@ Nothing here knows about curvature; ``optimizer.py`` adds it. The contract is in
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
@@ -43,7 +41,7 @@ class OptimizerWrapper(Optimizer):
     # Properties, never aliases: loading a state dict rebinds the base's lists.
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+    def param_groups(self) -> list[dict[str, Any]]:
         return self.optimizer.param_groups
 
     @param_groups.setter
@@ -51,7 +49,7 @@ class OptimizerWrapper(Optimizer):
         self.optimizer.param_groups = value
 
     @property
-    def state(self) -> defaultdict[Tensor, Any]:  # type: ignore[override]
+    def state(self) -> defaultdict[Tensor, Any]:
         return self.optimizer.state
 
     @state.setter
@@ -59,7 +57,7 @@ class OptimizerWrapper(Optimizer):
         self.optimizer.state = value
 
     @property
-    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
+    def defaults(self) -> dict[str, Any]:
         return self.optimizer.defaults
 
     @defaults.setter
@@ -93,7 +91,7 @@ class OptimizerWrapper(Optimizer):
             state = state if replaced is None else replaced
         return state
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes back ``state_dict()``, or the state dict of a bare base optimizer (curvature then starts afresh)."""
         state_dict = dict(state_dict)
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
@@ -118,9 +116,36 @@ class OptimizerWrapper(Optimizer):
         self.__dict__.update(state)
         Optimizer.__setstate__(self, {})
 
-    @contextmanager
-    def _scaled_lrs(self, scale: Tensor, host_scale: Callable[[], float]) -> Iterator[None]:
-        """Multiplies every group's lr within the block and puts it back, so that schedulers own ``group["lr"]``.
+    # Stepping.
+
+    def _step(self, closure: Callable[[], Any] | None) -> Any:
+        raise NotImplementedError
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of the base, between the step hooks registered on this wrapper.
+
+        Args:
+            closure: evaluated once, with gradients enabled; its value is returned.
+        """
+        if not self._optimizer_step_pre_hooks and not self._optimizer_step_post_hooks:
+            return self._step(closure)
+        args: tuple[Any, ...] = (self,) if closure is None else (self, closure)
+        kwargs: dict[str, Any] = {}
+        for pre_hook in self._optimizer_step_pre_hooks.values():
+            replaced = pre_hook(self, args, kwargs)
+            if replaced is not None:
+                args, kwargs = replaced
+        result = self._step(*args[1:], **kwargs)
+        for post_hook in self._optimizer_step_post_hooks.values():
+            post_hook(self, args, kwargs)
+        return result
+
+    # torch wraps every optimizer's step in a profiler range and in global hooks. The base's step has both already, and a
+    # second set would cost 5 us a step and fire global hooks twice; this flag is how torch marks a step that is wrapped.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def _step_base_scaled(self, scale: Tensor, host_scale: Callable[[], float]) -> None:
+        """Steps the base with every group's lr multiplied, then puts it back, so that schedulers own ``group["lr"]``.
 
         A tensor lr keeps its identity. Where the base may run in a CUDA graph (a tensor lr on the device, or
         ``capturable``) the scale stays on the device and nothing waits for the host.
@@ -135,11 +160,10 @@ class OptimizerWrapper(Optimizer):
                 else:
                     saved.append((group, lr))
                     group["lr"] = scale * lr if group.get("capturable") else lr * host_scale()
-            yield
+            self.optimizer.step()
         finally:
-            with torch.no_grad():
-                for group, lr in saved:
-                    if isinstance(lr, Tensor):
-                        group["lr"].copy_(lr)
-                    else:
-                        group["lr"] = lr
+            for group, lr in saved:
+                if isinstance(lr, Tensor):
+                    group["lr"].copy_(lr)
+                else:
+                    group["lr"] = lr

@@ -50,9 +50,12 @@ const SignTableKernels& sign_tables_baseline() {
 }
 
 const SignTableKernels& sign_tables() {
-  const SignTableKernels* avx512 = sign_tables_avx512();
-  const bool wanted = avx512 != nullptr && std::string(simd().name) == avx512->name;
-  return wanted ? *avx512 : sign_tables_baseline();
+  static const SignTableKernels& kernels = []() -> const SignTableKernels& {
+    const SignTableKernels* avx512 = sign_tables_avx512();
+    const bool wanted = avx512 != nullptr && std::string(simd().name) == avx512->name;
+    return wanted ? *avx512 : sign_tables_baseline();
+  }();
+  return kernels;
 }
 
 }  // namespace metacurv

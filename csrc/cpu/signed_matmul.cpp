@@ -23,49 +23,54 @@ class SignBits {
     simd().sign_words(stream, 0, blocks, words_.data());
   }
 
-  // 16 bits from bit `position` on, the first one lowest.
-  uint16_t run(int64_t position) const {
-    const uint64_t word = static_cast<uint64_t>(position) / kWordElements;
-    const uint64_t low = words_[word];
-    const uint64_t high = words_[word + 1];
-    return static_cast<uint16_t>((low | high << 32) >> (position % kWordElements));
+  // 32 bits from bit `position` on, the first one lowest.
+  uint32_t from(int64_t position) const {
+    const uint64_t start = static_cast<uint64_t>(position);
+    const uint64_t low = words_[start / kWordElements];
+    const uint64_t high = words_[start / kWordElements + 1];
+    return static_cast<uint32_t>((low | high << 32) >> (start % kWordElements));
   }
 
  private:
   std::vector<uint32_t> words_;
 };
 
-// indices: [output blocks, groups, 16]; the table index of each output in each group of four factors.
-std::vector<uint8_t> make_indices(const SignBits& bits, int64_t factors, int64_t outputs,
-                                  int64_t factor_stride, int64_t output_stride) {
+// indices: [output blocks, groups, 16], the table index of each output in each group of four factors.
+
+// Outputs are neighbours in memory: four runs of 16 bits, one for each factor, give 16 indices.
+void index_outputs(const SignBits& bits, int64_t factors, int64_t outputs, uint8_t* indices) {
+  const SignTableKernels& kernels = sign_tables();
   const int64_t groups = (factors + kGroup - 1) / kGroup;
-  const int64_t blocks = (outputs + kLanes - 1) / kLanes;
-  std::vector<uint8_t> indices(static_cast<size_t>(blocks * groups * kLanes));
-  for (int64_t block = 0; block < blocks; ++block) {
-    for (int64_t g = 0; g < groups; ++g) {
-      uint8_t* target = indices.data() + (block * groups + g) * kLanes;
-      if (output_stride == 1) {
-        uint16_t runs[kGroup] = {};
-        for (int64_t k = 0; k < std::min(kGroup, factors - g * kGroup); ++k) {
-          runs[k] = bits.run((g * kGroup + k) * factor_stride + block * kLanes);
-        }
-        sign_tables().interleave(runs, target);
-      } else {
-        // Factors are neighbours. Bits past the last factor select the sign of a zero.
-        const int64_t lanes = std::min(kLanes, outputs - block * kLanes);
-        for (int64_t j = 0; j < lanes; ++j) {
-          const int64_t output = block * kLanes + j;
-          target[j] = bits.run(output * output_stride + g * kGroup) & (kTable - 1);
-        }
+  for (int64_t first = 0; first < outputs; first += kLanes) {
+    for (int64_t g = 0; g < groups; ++g, indices += kLanes) {
+      uint16_t runs[kGroup] = {};
+      for (int64_t k = 0; k < std::min(kGroup, factors - g * kGroup); ++k) {
+        runs[k] = static_cast<uint16_t>(bits.from((g * kGroup + k) * outputs + first));
+      }
+      kernels.interleave(runs, indices);
+    }
+  }
+}
+
+// Factors are neighbours in memory: 32 bits of an output's row give its indices in eight groups. Bits past the last
+// factor select the sign of a zero.
+void index_factors(const SignBits& bits, int64_t factors, int64_t outputs, uint8_t* indices) {
+  constexpr int64_t kGroupsPerRead = kWordElements / kGroup;
+  const int64_t groups = (factors + kGroup - 1) / kGroup;
+  for (int64_t output = 0; output < outputs; ++output) {
+    uint8_t* target = indices + (output / kLanes) * groups * kLanes + output % kLanes;
+    for (int64_t g = 0; g < groups; g += kGroupsPerRead) {
+      uint32_t read = bits.from(output * factors + g * kGroup);
+      for (int64_t i = 0; i < std::min(kGroupsPerRead, groups - g); ++i, read >>= kGroup) {
+        target[(g + i) * kLanes] = read & (kTable - 1);
       }
     }
   }
-  return indices;
 }
 
 // Eight rows of the result; x: [rows <= 8, factors], y: [rows, outputs], both contiguous.
 void multiply_rows(const float* x, float* y, int64_t rows, int64_t factors, int64_t outputs,
-                   const std::vector<uint8_t>& indices) {
+                   const uint8_t* indices) {
   const int64_t groups = (factors + kGroup - 1) / kGroup;
   const int64_t blocks = (outputs + kLanes - 1) / kLanes;
   constexpr int64_t kStride = kGroupBlock * kTable;
@@ -84,7 +89,7 @@ void multiply_rows(const float* x, float* y, int64_t rows, int64_t factors, int6
     }
     for (int64_t block = 0; block < blocks; ++block) {
       kernels.look_up(tables.data(), kStride,
-                      indices.data() + (block * groups + first) * kLanes, count,
+                      indices + (block * groups + first) * kLanes, count,
                       sums.data() + block * kRowBlock * kLanes);
     }
   }
@@ -116,8 +121,10 @@ Tensor signed_matmul(const Tensor& x, int64_t seed, const Tensor& probe, int64_t
       sign_stream(static_cast<uint64_t>(seed), static_cast<uint32_t>(number),
                   static_cast<uint32_t>(*probe.const_data_ptr<int64_t>()));
   const SignBits bits(stream, rows * cols);
-  const std::vector<uint8_t> indices =
-      make_indices(bits, factors, outputs, transpose ? 1 : cols, transpose ? cols : 1);
+  const int64_t groups = (factors + kGroup - 1) / kGroup;
+  const int64_t output_blocks = (outputs + kLanes - 1) / kLanes;
+  std::vector<uint8_t> indices(static_cast<size_t>(output_blocks * groups * kLanes));
+  (transpose ? index_factors : index_outputs)(bits, factors, outputs, indices.data());
   const float* in = x.const_data_ptr<float>();
   float* out = y.mutable_data_ptr<float>();
   torch::stable::parallel_for(
@@ -125,7 +132,7 @@ Tensor signed_matmul(const Tensor& x, int64_t seed, const Tensor& probe, int64_t
         for (int64_t block = begin; block < end; ++block) {
           const int64_t row = block * kRowBlock;
           multiply_rows(in + row * factors, out + row * outputs, std::min(kRowBlock, n - row),
-                        factors, outputs, indices);
+                        factors, outputs, indices.data());
         }
       });
   return y;

@@ -2,21 +2,19 @@
 // tiles and, for hutchinson_accumulate_, folds the sums and their total into a running mean and M2
 // (Welford 1962).
 //
-// One thread block: the partial sums are 1/16384 of the data, and one block needs no order between
-// blocks.
+// One thread block: there is one partial sum for 16384 elements, and blocks would need an order.
 //
-// Checked so far: compiled for sm_75 ... sm_120 and run thread by thread on a CPU. Never run on a
-// GPU.
+// Compiled for sm_75 ... sm_120 with 0 spills and emulated on a CPU; never run on a GPU.
 #pragma once
 
 #include <cstdint>
 
-#include "reduce.cuh"
+#include "warp.cuh"
 
 namespace metacurv {
 
 constexpr int kFinishThreads = 1024;
-constexpr int kFinishWarps = kFinishThreads / 32;
+constexpr int kFinishWarps = kFinishThreads / kWarpThreads;
 constexpr int kFinishTensors = 960;  // as many as fit in 4096 bytes of kernel parameters
 
 // A tensor of more tiles than this is summed by the whole block, one of fewer by a warp.
@@ -68,8 +66,7 @@ __global__ void __launch_bounds__(kFinishThreads)
                        double* sums, const Statistics statistics) {
   __shared__ double warp_sums[kFinishWarps];
   const int thread = static_cast<int>(threadIdx.x);
-  const int lane = thread % warpSize;
-  const int warp = thread / warpSize;
+  const int lane = lane_index();
   for (int t = 0; t < ranges.tensors; ++t) {
     const uint32_t begin = ranges.begin[t];
     const uint32_t end = ranges.begin[t + 1];
@@ -81,11 +78,11 @@ __global__ void __launch_bounds__(kFinishThreads)
       }
     }
   }
-  for (int t = warp; t < ranges.tensors; t += kFinishWarps) {
+  for (int t = warp_index(); t < ranges.tensors; t += kFinishWarps) {
     const uint32_t begin = ranges.begin[t];
     const uint32_t end = ranges.begin[t + 1];
     if (end - begin <= kLongRange) {
-      const double sum = warp_sum(strided_sum(partials, begin, end, lane, warpSize));
+      const double sum = warp_sum(strided_sum(partials, begin, end, lane, kWarpThreads));
       if (lane == 0) {
         sums[ranges.first + t] = sum;
       }

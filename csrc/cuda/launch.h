@@ -41,7 +41,7 @@ class CudaScope {
 
  private:
   static cudaStream_t current_stream(int32_t device_index) {
-    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr,
+    STD_TORCH_CHECK(&aoti_torch_get_current_cuda_stream != nullptr,
                     "metacurv: CUDA tensors need a torch with CUDA; libtorch_cuda is not loaded");
     void* stream = nullptr;
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_index, &stream));

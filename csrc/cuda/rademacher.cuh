@@ -1,7 +1,6 @@
 // Kernel of rademacher_: every tensor of a table becomes a probe, entries +1 and -1.
 //
-// Checked so far: compiled for sm_75 ... sm_120 and run thread by thread on a CPU. Never run on a
-// GPU.
+// Compiled for sm_75 ... sm_120 with 0 spills and emulated on a CPU; never run on a GPU.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +38,7 @@ __device__ __forceinline__ void fill_warp_tile(const TensorTable& table, const T
 __global__ void __launch_bounds__(kTileThreads)
     rademacher_kernel(const __grid_constant__ TensorTable table, const SignSource source) {
   alignas(16) __shared__ uint32_t words[kTileWarps][kWarpWords];
-  const int warp = static_cast<int>(threadIdx.x) / kWarpThreads;
+  const int warp = warp_index();
   const TableTensor tensor = tensor_of_tile(table, blockIdx.x);
   const WarpTile tile = warp_tile(tensor, blockIdx.x, warp);
   if (tile.is_empty()) {

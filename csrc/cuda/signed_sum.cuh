@@ -4,13 +4,12 @@
 // Order of summation: a thread adds at most 128 elements in float32 (float64 tensors: float64),
 // then float64 over lanes, warps and, in the second kernel (finish_sums.cuh), tiles.
 //
-// Checked so far: compiled for sm_75 ... sm_120 and run thread by thread on a CPU. Never run on a
-// GPU.
+// Compiled for sm_75 ... sm_120 with 0 spills and emulated on a CPU; never run on a GPU.
 #pragma once
 
 #include <cstdint>
 
-#include "reduce.cuh"
+#include "warp.cuh"
 #include "warp_tile.cuh"
 
 namespace metacurv {
@@ -60,7 +59,7 @@ __global__ void __launch_bounds__(kTileThreads)
                       double* partials) {
   alignas(16) __shared__ uint32_t words[kTileWarps][kWarpWords];
   __shared__ double warp_sums[kTileWarps];
-  const int warp = static_cast<int>(threadIdx.x) / kWarpThreads;
+  const int warp = warp_index();
   const TableTensor tensor = tensor_of_tile(table, blockIdx.x);
   const WarpTile tile = warp_tile(tensor, blockIdx.x, warp);
   double sum = 0.0;

@@ -2,20 +2,19 @@
 // the device first (such a copy could not be captured in a CUDA graph). Host code fills it:
 // launch_plan.h.
 //
-// Checked so far: compiled for sm_75 ... sm_120 and run thread by thread on a CPU. Never run on a
-// GPU.
+// Compiled for sm_75 ... sm_120 with 0 spills and emulated on a CPU; never run on a GPU.
 #pragma once
 
 #include <cstdint>
 
 #include "../philox.h"
+#include "warp.cuh"
 
 namespace metacurv {
 
 // A thread block handles one tile of a tensor, and each of its warps a quarter of it: one Philox
 // block per lane. Tiles lie at multiples of kTileElements in the *global* index, so they hold whole
 // Philox blocks wherever a parameter is sharded.
-constexpr int kWarpThreads = 32;
 constexpr int kTileWarps = 4;
 constexpr int kTileThreads = kTileWarps * kWarpThreads;
 constexpr int kWarpElements = kWarpThreads * static_cast<int>(kBlockElements);
@@ -24,7 +23,7 @@ constexpr int kTileElements = kTileWarps * kWarpElements;
 
 enum class ElementType : uint8_t { kFloat32, kFloat64, kFloat16, kBFloat16 };
 
-// Elements [begin, end) of one parameter, in global indices.
+// Elements [begin, end) of one parameter, in global indices; `size` below is an element's.
 struct TableTensor {
   void* data;
   uint64_t begin;
@@ -32,8 +31,7 @@ struct TableTensor {
   uint32_t number;      // parameter number
   uint32_t first_tile;  // index of the thread block, within the launch, that has its first tile
   ElementType type;
-  bool packed;  // contiguous, and 16-byte accesses at multiples of 16 bytes in the global index are
-                // aligned
+  bool packed;              // contiguous, and 16 bytes at a multiple of 16 / size are aligned
   uint8_t dimensions;       // 0: contiguous
   uint8_t first_dimension;  // where its dimensions start in TensorTable::dimension
 };

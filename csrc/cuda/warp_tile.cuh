@@ -1,8 +1,6 @@
-// One warp's share of a tile: its sign words, and the walk over its elements, shared by every list
-// op.
+// One warp's share of a tile: its sign words, and the walk over its elements that the list ops use.
 //
-// Checked so far: compiled for sm_75 ... sm_120 and run thread by thread on a CPU. Never run on a
-// GPU.
+// Compiled for sm_75 ... sm_120 with 0 spills and emulated on a CPU; never run on a GPU.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +8,7 @@
 #include "../philox.h"
 #include "elements.cuh"
 #include "tensor_table.cuh"
+#include "warp.cuh"
 
 namespace metacurv {
 
@@ -20,8 +19,7 @@ struct SignSource {
   const int64_t* probe;
 };
 
-// kWarpElements elements from global index `begin` on; those in [first, last) of them lie in the
-// tensor.
+// kWarpElements elements from global index `begin` on; [first, last) of them lie in the tensor.
 struct WarpTile {
   uint64_t begin;
   int first;
@@ -45,34 +43,33 @@ __device__ __forceinline__ WarpTile warp_tile(const TableTensor& tensor, uint32_
 // warp must call it.
 __device__ __forceinline__ void write_sign_words(const SignSource& source, uint32_t number,
                                                  const WarpTile& tile, uint32_t* words) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
   const SignStream stream = sign_stream(source.seed, number, static_cast<uint32_t>(*source.probe));
   const PhiloxBlock block =
-      sign_block(stream, tile.begin / kBlockElements + static_cast<uint64_t>(lane));
+      sign_block(stream, tile.begin / kBlockElements + static_cast<uint64_t>(lane_index()));
   Pack<uint32_t> pack;
   for (int w = 0; w < kBlockWords; ++w) {
     pack.element[w] = block.word[w];
   }
-  reinterpret_cast<Pack<uint32_t>*>(words)[lane] = pack;
+  reinterpret_cast<Pack<uint32_t>*>(words)[lane_index()] = pack;
   __syncwarp();
 }
 
-// Calls the visitor for every element of the tile that lies in the tensor, once, in an order that
-// depends on the tile's shape only:
-//   visitor.pack(Pack<Bits>*, signs)   for 16 aligned bytes; bit e of signs belongs to element e of
-//   the pack visitor.element(Bits*, signs)      for one element; bit 0 of signs belongs to it
-// Packs cover the steps of 512 bytes a warp that lie wholly in an aligned, contiguous tensor. The
-// rest goes row by row, one element a lane, which is coalesced as well where the tensor is
-// contiguous.
+// Calls the visitor once for every element of the tile that lies in the tensor, in an order that
+// depends on the tile and the alignment only.
+//
+//   visitor.pack(Pack<Bits>* address, signs): 16 aligned bytes, bit e of signs is for element e
+//   visitor.element(Bits* address, signs): one element, bit 0 of signs is for it
+//
+// Packs cover what is aligned and contiguous, in steps of 512 bytes a warp. The rest goes one
+// element a lane, 32 neighbours at a time, which is coalesced too where the tensor is contiguous.
 template <typename Bits, typename Visitor>
 __device__ __forceinline__ void visit_tile(const TensorTable& table, const TableTensor& tensor,
                                            const WarpTile& tile, const uint32_t* words,
                                            Visitor& visitor) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
+  const int lane = lane_index();
   Bits* const data = static_cast<Bits*>(tensor.data);
   constexpr int kRow = static_cast<int>(kWordElements);
-  // Position in the tensor of the tile's element 0; it wraps below 0 where the tensor starts within
-  // the tile.
+  // Of the tile's element 0 in the tensor; below 0 it wraps, where the tensor starts in the tile.
   const uint64_t start = tile.begin - tensor.begin;
 
   int packs_first = tile.first;  // elements [packs_first, packs_last) go in packs

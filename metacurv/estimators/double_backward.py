@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -11,7 +12,6 @@ from torch import Tensor
 from metacurv.estimators.errors import explain_differentiation_errors
 from metacurv.estimators.moments import StreamedMoments
 from metacurv.estimators.parameters import NumberedParameter
-from metacurv.ops import Implementation
 
 
 def gradient_graph(loss: Tensor, inputs: Sequence[Any]) -> list[Tensor | None]:
@@ -36,9 +36,7 @@ def hessian_vector_products(
     if not gradients:
         return [None] * len(inputs)
     with explain_differentiation_errors("the Hessian-vector product (gradient of gradient . v)"):
-        return torch.autograd.grad(
-            gradients, inputs, vectors, retain_graph=True, allow_unused=True
-        )
+        return torch.autograd.grad(gradients, inputs, vectors, retain_graph=True, allow_unused=True)
 
 
 class DoubleBackward:
@@ -62,7 +60,7 @@ class DoubleBackward:
         self.moments = StreamedMoments([], parameters[0].tensor.device)
 
     def accumulate(
-        self, vectors: Sequence[Tensor], run: Implementation, key: int, probe: Tensor
+        self, vectors: Sequence[Tensor], run: ModuleType, key: int, probe: Tensor
     ) -> None:
         """Adds one sample; vectors: the probe, one tensor for each of ``probed``."""
         products = hessian_vector_products(

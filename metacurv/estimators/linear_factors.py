@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ class _Probe:
     """One probe: stored vectors by parameter number, and what ``signed_matmul`` needs to do without them."""
 
     vectors: dict[int, Tensor]
-    run: ops.Implementation
+    run: ModuleType
     key: int
     index: Tensor
 
@@ -65,9 +66,10 @@ class _Probe:
         weight = layer.use.weight
         if layer.signed:
             rows, cols = weight.tensor.shape
-            return self.run.signed_matmul(
+            product: Tensor = self.run.signed_matmul(
                 x, self.key, self.index, weight.number, rows, cols, transpose
             )
+            return product
         v = self.vectors[weight.number]
         return x @ (v.t() if transpose else v)
 
@@ -128,9 +130,7 @@ class FactoredDoubleBackward:
             *self._general,
             *(p for p in self._factored if p.number not in unstored),
         ]
-        self.moments = SampleMoments(
-            [*self._general, *self._factored], parameters[0].tensor.device
-        )
+        self.moments = SampleMoments([*self._general, *self._factored], parameters[0].tensor.device)
         self._assignment: Tensor | None = None
 
     def _add_target(self, target: Any) -> int:
@@ -139,7 +139,7 @@ class FactoredDoubleBackward:
 
     @torch.no_grad()
     def accumulate(
-        self, vectors: Sequence[Tensor], run: ops.Implementation, key: int, probe: Tensor
+        self, vectors: Sequence[Tensor], run: ModuleType, key: int, probe: Tensor
     ) -> None:
         """Adds one sample; vectors: the probe, one tensor for each of ``probed``."""
         stored = {p.number: v for p, v in zip(self.probed, vectors, strict=True)}
@@ -177,9 +177,10 @@ class FactoredDoubleBackward:
             for h in results[: len(self._general)]
         ]
         numbers = [p.number for p in self._general]
-        return drawn.run.signed_sum(
+        sums: Tensor = drawn.run.signed_sum(
             products, drawn.key, drawn.index, numbers, [0] * len(products)
         )
+        return sums
 
     def _layer_samples(
         self,
@@ -205,9 +206,7 @@ class FactoredDoubleBackward:
                 terms.append(_dot(da, back))
                 owners.append({weight.number: 1.0})
         if not terms:
-            return torch.zeros(
-                len(self._factored), dtype=torch.float64, device=drawn.index.device
-            )
+            return torch.zeros(len(self._factored), dtype=torch.float64, device=drawn.index.device)
         if self._assignment is None:
             # Which terms exist depends on the graph only, so the first probe's table serves all.
             self._assignment = torch.tensor(

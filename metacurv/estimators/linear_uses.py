@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import Node, get_gradient_edge
+from torch.autograd.graph import Node
 
 from metacurv.estimators.parameters import NumberedParameter
 
@@ -32,25 +32,35 @@ class LinearUse:
         return tensor
 
 
-# A use as an edge of the graph: which input of which node a tensor feeds.
-_Consumers = dict[Node, list[tuple[Node, int]]]
+class _Graph:
+    """The graph of a loss with its edges reversed.
 
+    ``consumers``: node -> the nodes that send it their gradient, with the position of the edge among theirs.
+    ``leaves``: id of a leaf tensor -> its node.
+    """
 
-def _consumers(root: Node) -> _Consumers:
-    """For every node below ``root``, the nodes that feed it their gradient, with the position of the edge."""
-    consumers: _Consumers = defaultdict(list)
-    seen = {root}
-    stack = [root]
-    while stack:
-        node = stack.pop()
-        for position, (below, _) in enumerate(node.next_functions):
-            if below is None:
-                continue
-            consumers[below].append((node, position))
-            if below not in seen:
-                seen.add(below)
-                stack.append(below)
-    return consumers
+    def __init__(self, root: Node) -> None:
+        self.consumers: dict[Node, list[tuple[Node, int]]] = defaultdict(list)
+        self.leaves: dict[int, Node] = {}
+        seen = {root}
+        stack = [root]
+        while stack:
+            node = stack.pop()
+            edges = node.next_functions
+            if not edges and (leaf := getattr(node, "variable", None)) is not None:
+                self.leaves[id(leaf)] = node
+            for position, (below, _) in enumerate(edges):
+                if below is None:
+                    continue
+                self.consumers[below].append((node, position))
+                if below not in seen:
+                    seen.add(below)
+                    stack.append(below)
+
+    def uses(self, leaf: Tensor) -> list[tuple[Node, int]]:
+        """The edges that lead to a leaf; empty where the loss does not depend on it."""
+        node = self.leaves.get(id(leaf))
+        return [] if node is None else self.consumers[node]
 
 
 def _is_weight_edge(node: Node, position: int) -> bool:
@@ -61,18 +71,16 @@ def _is_weight_edge(node: Node, position: int) -> bool:
     return name == "MmBackward0" and position == 1
 
 
-def _weight_uses(
-    parameter: NumberedParameter, consumers: _Consumers
-) -> list[tuple[Node, bool]] | None:
-    """(node, transposed) of every use of a weight, or None if some use is not a linear layer."""
+def _weight_uses(leaf: Tensor, graph: _Graph) -> list[tuple[Node, bool]]:
+    """(node, transposed) of every use of a weight; empty if some use is not a linear layer."""
     uses: list[tuple[Node, bool]] = []
-    for node, position in consumers.get(get_gradient_edge(parameter.tensor).node, []):
+    for node, position in graph.uses(leaf):
         if node.name() == "TBackward0":
-            edges, transposed = consumers[node], True
+            edges, transposed = graph.consumers[node], True
         else:
             edges, transposed = [(node, position)], False
         if not all(_is_weight_edge(*edge) for edge in edges):
-            return None
+            return []
         uses.extend((user, transposed) for user, _ in edges)
     return uses
 
@@ -81,23 +89,17 @@ def find_linear_uses(loss: Tensor, parameters: Sequence[NumberedParameter]) -> l
     """The layers whose weights (and biases) need no weight-sized products, found by walking the graph of ``loss``."""
     root = loss.grad_fn
     assert root is not None  # check_loss saw to it
-    consumers = _consumers(root)
+    graph = _Graph(root)
     leaves = [p for p in parameters if p.tensor.is_leaf and p.tensor.dtype in _DTYPES]
     weight_of: dict[Node, tuple[NumberedParameter, bool]] = {}
     for parameter in leaves:
         if parameter.tensor.dim() == 2:
-            for node, transposed in _weight_uses(parameter, consumers) or []:
+            for node, transposed in _weight_uses(parameter.tensor, graph):
                 weight_of[node] = (parameter, transposed)
     bias_of: dict[Node, NumberedParameter] = {}
     for parameter in leaves:
-        edges = consumers.get(get_gradient_edge(parameter.tensor).node, [])
-        if parameter.tensor.dim() == 1 and all(
-            node in weight_of
-            and position == 0
-            and node.name() == "AddmmBackward0"
-            and parameter.tensor.shape[0] == _out_features(*weight_of[node])
-            for node, position in edges
-        ):
+        edges = graph.uses(parameter.tensor) if parameter.tensor.dim() == 1 else []
+        if all(_is_bias_edge(parameter.tensor, *edge, weight_of) for edge in edges):
             bias_of.update((node, parameter) for node, _ in edges)
     return [
         LinearUse(node, weight, transposed, bias_of.get(node))
@@ -105,5 +107,14 @@ def find_linear_uses(loss: Tensor, parameters: Sequence[NumberedParameter]) -> l
     ]
 
 
-def _out_features(weight: NumberedParameter, transposed: bool) -> int:
-    return weight.tensor.shape[0 if transposed else 1]
+def _is_bias_edge(
+    bias: Tensor,
+    node: Node,
+    position: int,
+    weight_of: dict[Node, tuple[NumberedParameter, bool]],
+) -> bool:
+    """Whether the edge adds a bias, [out], to the rows of a layer found before."""
+    if node not in weight_of or node.name() != "AddmmBackward0" or position != 0:
+        return False
+    weight, transposed = weight_of[node]
+    return bias.shape[0] == weight.tensor.shape[0 if transposed else 1]

@@ -1,0 +1,57 @@
+"""The compiled ops, under the names and positional signatures of their torch twins in ``_reference``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def rademacher_(
+    tensors: Sequence[Tensor],
+    seed: int,
+    probe: Tensor,
+    numbers: Sequence[int],
+    offsets: Sequence[int],
+) -> None:
+    torch.ops.metacurv.rademacher_.default(tensors, seed, probe, numbers, offsets)
+
+
+def signed_sum(
+    tensors: Sequence[Tensor],
+    seed: int,
+    probe: Tensor,
+    numbers: Sequence[int],
+    offsets: Sequence[int],
+) -> Tensor:
+    sums: Tensor = torch.ops.metacurv.signed_sum.default(tensors, seed, probe, numbers, offsets)
+    return sums
+
+
+def hutchinson_accumulate_(
+    mean: Tensor,
+    m2: Tensor,
+    count: Tensor,
+    products: Sequence[Tensor],
+    seed: int,
+    probe: Tensor,
+    numbers: Sequence[int],
+    offsets: Sequence[int],
+) -> None:
+    torch.ops.metacurv.hutchinson_accumulate_.default(
+        mean, m2, count, products, seed, probe, numbers, offsets
+    )
+
+
+def reciprocal_lr_(scale: Tensor, trace: Tensor, alpha: float) -> None:
+    torch.ops.metacurv.reciprocal_lr_.default(scale, trace, alpha)
+
+
+def signed_matmul(
+    x: Tensor, seed: int, probe: Tensor, number: int, rows: int, cols: int, transpose: bool
+) -> Tensor:
+    product: Tensor = torch.ops.metacurv.signed_matmul.default(
+        x, seed, probe, number, rows, cols, transpose
+    )
+    return product

@@ -1,0 +1,43 @@
+"""Builds metacurv._C: the C++ ops always, the CUDA ops whenever nvcc is found.
+
+Everything else about the package is in pyproject.toml. The build is steered by the environment:
+
+METACURV_CUDA=0|1|auto      build CUDA kernels never, always, or where nvcc is found (auto)
+METACURV_CUDA_ARCHS=8.0;9.0 architectures, as in TORCH_CUDA_ARCH_LIST (default: nvcc's, 7.5 and up)
+METACURV_REQUIRE_NATIVE=1   fail instead of falling back to pure Python
+METACURV_WERROR=1           compiler warnings are errors
+METACURV_DEBUG=1            assertions and debug information
+METACURV_PTXAS_VERBOSE=1    print registers and spills of each CUDA kernel
+CXX, MAX_JOBS, CUDA_HOME    compiler, parallel compilations, CUDA toolkit
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "build_backend"))
+
+from build_settings import BuildSettings  # noqa: E402
+from native_build import command_class  # noqa: E402
+
+
+def files(*patterns: str) -> list[str]:
+    """Sorted paths, relative to this file, of what matches ``patterns`` under csrc/."""
+    found = (path for pattern in patterns for path in (ROOT / "csrc").glob(pattern))
+    return sorted(path.relative_to(ROOT).as_posix() for path in found)
+
+
+setup(
+    ext_modules=[
+        Extension(
+            "metacurv._C",
+            sources=files("**/*.cpp"),
+            depends=files("**/*.h", "**/*.cuh", "**/*.cu"),
+            language="c++",
+        )
+    ],
+    cmdclass={"build_ext": command_class(BuildSettings.from_env(os.environ), sys.argv)},
+)

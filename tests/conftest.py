@@ -1,0 +1,40 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import metacurv
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hear_the_fallback_warning() -> None:
+    """Without compiled kernels the first op warns, once in a process: take that away from the tests, where warnings fail.
+
+    ``test_fallback.py`` checks the warning itself, in a process of its own.
+    """
+    if not metacurv.native_available():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            metacurv.ops.signed_sum([], seed=0, probe=0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small tensors on busy cores: torch's threads wait for each other (100 x slower was seen)."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def restore_threads() -> Iterator[None]:
+    """For tests that call ``torch.set_num_threads``."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)

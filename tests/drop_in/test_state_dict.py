@@ -1,0 +1,319 @@
+"""Lines 5, 6 and 8: checkpoints of numbers that torch.load takes with weights_only, and that resume bit for bit."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
+
+import metacurv
+from metacurv import MetaCurvatureLR
+
+from .helpers import (
+    OPTIMIZERS,
+    assert_same,
+    bare_state,
+    curvature_state,
+    leaf,
+    loss_of,
+    lrs,
+    mlp,
+    spring,
+    train,
+    two_groups,
+    weights,
+)
+
+
+def through_a_file(state: Any) -> Any:
+    """torch.save, then torch.load(weights_only=True)."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+def wrapped(name: str, model: nn.Module, **options: Any) -> MetaCurvatureLR:
+    options = {"alpha": 0.3, "update_freq": 3, "n_hutchinson_samples": 2, "seed": 11, **options}
+    return MetaCurvatureLR(OPTIMIZERS[name](list(model.parameters())), **options)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.9])
+@pytest.mark.parametrize("name", ["SGD-nesterov", "Adam", "AdamW-fused", "Adam-tensor-lr", "ASGD"])
+def test_line_6_training_goes_on_bit_for_bit(name: str, smoothing: float) -> None:
+    """Stopped in the middle of a period (step 5, readings at 3 and 6), on fresh objects, against a run without a stop."""
+    whole_model = mlp()
+    whole = wrapped(name, whole_model, smoothing=smoothing)
+    train(whole_model, whole, 13)
+
+    first_model = mlp()
+    first = wrapped(name, first_model, smoothing=smoothing)
+    train(first_model, first, 5)
+    saved = through_a_file({"model": first_model.state_dict(), "opt": first.state_dict()})
+
+    model = mlp()
+    opt = wrapped(name, model, smoothing=smoothing)
+    model.load_state_dict(saved["model"])
+    opt.load_state_dict(saved["opt"])
+    assert opt.effective_lrs == first.effective_lrs
+    train(model, opt, 8, start=5)
+
+    assert_same(weights(model), weights(whole_model))
+    assert_same(opt.state_dict(), whole.state_dict())
+    assert_same(opt.last_estimate, whole.last_estimate)
+    assert whole.last_estimate is not None
+    assert curvature_state(whole)["probes"] == 10  # 5 readings of 2 probes
+
+
+def test_line_6_a_checkpoint_between_reading_and_step() -> None:
+    """The reading was taken, the step was not: the resumed run does not measure again."""
+    whole_model, model = mlp(), mlp()
+    whole = wrapped("Adam", whole_model)
+    first = wrapped("Adam", model)
+    train(whole_model, whole, 4)
+    train(model, first, 3)
+    loss = loss_of(model, 3)
+    assert first.update_curvature(loss)
+    saved = through_a_file(first.state_dict())
+    opt = wrapped("Adam", model)
+    opt.load_state_dict(saved)
+    assert not opt.update_curvature(loss)
+    opt.zero_grad()
+    loss.backward()
+    opt.step()
+    assert_same(weights(model), weights(whole_model))
+    assert_same(curvature_state(opt), curvature_state(whole))
+
+
+def test_line_6_with_a_scheduler_and_groups() -> None:
+    def build() -> tuple[nn.Module, MetaCurvatureLR, lr_scheduler.LRScheduler]:
+        model = mlp()
+        opt = MetaCurvatureLR(torch.optim.SGD(two_groups(model), momentum=0.9), update_freq=2)
+        return model, opt, lr_scheduler.OneCycleLR(opt, [0.1, 0.05], total_steps=20)
+
+    def run(parts: tuple[Any, Any, Any], start: int, stop: int) -> None:
+        for step in range(start, stop):
+            train(parts[0], parts[1], 1, start=step)
+            parts[2].step()
+
+    whole, first, second = build(), build(), build()
+    run(whole, 0, 12)
+    run(first, 0, 5)
+    for part, saved in zip(second, through_a_file([p.state_dict() for p in first]), strict=True):
+        part.load_state_dict(saved)
+    run(second, 5, 12)
+    assert_same(weights(second[0]), weights(whole[0]))
+    assert_same(second[1].state_dict(), whole[1].state_dict())
+
+
+RESUME = """
+import sys, torch, metacurv
+from torch import nn
+saved = torch.load(sys.argv[1], weights_only=True)
+model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+model.load_state_dict(saved["model"])
+opt = metacurv.MetaCurvatureLR(torch.optim.Adam(model.parameters(), lr=1e-2), alpha=0.3, update_freq=3, smoothing=0.5)
+opt.load_state_dict(saved["opt"])
+for x, y in saved["batches"]:
+    opt.zero_grad()
+    loss = nn.functional.cross_entropy(model(x), y)
+    opt.update_curvature(loss)
+    loss.backward()
+    opt.step()
+torch.save({"model": model.state_dict(), "opt": opt.state_dict()}, sys.argv[2])
+"""
+
+
+def test_line_6_in_a_new_process(tmp_path: Path) -> None:
+    from .helpers import batch
+
+    model = mlp()
+    opt = MetaCurvatureLR(
+        torch.optim.Adam(model.parameters(), lr=1e-2), alpha=0.3, update_freq=3, smoothing=0.5
+    )
+    train(model, opt, 5)
+    saved = {"model": model.state_dict(), "opt": opt.state_dict()}
+    torch.save({**saved, "batches": [batch(s) for s in range(5, 10)]}, tmp_path / "saved.pt")
+    train(model, opt, 5, start=5)
+    package = Path(metacurv.__file__).parent.parent  # the same metacurv, installed or not
+    subprocess.run(
+        [sys.executable, "-c", RESUME, tmp_path / "saved.pt", tmp_path / "resumed.pt"],
+        check=True,
+        cwd=package,
+    )
+    resumed = torch.load(tmp_path / "resumed.pt", weights_only=True)
+    assert_same(dict(resumed["model"]), dict(model.state_dict()))
+    assert_same(resumed["opt"], opt.state_dict())
+
+
+def test_line_5_own_state_is_a_versioned_dict_of_numbers() -> None:
+    model = mlp()
+    opt = wrapped("Adam", model, smoothing=0.9, seed=2**64 - 1)
+    train(model, opt, 4)
+    own = opt.state_dict()["metacurv"]
+    assert own["version"] == 1
+    assert own["seed"] == 2**64 - 1
+    assert_same(json.loads(json.dumps(own)), own)  # no tensor, no object
+    assert_same(through_a_file(opt.state_dict())["metacurv"], own)
+    for group in opt.param_groups:
+        assert type(group["lr_scale"]) is float
+
+
+def test_line_5_a_half_precision_model_does_not_round_our_state() -> None:
+    """The base casts state[p] to the parameter's dtype when it loads; ours is not there."""
+    model = mlp(torch.bfloat16)
+    opt = MetaCurvatureLR(torch.optim.Adam(model.parameters()), smoothing=0.9, update_freq=1)
+    train(model, opt, 3)
+    before = curvature_state(opt)
+    assert before["scale"] != float(torch.tensor(before["scale"], dtype=torch.bfloat16))
+    opt.load_state_dict(through_a_file(opt.state_dict()))
+    assert_same(curvature_state(opt), before)
+    for entry in opt.state.values():
+        assert not {"scale", "ema", "metacurv"} & entry.keys()
+
+
+def test_line_5_state_dict_is_a_snapshot_of_our_part() -> None:
+    model = mlp()
+    opt = wrapped("SGD", model, smoothing=0.9)
+    train(model, opt, 2)
+    state = opt.state_dict()
+    before = copy.deepcopy(state["metacurv"])
+    train(model, opt, 5, start=2)
+    assert_same(state["metacurv"], before)
+
+
+def test_line_5_loading_does_not_write_to_the_given_dict() -> None:
+    model = mlp()
+    opt = wrapped("Adam", model)
+    train(model, opt, 2)
+    state = copy.deepcopy(opt.state_dict())
+    before = copy.deepcopy(state)
+    wrapped("Adam", mlp()).load_state_dict(state)
+    assert_same(state, before)
+
+
+@pytest.mark.parametrize("name", ["SGD-nesterov", "Adam", "Adagrad"])
+def test_line_8_a_checkpoint_of_the_bare_base_loads(name: str) -> None:
+    """Momentum comes along, the curvature part starts as in a new wrapper."""
+    bare_model = mlp()
+    bare = OPTIMIZERS[name](list(bare_model.parameters()))
+    train(bare_model, bare, 4, curvature=False)
+    state = through_a_file(bare.state_dict())
+    assert "metacurv" not in state
+
+    model = mlp()
+    used = wrapped(name, model, alpha=0.0, smoothing=0.9)
+    train(model, used, 5)  # has readings, a step count and an average to forget
+    model.load_state_dict(bare_model.state_dict())
+    used.load_state_dict(state)
+    assert_same(bare_state(used.state_dict()), bare_state(bare.state_dict()))
+    assert_same(curvature_state(used), curvature_state(wrapped(name, mlp(), smoothing=0.9)))
+    assert [group["lr_scale"] for group in used.param_groups] == [1.0]
+    assert used.last_estimate is None
+    train(bare_model, bare, 4, start=4, curvature=False)
+    train(model, used, 4, start=4)
+    assert_same(weights(model), weights(bare_model))
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "without our entry"])
+def test_line_5_the_bare_base_loads_a_checkpoint_of_the_wrapper(whole: bool) -> None:
+    model = mlp()
+    opt = wrapped("Adam", model)
+    train(model, opt, 4)
+    state = through_a_file(opt.state_dict())
+    if not whole:
+        del state["metacurv"]
+    bare_model = mlp()
+    bare_model.load_state_dict(model.state_dict())
+    bare = OPTIMIZERS["Adam"](list(bare_model.parameters()))
+    bare.load_state_dict(state)
+    assert_same(bare_state(bare.state_dict()), bare_state(opt.state_dict()))
+    assert lrs(bare) == [1e-2]  # the user's lr, not the scaled one
+    train(bare_model, bare, 2, start=4, curvature=False)
+
+    unscaled = MetaCurvatureLR(opt.optimizer, alpha=0.0)
+    train(model, unscaled, 2, start=4)
+    assert_same(weights(bare_model), weights(model))
+
+
+def corrupt(path: tuple[str, ...], value: Any = None) -> Any:
+    """A function that sets state["metacurv"][path] to value, or deletes the entry where value is None."""
+
+    def change(state: dict[str, Any]) -> None:
+        *parents, last = ("metacurv", *path)
+        for key in parents:
+            state = state[key]
+        if value is None:
+            del state[last]
+        else:
+            state[last] = value
+
+    return change
+
+
+ENTRIES = ("version", "seed", "steps", "probes", "readings", "skipped", "measured_step", "scale")
+CORRUPTIONS = {
+    **{f"no {entry}": corrupt((entry,)) for entry in (*ENTRIES, "ema")},
+    "no ema.mean": corrupt(("ema", "mean")),
+    "no ema.power": corrupt(("ema", "power")),
+    "version 2": corrupt(("version",), 2),
+    "not a dict": corrupt((), [1, 2]),
+    "ema not a dict": corrupt(("ema",), 0.5),
+    "ema.mean text": corrupt(("ema", "mean"), "much"),
+    "ema.mean nan": corrupt(("ema", "mean"), float("nan")),
+    "scale nan": corrupt(("scale",), float("nan")),
+    "scale zero": corrupt(("scale",), 0.0),
+    "scale negative": corrupt(("scale",), -0.5),
+    "scale text": corrupt(("scale",), "half"),
+    "seed negative": corrupt(("seed",), -5),
+    "steps negative": corrupt(("steps",), -1),
+    "steps text": corrupt(("steps",), "ten"),
+    "probes too large": corrupt(("probes",), 1 << 32),
+    "other parameter groups": lambda state: state["param_groups"].append({"params": [], "lr": 1.0}),
+}
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_line_5_a_bad_checkpoint_is_refused_before_anything_changes(name: str) -> None:
+    """ValueError or TypeError; a scale of nan must not become a learning rate (line 15)."""
+    donor_model = mlp()
+    donor = wrapped("Adam", donor_model, smoothing=0.9)
+    train(donor_model, donor, 5)
+    state = copy.deepcopy(donor.state_dict())
+    state["param_groups"][0]["lr"] = 0.5
+    CORRUPTIONS[name](state)
+
+    model = mlp()
+    opt = wrapped("Adam", model, smoothing=0.9)
+    train(model, opt, 2)
+    before = copy.deepcopy(opt.state_dict())
+    groups, estimate = opt.param_groups, opt.last_estimate
+    with pytest.raises((ValueError, TypeError), match=r"metacurv|param.*group"):
+        opt.load_state_dict(state)
+    assert_same(opt.state_dict(), before)
+    assert opt.param_groups is groups
+    assert_same(opt.last_estimate, estimate)
+
+
+def test_a_hand_made_state_dict_gives_back_the_scale() -> None:
+    """Independent of training: trace 6, alpha 1/2, scale 1/4, through state_dict into a wrapper around another base."""
+    w, u = leaf(1.0, 1.0, 1.0), leaf(2.0, 2.0, 2.0)
+    first = MetaCurvatureLR(torch.optim.SGD([w], lr=0.5), alpha=0.5)
+    first.update_curvature(spring(w, 2.0))
+    second = MetaCurvatureLR(torch.optim.SGD([u], lr=0.125), alpha=0.5)
+    second.load_state_dict(through_a_file(first.state_dict()))
+    assert second.effective_lrs == [0.125]  # 0.5 / 4: lr travels in the group, as torch has it
+    assert second.param_groups[0]["lr_scale"] == 0.25
+    second.zero_grad()
+    spring(u, 2.0).backward()
+    second.step()
+    assert u.tolist() == [2.0 - 0.125 * 4.0] * 3

@@ -1,0 +1,103 @@
+"""What tests share: devices, dtypes, tolerances and backends, each listed once, and the signs rebuilt from the contract."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+import metacurv
+
+DEVICES = ["cpu"]
+if torch.cuda.is_available() and metacurv.cuda_compiled():
+    DEVICES.append("cuda")
+
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+
+# Relative, of two orders of the same floating point work. Stated by the issue for float32 and float64;
+# bfloat16 keeps 8 bits, and a Hessian-vector product through a few layers loses about two more.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2.0**-6}
+
+needs_native = pytest.mark.skipif(
+    not metacurv.native_available(), reason="metacurv._C is not built: the torch twins run alone"
+)
+BACKENDS = [pytest.param("native", marks=needs_native), "reference"]
+
+# Nothing on disk, no time limit on a shared machine, the same examples in every run.
+property_test = settings(
+    max_examples=50,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+SEEDS = [0, 1, 2**32 - 1, 2**63, 2**64 - 1]
+
+_MASK = 0xFFFFFFFF
+
+
+def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Philox4x32-10 in Python integers, written from section 3.3 of Salmon et al. 2011 (SC'11).
+
+    A round multiplies two words, keeps both halves, and xors the high halves with the other words and
+    the key; the key then grows by the golden ratio and by sqrt(3) - 1.
+    """
+    x0, x1, x2, x3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        high0, low0 = divmod(0xD2511F53 * x0, 1 << 32)
+        high1, low1 = divmod(0xCD9E8D57 * x2, 1 << 32)
+        x0, x1, x2, x3 = high1 ^ x1 ^ k0, low1, high0 ^ x3 ^ k1, low0
+        k0 = (k0 + 0x9E3779B9) % (1 << 32)
+        k1 = (k1 + 0xBB67AE85) % (1 << 32)
+    return x0, x1, x2, x3
+
+
+@functools.lru_cache(maxsize=512)
+def contract_signs(
+    numel: int, *, seed: int, probe: int, number: int = 0, offset: int = 0
+) -> np.ndarray:
+    """Elements offset ... offset + numel - 1 of a probe, int8 [numel], from the text of design/probes.md alone."""
+    if numel == 0:
+        return np.empty(0, dtype=np.int8)
+    key = (seed & _MASK, seed >> 32)
+    first, last = offset // 128, (offset + numel - 1) // 128
+    words = [philox((b & _MASK, b >> 32, number, probe), key) for b in range(first, last + 1)]
+    bits = np.array(words, dtype="<u4").view(np.uint8)  # bit k of word w: element 32 w + k
+    signs = 1 - 2 * np.unpackbits(bits, bitorder="little").astype(np.int8)
+    start = offset - 128 * first
+    return signs[start : start + numel]
+
+
+def carved(numel: int, dtype: torch.dtype, device: str = "cpu", *, misalign: int = 0):
+    """A tensor of 7s inside a larger buffer of 7s, and a check that a kernel wrote inside it only."""
+    guard = 64
+    buffer = torch.full((numel + 2 * guard + misalign,), 7, dtype=dtype, device=device)
+    inside = buffer[guard + misalign : guard + misalign + numel]
+
+    def assert_guards_untouched() -> None:
+        assert bool((buffer[: guard + misalign] == 7).all())
+        assert bool((buffer[guard + misalign + numel :] == 7).all())
+
+    return inside, assert_guards_untouched
+
+
+def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A fresh interpreter that imports the metacurv of this process."""
+    package_parent = str(Path(metacurv.__file__).parent.parent)
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, "PYTHONPATH": package_parent, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )

@@ -1,0 +1,95 @@
+"""Graphs that cannot be differentiated twice: the error says what failed, why, and what to do; the cause is chained."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from metacurv import NotTwiceDifferentiableError, hessian_trace
+from tests.helpers import BACKENDS
+from tests.problems import GENERAL, LINEAR, build
+
+pytestmark = pytest.mark.parametrize("backend", BACKENDS)
+
+PROBLEMS = {**GENERAL, **LINEAR}
+
+
+class OnceDifferentiable(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**2
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        return 2 * ctx.saved_tensors[0] * gradient
+
+
+def assert_explained(error):
+    assert isinstance(error.__cause__, RuntimeError)
+    assert str(error.__cause__) in str(error)
+    assert "uncompiled model" in str(error)
+    assert "SDPBackend.MATH" in str(error)
+
+
+@pytest.mark.parametrize("layer", [True, False], ids=["beside a layer", "alone"])
+def test_once_differentiable_functions(layer, backend):
+    w = torch.randn(3, 3, requires_grad=True)
+    inner = torch.randn(5, 3) @ w if layer else w
+    loss = OnceDifferentiable.apply(inner).square().sum()
+    with pytest.raises(NotTwiceDifferentiableError, match="once_differentiable") as caught:
+        hessian_trace(loss, [w], backend=backend)
+    assert_explained(caught.value)
+    loss.backward()  # the graph is still good for one derivative
+    assert w.grad is not None
+
+
+def test_compiled_models(backend):
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    compiled = torch.compile(model, backend="aot_eager")
+    loss = F.cross_entropy(compiled(torch.randn(5, 3)), torch.arange(5) % 2)
+    with pytest.raises(NotTwiceDifferentiableError, match="double backward") as caught:
+        hessian_trace(loss, model.parameters(), backend=backend)
+    assert_explained(caught.value)
+    loss.backward()
+    assert model[0].weight.grad is not None
+
+
+def test_fused_attention(backend):
+    qkv = torch.randn(3, 1, 2, 4, 8, requires_grad=True)
+    with nn.attention.sdpa_kernel(nn.attention.SDPBackend.FLASH_ATTENTION):
+        loss = F.scaled_dot_product_attention(*qkv).square().sum()
+    with pytest.raises(NotTwiceDifferentiableError, match="flash_attention") as caught:
+        hessian_trace(loss, [qkv], backend=backend)
+    assert_explained(caught.value)
+
+
+def test_the_error_is_a_runtime_error(backend):
+    assert issubclass(NotTwiceDifferentiableError, RuntimeError)
+
+
+@pytest.mark.parametrize(
+    "name", ["inputs_2d", "without_bias", "mlp_relu", "a_penalty_alone", "conv2d_net"]
+)
+def test_a_graph_that_is_gone(name, backend):
+    problem = build(PROBLEMS[name])
+    loss = problem.loss(problem.params)
+    loss.backward()
+    before = {n: p.grad.clone() for n, p in problem.live.items() if p.grad is not None}
+    with pytest.raises(ValueError, match=r"loss.* freed: measure curvature before loss.backward"):
+        hessian_trace(loss, problem.params, backend=backend)
+    for name, gradient in before.items():
+        assert torch.equal(problem.params[name].grad, gradient)
+
+
+def test_a_parameter_changed_since(backend):
+    """An optimizer step between forward and measuring: autograd's own complaint comes through, chained."""
+    problem = build(LINEAR["inputs_2d"])
+    loss = problem.loss(problem.params)
+    with torch.no_grad():
+        problem.params["v"].add_(1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        hessian_trace(loss, problem.params, backend=backend)
