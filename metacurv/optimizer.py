@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from metacurv import _validate
+from metacurv._reference import MIN_SCALE
 from metacurv._warnings import warn_user
 from metacurv.estimators.double_backward import DoubleBackward
 from metacurv.estimators.hutchinson import check_loss, read_trace, trace_of_loss
@@ -289,8 +290,18 @@ class MetaCurvatureLR(OptimizerWrapper):
     # Resuming.
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group to the base; its parameters get the next parameter numbers."""
-        super().add_param_group(param_group)
+        """Adds a group to the base; its parameters get the next parameter numbers.
+
+        Raises:
+            TypeError, ValueError: a parameter whose curvature cannot be measured; nothing is added.
+        """
+        params = param_group["params"]
+        added = [params] if isinstance(params, Tensor) else list(params)
+        for index, entry in enumerate(added):
+            tensor = entry[1] if isinstance(entry, tuple) else entry
+            _validate.real_tensor(f"param_group['params'][{index}]", tensor)
+            _validate.same_device("parameters", [self.param_groups[0]["params"][0], tensor])
+        super().add_param_group({**param_group, "params": added})
         self._set_scale(self._scale)
 
     def _own_state(self) -> dict[str, Any]:
@@ -306,29 +317,43 @@ class MetaCurvatureLR(OptimizerWrapper):
             "ema": self._ema.state(),
         }
 
-    def _checked_own_state(self, state: dict[str, Any] | None) -> Callable[[], None]:
+    def _checked_own_state(self, state: Any) -> Callable[[], None]:
         if state is None:
             return self._reset
-        if state.get("version") != _STATE_VERSION:
+        name = "state_dict['metacurv']"
+        version = state.get("version") if isinstance(state, dict) else None
+        if version != _STATE_VERSION:
             raise ValueError(
-                f"state_dict['metacurv'] must have version {_STATE_VERSION}, got {state.get('version')!r}"
+                f"{name} must be a dict of version {_STATE_VERSION}, got {_validate.describe(state)}"
             )
-        missing = self._own_state().keys() - state.keys()
+        missing = sorted(self._own_state().keys() - state.keys())
         if missing:
-            raise ValueError(
-                f"state_dict['metacurv'] must have all its entries, lacks {sorted(missing)}"
+            raise ValueError(f"{name} must have all its entries, lacks {missing}")
+        counters = {
+            key: _validate.integer(f"{name}[{key!r}]", state[key], low=low, high=high)
+            for key, low, high in (
+                ("seed", 0, 1 << 64),
+                ("steps", 0, None),
+                ("probes", 0, 1 << 32),
+                ("readings", 0, None),
+                ("skipped", 0, None),
+                ("measured_step", -1, None),
             )
+        }
+        scale = _validate.real(f"{name}['scale']", state["scale"], low=MIN_SCALE)
+        ema = BiasCorrectedEma(self._ema.beta)
+        ema.load(state["ema"], f"{name}['ema']")
 
         def load() -> None:
             self._reset()
-            self.seed = state["seed"]
-            self._steps = state["steps"]
-            self._probes = state["probes"]
-            self._readings = state["readings"]
-            self._measured_step = state["measured_step"]
-            self._skipped.fill_(state["skipped"])
-            self._ema.load(state["ema"])
-            self._set_scale(torch.tensor(state["scale"], dtype=torch.float64))
+            self.seed = counters["seed"]
+            self._steps = counters["steps"]
+            self._probes = counters["probes"]
+            self._readings = counters["readings"]
+            self._measured_step = counters["measured_step"]
+            self._skipped.fill_(counters["skipped"])
+            self._ema = ema
+            self._set_scale(torch.tensor(scale, dtype=torch.float64))
 
         return load
 
@@ -340,11 +365,19 @@ class MetaCurvatureLR(OptimizerWrapper):
 
 
 def _named_parameters(optimizer: Optimizer) -> list[tuple[str, Tensor]]:
-    """All parameters in ``param_groups`` order, which is their numbering; names where the base was given named parameters."""
+    """All parameters in ``param_groups`` order, which is their numbering.
+
+    Names are those the base was given, with the group's index in front where two groups share one; else positions.
+    """
     named: list[tuple[str, Tensor]] = []
     for group in optimizer.param_groups:
         names = group.get("param_names") or [
             str(len(named) + i) for i in range(len(group["params"]))
         ]
         named.extend(zip(names, group["params"], strict=True))
-    return named
+    if len({name for name, _ in named}) == len(named):
+        return named
+    groups = [index for index, group in enumerate(optimizer.param_groups) for _ in group["params"]]
+    return [
+        (f"{group}.{name}", tensor) for group, (name, tensor) in zip(groups, named, strict=True)
+    ]

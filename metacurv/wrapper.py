@@ -35,6 +35,11 @@ class OptimizerWrapper(Optimizer):
                 "optimizer must step from one gradient, got LBFGS, whose line search evaluates its closure several "
                 "times within one step and sets its own step lengths"
             )
+        for index, group in enumerate(optimizer.param_groups):
+            if "lr" not in group:
+                raise ValueError(
+                    f"optimizer must have a learning rate 'lr' in every parameter group, got {sorted(group)} in group {index}"
+                )
         self.optimizer = optimizer
         Optimizer.__setstate__(self, {})
 
@@ -77,7 +82,7 @@ class OptimizerWrapper(Optimizer):
     def _own_state(self) -> dict[str, Any]:
         raise NotImplementedError
 
-    def _checked_own_state(self, state: dict[str, Any] | None) -> Callable[[], None]:
+    def _checked_own_state(self, state: Any) -> Callable[[], None]:
         """Checks ``state`` (None: a checkpoint of the bare base) and returns what loads it."""
         raise NotImplementedError
 
@@ -133,8 +138,13 @@ class OptimizerWrapper(Optimizer):
         kwargs: dict[str, Any] = {}
         for pre_hook in self._optimizer_step_pre_hooks.values():
             replaced = pre_hook(self, args, kwargs)
-            if replaced is not None:
-                args, kwargs = replaced
+            if replaced is None:
+                continue
+            if not isinstance(replaced, tuple) or len(replaced) != 2:
+                raise RuntimeError(
+                    f"a step pre-hook must return None or (args, kwargs), got {replaced!r}"
+                )
+            args, kwargs = replaced
         result = self._step(*args[1:], **kwargs)
         for post_hook in self._optimizer_step_post_hooks.values():
             post_hook(self, args, kwargs)
@@ -150,20 +160,23 @@ class OptimizerWrapper(Optimizer):
         A tensor lr keeps its identity. Where the base may run in a CUDA graph (a tensor lr on the device, or
         ``capturable``) the scale stays on the device and nothing waits for the host.
         """
-        saved: list[tuple[dict[str, Any], Any]] = []
+        numbers: list[tuple[dict[str, Any], Any]] = []
+        tensors: dict[int, tuple[Tensor, Tensor]] = {}  # groups may share one tensor: scale it once
         try:
             for group in self.param_groups:
                 lr = group["lr"]
-                if isinstance(lr, Tensor):
-                    saved.append((group, lr.detach().clone()))
-                    lr.mul_(scale if lr.device == scale.device else host_scale())
-                else:
-                    saved.append((group, lr))
+                if not isinstance(lr, Tensor):
+                    numbers.append((group, lr))
                     group["lr"] = scale * lr if group.get("capturable") else lr * host_scale()
+                elif id(lr) not in tensors:
+                    memory = (
+                        lr.detach()
+                    )  # an lr that requires a gradient may only change behind autograd's back
+                    tensors[id(lr)] = (memory, memory.clone())
+                    memory.mul_(scale if lr.device == scale.device else host_scale())
             self.optimizer.step()
         finally:
-            for group, lr in saved:
-                if isinstance(lr, Tensor):
-                    group["lr"].copy_(lr)
-                else:
-                    group["lr"] = lr
+            for group, lr in numbers:
+                group["lr"] = lr
+            for memory, before in tensors.values():
+                memory.copy_(before)

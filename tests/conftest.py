@@ -32,6 +32,12 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def _same_numbers_every_time() -> None:
+    """Whatever ran before: a failure must come back when its test is run alone."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def restore_threads() -> Iterator[None]:
     """For tests that call ``torch.set_num_threads``."""

@@ -131,6 +131,13 @@ def test_lists_of_tensors(count):
     assert all(torch.equal(tensor, twin) for tensor, twin in zip(tensors, twins, strict=True))
 
 
+def test_a_list_of_strided_tensors():
+    """A launch has room for 96 dimensions that do not merge; these are 240."""
+    tensors = [READABLE["six dimensions"](torch.float32, DEVICE) for _ in range(40)]
+    native = ops.signed_sum(tensors, seed=8, probe=3, backend="native")
+    assert torch.equal(native, ops.signed_sum(tensors, seed=8, probe=3, backend="reference"))
+
+
 @pytest.mark.parametrize("count", [0, 1, 5, 61, 1000])
 def test_hutchinson_accumulate(count):
     products = mixed_list(count)

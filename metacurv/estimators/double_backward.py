@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metacurv.estimators.errors import explain_differentiation_errors
+from metacurv.estimators.graph import is_cut
 from metacurv.estimators.moments import StreamedMoments
 from metacurv.estimators.parameters import NumberedParameter
 
@@ -21,12 +22,21 @@ def gradient_graph(loss: Tensor, inputs: Sequence[Any]) -> list[Tensor | None]:
     ``torch.autograd.grad`` leaves ``.grad`` alone and builds no reference cycle, unlike ``backward(create_graph=True)``.
     """
     with explain_differentiation_errors("the gradient of loss with create_graph=True"):
-        gradients = torch.autograd.grad(
-            loss.view(()), list(inputs), create_graph=True, allow_unused=True
-        )
+        gradients = torch.autograd.grad(loss, list(inputs), create_graph=True, allow_unused=True)
     if all(gradient is None for gradient in gradients):
         raise ValueError("loss must depend on params, but its graph reaches none of them")
     return list(gradients)
+
+
+def refuse_cut_graph(gradients: Iterable[Tensor | None]) -> None:
+    """Raises NotTwiceDifferentiableError where a once-differentiable function cuts the gradient's graph."""
+    with explain_differentiation_errors(
+        "differentiating the gradient of loss with create_graph=True"
+    ):
+        if is_cut(gradients):
+            raise RuntimeError(
+                "trying to differentiate twice a function that was marked with @once_differentiable"
+            )
 
 
 def hessian_vector_products(
@@ -36,7 +46,10 @@ def hessian_vector_products(
     if not gradients:
         return [None] * len(inputs)
     with explain_differentiation_errors("the Hessian-vector product (gradient of gradient . v)"):
-        return torch.autograd.grad(gradients, inputs, vectors, retain_graph=True, allow_unused=True)
+        products = torch.autograd.grad(
+            gradients, inputs, vectors, retain_graph=True, allow_unused=True
+        )
+    return [h.to_dense() if h is not None and h.is_sparse else h for h in products]
 
 
 class DoubleBackward:
@@ -55,7 +68,7 @@ class DoubleBackward:
             for gradient, parameter in zip(gradients, parameters, strict=True)
             if gradient is not None and gradient.requires_grad
         ]
-        self._gradients = [gradient for gradient, _ in live]
+        self.gradients = [gradient for gradient, _ in live]
         self.probed = [parameter for _, parameter in live]
         self.moments = StreamedMoments([], parameters[0].tensor.device)
 
@@ -63,9 +76,7 @@ class DoubleBackward:
         self, vectors: Sequence[Tensor], run: ModuleType, key: int, probe: Tensor
     ) -> None:
         """Adds one sample; vectors: the probe, one tensor for each of ``probed``."""
-        products = hessian_vector_products(
-            self._gradients, vectors, [p.tensor for p in self.probed]
-        )
+        products = hessian_vector_products(self.gradients, vectors, [p.tensor for p in self.probed])
         curved = [p for h, p in zip(products, self.probed, strict=True) if h is not None]
         if len(curved) != len(self.moments.curved):
             # Which products exist depends on the graph only, so this happens at the first probe alone.

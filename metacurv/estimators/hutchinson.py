@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from metacurv import _validate, ops
-from metacurv.estimators.double_backward import DoubleBackward, gradient_graph
+from metacurv.estimators.double_backward import DoubleBackward, gradient_graph, refuse_cut_graph
+from metacurv.estimators.graph import LossGraph
 from metacurv.estimators.linear_factors import FactoredDoubleBackward
 from metacurv.estimators.linear_uses import find_linear_uses
 from metacurv.estimators.moments import TraceReading
@@ -79,12 +80,17 @@ def trace_of_loss(
     backend: str,
 ) -> TraceReading:
     """``read_trace`` for a checked ``loss``, by factors where the linear layers allow it (never on the reference backend)."""
-    uses = [] if backend == "reference" else find_linear_uses(loss, parameters)
-    products = (
-        FactoredDoubleBackward(loss, parameters, uses, backend=backend)
-        if uses
-        else DoubleBackward(gradient_graph(loss, [p.tensor for p in parameters]), parameters)
-    )
+    assert loss.grad_fn is not None  # check_loss saw to it
+    graph = LossGraph(loss.grad_fn)
+    uses = [] if backend == "reference" else find_linear_uses(graph, parameters)
+    products: DoubleBackward | FactoredDoubleBackward
+    if uses:
+        products = FactoredDoubleBackward(loss, parameters, uses, backend=backend)
+    else:
+        gradients = gradient_graph(loss, [p.tensor for p in parameters])
+        products = DoubleBackward(gradients, parameters)
+    if graph.has_python_functions:
+        refuse_cut_graph(products.gradients)
     return read_trace(
         products, seed=seed, first_probe=first_probe, n_samples=n_samples, backend=backend
     )

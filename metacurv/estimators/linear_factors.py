@@ -28,6 +28,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from metacurv import ops
 from metacurv.estimators.double_backward import gradient_graph, hessian_vector_products
+from metacurv.estimators.errors import explain_differentiation_errors
 from metacurv.estimators.linear_uses import LinearUse
 from metacurv.estimators.moments import SampleMoments
 from metacurv.estimators.parameters import NumberedParameter
@@ -89,10 +90,12 @@ class FactoredDoubleBackward:
         factored = {p.number for use in uses for p in (use.weight, use.bias) if p is not None}
         general = [p for p in parameters if p.number not in factored]
         self._factored = [p for p in parameters if p.number in factored]
-        inputs = [use.input() for use in uses]
+        with explain_differentiation_errors("reading the inputs of linear layers"):
+            inputs = [use.input() for use in uses]
         edges = [GradientEdge(use.node, 0) for use in uses]
         input_edges = [get_gradient_edge(a) for a in inputs if a.requires_grad]
-        found = iter(gradient_graph(loss, [*edges, *input_edges, *(p.tensor for p in general)]))
+        self.gradients = gradient_graph(loss, [*edges, *input_edges, *(p.tensor for p in general)])
+        found = iter(self.gradients)
         gradients = [next(found) for _ in uses]
         input_gradients = [next(found) if a.requires_grad else None for a in inputs]
         live = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from metacurv.estimators.graph import LossGraph
 from metacurv.estimators.parameters import NumberedParameter
 
 # Sums over activations are taken in the parameter's precision, which half types do not have to spare.
@@ -32,37 +32,6 @@ class LinearUse:
         return tensor
 
 
-class _Graph:
-    """The graph of a loss with its edges reversed.
-
-    ``consumers``: node -> the nodes that send it their gradient, with the position of the edge among theirs.
-    ``leaves``: id of a leaf tensor -> its node.
-    """
-
-    def __init__(self, root: Node) -> None:
-        self.consumers: dict[Node, list[tuple[Node, int]]] = defaultdict(list)
-        self.leaves: dict[int, Node] = {}
-        seen = {root}
-        stack = [root]
-        while stack:
-            node = stack.pop()
-            edges = node.next_functions
-            if not edges and (leaf := getattr(node, "variable", None)) is not None:
-                self.leaves[id(leaf)] = node
-            for position, (below, _) in enumerate(edges):
-                if below is None:
-                    continue
-                self.consumers[below].append((node, position))
-                if below not in seen:
-                    seen.add(below)
-                    stack.append(below)
-
-    def uses(self, leaf: Tensor) -> list[tuple[Node, int]]:
-        """The edges that lead to a leaf; empty where the loss does not depend on it."""
-        node = self.leaves.get(id(leaf))
-        return [] if node is None else self.consumers[node]
-
-
 def _is_weight_edge(node: Node, position: int) -> bool:
     """Whether the edge is the right factor of a plain matrix product."""
     name = node.name()
@@ -71,7 +40,7 @@ def _is_weight_edge(node: Node, position: int) -> bool:
     return name == "MmBackward0" and position == 1
 
 
-def _weight_uses(leaf: Tensor, graph: _Graph) -> list[tuple[Node, bool]]:
+def _weight_uses(leaf: Tensor, graph: LossGraph) -> list[tuple[Node, bool]]:
     """(node, transposed) of every use of a weight; empty if some use is not a linear layer."""
     uses: list[tuple[Node, bool]] = []
     for node, position in graph.uses(leaf):
@@ -85,11 +54,8 @@ def _weight_uses(leaf: Tensor, graph: _Graph) -> list[tuple[Node, bool]]:
     return uses
 
 
-def find_linear_uses(loss: Tensor, parameters: Sequence[NumberedParameter]) -> list[LinearUse]:
-    """The layers whose weights (and biases) need no weight-sized products, found by walking the graph of ``loss``."""
-    root = loss.grad_fn
-    assert root is not None  # check_loss saw to it
-    graph = _Graph(root)
+def find_linear_uses(graph: LossGraph, parameters: Sequence[NumberedParameter]) -> list[LinearUse]:
+    """The layers whose weights (and biases) need no weight-sized products, in the graph of a loss."""
     leaves = [p for p in parameters if p.tensor.is_leaf and p.tensor.dtype in _DTYPES]
     weight_of: dict[Node, tuple[NumberedParameter, bool]] = {}
     for parameter in leaves:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -39,7 +40,15 @@ class BiasCorrectedEma:
         """Numbers only, for a state dict."""
         return {"mean": float(self._mean), "power": float(self._power)}
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Takes back what ``state`` gave."""
-        self._mean = torch.tensor(float(state["mean"]), dtype=torch.float64)
-        self._power = torch.tensor(float(state["power"]), dtype=torch.float64)
+    def load(self, state: Any, name: str = "state") -> None:
+        """Takes back what ``state`` gave.
+
+        Raises:
+            TypeError, ValueError: ``state``, called ``name`` in the message, is something else; nothing is changed.
+        """
+        if not isinstance(state, dict) or not {"mean", "power"} <= state.keys():
+            raise ValueError(f"{name} must be a dict with mean and power, got {state!r}")
+        mean = _validate.real(f"{name}['mean']", state["mean"], low=-math.inf)
+        power = _validate.real(f"{name}['power']", state["power"], low=0)
+        self._mean = torch.tensor(mean, dtype=torch.float64)
+        self._power = torch.tensor(power, dtype=torch.float64)

@@ -1,4 +1,5 @@
-"""What the drop-in tests share: a tiny model, batches that depend on the step only, every optimizer, exact comparison.
+"""What the drop-in tests share: a tiny model, batches that depend on the step only, every
+optimizer, exact comparison.
 
 "Line n" in these tests is line n of the contract, design/drop-in.md.
 """
@@ -18,8 +19,9 @@ from metacurv import MetaCurvatureLR
 
 MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
 
-# Every torch optimizer that steps from one dense gradient, in the variants that exist on CPU. Left out: LBFGS, which is
-# refused (test_closure.py), and SparseAdam, which refuses dense gradients (test_gradients.py).
+# Every torch optimizer that steps from one dense gradient, in the variants that exist on CPU. Left
+# out: LBFGS, which is refused (test_closure.py), and SparseAdam, which refuses dense gradients
+# (test_gradients.py).
 OPTIMIZERS: dict[str, MakeOptimizer] = {
     "Adafactor": lambda p: torch.optim.Adafactor(p, lr=1e-2),
     "Adadelta": lambda p: torch.optim.Adadelta(p, lr=0.5),
@@ -111,7 +113,9 @@ def curvature_state(opt: MetaCurvatureLR) -> dict[str, Any]:
 
 
 def assert_same(a: Any, b: Any, where: str = "value") -> None:
-    """Equal in type, structure and every bit: tensors, dicts, lists, records, numbers (nan equals nan)."""
+    """Equal in type, structure and every bit: tensors, dicts, lists, records, numbers (nan equals
+    nan).
+    """
     assert type(a) is type(b), f"{where}: {type(a)} and {type(b)}"
     if isinstance(a, Tensor):
         assert a.dtype == b.dtype, where
@@ -139,7 +143,9 @@ def bare_state(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def record_base_steps(base: Optimizer) -> list[list[dict[str, Any]]]:
-    """A list that gets, at every step of ``base``, what its groups held at that moment (parameters left out)."""
+    """A list that gets, at every step of ``base``, what its groups held at that moment (parameters
+    left out).
+    """
     seen: list[list[dict[str, Any]]] = []
 
     def hook(optimizer: Optimizer, *_: Any) -> None:

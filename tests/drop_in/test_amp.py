@@ -1,4 +1,6 @@
-"""Lines 10 and 12: GradScaler unscales before the step, and a step it skips leaves the curvature state alone."""
+"""Lines 10 and 12: GradScaler unscales before the step, and a step it skips leaves the curvature
+state alone.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ def scaled_step(
 
 @pytest.mark.parametrize("name", ["SGD-fused", "Adam-fused", "AdamW-fused", "Adagrad-fused", "SGD"])
 def test_line_10_gradients_are_unscaled_before_the_step(name: str) -> None:
-    """A fused base claims to unscale by itself; were the claim forwarded, it would step on gradients 1024 times too large.
+    """A fused base claims to unscale by itself; were the claim forwarded, it would step on
+    gradients 1024 times too large.
 
     1024 is a power of two, so scaling and unscaling keep every bit.
     """
@@ -122,7 +125,9 @@ def test_line_12_a_skipped_step_leaves_curvature_state_unchanged_and_finite(
 
 
 def test_line_12_skipping_the_first_steps() -> None:
-    """GradScaler starts high and skips until it fits; the wrapper must come out as if nothing had happened."""
+    """GradScaler starts high and skips until it fits; the wrapper must come out as if nothing had
+    happened.
+    """
     model = mlp()
     opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1))
     scaler = GradScaler("cpu", init_scale=2.0**16)
@@ -136,7 +141,9 @@ def test_line_12_skipping_the_first_steps() -> None:
 
 
 def test_autocast() -> None:
-    """The reading of a loss computed under autocast is taken, inside the region or after it, and stays near the exact one."""
+    """The reading of a loss computed under autocast is taken, inside the region or after it, and
+    stays near the exact one.
+    """
 
     def reading(inside: bool | None) -> float:
         model = mlp()

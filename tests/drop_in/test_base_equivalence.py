@@ -1,4 +1,6 @@
-"""Line 14, and every torch optimizer as base: bit for bit the bare optimizer at the rate lr x scale."""
+"""Line 14, and every torch optimizer as base: bit for bit the bare optimizer at the rate lr x
+scale.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def test_alpha_zero_is_the_bare_base(name: str) -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_reading_acts_as_an_lr_set_by_hand(name: str) -> None:
-    """Line 3's arithmetic: the bare base with lr <- lr / (1 + alpha max(trace, 0)) gets the same weights."""
+    """Line 3's arithmetic: the bare base with lr <- lr / (1 + alpha max(trace, 0)) gets the same
+    weights.
+    """
     make = OPTIMIZERS[name]
     alpha = 0.3
     model, bare_model = mlp(), mlp()
@@ -88,10 +92,10 @@ def test_line_14_without_curvature_it_is_the_base_and_warns_once(name: str) -> N
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         train(model, opt, STEPS, curvature=False)
-    assert [str(w.message).split(":")[0] for w in caught] == [
-        "MetaCurvatureLR steps without a curvature reading, so its learning rate is the base optimizer's"
-    ]
-    assert "update_curvature(loss)" in str(caught[0].message)
+    (warning,) = caught
+    assert warning.category is UserWarning
+    assert "steps without a curvature reading" in str(warning.message)
+    assert "update_curvature(loss)" in str(warning.message)
     assert_same(weights(model), weights(bare_model))
     assert_same(bare_state(opt.state_dict()), bare_state(bare.state_dict()))
     assert opt.last_estimate is None
@@ -181,7 +185,9 @@ def test_unnamed_parameters_are_numbered() -> None:
 
 
 def test_parameters_without_a_gradient() -> None:
-    """An unused parameter has no .grad and no curvature, and does not move, even under weight decay."""
+    """An unused parameter has no .grad and no curvature, and does not move, even under weight
+    decay.
+    """
     used, unused = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))
     opt = MetaCurvatureLR(torch.optim.AdamW([("used", used), ("unused", unused)], lr=0.1))
     loss = spring(used, 2.0)

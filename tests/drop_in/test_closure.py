@@ -1,4 +1,6 @@
-"""Line 11: step(closure) runs the closure once, with gradients enabled, and returns its loss. LBFGS is refused."""
+"""Line 11: step(closure) runs the closure once, with gradients enabled, and returns its loss. LBFGS
+is refused.
+"""
 
 from __future__ import annotations
 

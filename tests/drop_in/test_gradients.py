@@ -18,8 +18,9 @@ from .helpers import assert_same, batch, curvature_state, leaf, loss_of, lrs, ml
 class OnceSquare(torch.autograd.Function):
     """w^2 whose backward is marked once differentiable, as in many fused kernels.
 
-    Where the incoming gradient has a graph, torch puts an error node behind the result; ``torch.autograd.grad`` prunes that
-    node when it is not on the way to an input, and says nothing. Where it has none, there is no error node.
+    Where the incoming gradient has a graph, torch puts an error node behind the result;
+    ``torch.autograd.grad`` prunes that node when it is not on the way to an input, and says
+    nothing. Where it has none, there is no error node.
     """
 
     @staticmethod
@@ -34,6 +35,7 @@ class OnceSquare(torch.autograd.Function):
         return 2 * w * grads[0]
 
 
+ONCE_WORDS = r"once.differentiable|differentiate.twice"
 ONCE = {
     "inside": lambda w: OnceSquare.apply(w).square().sum(),  # w^4
     "at the end": lambda w: OnceSquare.apply(w).sum(),  # w^2
@@ -74,7 +76,7 @@ def test_line_16_once_differentiable_function(name: str, backend: str) -> None:
     opt = MetaCurvatureLR(torch.optim.SGD([w], lr=0.1), backend=backend)
     before = curvature_state(opt)
     loss = ONCE[name](w)
-    with pytest.raises(NotTwiceDifferentiableError, match=r"once.differentiable|differentiate.twice"):
+    with pytest.raises(NotTwiceDifferentiableError, match=ONCE_WORDS):
         opt.update_curvature(loss)
     assert_same(curvature_state(opt), before)
     assert w.grad is None
@@ -99,7 +101,9 @@ def test_line_16_flash_attention_and_the_advice() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_line_16_compiled_model() -> None:
-    """Through AOTAutograd, which has no double backward; the uncompiled model shares its weights and works."""
+    """Through AOTAutograd, which has no double backward; the uncompiled model shares its weights
+    and works.
+    """
     model = mlp()
     compiled = torch.compile(model, backend="aot_eager")
     opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1))
@@ -135,7 +139,7 @@ def test_line_16_once_differentiable_in_the_seeds_loop() -> None:
     ONCE["inside"](w).backward(create_graph=True)
     assert w.grad is not None
     assert w.grad.requires_grad
-    with pytest.raises(NotTwiceDifferentiableError, match=r"once.differentiable|differentiate.twice"):
+    with pytest.raises(NotTwiceDifferentiableError, match=ONCE_WORDS):
         opt.step()
     assert w.tolist() == [1.0, 2.0]
     assert w.grad.grad_fn is None
@@ -167,7 +171,9 @@ def embedding_loss(model: nn.Module) -> Tensor:
 @pytest.mark.parametrize("seeds_loop", [False, True], ids=["update_curvature", "create_graph"])
 @pytest.mark.filterwarnings("ignore:Using backward:UserWarning")
 def test_sparse_gradients_give_the_reading_and_the_step_of_dense_ones(seeds_loop: bool) -> None:
-    """nn.Embedding(sparse=True): its parameter is dense, its gradients are not. The same Hessian either way."""
+    """nn.Embedding(sparse=True): its parameter is dense, its gradients are not. The same Hessian
+    either way.
+    """
     models = {sparse: embedding_model(sparse) for sparse in (True, False)}
     opts = {}
     for sparse, model in models.items():
@@ -192,7 +198,9 @@ def test_sparse_gradients_give_the_reading_and_the_step_of_dense_ones(seeds_loop
 
 
 def test_sparse_adam_as_base() -> None:
-    """Out of the table of optimizers because it refuses dense gradients; with sparse ones it is a base like any other."""
+    """Out of the table of optimizers because it refuses dense gradients; with sparse ones it is a
+    base like any other.
+    """
     torch.manual_seed(0)
     bare_model = nn.Embedding(6, 4, sparse=True)
     torch.manual_seed(0)

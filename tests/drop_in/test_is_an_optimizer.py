@@ -64,7 +64,9 @@ def hook_attributes(optimizer: Optimizer) -> set[str]:
 
 
 def test_line_2_torch_setstate_makes_the_hooks_and_nothing_else() -> None:
-    """Pins torch: the wrapper calls Optimizer.__setstate__ in place of Optimizer.__init__, which would rebuild the groups."""
+    """Pins torch: the wrapper calls Optimizer.__setstate__ in place of Optimizer.__init__, which
+    would rebuild the groups.
+    """
 
     class Shell(Optimizer):
         def __init__(self) -> None:
@@ -115,7 +117,9 @@ def test_line_2_groups_and_state_are_not_rebuilt() -> None:
 
 
 def test_line_8_add_param_group_after_construction() -> None:
-    """The new group takes the base's defaults, its own lr, the current scale, and part in the next reading."""
+    """The new group takes the base's defaults, its own lr, the current scale, and part in the next
+    reading.
+    """
     w, u = leaf(1.0, 2.0), leaf(4.0)
     opt = MetaCurvatureLR(torch.optim.SGD([w], lr=0.5), alpha=0.5, update_freq=1)
     opt.update_curvature(spring(w, 1.0))  # trace 2, scale 1 / 2
@@ -153,7 +157,9 @@ def test_line_8_a_later_group_trains_as_on_the_bare_base() -> None:
     "values", [torch.tensor([1 + 1j]), torch.ones(2, 2).to_sparse()], ids=["complex", "sparse"]
 )
 def test_line_8_a_group_that_cannot_be_measured_is_refused_when_added(values: torch.Tensor) -> None:
-    """The constructor refuses such a parameter; accepting it later would make every due step raise from then on."""
+    """The constructor refuses such a parameter; accepting it later would make every due step raise
+    from then on.
+    """
     w = leaf(1.0)
     opt = MetaCurvatureLR(torch.optim.SGD([w], lr=0.1))
     parameter = values.requires_grad_()
@@ -164,7 +170,9 @@ def test_line_8_a_group_that_cannot_be_measured_is_refused_when_added(values: to
 
 
 def test_line_10_nothing_is_forwarded() -> None:
-    """The base's private flags must not show: GradScaler would believe them (test_amp.py has the consequence)."""
+    """The base's private flags must not show: GradScaler would believe them (test_amp.py has the
+    consequence).
+    """
     base = torch.optim.Adam(mlp().parameters(), fused=True)
     base.private_flag = True  # type: ignore[attr-defined]
     opt = MetaCurvatureLR(base)
@@ -187,7 +195,9 @@ def test_only_optimizers_are_wrapped(wrong: Any) -> None:
 
 
 def test_a_base_without_lr_is_refused() -> None:
-    """There is nothing to scale; found out at construction, not as a KeyError in the middle of training."""
+    """There is nothing to scale; found out at construction, not as a KeyError in the middle of
+    training.
+    """
 
     class WithoutLr(Optimizer):
         def __init__(self, params: Any) -> None:
@@ -203,7 +213,9 @@ def test_a_base_without_lr_is_refused() -> None:
 
 
 def test_one_name_in_two_groups() -> None:
-    """Encoder and decoder, generator and discriminator: torch takes two groups of named_parameters() with equal names."""
+    """Encoder and decoder, generator and discriminator: torch takes two groups of
+    named_parameters() with equal names.
+    """
     a, b = leaf(1.0), leaf(1.0, 1.0)
     groups = [{"params": [("weight", a)]}, {"params": [("weight", b)]}]
     opt = MetaCurvatureLR(torch.optim.SGD(groups, lr=0.1))

@@ -1,4 +1,6 @@
-"""Nothing leaks: over 200 steps memory stays flat, and a dropped model is gone at once, without the garbage collector."""
+"""Nothing leaks: over 200 steps memory stays flat, and a dropped model is gone at once, without the
+garbage collector.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def seeds_loop_zeroing(model: nn.Module, opt: MetaCurvatureLR, step: int) -> Non
 
 
 def seeds_loop_keeping_grads(model: nn.Module, opt: MetaCurvatureLR, step: int) -> None:
-    """zero_grad after the step, so .grad lives through the next forward; and never on the last step."""
+    """zero_grad after the step, so .grad lives through the next forward; and never on the last
+    step.
+    """
     loss_of(model, step).backward(create_graph=True)
     opt.step()
     opt.zero_grad(set_to_none=False)
@@ -88,7 +92,9 @@ LOOPS: dict[str, Loop] = {
 
 
 class Saved:
-    """What autograd holds in place of a tensor saved for backward; it dies with the graph that saved it."""
+    """What autograd holds in place of a tensor saved for backward; it dies with the graph that
+    saved it.
+    """
 
     live = 0
 

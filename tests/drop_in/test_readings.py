@@ -101,7 +101,9 @@ def test_gradient_accumulation_measures_the_first_micro_batch_once() -> None:
 
 
 def test_gradient_clipping() -> None:
-    """Between backward and step, as always: the reading is the loss's, the step is the clipped gradient's."""
+    """Between backward and step, as always: the reading is the loss's, the step is the clipped
+    gradient's.
+    """
     w = leaf(3.0, 4.0)
     opt = MetaCurvatureLR(torch.optim.SGD([w], lr=1.0), alpha=0.5)
     loss = spring(w, 1.0)  # gradient (3, 4), trace 2, scale 1 / 2
@@ -134,7 +136,9 @@ def samples_by_hand(
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_every_reading_uses_the_next_probes(backend: str) -> None:
-    """Reading r averages probes n r ... n r + n - 1 of the seed; value and stderr against plain autograd, in float64."""
+    """Reading r averages probes n r ... n r + n - 1 of the seed; value and stderr against plain
+    autograd, in float64.
+    """
     model = mlp(torch.float64)
     n, seed = 3, 1234567
     opt = MetaCurvatureLR(
@@ -298,7 +302,9 @@ def test_smoothing_hand_worked(smoothing: float) -> None:
 
 
 def power_loss(w: Tensor) -> Tensor:
-    """sum |w|^1.5: at 0 the value and the gradient are 0 and the second derivative is nan in autograd."""
+    """sum |w|^1.5: at 0 the value and the gradient are 0 and the second derivative is nan in
+    autograd.
+    """
     return w.abs().pow(1.5).sum()
 
 
@@ -383,7 +389,9 @@ def test_line_15_skipped_readings_survive_a_checkpoint() -> None:
 
 
 def test_line_15_negative_curvature_is_clamped() -> None:
-    """At the top of a hill the trace is negative: the rate is the user's, and the reading is kept as measured."""
+    """At the top of a hill the trace is negative: the rate is the user's, and the reading is kept
+    as measured.
+    """
     w = leaf(1.0, 2.0, 3.0)
     opt = MetaCurvatureLR(torch.optim.SGD([w], lr=0.5), alpha=100.0)
     loss = spring(w, -7.0)
@@ -422,7 +430,9 @@ any_float = st.floats(allow_nan=True, allow_infinity=True, width=64)
 def test_line_15_rule_and_smoothing_keep_the_scale_in_bounds(
     traces: list[float], alpha: float, smoothing: float
 ) -> None:
-    """Any sequence of readings: the scale is finite and in [2^-40, 1], and is the formula's where that is representable."""
+    """Any sequence of readings: the scale is finite and in [2^-40, 1], and is the formula's where
+    that is representable.
+    """
     rule, ema = ReciprocalRule(alpha, "auto"), BiasCorrectedEma(smoothing)
     scale = torch.ones((), dtype=torch.float64)
     previous = 1.0
@@ -451,7 +461,9 @@ def test_line_15_rule_and_smoothing_keep_the_scale_in_bounds(
 def test_line_15_lr_stays_finite_and_positive_whatever_is_measured(
     stiffnesses: list[float], alpha: float, lr: float, smoothing: float, tensor_lr: bool
 ) -> None:
-    """Through the optimizer: curvatures up to the edge of float64, with readings of nan between them."""
+    """Through the optimizer: curvatures up to the edge of float64, with readings of nan between
+    them.
+    """
     w = leaf(0.0)
     given_lr: Any = torch.tensor(lr, dtype=torch.float64) if tensor_lr else lr
     base = torch.optim.SGD([w], lr=given_lr)

@@ -95,7 +95,8 @@ def test_line_3_schedule_is_the_bare_one_and_effective_lr_is_schedule_times_scal
     base_seen = record_base_steps(base)
     seen = scheduled_training(model, opt, scheduler)
 
-    # The schedule, momentum and betas included, is the bare optimizer's to the bit. (CyclicLR and OneCycleLR cycle them.)
+    # The schedule, momentum and betas included, is the bare optimizer's to the bit. (CyclicLR and
+    # OneCycleLR cycle them.)
     assert_same(seen, bare_seen)
     assert len({groups[0]["lr"] for groups in seen}) > 1
     if name == "OneCycleLR":
@@ -200,7 +201,9 @@ def test_line_3_lr_comes_back_when_the_base_raises(
 
 
 def test_line_3_no_warning_about_the_order_of_calls() -> None:
-    """Schedulers warn when they step before the optimizer does; through the wrapper they see that it did."""
+    """Schedulers warn when they step before the optimizer does; through the wrapper they see that
+    it did.
+    """
     model = mlp()
     opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1))
     scheduler = lr_scheduler.StepLR(opt, 1)

@@ -1,4 +1,6 @@
-"""The loop of the experiment this package starts from: ``loss.backward(create_graph=True); opt.step()``."""
+"""The loop of the experiment this package starts from: ``loss.backward(create_graph=True);
+opt.step()``.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def new_loop(
 @pytest.mark.parametrize("options", [{}, {"set_to_none": False}, {"clip": 0.05}], ids=str)
 @pytest.mark.parametrize("name", ["SGD-nesterov", "Adam", "AdamW-fused", "Adam-foreach"])
 def test_same_readings_and_weights_as_update_curvature(name: str, options: dict) -> None:
-    """To the bit on the reference backend, which computes both the same way. Clipping changes .grad, not the reading."""
+    """To the bit on the reference backend, which computes both the same way. Clipping changes
+    .grad, not the reading.
+    """
     results = []
     for loop in (seeds_loop, new_loop):
         model = mlp()
@@ -105,7 +109,7 @@ def test_the_graph_is_freed_on_every_step_due_or_not(update_freq: int, set_to_no
         assert all(g is not None and g.requires_grad for g in gradients)
         opt.step()
         for parameter, gradient, value in zip(model.parameters(), gradients, values, strict=True):
-            assert parameter.grad is gradient  # the same tensor, with the same values, without its graph
+            assert parameter.grad is gradient  # the same tensor and values, without the graph
             assert gradient is not None
             assert gradient.grad_fn is None
             assert not gradient.requires_grad
@@ -176,7 +180,9 @@ def test_frozen_and_unused_parameters() -> None:
 
 
 def test_accumulated_micro_batches_are_read_as_their_sum() -> None:
-    """.grad holds the sum of the micro-batches' gradients, and its graph the sum of their curvatures."""
+    """.grad holds the sum of the micro-batches' gradients, and its graph the sum of their
+    curvatures.
+    """
     w = leaf(2.0, 4.0)
     opt = MetaCurvatureLR(torch.optim.SGD([w], lr=0.5), alpha=0.5)
     for stiffness in (1.0, 2.0):
@@ -189,10 +195,12 @@ def test_accumulated_micro_batches_are_read_as_their_sum() -> None:
 
 @pytest.mark.xfail(
     strict=True,
-    reason="GradScaler unscales .grad in place, behind autograd's back: the graph still belongs to the scaled loss",
+    reason="GradScaler unscales .grad behind autograd's back: its graph is still the scaled loss's",
 )
 def test_with_gradscaler() -> None:
-    """Known limit, for the documentation: with GradScaler use update_curvature. The reading is off by the loss scale."""
+    """Known limit, for the documentation: with GradScaler use update_curvature. The reading is off
+    by the loss scale.
+    """
     w = leaf(2.0, 4.0, dtype=torch.float32)
     opt = MetaCurvatureLR(torch.optim.SGD([w], lr=0.5), alpha=0.5)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)

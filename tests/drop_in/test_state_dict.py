@@ -1,4 +1,6 @@
-"""Lines 5, 6 and 8: checkpoints of numbers that torch.load takes with weights_only, and that resume bit for bit."""
+"""Lines 5, 6 and 8: checkpoints of numbers that torch.load takes with weights_only, and that resume
+bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +24,7 @@ from .helpers import (
     OPTIMIZERS,
     assert_same,
     bare_state,
+    batch,
     curvature_state,
     leaf,
     loss_of,
@@ -50,7 +53,9 @@ def wrapped(name: str, model: nn.Module, **options: Any) -> MetaCurvatureLR:
 @pytest.mark.parametrize("smoothing", [0.0, 0.9])
 @pytest.mark.parametrize("name", ["SGD-nesterov", "Adam", "AdamW-fused", "Adam-tensor-lr", "ASGD"])
 def test_line_6_training_goes_on_bit_for_bit(name: str, smoothing: float) -> None:
-    """Stopped in the middle of a period (step 5, readings at 3 and 6), on fresh objects, against a run without a stop."""
+    """Stopped in the middle of a period (step 5, readings at 3 and 6), on fresh objects, against a
+    run without a stop.
+    """
     whole_model = mlp()
     whole = wrapped(name, whole_model, smoothing=smoothing)
     train(whole_model, whole, 13)
@@ -121,7 +126,9 @@ from torch import nn
 saved = torch.load(sys.argv[1], weights_only=True)
 model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
 model.load_state_dict(saved["model"])
-opt = metacurv.MetaCurvatureLR(torch.optim.Adam(model.parameters(), lr=1e-2), alpha=0.3, update_freq=3, smoothing=0.5)
+opt = metacurv.MetaCurvatureLR(
+    torch.optim.Adam(model.parameters(), lr=1e-2), alpha=0.3, update_freq=3, smoothing=0.5
+)
 opt.load_state_dict(saved["opt"])
 for x, y in saved["batches"]:
     opt.zero_grad()
@@ -134,8 +141,6 @@ torch.save({"model": model.state_dict(), "opt": opt.state_dict()}, sys.argv[2])
 
 
 def test_line_6_in_a_new_process(tmp_path: Path) -> None:
-    from .helpers import batch
-
     model = mlp()
     opt = MetaCurvatureLR(
         torch.optim.Adam(model.parameters(), lr=1e-2), alpha=0.3, update_freq=3, smoothing=0.5
@@ -246,7 +251,9 @@ def test_line_5_the_bare_base_loads_a_checkpoint_of_the_wrapper(whole: bool) -> 
 
 
 def corrupt(path: tuple[str, ...], value: Any = None) -> Any:
-    """A function that sets state["metacurv"][path] to value, or deletes the entry where value is None."""
+    """A function that sets state["metacurv"][path] to value, or deletes the entry where value is
+    None.
+    """
 
     def change(state: dict[str, Any]) -> None:
         *parents, last = ("metacurv", *path)
@@ -305,7 +312,9 @@ def test_line_5_a_bad_checkpoint_is_refused_before_anything_changes(name: str) -
 
 
 def test_a_hand_made_state_dict_gives_back_the_scale() -> None:
-    """Independent of training: trace 6, alpha 1/2, scale 1/4, through state_dict into a wrapper around another base."""
+    """Independent of training: trace 6, alpha 1/2, scale 1/4, through state_dict into a wrapper
+    around another base.
+    """
     w, u = leaf(1.0, 1.0, 1.0), leaf(2.0, 2.0, 2.0)
     first = MetaCurvatureLR(torch.optim.SGD([w], lr=0.5), alpha=0.5)
     first.update_curvature(spring(w, 2.0))

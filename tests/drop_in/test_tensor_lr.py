@@ -12,11 +12,23 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from metacurv import MetaCurvatureLR
 
-from .helpers import assert_same, leaf, loss_of, mlp, record_base_steps, spring, train, weights
+from .helpers import (
+    assert_same,
+    leaf,
+    loss_of,
+    lrs,
+    mlp,
+    record_base_steps,
+    spring,
+    train,
+    weights,
+)
 
 
 class CountHostReads(TorchDispatchMode):
-    """Counts what ``.item()``, ``float(tensor)`` and ``bool(tensor)`` become: aten::_local_scalar_dense."""
+    """Counts what ``.item()``, ``float(tensor)`` and ``bool(tensor)`` become:
+    aten::_local_scalar_dense.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +77,9 @@ def test_line_4_identity_and_value(make: Any, dtype: torch.dtype) -> None:
 
 
 def test_line_4_one_lr_tensor_for_several_groups() -> None:
-    """``SGD(groups, lr=torch.tensor(...))`` puts the same tensor into all groups: to be scaled once, and put back."""
+    """``SGD(groups, lr=torch.tensor(...))`` puts the same tensor into all groups: to be scaled
+    once, and put back.
+    """
     w, u = leaf(1.0, 2.0), leaf(3.0, 4.0)
     base = torch.optim.SGD([{"params": [w]}, {"params": [u]}], lr=torch.tensor(0.5))
     assert base.param_groups[0]["lr"] is base.param_groups[1]["lr"]
@@ -121,7 +135,9 @@ def test_line_4_a_tensor_lr_adds_no_host_read_to_a_step(make: Any) -> None:
 
 
 class CapturableSGD(Optimizer):
-    """Stands in for ``Adam(capturable=True)``, which torch refuses on the CPU: steps without reading lr."""
+    """Stands in for ``Adam(capturable=True)``, which torch refuses on the CPU: steps without
+    reading lr.
+    """
 
     def __init__(self, params: Any, lr: float | Tensor) -> None:
         super().__init__(params, {"lr": lr, "capturable": True})
@@ -134,50 +150,36 @@ class CapturableSGD(Optimizer):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.9])
-@pytest.mark.parametrize("lr", [0.25, torch.tensor(0.25)], ids=["float", "tensor"])
 def test_line_4_a_capturable_base_never_reads_the_device(
-    lr: float | Tensor, smoothing: float, monkeypatch: pytest.MonkeyPatch
+    smoothing: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Readings and steps on the path that CUDA takes, for which a CPU tensor has to pass here."""
     monkeypatch.setattr(MetaCurvatureLR, "_stays_on_device", lambda self: True)
-    w = leaf(1.0, 2.0, dtype=torch.float32)
-    opt = MetaCurvatureLR(CapturableSGD([w], lr), alpha=0.5, update_freq=2, smoothing=smoothing)
-    losses = []
+    w, u = leaf(1.0, dtype=torch.float32), leaf(2.0, dtype=torch.float32)
+    lr = torch.tensor(0.5)
+    base = CapturableSGD([{"params": [w], "lr": 0.25}, {"params": [u], "lr": lr}], lr=1.0)
+    opt = MetaCurvatureLR(base, alpha=0.5, update_freq=2, smoothing=smoothing)
+    seen: list[list[Any]] = []
+    base.register_step_pre_hook(lambda o, *_: seen.append([g["lr"] for g in o.param_groups]))
     with CountHostReads() as reads:
         for _ in range(4):
             opt.zero_grad()
-            loss = spring(w, 1.0)  # trace 2, scale 1 / 2
+            loss = spring(w, 1.0) + spring(u, 1.0)  # trace 2, scale 1 / 2
             opt.update_curvature(loss)
             loss.backward()
             opt.step()
-            losses.append(loss.detach())
     assert reads.count == 0
-    assert isinstance(opt.param_groups[0]["lr_scale"], Tensor)
-    assert opt.param_groups[0]["lr"] is lr
-    assert float(lr) == 0.25
-    assert opt.effective_lrs == pytest.approx([0.125], rel=1e-12)
-    assert w.tolist() == pytest.approx([0.875**4, 2 * 0.875**4], rel=1e-6)
-
-
-def test_line_4_scaled_lrs_leaves_the_scale_on_the_device() -> None:
-    """The unit behind the test before: a float lr becomes scale x lr as a tensor, and the same float comes back."""
-    w, u = leaf(1.0), leaf(1.0)
-    lr = torch.tensor(0.5)
-    base = CapturableSGD([{"params": [w], "lr": 0.125}, {"params": [u], "lr": lr}], lr=1.0)
-    opt = MetaCurvatureLR(base)
-
-    def must_not_be_called() -> float:
-        raise AssertionError("read the scale on the host")
-
-    scale = torch.tensor(0.5, dtype=torch.float64)
-    with CountHostReads() as reads, opt._scaled_lrs(scale, must_not_be_called):
-        first, second = (group["lr"] for group in opt.param_groups)
-    assert reads.count == 0
-    assert isinstance(first, Tensor)
-    assert first.item() == 0.0625
-    assert second is lr
-    assert [group["lr"] for group in opt.param_groups] == [0.125, 0.5]
+    assert all(isinstance(group["lr_scale"], Tensor) for group in opt.param_groups)
+    # The base saw a tensor for the float, and the same tensor for the tensor; the user has both
+    # back.
+    assert all(isinstance(first, Tensor) and second is lr for first, second in seen)
+    assert [float(first) for first, _ in seen] == pytest.approx([0.125] * 4, rel=1e-12)
+    assert type(opt.param_groups[0]["lr"]) is float
     assert opt.param_groups[1]["lr"] is lr
+    assert lrs(opt) == [0.25, 0.5]
+    assert opt.effective_lrs == pytest.approx([0.125, 0.25], rel=1e-12)
+    assert w.tolist() == pytest.approx([0.875**4], rel=1e-6)
+    assert u.tolist() == pytest.approx([2 * 0.75**4], rel=1e-6)
 
 
 def test_line_4_lr_comes_back_where_torch_refuses_capturable() -> None:

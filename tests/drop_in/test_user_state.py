@@ -48,7 +48,9 @@ def belongings(model: nn.Module) -> dict[str, Any]:
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("with_grads", [True, False], ids=["grads", "no grads"])
 def test_line_13_a_reading_touches_nothing(with_grads: bool, training: bool, backend: str) -> None:
-    """.grad, weights, flags, modes, BatchNorm buffers, and the random states of torch, numpy and random."""
+    """.grad, weights, flags, modes, BatchNorm buffers, and the random states of torch, numpy and
+    random.
+    """
     model = network().train(training)
     model[1].eval()  # modes may differ within a model
     model[4].bias.requires_grad_(False)
@@ -130,10 +132,12 @@ def test_line_13_gradients_of_other_leaves_stay_away() -> None:
 
 @pytest.mark.xfail(
     strict=True,
-    reason="torch.autograd.grad itself adds to the .grad of tensors with retain_grad(), and offers no way not to",
+    reason="torch.autograd.grad itself adds to the .grad of tensors with retain_grad()",
 )
 def test_line_13_retained_gradients_of_activations() -> None:
-    """Known limit, for the documentation: h.grad is wrong after a reading. See the next test for whose it is."""
+    """Known limit, for the documentation: h.grad is wrong after a reading. See the next test for
+    whose it is.
+    """
     model = nn.Linear(4, 3)
     h = model(batch(0)[0])
     h.retain_grad()
@@ -187,7 +191,9 @@ GRAD_MODES: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("mode", GRAD_MODES)
 def test_used_where_gradients_are_switched_off(mode: str) -> None:
-    """The loss has its graph already, so both calls do their work under no_grad, and leave the mode as it was."""
+    """The loss has its graph already, so both calls do their work under no_grad, and leave the mode
+    as it was.
+    """
     w = leaf(1.0, 1.0)
     opt = MetaCurvatureLR(torch.optim.SGD([w], lr=0.5), alpha=0.5)
     loss = spring(w, 1.0)

@@ -13,7 +13,9 @@ from .helpers import leaf, spring
 
 
 def step_at_the_minimum(base: torch.optim.Optimizer, w: Tensor, alpha: float) -> None:
-    """One step at 3, the minimum of a spring of stiffness 2: the gradient is 0, the trace 2, so only decay moves w."""
+    """One step at 3, the minimum of a spring of stiffness 2: the gradient is 0, the trace 2, so
+    only decay moves w.
+    """
     opt = MetaCurvatureLR(base, alpha=alpha)
     loss = spring(w - 3.0, 2.0)
     opt.update_curvature(loss)

@@ -1,0 +1,61 @@
+"""Walking autograd graphs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+from torch.autograd.graph import Node
+
+
+def nodes_below(roots: Iterable[Node]) -> Iterator[Node]:
+    """Every node that a backward pass from ``roots`` can reach, each once."""
+    stack = list(roots)
+    seen = set(stack)
+    while stack:
+        node = stack.pop()
+        yield node
+        for below, _ in node.next_functions:
+            if below is not None and below not in seen:
+                seen.add(below)
+                stack.append(below)
+
+
+class LossGraph:
+    """The graph of a loss with its edges reversed.
+
+    ``consumers``: node -> the nodes that send it their gradient, with the position of the edge among theirs.
+    ``leaves``: id of a leaf tensor -> its node.
+    ``has_python_functions``: whether it holds a ``torch.autograd.Function``, whose backward may not be differentiable.
+    """
+
+    def __init__(self, root: Node) -> None:
+        self.consumers: dict[Node, list[tuple[Node, int]]] = defaultdict(list)
+        self.leaves: dict[int, Node] = {}
+        self.has_python_functions = False
+        for node in nodes_below([root]):
+            edges = node.next_functions
+            if not edges and (leaf := getattr(node, "variable", None)) is not None:
+                self.leaves[id(leaf)] = node
+            if isinstance(node, BackwardCFunction):
+                self.has_python_functions = True
+            for position, (below, _) in enumerate(edges):
+                if below is not None:
+                    self.consumers[below].append((node, position))
+
+    def uses(self, leaf: Tensor) -> list[tuple[Node, int]]:
+        """The edges that lead to a leaf; empty where the loss does not depend on it."""
+        node = self.leaves.get(id(leaf))
+        return [] if node is None else self.consumers[node]
+
+
+def is_cut(gradients: Iterable[Tensor | None]) -> bool:
+    """Whether the graph of some gradient ends in a once-differentiable function.
+
+    torch puts an error node there, but one without a path to the parameters, so a backward pass towards them alone would
+    leave it out and find too little curvature without a word.
+    """
+    roots = [g.grad_fn for g in gradients if g is not None and g.grad_fn is not None]
+    return any(node.name() == "torch::autograd::Error" for node in nodes_below(roots))
