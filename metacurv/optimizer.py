@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from metacurv import _validate
 from metacurv._reference import MIN_SCALE
 from metacurv._warnings import warn_user
-from metacurv.estimators.double_backward import DoubleBackward
+from metacurv.estimators.double_backward import DoubleBackward, refuse_cut_graph
 from metacurv.estimators.hutchinson import check_loss, read_trace, trace_of_loss
 from metacurv.estimators.moments import TraceReading
 from metacurv.estimators.parameters import number_parameters
@@ -273,6 +273,7 @@ class MetaCurvatureLR(OptimizerWrapper):
             if self._is_due():
                 parameters = number_parameters(_named_parameters(self))
                 gradients = [parameter.tensor.grad for parameter in parameters]
+                refuse_cut_graph(gradients)
                 self._commit(read_trace(DoubleBackward(gradients, parameters), **self._probing()))
         finally:
             for gradient in graphs:
@@ -295,13 +296,18 @@ class MetaCurvatureLR(OptimizerWrapper):
         Raises:
             TypeError, ValueError: a parameter whose curvature cannot be measured; nothing is added.
         """
-        params = param_group["params"]
-        added = [params] if isinstance(params, Tensor) else list(params)
-        for index, entry in enumerate(added):
-            tensor = entry[1] if isinstance(entry, tuple) else entry
+        params = param_group.get("params", ())
+        if not isinstance(
+            params, (Tensor, set)
+        ):  # torch refuses a set; an iterator can be read once only
+            params = list(params)
+            param_group = {**param_group, "params": params}
+        held = [tensor for _, tensor in _named_parameters(self)]
+        for index, entry in enumerate([params] if isinstance(params, Tensor) else params):
+            tensor = entry[1] if isinstance(entry, tuple) and len(entry) == 2 else entry
             _validate.real_tensor(f"param_group['params'][{index}]", tensor)
-            _validate.same_device("parameters", [self.param_groups[0]["params"][0], tensor])
-        super().add_param_group({**param_group, "params": added})
+            _validate.same_device("parameters", [*held[:1], tensor])
+        super().add_param_group(param_group)
         self._set_scale(self._scale)
 
     def _own_state(self) -> dict[str, Any]:

@@ -142,7 +142,7 @@ class OptimizerWrapper(Optimizer):
                 continue
             if not isinstance(replaced, tuple) or len(replaced) != 2:
                 raise RuntimeError(
-                    f"a step pre-hook must return None or (args, kwargs), got {replaced!r}"
+                    f"a step pre-hook must return None or a tuple of (args, kwargs), got {replaced!r}"
                 )
             args, kwargs = replaced
         result = self._step(*args[1:], **kwargs)

@@ -33,10 +33,12 @@ def calls(dtype):
         "signed_sum": (tensor_list(dtype), *common),
         "hutchinson_accumulate_": (*statistics(5), tensor_list(dtype), *common),
         "reciprocal_lr_": (torch.tensor(1.0), torch.tensor(5.0, dtype=torch.float64), 0.1),
+        "signed_matmul": (torch.randn(9, 7), -1, torch.tensor(3), 2**32 - 1, 7, 20, False),
     }
 
 
 OPS = list(calls(torch.float32))
+LIST_OPS = ["rademacher_", "signed_sum", "hutchinson_accumulate_"]
 
 
 @needs_native
@@ -49,7 +51,7 @@ def test_opcheck(name, dtype):
 
 
 @needs_native
-@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("name", LIST_OPS)
 def test_opcheck_of_empty_lists(name):
     arguments = [[] if isinstance(a, list) else a for a in calls(torch.float32)[name]]
     if name == "hutchinson_accumulate_":
@@ -68,6 +70,7 @@ def test_schemas_declare_what_is_written():
     assert written("signed_sum") == []
     assert written("hutchinson_accumulate_") == ["mean", "m2", "count"]
     assert written("reciprocal_lr_") == ["scale"]
+    assert written("signed_matmul") == []
 
 
 @needs_native
@@ -77,6 +80,9 @@ def test_shapes_without_data():
         tensors = [torch.empty(3), torch.empty(4, 5, dtype=torch.bfloat16)]
         ops.rademacher_(tensors, seed=0, probe=0)
         assert ops.signed_sum(tensors, seed=0, probe=0).shape == (2,)
+        v = {"seed": 0, "probe": 0, "number": 0, "rows": 5, "cols": 7}
+        assert ops.signed_matmul(torch.empty(3, 7), transpose=True, **v).shape == (3, 5)
+        assert ops.signed_matmul(torch.empty(3, 5), transpose=False, **v).shape == (3, 7)
     tensors = [torch.empty(3, device="meta"), torch.empty(4, device="meta")]
     ops.rademacher_(tensors, seed=0, probe=0)
     result = ops.signed_sum(tensors, seed=0, probe=0)
@@ -100,6 +106,12 @@ def accumulate(mean, m2, count, x):
     return mean + m2
 
 
+def multiply(x):
+    return ops.signed_matmul(
+        x, seed=1, probe=3, number=2, rows=50, cols=4, transpose=False
+    ).relu()
+
+
 def scale_lr(scale, trace):
     ops.reciprocal_lr_(scale, trace, alpha=0.5)
     return scale * 2
@@ -111,6 +123,7 @@ COMPILED = [
     pytest.param(
         accumulate, lambda: (*statistics(2), torch.ones(50)), id="hutchinson_accumulate_"
     ),
+    pytest.param(multiply, lambda: (torch.linspace(-1, 3, 100).view(2, 50),), id="signed_matmul"),
     pytest.param(scale_lr, lambda: (torch.ones(()), torch.tensor(2.0)), id="reciprocal_lr_"),
 ]
 

@@ -15,16 +15,27 @@ from metacurv.estimators.moments import StreamedMoments
 from metacurv.estimators.parameters import NumberedParameter
 
 
-def gradient_graph(loss: Tensor, inputs: Sequence[Any]) -> list[Tensor | None]:
+def gradient_graph(
+    loss: Tensor, inputs: Sequence[Any], *, reveal_cuts: bool
+) -> list[Tensor | None]:
     """Gradients of ``loss`` in ``inputs`` (tensors or graph edges) that can be differentiated again; None where it does not
     depend on one.
 
     ``torch.autograd.grad`` leaves ``.grad`` alone and builds no reference cycle, unlike ``backward(create_graph=True)``.
+
+    Args:
+        reveal_cuts: raise where a once-differentiable function cuts the graph. Such a function leaves its mark only on
+            gradients that carry a graph on arrival, so the backward pass then starts from a 1 that does.
     """
+    start = torch.ones_like(loss, requires_grad=True) if reveal_cuts else None
     with explain_differentiation_errors("the gradient of loss with create_graph=True"):
-        gradients = torch.autograd.grad(loss, list(inputs), create_graph=True, allow_unused=True)
+        gradients = torch.autograd.grad(
+            loss, list(inputs), start, create_graph=True, allow_unused=True
+        )
     if all(gradient is None for gradient in gradients):
         raise ValueError("loss must depend on params, but its graph reaches none of them")
+    if reveal_cuts:
+        refuse_cut_graph(gradients)
     return list(gradients)
 
 
@@ -68,7 +79,7 @@ class DoubleBackward:
             for gradient, parameter in zip(gradients, parameters, strict=True)
             if gradient is not None and gradient.requires_grad
         ]
-        self.gradients = [gradient for gradient, _ in live]
+        self._gradients = [gradient for gradient, _ in live]
         self.probed = [parameter for _, parameter in live]
         self.moments = StreamedMoments([], parameters[0].tensor.device)
 
@@ -76,7 +87,9 @@ class DoubleBackward:
         self, vectors: Sequence[Tensor], run: ModuleType, key: int, probe: Tensor
     ) -> None:
         """Adds one sample; vectors: the probe, one tensor for each of ``probed``."""
-        products = hessian_vector_products(self.gradients, vectors, [p.tensor for p in self.probed])
+        products = hessian_vector_products(
+            self._gradients, vectors, [p.tensor for p in self.probed]
+        )
         curved = [p for h, p in zip(products, self.probed, strict=True) if h is not None]
         if len(curved) != len(self.moments.curved):
             # Which products exist depends on the graph only, so this happens at the first probe alone.

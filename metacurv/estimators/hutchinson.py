@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from metacurv import _validate, ops
-from metacurv.estimators.double_backward import DoubleBackward, gradient_graph, refuse_cut_graph
+from metacurv.estimators.double_backward import DoubleBackward, gradient_graph
 from metacurv.estimators.graph import LossGraph
 from metacurv.estimators.linear_factors import FactoredDoubleBackward
 from metacurv.estimators.linear_uses import find_linear_uses
@@ -79,18 +79,17 @@ def trace_of_loss(
     n_samples: int,
     backend: str,
 ) -> TraceReading:
-    """``read_trace`` for a checked ``loss``, by factors where the linear layers allow it (never on the reference backend)."""
+    """``read_trace`` for a checked ``loss``, by factors where its linear layers allow it (never on the reference backend)."""
     assert loss.grad_fn is not None  # check_loss saw to it
     graph = LossGraph(loss.grad_fn)
     uses = [] if backend == "reference" else find_linear_uses(graph, parameters)
+    cuts = graph.has_python_functions
     products: DoubleBackward | FactoredDoubleBackward
     if uses:
-        products = FactoredDoubleBackward(loss, parameters, uses, backend=backend)
+        products = FactoredDoubleBackward(loss, parameters, uses, backend=backend, reveal_cuts=cuts)
     else:
-        gradients = gradient_graph(loss, [p.tensor for p in parameters])
-        products = DoubleBackward(gradients, parameters)
-    if graph.has_python_functions:
-        refuse_cut_graph(products.gradients)
+        tensors = [p.tensor for p in parameters]
+        products = DoubleBackward(gradient_graph(loss, tensors, reveal_cuts=cuts), parameters)
     return read_trace(
         products, seed=seed, first_probe=first_probe, n_samples=n_samples, backend=backend
     )

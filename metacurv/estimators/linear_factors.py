@@ -85,6 +85,7 @@ class FactoredDoubleBackward:
         uses: Sequence[LinearUse],
         *,
         backend: str,
+        reveal_cuts: bool,
     ) -> None:
         self.parameters = list(parameters)
         factored = {p.number for use in uses for p in (use.weight, use.bias) if p is not None}
@@ -94,8 +95,8 @@ class FactoredDoubleBackward:
             inputs = [use.input() for use in uses]
         edges = [GradientEdge(use.node, 0) for use in uses]
         input_edges = [get_gradient_edge(a) for a in inputs if a.requires_grad]
-        self.gradients = gradient_graph(loss, [*edges, *input_edges, *(p.tensor for p in general)])
-        found = iter(self.gradients)
+        wanted = [*edges, *input_edges, *(p.tensor for p in general)]
+        found = iter(gradient_graph(loss, wanted, reveal_cuts=reveal_cuts))
         gradients = [next(found) for _ in uses]
         input_gradients = [next(found) if a.requires_grad else None for a in inputs]
         live = [

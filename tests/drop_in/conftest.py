@@ -1,4 +1,4 @@
-"""The drop-in contract (design/drop-in.md), line by line, as a user of plain torch would check it."""
+"""The drop-in contract (design/drop-in.md), line by line, as a user of plain torch checks it."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import io
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -181,3 +182,17 @@ def two_groups(model: nn.Module) -> list[dict[str, Any]]:
         {"params": list(first.parameters()), "lr": 0.05},
         {"params": list(others), "lr": 0.02},
     ]
+
+
+def through_a_file(state: Any) -> Any:
+    """torch.save, then torch.load(weights_only=True)."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+def wrapped(name: str, model: nn.Module, **options: Any) -> MetaCurvatureLR:
+    """One of OPTIMIZERS over the parameters of ``model``, measured every third step, two probes."""
+    options = {"alpha": 0.3, "update_freq": 3, "n_hutchinson_samples": 2, "seed": 11, **options}
+    return MetaCurvatureLR(OPTIMIZERS[name](list(model.parameters())), **options)

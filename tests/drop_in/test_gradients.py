@@ -1,4 +1,4 @@
-"""Line 16 and sparse gradients: where second derivatives do not exist, or come in another layout."""
+"""Line 16 and sparse gradients: second derivatives that do not exist, or in another layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lines 1, 2, 8 and 10: it is a torch optimizer, built around the base without touching it."""
+"""Lines 1, 2 and 10: it is a torch optimizer, built around the base without touching it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from metacurv import MetaCurvatureLR
 
-from .helpers import assert_same, leaf, loss_of, lrs, mlp, spring, train, two_groups, weights
+from .helpers import leaf, loss_of, lrs, mlp, train, two_groups
 
 PROPERTIES = ("param_groups", "state", "defaults")
 
@@ -116,59 +116,6 @@ def test_line_2_groups_and_state_are_not_rebuilt() -> None:
     assert len(base._optimizer_step_pre_hooks) == 1
 
 
-def test_line_8_add_param_group_after_construction() -> None:
-    """The new group takes the base's defaults, its own lr, the current scale, and part in the next
-    reading.
-    """
-    w, u = leaf(1.0, 2.0), leaf(4.0)
-    opt = MetaCurvatureLR(torch.optim.SGD([w], lr=0.5), alpha=0.5, update_freq=1)
-    opt.update_curvature(spring(w, 1.0))  # trace 2, scale 1 / 2
-    opt.step()
-    opt.add_param_group({"params": [u], "lr": 0.25})
-    assert len(opt.optimizer.param_groups) == 2
-    assert opt.param_groups[1]["momentum"] == 0
-    assert [group["lr_scale"] for group in opt.param_groups] == [0.5, 0.5]
-    assert opt.effective_lrs == [0.25, 0.125]
-
-    loss = spring(w, 1.0) + spring(u, 4.0)  # trace 2 + 4, scale 1 / 4
-    opt.update_curvature(loss)
-    assert opt.last_estimate is not None
-    assert opt.last_estimate.per_parameter == {"0": 2.0, "1": 4.0}
-    loss.backward()
-    opt.step()
-    assert_same(u.detach(), torch.tensor([4.0 - 0.25 / 4 * 16.0], dtype=torch.float64))
-    assert lrs(opt) == [0.5, 0.25]
-
-
-def test_line_8_a_later_group_trains_as_on_the_bare_base() -> None:
-    bare_model, model = mlp(), mlp()
-    bare = torch.optim.Adam(bare_model[0].parameters(), lr=1e-2)
-    opt = MetaCurvatureLR(torch.optim.Adam(model[0].parameters(), lr=1e-2), alpha=0.0)
-    train(bare_model, bare, 3, curvature=False)
-    train(model, opt, 3)
-    bare.add_param_group({"params": list(bare_model[2].parameters()), "lr": 3e-2})
-    opt.add_param_group({"params": list(model[2].parameters()), "lr": 3e-2})
-    train(bare_model, bare, 3, start=3, curvature=False)
-    train(model, opt, 3, start=3)
-    assert_same(weights(model), weights(bare_model))
-
-
-@pytest.mark.parametrize(
-    "values", [torch.tensor([1 + 1j]), torch.ones(2, 2).to_sparse()], ids=["complex", "sparse"]
-)
-def test_line_8_a_group_that_cannot_be_measured_is_refused_when_added(values: torch.Tensor) -> None:
-    """The constructor refuses such a parameter; accepting it later would make every due step raise
-    from then on.
-    """
-    w = leaf(1.0)
-    opt = MetaCurvatureLR(torch.optim.SGD([w], lr=0.1))
-    parameter = values.requires_grad_()
-    with pytest.raises(TypeError, match=r"complex64|sparse"):
-        opt.add_param_group({"params": [parameter]})
-    assert len(opt.param_groups) == 1
-    assert opt.update_curvature(spring(w, 1.0))
-
-
 def test_line_10_nothing_is_forwarded() -> None:
     """The base's private flags must not show: GradScaler would believe them (test_amp.py has the
     consequence).
@@ -210,19 +157,6 @@ def test_a_base_without_lr_is_refused() -> None:
     with pytest.raises((TypeError, ValueError), match="lr"):
         MetaCurvatureLR(base)
     assert set(base.param_groups[0]) == {"params", "rate"}
-
-
-def test_one_name_in_two_groups() -> None:
-    """Encoder and decoder, generator and discriminator: torch takes two groups of
-    named_parameters() with equal names.
-    """
-    a, b = leaf(1.0), leaf(1.0, 1.0)
-    groups = [{"params": [("weight", a)]}, {"params": [("weight", b)]}]
-    opt = MetaCurvatureLR(torch.optim.SGD(groups, lr=0.1))
-    opt.update_curvature(spring(a, 2.0) + spring(b, 3.0))
-    assert opt.last_estimate is not None
-    assert opt.last_estimate.value == 8.0
-    assert sorted(opt.last_estimate.per_parameter.values()) == [2.0, 6.0]
 
 
 def test_repr_names_the_wrapper_and_the_base() -> None:

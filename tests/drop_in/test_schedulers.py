@@ -66,7 +66,7 @@ BASES: dict[str, Callable[[list[dict[str, Any]]], Optimizer]] = {
 
 
 def scheduled_training(model: nn.Module, opt: Optimizer, scheduler: Any) -> list[list[dict]]:
-    """STEPS steps; what the groups held between optimizer.step() and scheduler.step(), each step."""
+    """STEPS steps; what the groups held after each optimizer.step(), before scheduler.step()."""
     seen = []
     for step in range(STEPS):
         train(model, opt, 1, start=step, curvature=isinstance(opt, MetaCurvatureLR))

@@ -93,7 +93,7 @@ def test_line_13_the_users_backward_still_runs_and_gives_the_same_gradients() ->
 
 
 def test_line_13_gradient_hooks_fire_for_the_users_backward_only() -> None:
-    """Hooks that clip, log or reduce gradients see each gradient once, and not the measurement's."""
+    """Hooks that clip, log or reduce see each gradient once, and not the measurement's."""
     model = mlp()
     calls: list[str] = []
     weight = model[0].weight
