@@ -296,18 +296,18 @@ class MetaCurvatureLR(OptimizerWrapper):
         Raises:
             TypeError, ValueError: a parameter whose curvature cannot be measured; nothing is added.
         """
-        params = param_group.get("params", ())
-        if not isinstance(
-            params, (Tensor, set)
-        ):  # torch refuses a set; an iterator can be read once only
-            params = list(params)
-            param_group = {**param_group, "params": params}
         held = [tensor for _, tensor in _named_parameters(self)]
-        for index, entry in enumerate([params] if isinstance(params, Tensor) else params):
-            tensor = entry[1] if isinstance(entry, tuple) and len(entry) == 2 else entry
-            _validate.real_tensor(f"param_group['params'][{index}]", tensor)
-            _validate.same_device("parameters", [*held[:1], tensor])
-        super().add_param_group(param_group)
+        super().add_param_group(
+            param_group
+        )  # torch's own checks first: what it adds is well formed
+        added = self.param_groups[-1]["params"]
+        try:
+            for index, tensor in enumerate(added):
+                _validate.real_tensor(f"param_group['params'][{index}]", tensor)
+            _validate.same_device("parameters", [*held[:1], *added])
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
         self._set_scale(self._scale)
 
     def _own_state(self) -> dict[str, Any]:

@@ -206,9 +206,17 @@ def test_rules(argument, value, error, backend):
 @pytest.mark.parametrize("shape", [(4, 3), (2, 4, 3)])
 def test_tensors_that_share_memory_cannot_be_filled(shape, backend):
     memory = torch.full((shape[-1],), 7.0)
-    with pytest.raises(ValueError, match=r"tensors\[1\].*expanded"):
+    with pytest.raises(ValueError, match=r"tensors\[1\] must own each of its elements.*expanded"):
         ops.rademacher_([torch.empty(2), memory.expand(shape)], seed=0, probe=0, backend=backend)
     assert memory.tolist() == [7.0] * shape[-1]
+
+
+def test_lazily_negated_views_cannot_be_filled(backend):
+    """``z.conj().imag`` is one: its numbers are not those in memory."""
+    x = torch.complex(torch.ones(4), torch.ones(4)).conj().imag
+    with pytest.raises(ValueError, match=r"tensors\[0\] must own each of its elements.*negated"):
+        ops.rademacher_([x], seed=0, probe=0, backend=backend)
+    assert x.tolist() == [-1.0] * 4
 
 
 def test_a_dimension_of_one_element_shares_nothing(backend):

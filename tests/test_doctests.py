@@ -1,0 +1,41 @@
+"""The examples in docstrings run as they stand."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import metacurv
+
+
+def module_names() -> list[str]:
+    """All modules but the experiment's command line, which needs extras and runs when imported as __main__."""
+    found = pkgutil.walk_packages(metacurv.__path__, "metacurv.")
+    names = [info.name for info in found if not info.name.startswith("metacurv.experiment")]
+    return ["metacurv", *(name for name in names if name != "metacurv._C")]
+
+
+@pytest.mark.parametrize("name", module_names())
+def test_examples(name):
+    module = importlib.import_module(name)
+    assert doctest.testmod(module).failed == 0
+
+
+def test_the_public_names_have_examples():
+    finder = doctest.DocTestFinder(recurse=False)
+    for public in (
+        metacurv.hessian_trace,
+        metacurv.MetaCurvatureLR,
+        metacurv.ops.rademacher_,
+        metacurv.ops.signed_sum,
+    ):
+        examples = [test.examples for test in finder.find(public, globs={})]
+        assert any(examples), public
+
+
+def test_public_names():
+    assert set(metacurv.__all__) <= set(dir(metacurv))
+    assert all(getattr(metacurv, name) is not None for name in metacurv.__all__)
