@@ -21,8 +21,9 @@ pytestmark = [
     pytest.mark.benchmark(
         group="hessian_trace", min_rounds=5, max_time=0.3, warmup=True, disable_gc=True
     ),
-    # PyHessian's way to a graph.
+    # PyHessian's way to a graph, and BackPACK's hooks.
     pytest.mark.filterwarnings("ignore:Using backward.. with create_graph=True:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning"),
 ]
 
 AT_16 = ("plain loop", "curvlinops", "is_grads_batched", "vmap(jvp(grad))", "BackPACK, exact")

@@ -88,7 +88,9 @@ def pytest_benchmark_update_machine_info(
 ) -> None:
     machine_info.pop("node", None)
     cpu = machine_info.get("cpu", {})
-    machine_info["cpu"] = {name: cpu[name] for name in ("brand_raw", "arch", "count") if name in cpu}
+    machine_info["cpu"] = {
+        name: cpu[name] for name in ("brand_raw", "arch", "count") if name in cpu
+    }
     machine_info["torch"] = torch.__version__
     machine_info["torch_cpu_capability"] = torch.backends.cpu.get_cpu_capability()
     machine_info["metacurv"] = metacurv.build_info()

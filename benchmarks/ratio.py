@@ -66,7 +66,7 @@ def median_interval(values: list[float]) -> tuple[float, float]:
 
 
 def compare(ours: Call, other: Call, *, seconds: float) -> Paired:
-    """Takes turns for about ``seconds``, at least MIN_PAIRS pairs. Which one begins alternates. No garbage collection within."""
+    """Takes turns for about ``seconds``, at least MIN_PAIRS pairs, who begins alternating, without garbage collection."""
     ours_calls, other_calls = calls_in_a_turn(ours), calls_in_a_turn(other)
     ours_times: list[float] = []
     other_times: list[float] = []
@@ -75,9 +75,7 @@ def compare(ours: Call, other: Call, *, seconds: float) -> Paired:
     gc.disable()
     try:
         end = perf_counter() + seconds
-        while len(ours_times) < MIN_PAIRS or (
-            perf_counter() < end and len(ours_times) < MAX_PAIRS
-        ):
+        while len(ours_times) < MIN_PAIRS or (perf_counter() < end and len(ours_times) < MAX_PAIRS):
             if len(ours_times) % 2:
                 other_times.append(turn(other, other_calls))
                 ours_times.append(turn(ours, ours_calls))

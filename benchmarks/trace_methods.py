@@ -90,7 +90,9 @@ def of_vmap(problem: Problem, k: int) -> Trace:
         return torch.stack([(v * products[name]).sum() for name, v in vs.items()]).sum()
 
     def trace() -> float:
-        vs = {n: torch.randint(0, 2, (k, *p.shape), dtype=p.dtype) * 2 - 1 for n, p in params.items()}
+        vs = {
+            n: torch.randint(0, 2, (k, *p.shape), dtype=p.dtype) * 2 - 1 for n, p in params.items()
+        }
         return float(torch.vmap(sample)(vs).mean())
 
     return trace
@@ -102,9 +104,7 @@ def of_pyhessian(problem: Problem, k: int) -> Trace:
     def trace() -> float:
         for p in model.parameters():
             p.grad = None  # it adds to what is there, graphs included
-        hessian = pyhessian.hessian(
-            model, loss_function, data=(problem.x, problem.y), cuda=False
-        )
+        hessian = pyhessian.hessian(model, loss_function, data=(problem.x, problem.y), cuda=False)
         # With its default tolerance it stops when two means happen to be close.
         samples = hessian.trace(maxIter=k, tol=-1e30)
         assert len(samples) == k

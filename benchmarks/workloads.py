@@ -5,6 +5,8 @@ Inputs and labels are random numbers: neither speed nor memory depends on their 
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +21,7 @@ def mlp(net: str) -> nn.Sequential:
     sizes = [int(size) for size in net.split("-")]
     torch.manual_seed(SEED)
     layers: list[nn.Module] = []
-    for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+    for fan_in, fan_out in itertools.pairwise(sizes):
         layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 

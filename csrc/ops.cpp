@@ -1,7 +1,7 @@
 // The schemas of metacurv's ops, each written once, and the Python module metacurv._C.
 //
-// Importing metacurv._C registers the ops under torch.ops.metacurv. No torch type crosses pybind11, and the ops use
-// libtorch's stable ABI only, so one binary runs on every torch from 2.10 on.
+// Importing metacurv._C registers the ops under torch.ops.metacurv. No torch type crosses pybind11,
+// and the ops use libtorch's stable ABI only, so one binary runs on every torch from 2.10 on.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/csrc/stable/library.h>
@@ -23,8 +23,9 @@
 #define METACURV_CUDA_VERSION ""
 #endif
 
-// tensors, products: T tensors; numbers, offsets: [T]; probe, count: 0-dim int64; mean, m2: [T + 1] float64.
-// Signs follow the contract in philox.h. The Python docstrings (metacurv/ops.py) give the formulas.
+// tensors, products: T tensors; numbers, offsets: [T]; probe, count: 0-dim int64; mean, m2: [T + 1]
+// float64. Signs follow the contract in philox.h. The Python docstrings (metacurv/ops.py) give the
+// formulas.
 STABLE_TORCH_LIBRARY(metacurv, m) {
   m.def(
       "rademacher_(Tensor(a!)[] tensors, int seed, Tensor probe, int[] numbers, int[] offsets) -> "
@@ -36,7 +37,8 @@ STABLE_TORCH_LIBRARY(metacurv, m) {
       "hutchinson_accumulate_(Tensor(a!) mean, Tensor(b!) m2, Tensor(c!) count, Tensor[] products, "
       "int seed, Tensor probe, int[] numbers, int[] offsets) -> ()");
   m.def(
-      "signed_matmul(Tensor x, int seed, Tensor probe, int number, int rows, int cols, bool transpose) "
+      "signed_matmul(Tensor x, int seed, Tensor probe, int number, int rows, int cols, bool "
+      "transpose) "
       "-> Tensor");
   m.def("reciprocal_lr_(Tensor(a!) scale, Tensor trace, float alpha) -> ()");
 }

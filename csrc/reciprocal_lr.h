@@ -1,4 +1,5 @@
-// The seed's rule with its guards, one text for CPU and CUDA: scale = 1 / (1 + alpha max(trace, 0)).
+// The seed's rule with its guards, one text for CPU and CUDA: scale = 1 / (1 + alpha max(trace,
+// 0)).
 #pragma once
 
 #include <cmath>
@@ -7,7 +8,8 @@
 
 namespace metacurv {
 
-// The smallest scale the rule gives, 2^-40, so that a learning rate times it stays positive in float32.
+// The smallest scale the rule gives, 2^-40, so that a learning rate times it stays positive in
+// float32.
 constexpr double kMinScale = 0x1p-40;
 
 // A trace that is not finite leaves `previous` as it was; the result is always in [kMinScale, 1].

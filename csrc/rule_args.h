@@ -20,9 +20,9 @@ inline void check_rule(const Tensor& scale, const Tensor& trace, double alpha) {
   };
   STD_TORCH_CHECK(is_real_scalar(scale), "metacurv: scale must be one float32 or float64 element");
   STD_TORCH_CHECK(is_real_scalar(trace), "metacurv: trace must be one float32 or float64 element");
-  STD_TORCH_CHECK(scale.is_cuda() == trace.is_cuda() &&
-                      scale.get_device_index() == trace.get_device_index(),
-                  "metacurv: scale and trace must be on one device");
+  STD_TORCH_CHECK(
+      scale.is_cuda() == trace.is_cuda() && scale.get_device_index() == trace.get_device_index(),
+      "metacurv: scale and trace must be on one device");
   STD_TORCH_CHECK(std::isfinite(alpha) && alpha >= 0,
                   "metacurv: alpha must be finite and >= 0, got ", alpha);
 }

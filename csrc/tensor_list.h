@@ -1,8 +1,9 @@
 // The arguments every list op shares, checked once and turned into plain structs for the kernels.
 //
-// `tensors`: T dense tensors of any shape; `numbers`: [T] parameter numbers; `offsets`: [T] index of
-// each tensor's first element in its unsharded parameter; `probe`: 0-dim int64 on the same device.
-// The Python layer (metacurv/ops.py) raises the friendly errors; these checks guard direct callers of torch.ops.
+// `tensors`: T dense tensors of any shape; `numbers`: [T] parameter numbers; `offsets`: [T] index
+// of each tensor's first element in its unsharded parameter; `probe`: 0-dim int64 on the same
+// device. The Python layer (metacurv/ops.py) raises the friendly errors; these checks guard direct
+// callers of torch.ops.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -85,15 +86,20 @@ inline std::vector<TensorView> make_views(const std::vector<Tensor>& tensors, co
     STD_TORCH_CHECK(is_supported(dtype), "metacurv: tensors[", t,
                     "] must be float32, float64, float16 or bfloat16, got scalar type ",
                     static_cast<int>(dtype));
-    STD_TORCH_CHECK(
-        tensor.is_cuda() == probe.is_cuda() &&
-            tensor.get_device_index() == probe.get_device_index(),
-        "metacurv: tensors[", t, "] and probe must be on one device");
+    STD_TORCH_CHECK(tensor.is_cuda() == probe.is_cuda() &&
+                        tensor.get_device_index() == probe.get_device_index(),
+                    "metacurv: tensors[", t, "] and probe must be on one device");
     STD_TORCH_CHECK(numbers[t] >= 0 && numbers[t] <= std::numeric_limits<uint32_t>::max(),
                     "metacurv: numbers[", t, "] must be in [0, 2^32), got ", numbers[t]);
-    STD_TORCH_CHECK(offsets[t] >= 0, "metacurv: offsets[", t, "] must be >= 0, got ", offsets[t]);
-    TensorView view{tensor.data_ptr(), dtype,      tensor.numel(), offsets[t],
-                    static_cast<uint32_t>(numbers[t]), {}, {}};
+    STD_TORCH_CHECK(offsets[t] >= 0 && offsets[t] < (int64_t{1} << 62), "metacurv: offsets[", t,
+                    "] must be in [0, 2^62), got ", offsets[t]);
+    TensorView view{tensor.data_ptr(),
+                    dtype,
+                    tensor.numel(),
+                    offsets[t],
+                    static_cast<uint32_t>(numbers[t]),
+                    {},
+                    {}};
     collapse_dimensions(view, tensor);
     views.push_back(std::move(view));
   }
@@ -101,7 +107,8 @@ inline std::vector<TensorView> make_views(const std::vector<Tensor>& tensors, co
 }
 
 // mean, m2: [T + 1] contiguous float64, the last entry for the sum over all tensors; count: int64.
-inline void check_statistics(const Tensor& mean, const Tensor& m2, const Tensor& count, size_t n) {
+inline void check_statistics(const Tensor& mean, const Tensor& m2, const Tensor& count,
+                             const Tensor& probe, size_t n) {
   const int64_t entries = static_cast<int64_t>(n) + 1;
   for (const auto& [tensor, name] : {std::pair<const Tensor&, const char*>{mean, "mean"},
                                      std::pair<const Tensor&, const char*>{m2, "m2"}}) {
@@ -111,6 +118,11 @@ inline void check_statistics(const Tensor& mean, const Tensor& m2, const Tensor&
                     " elements (one per tensor and the total)");
   }
   check_scalar(count, "count", ScalarType::Long);
+  for (const Tensor& tensor : {mean, m2, count}) {
+    STD_TORCH_CHECK(tensor.is_cuda() == probe.is_cuda() &&
+                        tensor.get_device_index() == probe.get_device_index(),
+                    "metacurv: mean, m2, count and probe must be on one device");
+  }
 }
 
 }  // namespace metacurv

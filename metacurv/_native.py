@@ -6,23 +6,21 @@ Importing ``metacurv._C`` registers ``torch.ops.metacurv.*`` and their shape fun
 from __future__ import annotations
 
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch  # noqa: F401  (its libraries must be loaded before _C, which links to them)
+import torch  # before _C, which links to its libraries
 
 from metacurv._version import __version__
 from metacurv._warnings import warn_user
 
-_C: ModuleType | None
-_missing: str | None
+_C: ModuleType | None = None
+_missing: str | None = None
 try:
-    from metacurv import _C  # type: ignore[attr-defined, no-redef]
-
-    _missing = None
+    _C = import_module("metacurv._C")
 except ImportError as error:
-    _C = None
     _missing = str(error)
 
 if _C is not None:
@@ -48,9 +46,12 @@ def cpu_isa() -> str:
 
 
 def build_info() -> dict[str, Any]:
-    """What is running: always ``version``, ``native`` and ``torch``; with the compiled module also how it was built
-    (``compiler``, ``cpp_standard``, ``torch_target``, ``cpu_isa``, ``cuda_compiled``, ``cuda_version``, ``cuda_archs``); without
-    it ``native_error``, the reason.
+    """What is running.
+
+    Returns:
+        Always ``version``, ``native`` and ``torch``. With the compiled module also how it was built: ``compiler``,
+        ``cpp_standard``, ``torch_target``, ``cpu_isa``, ``cuda_compiled``, ``cuda_version``, ``cuda_archs``. Without it
+        ``native_error``, the reason.
     """
     info: dict[str, Any] = {
         "version": __version__,

@@ -127,6 +127,17 @@ def as_int64(seed: int) -> int:
     return checked - (1 << 64) if checked >= 1 << 63 else checked
 
 
+def _elements_overlap(tensor: Tensor) -> bool:
+    """Whether two elements may share memory (expanded and unfolded tensors): some stride does not clear what lies within."""
+    reach = 0
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride <= reach:
+                return tensor.numel() > 0
+            reach += stride * (size - 1)
+    return False
+
+
 def rademacher_(
     tensors: Sequence[Tensor],
     *,
@@ -140,7 +151,11 @@ def rademacher_(
 
     Args:
         tensors: T dense float32, float64, float16 or bfloat16 tensors of any shape and stride, on one device.
-        seed, probe, numbers, offsets, backend: see the module's text.
+        seed: see the module's text, as for the rest.
+        probe: number of the probe.
+        numbers: parameter numbers.
+        offsets: indices of first elements.
+        backend: "auto", "native" or "reference".
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type, dtype, layout, length or range; nothing is written.
@@ -154,17 +169,11 @@ def rademacher_(
     """
     checked, number_list, offset_list = _check_list("tensors", tensors, numbers, offsets)
     for t, tensor in enumerate(checked):
-        shared = any(
-            step == 0 and n > 1 for n, step in zip(tensor.shape, tensor.stride(), strict=True)
-        )
-        if shared or tensor.is_neg():
+        if tensor.is_neg() or _elements_overlap(tensor):
+            kind = "a lazily negated view" if tensor.is_neg() else "overlapping elements"
             raise ValueError(
-                f"tensors[{t}] must own each of its elements, got "
-                + (
-                    "a lazily negated view"
-                    if tensor.is_neg()
-                    else f"an expanded tensor of strides {tensor.stride()}"
-                )
+                f"tensors[{t}] must have memory of its own for each element, got {kind} (shape {tuple(tensor.shape)}, "
+                f"strides {tensor.stride()})"
             )
     device = _device_of(checked, probe)
     probe_tensor = _probe_tensor(probe, device)
@@ -189,7 +198,11 @@ def signed_sum(
 
     Args:
         tensors: T dense float32, float64, float16 or bfloat16 tensors of any shape and stride, on one device.
-        seed, probe, numbers, offsets, backend: see the module's text.
+        seed: see the module's text, as for the rest.
+        probe: number of the probe.
+        numbers: parameter numbers.
+        offsets: indices of first elements.
+        backend: "auto", "native" or "reference".
 
     Returns:
         float64 [T] on the tensors' device. On CPU native and reference agree bit for bit.
@@ -232,10 +245,15 @@ def hutchinson_accumulate_(
     The standard error of the mean is sqrt(m2 / (n - 1) / n). No host sync.
 
     Args:
-        mean, m2: float64 [T + 1] contiguous, updated; entry t for tensor t, the last for the sum over all tensors.
+        mean: float64 [T + 1] contiguous, updated; entry t for tensor t, the last for the sum over all tensors.
+        m2: like ``mean``.
         count: 0-dim int64, the number of samples so far, updated.
         products: T tensors, H v for the same probe.
-        seed, probe, numbers, offsets, backend: see the module's text.
+        seed: see the module's text, as for the rest.
+        probe: number of the probe.
+        numbers: parameter numbers.
+        offsets: indices of first elements.
+        backend: "auto", "native" or "reference".
 
     Raises:
         TypeError, ValueError, RuntimeError: as ``rademacher_``, and for statistics of the wrong shape, dtype or device.
@@ -309,9 +327,13 @@ def signed_matmul(
     Args:
         x: contiguous matrix, [n, cols] with ``transpose``, else [n, rows]. The compiled op serves float32 on CPU; other dtypes
             and devices go to the torch twin.
-        seed, probe, backend: see the module's text.
+        seed: see the module's text.
+        probe: number of the probe.
         number: parameter number, int in [0, 2^32).
-        rows, cols: shape of V, >= 1.
+        rows: of V, >= 1.
+        cols: of V, >= 1.
+        transpose: x V' or x V.
+        backend: "auto", "native" or "reference".
 
     Returns:
         [n, rows] with ``transpose``, else [n, cols], of x's dtype. Rounding differs from a plain product's: signed sums of four

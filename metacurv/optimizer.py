@@ -258,8 +258,9 @@ class MetaCurvatureLR(OptimizerWrapper):
         return result
 
     def _use_and_free_gradient_graphs(self) -> None:
-        """Serves ``backward(create_graph=True)``: reads the curvature on due steps, then cuts the cycle parameter -> .grad ->
-        graph -> parameter, which would otherwise keep every step's graph alive.
+        """Serves ``backward(create_graph=True)``: reads the curvature on due steps.
+
+        On all steps it then cuts the cycle parameter -> .grad -> graph -> parameter, which would keep each graph alive.
         """
         graphs = [
             parameter.grad

@@ -47,6 +47,7 @@ class OptimizerWrapper(Optimizer):
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
+        """The groups of the base."""
         return self.optimizer.param_groups
 
     @param_groups.setter
@@ -55,6 +56,7 @@ class OptimizerWrapper(Optimizer):
 
     @property
     def state(self) -> defaultdict[Tensor, Any]:
+        """The state of the base."""
         return self.optimizer.state
 
     @state.setter
@@ -63,6 +65,7 @@ class OptimizerWrapper(Optimizer):
 
     @property
     def defaults(self) -> dict[str, Any]:
+        """The defaults of the base."""
         return self.optimizer.defaults
 
     @defaults.setter

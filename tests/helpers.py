@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,6 +88,26 @@ def carved(numel: int, dtype: torch.dtype, device: str = "cpu", *, misalign: int
         assert bool((buffer[guard + misalign + numel :] == 7).all())
 
     return inside, assert_guards_untouched
+
+
+def assert_same(actual: Any, expected: Any, where: str = "") -> None:
+    """Equal to the bit, through dicts, lists and tuples of tensors and anything else."""
+    assert type(actual) is type(expected), where
+    if isinstance(expected, torch.Tensor):
+        assert actual.dtype == expected.dtype, where
+        assert torch.equal(actual, expected), where
+    elif isinstance(expected, np.ndarray):
+        assert np.array_equal(actual, expected), where
+    elif isinstance(expected, dict):
+        assert list(actual) == list(expected), where
+        for key, value in expected.items():
+            assert_same(actual[key], value, f"{where}[{key!r}]")
+    elif isinstance(expected, (list, tuple)):
+        assert len(actual) == len(expected), where
+        for index, value in enumerate(expected):
+            assert_same(actual[index], value, f"{where}[{index}]")
+    else:
+        assert actual == expected, where
 
 
 def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ class Network:
 def _linear_params(*sizes: int) -> dict[str, Tensor]:
     """float32 layers as nn.Linear starts them, written as float64."""
     params = {}
-    for i, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(i)
             layer = torch.nn.Linear(fan_in, fan_out)
@@ -65,6 +66,9 @@ def wide_and_shared() -> Network:
         h = h + F.linear(h, p["1.weight"], p["1.bias"]).tanh()
         h = h + F.linear(h.sigmoid(), p["1.weight"], p["0.bias"])
         back = h @ p["0.weight"]  # the decoder is the encoder transposed
-        return F.cross_entropy(F.linear(h, p["2.weight"], p["2.bias"]), y) + (back - x0).square().mean()
+        return (
+            F.cross_entropy(F.linear(h, p["2.weight"], p["2.bias"]), y)
+            + (back - x0).square().mean()
+        )
 
     return Network(params, loss)

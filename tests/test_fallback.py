@@ -6,7 +6,6 @@ import json
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 import metacurv
 from tests.helpers import TOLERANCE, needs_native, run_python
@@ -45,7 +44,7 @@ def compute(backend):
             [tensor.flatten().tolist() for tensor in filled],
             scale.item().hex(),
         ],
-        "close": [estimate.value, estimate.stderr, opt.effective_lrs[0], float(model[0].weight.sum())],
+        "close": [estimate.value, estimate.stderr, opt.effective_lrs[0], model[0].weight.detach().sum().item()],
     }
 """
 

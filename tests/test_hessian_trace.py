@@ -11,7 +11,9 @@ import torch
 import metacurv
 from metacurv import hessian_trace
 from tests.helpers import BACKENDS, TOLERANCE
-from tests.problems import GENERAL, LINEAR, build, dense_hessian
+from tests.linear_problems import LINEAR
+from tests.model_problems import GENERAL
+from tests.problems import build, dense_hessian
 from tests.truth import DENSE_TOLERANCE, assert_matches, dense_samples
 
 PROBLEMS = {**GENERAL, **LINEAR}
@@ -66,9 +68,7 @@ def test_converges_with_the_law_of_the_estimator(name):
     trace = hessian.trace().item()
     variance = 2 * (hessian.square().sum() - hessian.diagonal().square().sum()).item()
     probes = 1000
-    estimate = hessian_trace(
-        problem.loss(problem.params), problem.params, n_samples=probes, seed=3
-    )
+    estimate = hessian_trace(problem.loss(problem.params), problem.params, n_samples=probes, seed=3)
     assert abs(estimate.value - trace) <= 4 * estimate.stderr + 1e-9 * abs(trace)
     # The relative spread of a sample variance over K probes is below sqrt(14 / K) (kurtosis of a quadratic form < 15).
     measured = estimate.stderr**2 * probes
@@ -90,8 +90,7 @@ def test_standard_errors_are_calibrated():
     loss = problem.loss(problem.params)
     probes, seeds = 16, 200
     estimates = [
-        hessian_trace(loss, problem.params, n_samples=probes, seed=seed)
-        for seed in range(seeds)
+        hessian_trace(loss, problem.params, n_samples=probes, seed=seed) for seed in range(seeds)
     ]
     values = np.array([estimate.value for estimate in estimates])
     errors = np.array([estimate.stderr for estimate in estimates])

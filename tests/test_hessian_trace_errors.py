@@ -9,7 +9,9 @@ from torch import nn
 
 from metacurv import NotTwiceDifferentiableError, hessian_trace
 from tests.helpers import BACKENDS
-from tests.problems import GENERAL, LINEAR, build
+from tests.linear_problems import LINEAR
+from tests.model_problems import GENERAL
+from tests.problems import build
 
 pytestmark = pytest.mark.parametrize("backend", BACKENDS)
 

@@ -8,7 +8,9 @@ import torch.nn.functional as F
 
 from metacurv import hessian_trace
 from tests.helpers import BACKENDS, TOLERANCE
-from tests.problems import GENERAL, LINEAR, Problem, build, dense_hessian, leaf, rand
+from tests.linear_problems import LINEAR
+from tests.model_problems import GENERAL
+from tests.problems import Problem, build, dense_hessian, leaf, rand
 from tests.truth import DENSE_TOLERANCE, assert_matches, dense_samples
 
 pytestmark = pytest.mark.parametrize("backend", BACKENDS)
@@ -45,9 +47,7 @@ def check(problem, params, backend, *, numbers=None):
 def test_forms(write, named, backend):
     problem = build(LINEAR["inputs_2d"])
     positions = [str(i) for i in range(len(problem.params))]
-    check(
-        problem, write(problem.params), backend, numbers=None if named else positions
-    )
+    check(problem, write(problem.params), backend, numbers=None if named else positions)
 
 
 def test_a_module_by_its_parameters(backend):
@@ -142,9 +142,7 @@ def test_a_constant_gradient_means_no_curvature(backend):
 def test_a_linear_model_with_a_linear_loss_has_no_curvature(backend):
     """Its layer stands in the graph, but nothing bends."""
     x = rand(4, 3)
-    problem = Problem(
-        {"w": leaf(2, 3), "b": leaf(2)}, lambda p: F.linear(x, p["w"], p["b"]).sum()
-    )
+    problem = Problem({"w": leaf(2, 3), "b": leaf(2)}, lambda p: F.linear(x, p["w"], p["b"]).sum())
     estimate = hessian_trace(
         problem.loss(problem.params), problem.params, n_samples=4, backend=backend
     )

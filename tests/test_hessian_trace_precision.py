@@ -28,9 +28,7 @@ def network(request):
 
 def run(network, dtype, backend, probes, seed=0):
     params = network.to(dtype)
-    return hessian_trace(
-        network.loss(params), params, n_samples=probes, seed=seed, backend=backend
-    )
+    return hessian_trace(network.loss(params), params, n_samples=probes, seed=seed, backend=backend)
 
 
 @needs_native

@@ -102,7 +102,11 @@ WRONG_LISTS = [
 WRONG_STATISTICS = [
     ("mean", None, TypeError),
     ("mean", 1.0, TypeError),
-    ("mean", lambda: float64(1, 2), ValueError),  # one short: an entry for each tensor and the total
+    (
+        "mean",
+        lambda: float64(1, 2),
+        ValueError,
+    ),  # one short: an entry for each tensor and the total
     ("mean", lambda: float64(1, 2, 3).float(), ValueError),
     ("mean", lambda: float64(1, 2, 3).view(3, 1), ValueError),
     ("mean", lambda: torch.ones(6, dtype=torch.float64)[::2], ValueError),
@@ -237,9 +241,7 @@ def test_backends(name, wrong, backend):
 
 def test_messages_say_what_was_given(backend):
     with pytest.raises(ValueError, match=r"numbers\[1\] must be in \[0, 4294967296\), got -3"):
-        ops.signed_sum(
-            [torch.ones(2)] * 2, seed=0, probe=0, numbers=[0, -3], backend=backend
-        )
+        ops.signed_sum([torch.ones(2)] * 2, seed=0, probe=0, numbers=[0, -3], backend=backend)
     with pytest.raises(TypeError, match=r"tensors\[1\] must be .*float32.* got torch.int64"):
         ops.signed_sum(
             [torch.ones(2), torch.ones(2, dtype=torch.int64)], seed=0, probe=0, backend=backend

@@ -124,7 +124,15 @@ def test_empty_lists(backend):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_subnormal_and_extreme_numbers(dtype):
     info = torch.finfo(dtype)
-    numbers = [0.0, -0.0, info.tiny, info.tiny / 4, info.smallest_normal, info.max / 2**12, info.eps]
+    numbers = [
+        0.0,
+        -0.0,
+        info.tiny,
+        info.tiny / 4,
+        info.smallest_normal,
+        info.max / 2**12,
+        info.eps,
+    ]
     x = torch.tensor(numbers * 40, dtype=dtype)
     assert same_bits(sums([x], "native"), sums([x], "reference"))
     dense = (x.double() * torch.tensor(contract_signs(x.numel(), seed=11, probe=2))).sum()
@@ -245,7 +253,10 @@ def test_reciprocal_lr_of_anything(old, trace, alpha):
 
 def test_any_thread_count(restore_threads):
     """Enough chunks for several threads, beginning in the middle of one."""
-    tensors = [numbers_of(700_001, torch.float32), numbers_of(300_000, torch.float64).view(600, 500).t()]
+    tensors = [
+        numbers_of(700_001, torch.float32),
+        numbers_of(300_000, torch.float64).view(600, 500).t(),
+    ]
     offsets = [2**15 - 3, 77]
     results = []
     for threads in (1, 2, 3):

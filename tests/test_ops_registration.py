@@ -107,9 +107,7 @@ def accumulate(mean, m2, count, x):
 
 
 def multiply(x):
-    return ops.signed_matmul(
-        x, seed=1, probe=3, number=2, rows=50, cols=4, transpose=False
-    ).relu()
+    return ops.signed_matmul(x, seed=1, probe=3, number=2, rows=50, cols=4, transpose=False).relu()
 
 
 def scale_lr(scale, trace):
@@ -120,9 +118,7 @@ def scale_lr(scale, trace):
 COMPILED = [
     pytest.param(fill, lambda: (torch.zeros(50),), id="rademacher_"),
     pytest.param(add_up, lambda: (torch.linspace(-1, 3, 50),), id="signed_sum"),
-    pytest.param(
-        accumulate, lambda: (*statistics(2), torch.ones(50)), id="hutchinson_accumulate_"
-    ),
+    pytest.param(accumulate, lambda: (*statistics(2), torch.ones(50)), id="hutchinson_accumulate_"),
     pytest.param(multiply, lambda: (torch.linspace(-1, 3, 100).view(2, 50),), id="signed_matmul"),
     pytest.param(scale_lr, lambda: (torch.ones(()), torch.tensor(2.0)), id="reciprocal_lr_"),
 ]

@@ -163,9 +163,7 @@ def test_signed_matmul(backend, n, rows, cols, transpose, probe, number):
 def test_signed_matmul_of_other_dtypes(dtype):
     """Small whole numbers are exact in all of them."""
     x = (torch.arange(6 * 9).view(6, 9) % 7 - 3).to(dtype)
-    product = ops.signed_matmul(
-        x, seed=1, probe=2, number=3, rows=9, cols=5, transpose=False
-    )
+    product = ops.signed_matmul(x, seed=1, probe=2, number=3, rows=9, cols=5, transpose=False)
     signs = contract_signs(45, seed=1, probe=2, number=3)
     assert product.dtype == dtype
     expected = x.double() @ torch.tensor(signs).view(9, 5).double()
@@ -227,7 +225,9 @@ def test_neighbours_are_independent():
         pytest.param([{"number": t} for t in range(20)] + [{"number": 2**31}], id="parameters"),
         pytest.param([{"seed": 1 << bit} for bit in range(0, 64, 3)] + [{}], id="seeds"),
         pytest.param([{}, {"probe": 1}, {"number": 1}, {"seed": 1}], id="swapped coordinates"),
-        pytest.param([{"offset": 0}, {"offset": 2**39}], id="high and low halves of a block number"),
+        pytest.param(
+            [{"offset": 0}, {"offset": 2**39}], id="high and low halves of a block number"
+        ),
     ],
 )
 def test_streams_are_independent(others):

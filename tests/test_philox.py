@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -94,7 +96,11 @@ def filled(numel, *, device="cpu", dtype=torch.float32, backend, seed, probe, nu
         {"seed": 5, "probe": 1, "offset": 5},
         {"seed": 5, "probe": 1, "offset": 127},
         {"seed": 5, "probe": 1, "offset": 2**32 - 3},  # an element index beyond 32 bits
-        {"seed": 5, "probe": 1, "offset": 2**39 - 7},  # a block number that carries into its high word
+        {
+            "seed": 5,
+            "probe": 1,
+            "offset": 2**39 - 7,
+        },  # a block number that carries into its high word
         {"seed": 5, "probe": 1, "offset": 2**61 + 12345},
     ],
     ids=str,
@@ -145,7 +151,7 @@ def test_numbers_default_to_positions(backend):
 def test_a_parameter_cut_anywhere_gets_the_same_signs(backend, numel, cuts, offset):
     """Shards with offsets, in one call, are the unsharded parameter; empty shards are allowed."""
     edges = [0, *sorted(min(cut, numel) for cut in cuts), numel]
-    shards = [torch.empty(end - begin) for begin, end in zip(edges, edges[1:], strict=False)]
+    shards = [torch.empty(end - begin) for begin, end in itertools.pairwise(edges)]
     ops.rademacher_(
         shards,
         seed=3,

@@ -1,4 +1,5 @@
-// The AVX-512 intrinsics and the attribute of functions that use them; include only where __x86_64__ is defined.
+// The AVX-512 intrinsics and the attribute of functions that use them; include only where
+// __x86_64__ is defined.
 #pragma once
 
 #if defined(__GNUC__) && !defined(__clang__)

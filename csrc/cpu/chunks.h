@@ -1,5 +1,6 @@
-// Work is cut into chunks at fixed multiples of kChunkElements in the *global* index of each parameter, so
-// neither the thread count nor the place where a parameter is sharded changes what is summed in which order.
+// Work is cut into chunks at fixed multiples of kChunkElements in the *global* index of each
+// parameter, so neither the thread count nor the place where a parameter is sharded changes what is
+// summed in which order.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -67,8 +68,8 @@ class ChunkSigns {
   uint32_t words_[kChunkWords];
 };
 
-// Walks a strided tensor in logical (row-major) order and copies elements to or from a packed buffer.
-// Only the bits matter, so T is an unsigned integer as wide as the element.
+// Walks a strided tensor in logical (row-major) order and copies elements to or from a packed
+// buffer. Only the bits matter, so T is an unsigned integer as wide as the element.
 template <typename T>
 class StridedCursor {
  public:

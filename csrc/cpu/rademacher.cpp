@@ -33,8 +33,8 @@ void fill_chunk(const TensorView& view, const ChunkSigns& signs, const Chunk& ch
       begin += whole_rows * kWordElements;
       continue;
     }
-    // Ragged ends and strided tensors go through a buffer of whole rows; a ragged end of a contiguous tensor is
-    // one row.
+    // Ragged ends and strided tensors go through a buffer of whole rows; a ragged end of a
+    // contiguous tensor is one row.
     const int64_t rows = contiguous ? 1 : kBufferRows;
     const int64_t end = std::min(chunk.end, (row + rows) * kWordElements);
     const int64_t used_rows = (end - 1) / kWordElements - row + 1;

@@ -1,4 +1,5 @@
-// Look-ups of sixteen outputs by one vpermps. Functions carry the target attribute, so the file needs no special flags.
+// Look-ups of sixteen outputs by one vpermps. Functions carry the target attribute, so the file
+// needs no special flags.
 #include "sign_tables.h"
 
 #if defined(__x86_64__)

@@ -1,4 +1,5 @@
-// signed_matmul: x V or x V' for a parameter's probe V, a matrix of signs that is never made (see sign_tables.h).
+// signed_matmul: x V or x V' for a parameter's probe V, a matrix of signs that is never made (see
+// sign_tables.h).
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -35,7 +36,8 @@ class SignBits {
   std::vector<uint32_t> words_;
 };
 
-// indices: [output blocks, groups, 16], the table index of each output in each group of four factors.
+// indices: [output blocks, groups, 16], the table index of each output in each group of four
+// factors.
 
 // Outputs are neighbours in memory: four runs of 16 bits, one for each factor, give 16 indices.
 void index_outputs(const SignBits& bits, int64_t factors, int64_t outputs, uint8_t* indices) {
@@ -52,8 +54,8 @@ void index_outputs(const SignBits& bits, int64_t factors, int64_t outputs, uint8
   }
 }
 
-// Factors are neighbours in memory: 32 bits of an output's row give its indices in eight groups. Bits past the last
-// factor select the sign of a zero.
+// Factors are neighbours in memory: 32 bits of an output's row give its indices in eight groups.
+// Bits past the last factor select the sign of a zero.
 void index_factors(const SignBits& bits, int64_t factors, int64_t outputs, uint8_t* indices) {
   constexpr int64_t kGroupsPerRead = kWordElements / kGroup;
   const int64_t groups = (factors + kGroup - 1) / kGroup;
@@ -88,8 +90,7 @@ void multiply_rows(const float* x, float* y, int64_t rows, int64_t factors, int6
       kernels.make_tables(padded, count, tables.data() + r * kStride);
     }
     for (int64_t block = 0; block < blocks; ++block) {
-      kernels.look_up(tables.data(), kStride,
-                      indices + (block * groups + first) * kLanes, count,
+      kernels.look_up(tables.data(), kStride, indices + (block * groups + first) * kLanes, count,
                       sums.data() + block * kRowBlock * kLanes);
     }
   }
@@ -102,7 +103,8 @@ void multiply_rows(const float* x, float* y, int64_t rows, int64_t factors, int6
   }
 }
 
-// x: [n, cols] with transpose, else [n, rows]; V: [rows, cols] -> [n, rows] = x V', else [n, cols] = x V.
+// x: [n, cols] with transpose, else [n, rows]; V: [rows, cols] -> [n, rows] = x V', else [n, cols]
+// = x V.
 Tensor signed_matmul(const Tensor& x, int64_t seed, const Tensor& probe, int64_t number,
                      int64_t rows, int64_t cols, bool transpose) {
   check_scalar(probe, "probe", ScalarType::Long);
@@ -111,15 +113,15 @@ Tensor signed_matmul(const Tensor& x, int64_t seed, const Tensor& probe, int64_t
   STD_TORCH_CHECK(x.dim() == 2 && x.size(1) == factors && x.scalar_type() == ScalarType::Float &&
                       x.is_contiguous(),
                   "metacurv: x must be a contiguous float32 matrix with ", factors, " columns");
-  STD_TORCH_CHECK(rows > 0 && cols > 0 && number >= 0 &&
-                      number <= std::numeric_limits<uint32_t>::max(),
-                  "metacurv: rows and cols must be > 0 and number in [0, 2^32), got ", rows, ", ",
-                  cols, ", ", number);
+  STD_TORCH_CHECK(rows > 0 && cols > 0 && cols <= (int64_t{1} << 62) / rows,
+                  "metacurv: rows and cols must be > 0 with rows x cols <= 2^62, got ", rows,
+                  " and ", cols);
+  STD_TORCH_CHECK(number >= 0 && number <= std::numeric_limits<uint32_t>::max(),
+                  "metacurv: number must be in [0, 2^32), got ", number);
   const int64_t n = x.size(0);
   Tensor y = torch::stable::new_empty(x, {n, outputs});
-  const SignStream stream =
-      sign_stream(static_cast<uint64_t>(seed), static_cast<uint32_t>(number),
-                  static_cast<uint32_t>(*probe.const_data_ptr<int64_t>()));
+  const SignStream stream = sign_stream(static_cast<uint64_t>(seed), static_cast<uint32_t>(number),
+                                        static_cast<uint32_t>(*probe.const_data_ptr<int64_t>()));
   const SignBits bits(stream, rows * cols);
   const int64_t groups = (factors + kGroup - 1) / kGroup;
   const int64_t output_blocks = (outputs + kLanes - 1) / kLanes;

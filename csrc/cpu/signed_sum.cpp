@@ -1,8 +1,9 @@
 // signed_sum: sum of v_i x_i per tensor, the signs v made in registers from the counter.
 // hutchinson_accumulate_: the same sums folded into a running mean and M2 (Welford 1962).
 //
-// Order of summation, fixed and equal to the torch twin's (metacurv/_reference.py): within a chunk, lane i % 32
-// adds its elements in index order in float64; the 32 lanes are halved as a tree; chunks are added in order.
+// Order of summation, fixed and equal to the torch twin's (metacurv/_reference.py): within a chunk,
+// lane i % 32 adds its elements in index order in float64; the 32 lanes are halved as a tree;
+// chunks are added in order.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -32,7 +33,8 @@ double sum_chunk(const TensorView& view, const ChunkSigns& signs, const Chunk& c
       begin += whole_rows * kWordElements;
       continue;
     }
-    // Ragged ends and strided tensors go through a buffer of whole rows, padded with zeros, which add nothing.
+    // Ragged ends and strided tensors go through a buffer of whole rows, padded with zeros, which
+    // add nothing.
     const int64_t rows = contiguous ? 1 : kBufferRows;
     const int64_t end = std::min(chunk.end, (row + rows) * kWordElements);
     const int64_t used_rows = (end - 1) / kWordElements - row + 1;
@@ -90,8 +92,8 @@ void signed_sums(const std::vector<Tensor>& tensors, int64_t seed, const Tensor&
 
 Tensor signed_sum(const std::vector<Tensor>& tensors, int64_t seed, const Tensor& probe,
                   const std::vector<int64_t>& numbers, const std::vector<int64_t>& offsets) {
-  Tensor sums = torch::stable::new_empty(probe, {static_cast<int64_t>(tensors.size())},
-                                         ScalarType::Double);
+  Tensor sums =
+      torch::stable::new_empty(probe, {static_cast<int64_t>(tensors.size())}, ScalarType::Double);
   signed_sums(tensors, seed, probe, numbers, offsets, sums.mutable_data_ptr<double>());
   return sums;
 }
@@ -100,7 +102,7 @@ void hutchinson_accumulate_(const Tensor& mean, const Tensor& m2, const Tensor& 
                             const std::vector<Tensor>& products, int64_t seed, const Tensor& probe,
                             const std::vector<int64_t>& numbers,
                             const std::vector<int64_t>& offsets) {
-  check_statistics(mean, m2, count, products.size());
+  check_statistics(mean, m2, count, probe, products.size());
   std::vector<double> samples(products.size() + 1);
   signed_sums(products, seed, probe, numbers, offsets, samples.data());
   for (size_t t = 0; t < products.size(); ++t) {

@@ -55,9 +55,8 @@ const SimdTable& choose() {
       return *table;
     }
   }
-  STD_TORCH_CHECK(false,
-                  "METACURV_CPU_ISA must be baseline, avx2 or avx512 and run on this CPU, got ",
-                  wanted);
+  STD_TORCH_CHECK(
+      false, "METACURV_CPU_ISA must be baseline, avx2 or avx512 and run on this CPU, got ", wanted);
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// The AVX2 table (with F16C). Functions carry the target attribute, so the file needs no special flags.
+// The AVX2 table (with F16C). Functions carry the target attribute, so the file needs no special
+// flags.
 #include "simd.h"
 
 #if defined(__x86_64__)
@@ -79,11 +80,12 @@ METACURV_AVX2 void sign_words(const SignStream& stream, uint64_t first_block, in
   }
 }
 
-// Sign bits of elements `first` ... first + 7 of a row, in the top bit of eight 32-bit lanes; word: the row's word in
-// every lane. The shift counts are constants once the loop over `first` is unrolled.
+// Sign bits of elements `first` ... first + 7 of a row, in the top bit of eight 32-bit lanes; word:
+// the row's word in every lane. The shift counts are constants once the loop over `first` is
+// unrolled.
 METACURV_AVX2 inline __m256i sign_bits_32(__m256i word, int first) {
-  const __m256i shifts = _mm256_sub_epi32(_mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24),
-                                          _mm256_set1_epi32(first));
+  const __m256i shifts =
+      _mm256_sub_epi32(_mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24), _mm256_set1_epi32(first));
   return _mm256_and_si256(_mm256_sllv_epi32(word, shifts),
                           _mm256_set1_epi32(static_cast<int>(0x80000000u)));
 }
@@ -106,15 +108,16 @@ struct EightDoubles {
   __m256d high;
 };
 
-// Eight signed elements widened to float64. Flipping before widening is exact and costs half as much.
+// Eight signed elements widened to float64. Flipping before widening is exact and costs half as
+// much.
 METACURV_AVX2 inline EightDoubles flip_and_widen(__m256 x, __m256i word, int first) {
   const __m256 flipped = _mm256_xor_ps(x, _mm256_castsi256_ps(sign_bits_32(word, first)));
   return {_mm256_cvtps_pd(_mm256_castps256_ps128(flipped)),
           _mm256_cvtps_pd(_mm256_extractf128_ps(flipped, 1))};
 }
 
-// One struct per storage type: `splat` spreads a row's word over a vector, `load` gives elements first ... first + 7 of
-// the row at x.
+// One struct per storage type: `splat` spreads a row's word over a vector, `load` gives elements
+// first ... first + 7 of the row at x.
 struct SignedF32 {
   METACURV_AVX2 static __m256i splat(uint32_t word) { return word_in_32(word); }
   METACURV_AVX2 static EightDoubles load(const float* x, __m256i word, int first) {
@@ -124,10 +127,10 @@ struct SignedF32 {
 struct SignedF64 {
   METACURV_AVX2 static __m256i splat(uint32_t word) { return word_in_64(word); }
   METACURV_AVX2 static EightDoubles load(const double* x, __m256i word, int first) {
-    return {_mm256_xor_pd(_mm256_loadu_pd(x + first),
-                          _mm256_castsi256_pd(sign_bits_64(word, first))),
-            _mm256_xor_pd(_mm256_loadu_pd(x + first + 4),
-                          _mm256_castsi256_pd(sign_bits_64(word, first + 4)))};
+    return {
+        _mm256_xor_pd(_mm256_loadu_pd(x + first), _mm256_castsi256_pd(sign_bits_64(word, first))),
+        _mm256_xor_pd(_mm256_loadu_pd(x + first + 4),
+                      _mm256_castsi256_pd(sign_bits_64(word, first + 4)))};
   }
 };
 struct SignedF16 {

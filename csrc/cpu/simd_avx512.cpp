@@ -1,4 +1,5 @@
-// The AVX-512 table (F, BW, DQ, VL, and F16C). Functions carry the target attribute, so the file needs no special flags.
+// The AVX-512 table (F, BW, DQ, VL, and F16C). Functions carry the target attribute, so the file
+// needs no special flags.
 #include "simd.h"
 
 #if defined(__x86_64__)
@@ -7,7 +8,8 @@
 namespace metacurv {
 namespace {
 
-// Two 32 x 32 -> 64 bit products per 64-bit lane: low and high halves of a * m in the 16 lanes of a.
+// Two 32 x 32 -> 64 bit products per 64-bit lane: low and high halves of a * m in the 16 lanes of
+// a.
 METACURV_AVX512 inline void multiply(__m512i a, __m512i m, __m512i* low, __m512i* high) {
   constexpr __mmask16 kOddLanes = 0xaaaa;
   const __m512i even = _mm512_mul_epu32(a, m);
@@ -26,9 +28,9 @@ METACURV_AVX512 inline void sixteen_blocks(const SignStream& stream, uint64_t fi
   const __m512i m1 = _mm512_set1_epi32(static_cast<int>(kPhiloxM1));
   __m512i c0 = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi64_epi32(b0)),
                                   _mm512_cvtepi64_epi32(b1), 1);
-  __m512i c1 = _mm512_inserti64x4(
-      _mm512_castsi256_si512(_mm512_cvtepi64_epi32(_mm512_srli_epi64(b0, 32))),
-      _mm512_cvtepi64_epi32(_mm512_srli_epi64(b1, 32)), 1);
+  __m512i c1 =
+      _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi64_epi32(_mm512_srli_epi64(b0, 32))),
+                         _mm512_cvtepi64_epi32(_mm512_srli_epi64(b1, 32)), 1);
   __m512i c2 = _mm512_set1_epi32(static_cast<int>(stream.number));
   __m512i c3 = _mm512_set1_epi32(static_cast<int>(stream.probe));
   __m512i k0 = _mm512_set1_epi32(static_cast<int>(stream.key.word[0]));
@@ -52,10 +54,10 @@ METACURV_AVX512 inline void sixteen_blocks(const SignStream& stream, uint64_t fi
   const __m512i t1 = _mm512_unpackhi_epi32(c0, c1);
   const __m512i t2 = _mm512_unpacklo_epi32(c2, c3);
   const __m512i t3 = _mm512_unpackhi_epi32(c2, c3);
-  const __m512i u0 = _mm512_unpacklo_epi64(t0, t2);  // blocks 0, 4, 8, 12
-  const __m512i u1 = _mm512_unpackhi_epi64(t0, t2);  // blocks 1, 5, 9, 13
-  const __m512i u2 = _mm512_unpacklo_epi64(t1, t3);  // blocks 2, 6, 10, 14
-  const __m512i u3 = _mm512_unpackhi_epi64(t1, t3);  // blocks 3, 7, 11, 15
+  const __m512i u0 = _mm512_unpacklo_epi64(t0, t2);       // blocks 0, 4, 8, 12
+  const __m512i u1 = _mm512_unpackhi_epi64(t0, t2);       // blocks 1, 5, 9, 13
+  const __m512i u2 = _mm512_unpacklo_epi64(t1, t3);       // blocks 2, 6, 10, 14
+  const __m512i u3 = _mm512_unpackhi_epi64(t1, t3);       // blocks 3, 7, 11, 15
   const __m512i v0 = _mm512_shuffle_i32x4(u0, u1, 0x44);  // 0, 4, 1, 5
   const __m512i v1 = _mm512_shuffle_i32x4(u2, u3, 0x44);  // 2, 6, 3, 7
   const __m512i v2 = _mm512_shuffle_i32x4(u0, u1, 0xee);  // 8, 12, 9, 13
@@ -92,8 +94,7 @@ struct WidenF64 {
 };
 struct WidenF16 {
   METACURV_AVX512 static __m512d load(const uint16_t* x) {
-    return _mm512_cvtps_pd(
-        _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x))));
+    return _mm512_cvtps_pd(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x))));
   }
 };
 struct WidenBf16 {

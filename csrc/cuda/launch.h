@@ -44,7 +44,9 @@ class CudaScope {
     STD_TORCH_CHECK(&aoti_torch_get_current_cuda_stream != nullptr,
                     "metacurv: CUDA tensors need a torch with CUDA; libtorch_cuda is not loaded");
     void* stream = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_index, &stream));
+    // STABLE_TORCH_ERROR_CODE_CHECK came after torch 2.10, whose headers must do.
+    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(device_index, &stream) == 0,
+                    "metacurv: torch gave no current CUDA stream for device ", device_index);
     return static_cast<cudaStream_t>(stream);
   }
 

@@ -64,20 +64,11 @@ Tensor signed_sum(const std::vector<Tensor>& tensors, int64_t seed, const Tensor
   return sums;
 }
 
-void check_device(const Tensor& tensor, const char* name, const Tensor& probe) {
-  STD_TORCH_CHECK(
-      tensor.is_cuda() == probe.is_cuda() && tensor.get_device_index() == probe.get_device_index(),
-      "metacurv: ", name, " and probe must be on one device");
-}
-
 void hutchinson_accumulate_(const Tensor& mean, const Tensor& m2, const Tensor& count,
                             const std::vector<Tensor>& products, int64_t seed, const Tensor& probe,
                             const std::vector<int64_t>& numbers,
                             const std::vector<int64_t>& offsets) {
-  check_statistics(mean, m2, count, products.size());
-  check_device(mean, "mean", probe);
-  check_device(m2, "m2", probe);
-  check_device(count, "count", probe);
+  check_statistics(mean, m2, count, probe, products.size());
   const auto n = static_cast<int64_t>(products.size());
   const Tensor sums = torch::stable::new_empty(probe, {n}, ScalarType::Double);
   const Statistics statistics = {mean.mutable_data_ptr<double>(), m2.mutable_data_ptr<double>(),

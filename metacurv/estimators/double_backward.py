@@ -18,12 +18,13 @@ from metacurv.estimators.parameters import NumberedParameter
 def gradient_graph(
     loss: Tensor, inputs: Sequence[Any], *, reveal_cuts: bool
 ) -> list[Tensor | None]:
-    """Gradients of ``loss`` in ``inputs`` (tensors or graph edges) that can be differentiated again; None where it does not
-    depend on one.
+    """Gradients of ``loss`` that can be differentiated again; None where it does not depend on an input.
 
     ``torch.autograd.grad`` leaves ``.grad`` alone and builds no reference cycle, unlike ``backward(create_graph=True)``.
 
     Args:
+        loss: one element.
+        inputs: tensors or graph edges.
         reveal_cuts: raise where a once-differentiable function cuts the graph. Such a function leaves its mark only on
             gradients that carry a graph on arrival, so the backward pass then starts from a 1 that does.
     """

@@ -12,8 +12,8 @@ class NotTwiceDifferentiableError(RuntimeError):
 
 _FREED = "the graph of loss has been freed: measure curvature before loss.backward() (or keep the graph with retain_graph=True)"
 _ADVICE = (
-    "Curvature needs second derivatives, which compiled models, fused attention kernels and once-differentiable custom functions lack. "
-    "Compute the loss with the uncompiled model, and attention under "
+    "Curvature needs second derivatives, which compiled models, fused attention kernels and once-differentiable custom "
+    "functions lack. Compute the loss with the uncompiled model, and attention under "
     "torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)"
 )
 

@@ -91,4 +91,6 @@ def command(cache: Path) -> tuple[list[str], dict[str, str]]:
     here = str(Path(metacurv.__file__).parents[1])
     path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path, "METACURV_CACHE": str(cache)}
-    return [sys.executable, "-W", "error", "-m", "metacurv.experiment"], environment
+    fallback = "ignore:metacurv runs without its compiled kernels:RuntimeWarning"
+    flags = ["-W", "error", "-W", fallback]
+    return [sys.executable, *flags, "-m", "metacurv.experiment"], environment
