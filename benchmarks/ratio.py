@@ -3,6 +3,9 @@
 The two calls take turns in one loop. Each pair of turns gives a ratio of two times taken within milliseconds of each other;
 the result is the median of these ratios, with a 95 % interval from their order statistics, which assumes nothing about
 how times are distributed.
+
+The clock is the thread's own (``time.thread_time``). With one thread on an idle machine that is the time on the wall, but it
+does not count what other processes on the same core took. The ratio by the wall clock is kept beside it.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ import math
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from time import perf_counter
+from time import perf_counter, thread_time
+from typing import NamedTuple
 
 # A turn is many calls of a fast function, so that one turn does not measure what the other left in the caches.
 TURN_SECONDS = 2e-3
@@ -27,6 +31,7 @@ class Paired:
     """Times of ``ours`` and ``other`` (medians, seconds a call) and how many times faster ``ours`` is.
 
     ``low``, ``high``: 95 % interval of ``speedup``, the median over ``pairs`` of other / ours.
+    ``wall_speedup``: the same median by the wall clock.
     """
 
     ours_s: float
@@ -34,24 +39,31 @@ class Paired:
     speedup: float
     low: float
     high: float
+    wall_speedup: float
     pairs: int
 
     def as_dict(self) -> dict[str, float]:
         return asdict(self)
 
 
-def turn(call: Call, calls: int) -> float:
-    """Seconds a call."""
-    start = perf_counter()
+class Turn(NamedTuple):
+    """Seconds a call, by the thread's clock and by the wall clock."""
+
+    thread: float
+    wall: float
+
+
+def turn(call: Call, calls: int) -> Turn:
+    wall, thread = perf_counter(), thread_time()
     for _ in range(calls):
         call()
-    return (perf_counter() - start) / calls
+    return Turn((thread_time() - thread) / calls, (perf_counter() - wall) / calls)
 
 
 def calls_in_a_turn(call: Call) -> int:
     """Calls that fill TURN_SECONDS; warms ``call`` up as well."""
     call()
-    one = min(turn(call, 1) for _ in range(3))
+    one = min(turn(call, 1).thread for _ in range(3))
     return max(1, min(1000, round(TURN_SECONDS / max(one, 1e-9))))
 
 
@@ -66,32 +78,36 @@ def median_interval(values: list[float]) -> tuple[float, float]:
 
 
 def compare(ours: Call, other: Call, *, seconds: float) -> Paired:
-    """Takes turns for about ``seconds``, at least MIN_PAIRS pairs, who begins alternating, without garbage collection."""
+    """Takes turns for about ``seconds``, at least MIN_PAIRS pairs; which one begins alternates.
+
+    The garbage collector is off meanwhile.
+    """
     ours_calls, other_calls = calls_in_a_turn(ours), calls_in_a_turn(other)
-    ours_times: list[float] = []
-    other_times: list[float] = []
+    pairs: list[tuple[Turn, Turn]] = []
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
         end = perf_counter() + seconds
-        while len(ours_times) < MIN_PAIRS or (perf_counter() < end and len(ours_times) < MAX_PAIRS):
-            if len(ours_times) % 2:
-                other_times.append(turn(other, other_calls))
-                ours_times.append(turn(ours, ours_calls))
+        while len(pairs) < MIN_PAIRS or (perf_counter() < end and len(pairs) < MAX_PAIRS):
+            if len(pairs) % 2:
+                second = turn(other, other_calls)
+                first = turn(ours, ours_calls)
             else:
-                ours_times.append(turn(ours, ours_calls))
-                other_times.append(turn(other, other_calls))
+                first = turn(ours, ours_calls)
+                second = turn(other, other_calls)
+            pairs.append((first, second))
     finally:
         if collecting:
             gc.enable()
-    ratios = [b / a for a, b in zip(ours_times, other_times, strict=True)]
+    ratios = [b.thread / a.thread for a, b in pairs]
     low, high = median_interval(ratios)
     return Paired(
-        ours_s=statistics.median(ours_times),
-        other_s=statistics.median(other_times),
+        ours_s=statistics.median(a.thread for a, _ in pairs),
+        other_s=statistics.median(b.thread for _, b in pairs),
         speedup=statistics.median(ratios),
         low=low,
         high=high,
-        pairs=len(ratios),
+        wall_speedup=statistics.median(b.wall / a.wall for a, b in pairs),
+        pairs=len(pairs),
     )
