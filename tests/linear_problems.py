@@ -1,4 +1,4 @@
-"""Every way a linear layer can stand in a graph, each a ``Problem``: ``LINEAR`` maps names to functions that make them.
+"""Every way in which a linear layer can stand in a graph. ``LINEAR``: name -> function that makes the ``Problem``.
 
 x: inputs; w, u, v: weights; b, c: biases.
 """

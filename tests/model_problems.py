@@ -207,6 +207,15 @@ def embedding_tied_to_the_output():
 
 
 @general
+def embedding_with_sparse_gradients():
+    def network(*, sparse: bool) -> nn.Module:
+        return nn.Sequential(nn.Embedding(5, 3, sparse=sparse), nn.Tanh(), nn.Linear(3, 2))
+
+    tokens = torch.tensor([0, 3, 3, 1])
+    return of_module(network(sparse=True), tokens, twin=network(sparse=False))
+
+
+@general
 def attention():
     class Attention(nn.Module):
         def __init__(self):

@@ -37,16 +37,27 @@ def assert_explained(error):
     assert "SDPBackend.MATH" in str(error)
 
 
+@pytest.mark.parametrize("curved", [True, False], ids=["curved loss", "linear loss"])
 @pytest.mark.parametrize("layer", [True, False], ids=["beside a layer", "alone"])
-def test_once_differentiable_functions(layer, backend):
+def test_once_differentiable_functions(layer, curved, backend):
+    """torch itself finds no curvature there and says nothing, if asked for the parameters alone."""
     w = torch.randn(3, 3, requires_grad=True)
-    inner = torch.randn(5, 3) @ w if layer else w
-    loss = OnceDifferentiable.apply(inner).square().sum()
+    squares = OnceDifferentiable.apply(torch.randn(5, 3) @ w if layer else w)
+    loss = (squares.square() if curved else squares).sum()
     with pytest.raises(NotTwiceDifferentiableError, match="once_differentiable") as caught:
         hessian_trace(loss, [w], backend=backend)
     assert_explained(caught.value)
     loss.backward()  # the graph is still good for one derivative
     assert w.grad is not None
+
+
+def test_a_once_differentiable_function_before_the_parameters_is_no_hindrance(backend):
+    """Only the way from the loss to the parameters counts."""
+    w = torch.randn(3, 3, requires_grad=True)
+    x = OnceDifferentiable.apply(torch.randn(5, 3, requires_grad=True))
+    estimate = hessian_trace((x @ w).square().sum(), [w], n_samples=2, backend=backend)
+    expected = hessian_trace((x.detach() @ w).square().sum(), [w], n_samples=2, backend=backend)
+    assert estimate.value == pytest.approx(expected.value, rel=1e-5)
 
 
 def test_compiled_models(backend):

@@ -207,18 +207,26 @@ def test_rules(argument, value, error, backend):
     assert_refused("reciprocal_lr_", argument, value, error, backend)
 
 
-@pytest.mark.parametrize("shape", [(4, 3), (2, 4, 3)])
-def test_tensors_that_share_memory_cannot_be_filled(shape, backend):
-    memory = torch.full((shape[-1],), 7.0)
-    with pytest.raises(ValueError, match=r"tensors\[1\] must own each of its elements.*expanded"):
-        ops.rademacher_([torch.empty(2), memory.expand(shape)], seed=0, probe=0, backend=backend)
-    assert memory.tolist() == [7.0] * shape[-1]
+@pytest.mark.parametrize(
+    "share",
+    [
+        pytest.param(lambda x: x.expand(4, 12), id="expanded rows"),
+        pytest.param(lambda x: x.view(12, 1).expand(12, 3), id="expanded columns"),
+        pytest.param(lambda x: x[3].expand(2, 2), id="one number expanded"),
+        pytest.param(lambda x: x.unfold(0, 4, 2), id="windows"),
+    ],
+)
+def test_tensors_that_share_memory_cannot_be_filled(share, backend):
+    memory = torch.full((12,), 7.0)
+    with pytest.raises(ValueError, match=r"tensors\[1\] must .* got overlapping"):
+        ops.rademacher_([torch.empty(2), share(memory)], seed=0, probe=0, backend=backend)
+    assert memory.tolist() == [7.0] * 12
 
 
 def test_lazily_negated_views_cannot_be_filled(backend):
     """``z.conj().imag`` is one: its numbers are not those in memory."""
     x = torch.complex(torch.ones(4), torch.ones(4)).conj().imag
-    with pytest.raises(ValueError, match=r"tensors\[0\] must own each of its elements.*negated"):
+    with pytest.raises(ValueError, match=r"tensors\[0\] must .* got a lazily negated view"):
         ops.rademacher_([x], seed=0, probe=0, backend=backend)
     assert x.tolist() == [-1.0] * 4
 

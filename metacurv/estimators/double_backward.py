@@ -16,7 +16,7 @@ from metacurv.estimators.parameters import NumberedParameter
 
 
 def gradient_graph(
-    loss: Tensor, inputs: Sequence[Any], *, reveal_cuts: bool
+    loss: Tensor, inputs: Sequence[Any], *, start: Tensor | None = None
 ) -> list[Tensor | None]:
     """Gradients of ``loss`` that can be differentiated again; None where it does not depend on an input.
 
@@ -25,19 +25,20 @@ def gradient_graph(
     Args:
         loss: one element.
         inputs: tensors or graph edges.
-        reveal_cuts: raise where a once-differentiable function cuts the graph. Such a function leaves its mark only on
-            gradients that carry a graph on arrival, so the backward pass then starts from a 1 that does.
+        start: the 1 that the backward pass starts from; one that requires a gradient makes every gradient carry a graph.
     """
-    start = torch.ones_like(loss, requires_grad=True) if reveal_cuts else None
     with explain_differentiation_errors("the gradient of loss with create_graph=True"):
         gradients = torch.autograd.grad(
             loss, list(inputs), start, create_graph=True, allow_unused=True
         )
     if all(gradient is None for gradient in gradients):
         raise ValueError("loss must depend on params, but its graph reaches none of them")
-    if reveal_cuts:
-        refuse_cut_graph(gradients)
     return list(gradients)
+
+
+def graph_carrying_one(loss: Tensor) -> Tensor:
+    """What to start a backward pass from so that every gradient carries a graph, up to this 1."""
+    return torch.ones_like(loss, requires_grad=True)
 
 
 def refuse_cut_graph(gradients: Iterable[Tensor | None]) -> None:
@@ -80,7 +81,7 @@ class DoubleBackward:
             for gradient, parameter in zip(gradients, parameters, strict=True)
             if gradient is not None and gradient.requires_grad
         ]
-        self._gradients = [gradient for gradient, _ in live]
+        self.gradients = [gradient for gradient, _ in live]
         self.probed = [parameter for _, parameter in live]
         self.moments = StreamedMoments([], parameters[0].tensor.device)
 
@@ -88,9 +89,7 @@ class DoubleBackward:
         self, vectors: Sequence[Tensor], run: ModuleType, key: int, probe: Tensor
     ) -> None:
         """Adds one sample; vectors: the probe, one tensor for each of ``probed``."""
-        products = hessian_vector_products(
-            self._gradients, vectors, [p.tensor for p in self.probed]
-        )
+        products = hessian_vector_products(self.gradients, vectors, [p.tensor for p in self.probed])
         curved = [p for h, p in zip(products, self.probed, strict=True) if h is not None]
         if len(curved) != len(self.moments.curved):
             # Which products exist depends on the graph only, so this happens at the first probe alone.
@@ -105,3 +104,6 @@ class DoubleBackward:
             [p.number for p in curved],
             [0] * len(curved),
         )
+
+    def close(self) -> None:
+        """Nothing to undo."""

@@ -14,7 +14,12 @@ import torch
 from torch import Tensor
 
 from metacurv import _validate, ops
-from metacurv.estimators.double_backward import DoubleBackward, gradient_graph
+from metacurv.estimators.double_backward import (
+    DoubleBackward,
+    gradient_graph,
+    graph_carrying_one,
+    refuse_cut_graph,
+)
 from metacurv.estimators.graph import LossGraph
 from metacurv.estimators.linear_factors import FactoredDoubleBackward
 from metacurv.estimators.linear_uses import find_linear_uses
@@ -55,10 +60,13 @@ def read_trace(
     numbers = [p.number for p in probed]
     offsets = [0] * len(probed)
     key = ops.as_int64(seed)
-    for _ in range(n_samples):
-        run.rademacher_(vectors, key, probe, numbers, offsets)
-        products.accumulate(vectors, run, key, probe)
-        probe.add_(1)
+    try:
+        for _ in range(n_samples):
+            run.rademacher_(vectors, key, probe, numbers, offsets)
+            products.accumulate(vectors, run, key, probe)
+            probe.add_(1)
+    finally:
+        products.close()
     mean, m2 = products.moments.moments()
     return TraceReading(
         mean=mean,
@@ -80,19 +88,31 @@ def trace_of_loss(
     backend: str,
 ) -> TraceReading:
     """``read_trace`` for a checked ``loss``, by factors where its linear layers allow it (never on the reference backend)."""
+    # Backward passes take the dtypes that the forward pass chose; an autocast region around them would change these.
+    with torch.autocast(loss.device.type, enabled=False):
+        products = _products(loss, parameters, backend)
+        return read_trace(
+            products, seed=seed, first_probe=first_probe, n_samples=n_samples, backend=backend
+        )
+
+
+def _products(
+    loss: Tensor, parameters: list[NumberedParameter], backend: str
+) -> DoubleBackward | FactoredDoubleBackward:
     assert loss.grad_fn is not None  # check_loss saw to it
     graph = LossGraph(loss.grad_fn)
     uses = [] if backend == "reference" else find_linear_uses(graph, parameters)
-    cuts = graph.has_python_functions
     products: DoubleBackward | FactoredDoubleBackward
     if uses:
-        products = FactoredDoubleBackward(loss, parameters, uses, backend=backend, reveal_cuts=cuts)
+        products = FactoredDoubleBackward(loss, parameters, uses, backend=backend)
     else:
-        tensors = [p.tensor for p in parameters]
-        products = DoubleBackward(gradient_graph(loss, tensors, reveal_cuts=cuts), parameters)
-    return read_trace(
-        products, seed=seed, first_probe=first_probe, n_samples=n_samples, backend=backend
-    )
+        # A once-differentiable function leaves its mark only on gradients that carry a graph on arrival.
+        start = graph_carrying_one(loss) if graph.has_python_functions else None
+        gradients = gradient_graph(loss, [p.tensor for p in parameters], start=start)
+        products = DoubleBackward(gradients, parameters)
+    if graph.has_python_functions:
+        refuse_cut_graph(products.gradients)
+    return products
 
 
 def hessian_trace(

@@ -17,7 +17,8 @@ embedding or a convolution, leaves the parameter to the general path, in the sam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -27,15 +28,79 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from metacurv import ops
-from metacurv.estimators.double_backward import gradient_graph, hessian_vector_products
+from metacurv.estimators.double_backward import (
+    gradient_graph,
+    graph_carrying_one,
+    hessian_vector_products,
+)
 from metacurv.estimators.errors import explain_differentiation_errors
 from metacurv.estimators.linear_uses import LinearUse
 from metacurv.estimators.moments import SampleMoments
 from metacurv.estimators.parameters import NumberedParameter
 
 # Below this size of a weight, or this batch, making look-up indices costs more than a product with a stored probe.
-_SIGNED_ELEMENTS = 8192
+_SIGNED_ELEMENTS = 2048
 _SIGNED_ROWS = 16
+
+
+@dataclass
+class _Terms:
+    """The terms of one layer in the probe under way, taken by hooks as the backward pass goes by.
+
+    So neither ds/dz nor ds/d(dL/da) need be kept until its end.
+    """
+
+    out: Tensor | None = None  # a V' + v_b: [rows, out]
+    back: Tensor | None = None  # d V: [rows, in]
+    v_b: Tensor | None = None
+    from_output: Tensor | None = None  # <ds/dz, a V' + v_b>
+    in_bias: Tensor | None = None  # the share of v_b in it
+    from_input: Tensor | None = None  # <ds/d(dL/da), d V>
+
+    def start(self, out: Tensor, back: Tensor | None, v_b: Tensor | None) -> None:
+        """A new probe."""
+        self.out, self.back, self.v_b = out, back, v_b
+        self.from_output = self.in_bias = self.from_input = None
+
+    def take_output(self, cotangents: tuple[Tensor | None, ...]) -> None:
+        """Hook of the layer's node: ds/dz arrives."""
+        dz = cotangents[0]
+        if dz is not None and self.out is not None:
+            self.from_output = _dot(dz, self.out)
+            if self.v_b is not None:
+                self.in_bias = _dot(dz.sum(0), self.v_b)
+
+    def watch_input(self, gradient: Tensor) -> None:
+        """gradient: d W, this layer's share of dL/da. Its node is ours, and the hook goes with it."""
+        node, position = gradient.grad_fn, gradient.output_nr
+        assert node is not None  # the backward pass started from a 1 that carries a graph
+
+        def take_input(cotangents: tuple[Tensor | None, ...]) -> None:
+            cotangent = cotangents[position]
+            if cotangent is not None and self.back is not None:
+                self.from_input = _dot(cotangent, self.back)
+
+        node.register_prehook(take_input)
+
+
+@contextmanager
+def _watched(uses: Sequence[LinearUse], terms: Sequence[_Terms]) -> Iterator[None]:
+    """Within, a backward pass through the layers shows each its product d W."""
+
+    def show(use: LinearUse, term: _Terms) -> Callable[..., None]:
+        def hook(products: tuple[Tensor | None, ...], _: Any) -> None:
+            product = products[use.input_position]
+            if product is not None:
+                term.watch_input(product)
+
+        return hook
+
+    handles = [use.node.register_hook(show(use, t)) for use, t in zip(uses, terms, strict=True)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @dataclass(frozen=True)
@@ -46,9 +111,8 @@ class _Layer:
     signed: bool  # whether products with V are formed without V
     input: Tensor  # a: [rows, in], with its graph
     gradient: Tensor  # d = dL/dz: [rows, out], with its graph
-    output_target: int  # where ds/dz stands among the targets of the backward pass
-    input_target: int | None  # where ds/d(dL/da) stands
-
+    terms: _Terms
+    target: int  # what the backward pass goes for: dL/db, or dL/dz where there is no bias
     plain_input: Tensor  # a and d without graph, contiguous
     plain_gradient: Tensor
 
@@ -85,7 +149,6 @@ class FactoredDoubleBackward:
         uses: Sequence[LinearUse],
         *,
         backend: str,
-        reveal_cuts: bool,
     ) -> None:
         self.parameters = list(parameters)
         factored = {p.number for use in uses for p in (use.weight, use.bias) if p is not None}
@@ -95,35 +158,48 @@ class FactoredDoubleBackward:
             inputs = [use.input() for use in uses]
         edges = [GradientEdge(use.node, 0) for use in uses]
         input_edges = [get_gradient_edge(a) for a in inputs if a.requires_grad]
-        wanted = [*edges, *input_edges, *(p.tensor for p in general)]
-        found = iter(gradient_graph(loss, wanted, reveal_cuts=reveal_cuts))
-        gradients = [next(found) for _ in uses]
-        input_gradients = [next(found) if a.requires_grad else None for a in inputs]
+        wanted = [*edges, *(p.tensor for p in general), *input_edges]
+        # Every gradient is a product with this 1, so a backward pass that has to reach it runs every node on its way,
+        # and with it the hooks of the input terms.
+        start = graph_carrying_one(loss)
+        terms = [_Terms() for _ in uses]
+        with _watched(uses, terms):
+            gradients = gradient_graph(loss, wanted, start=start)
+        # The gradients in the inputs had to be asked for, or their products would not be formed; their hooks are set.
+        del gradients[len(uses) + len(general) :]
+        self.gradients = gradients
+        found = iter(gradients)
+        layer_gradients = [next(found) for _ in uses]
         live = [
             (g, p) for g, p in zip(found, general, strict=True) if g is not None and g.requires_grad
         ]
         self._general = [p for _, p in live]
         self._general_gradients = [g for g, _ in live]
-        self._targets: list[Any] = [p.tensor for p in self._general]
+        self._targets: list[Any] = [*(p.tensor for p in self._general), start]
         self._layers: list[_Layer] = []
-        for use, edge, a, d, da in zip(
-            uses, edges, inputs, gradients, input_gradients, strict=True
-        ):
-            if d is not None:  # else the layer's output does not reach the loss
-                self._layers.append(
-                    _Layer(
-                        use=use,
-                        signed=_pays_signed(use, a, backend),
-                        input=a,
-                        gradient=d,
-                        output_target=self._add_target(edge),
-                        input_target=(
-                            self._add_target(da) if da is not None and da.requires_grad else None
-                        ),
-                        plain_input=a.detach().contiguous(),
-                        plain_gradient=d.detach().contiguous(),
-                    )
+        self._handles: list[Any] = []
+        for use, edge, a, d, term in zip(uses, edges, inputs, layer_gradients, terms, strict=True):
+            if d is None:
+                continue  # the layer's output does not reach the loss
+            # A node that nothing wanted lies behind is not run, and its hook not called: the bias, which is small, makes it
+            # wanted. Without one, ds/dz is kept.
+            if use.bias is None:
+                self._targets.append(edge)
+            else:
+                self._targets.append(use.bias.tensor)
+                self._handles.append(use.node.register_prehook(term.take_output))
+            self._layers.append(
+                _Layer(
+                    use=use,
+                    signed=_pays_signed(use, a, backend),
+                    input=a,
+                    gradient=d,
+                    terms=term,
+                    target=len(self._targets) - 1,
+                    plain_input=a.detach().contiguous(),
+                    plain_gradient=d.detach().contiguous(),
                 )
+            )
         unstored = {p.number for p in self._factored} - {
             p.number
             for layer in self._layers
@@ -150,16 +226,13 @@ class FactoredDoubleBackward:
         drawn = _Probe(stored, run, key, probe)
         sources = list(self._general_gradients)
         cotangents = list(vectors[: len(self._general)])
-        forward: list[Tensor] = []  # a V' + v_b of each layer: [rows, out]
-        backward: list[Tensor | None] = []  # d V: [rows, in]
         for layer in self._layers:
             out = drawn.product(layer.plain_input, layer, transpose=layer.use.transposed)
-            if layer.use.bias is not None:
-                out += stored[layer.use.bias.number]
-            forward.append(out)
-            if layer.gradient.requires_grad:
-                sources.append(layer.gradient)
-                cotangents.append(out)
+            v_b = None if layer.use.bias is None else stored[layer.use.bias.number]
+            if v_b is not None:
+                out += v_b
+            sources.append(layer.gradient)
+            cotangents.append(out)
             back = None
             if layer.input.requires_grad:
                 back = drawn.product(
@@ -167,12 +240,20 @@ class FactoredDoubleBackward:
                 )
                 sources.append(layer.input)
                 cotangents.append(back)
-            backward.append(back)
+            layer.terms.start(out, back, v_b)
         results = hessian_vector_products(sources, cotangents, self._targets)
-        sample = self._layer_samples(drawn, forward, backward, results)
+        for layer in self._layers:
+            if layer.use.bias is None:
+                layer.terms.take_output((results[layer.target],))
+        sample = self._layer_samples()
         if self._general:
             sample = torch.cat([self._general_samples(drawn, results), sample])
         self.moments.add(sample)
+
+    def close(self) -> None:
+        """Takes the hooks off the graph of the loss, which is the user's."""
+        for handle in self._handles:
+            handle.remove()
 
     def _general_samples(self, drawn: _Probe, results: Sequence[Tensor | None]) -> Tensor:
         """float64 [number of general parameters]."""
@@ -186,37 +267,30 @@ class FactoredDoubleBackward:
         )
         return sums
 
-    def _layer_samples(
-        self,
-        drawn: _Probe,
-        forward: Sequence[Tensor],
-        backward: Sequence[Tensor | None],
-        results: Sequence[Tensor | None],
-    ) -> Tensor:
+    def _layer_samples(self) -> Tensor:
         """float64 [number of factored parameters]."""
         terms: list[Tensor] = []
         owners: list[dict[int, float]] = []  # parameter number -> factor, for each term
-        for layer, out, back in zip(self._layers, forward, backward, strict=True):
-            weight, bias = layer.use.weight, layer.use.bias
-            dz = results[layer.output_target]
-            if dz is not None:
-                terms.append(_dot(dz, out))
+        for layer in self._layers:
+            weight, bias, found = layer.use.weight, layer.use.bias, layer.terms
+            if found.from_output is not None:
+                terms.append(found.from_output)
                 owners.append({weight.number: 1.0})
-                if bias is not None:  # its share of <dz, a V' + v_b>
-                    terms.append(_dot(dz.sum(0), drawn.vectors[bias.number]))
-                    owners.append({bias.number: 1.0, weight.number: -1.0})
-            da = None if layer.input_target is None else results[layer.input_target]
-            if da is not None and back is not None:
-                terms.append(_dot(da, back))
+            if found.in_bias is not None and bias is not None:
+                terms.append(found.in_bias)
+                owners.append({bias.number: 1.0, weight.number: -1.0})
+            if found.from_input is not None:
+                terms.append(found.from_input)
                 owners.append({weight.number: 1.0})
+        device = self.parameters[0].tensor.device
         if not terms:
-            return torch.zeros(len(self._factored), dtype=torch.float64, device=drawn.index.device)
+            return torch.zeros(len(self._factored), dtype=torch.float64, device=device)
         if self._assignment is None:
             # Which terms exist depends on the graph only, so the first probe's table serves all.
             self._assignment = torch.tensor(
                 [[owner.get(p.number, 0.0) for owner in owners] for p in self._factored],
                 dtype=torch.float64,
-                device=drawn.index.device,
+                device=device,
             )
         return self._assignment @ torch.stack(terms).to(torch.float64)
 

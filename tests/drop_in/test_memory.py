@@ -4,6 +4,7 @@ garbage collector.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import weakref
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from metacurv import MetaCurvatureLR
+from metacurv import MetaCurvatureLR, UpdateRecord
 
 from .helpers import OPTIMIZERS, loss_of, mlp
 
@@ -78,6 +79,19 @@ def failing_base_loop(model: nn.Module, opt: MetaCurvatureLR, step: int) -> None
     handle.remove()
 
 
+def failing_callback_loop(model: nn.Module, opt: MetaCurvatureLR, step: int) -> None:
+    """on_update raises on every due step, from within step(), and the user goes on."""
+
+    def fail(record: UpdateRecord) -> None:
+        raise RuntimeError("from the callback")
+
+    opt.on_update = fail
+    opt.zero_grad()
+    loss_of(model, step).backward(create_graph=True)
+    with contextlib.suppress(RuntimeError):
+        opt.step()
+
+
 LOOPS: dict[str, Loop] = {
     loop.__name__: loop
     for loop in (
@@ -87,6 +101,7 @@ LOOPS: dict[str, Loop] = {
         seeds_loop_keeping_grads,
         closure_loop,
         failing_base_loop,
+        failing_callback_loop,
     )
 }
 
