@@ -30,13 +30,19 @@ def integer(name: str, value: Any, *, low: int, high: int | None = None) -> int:
     return result
 
 
-def real(name: str, value: Any, *, low: float, below: float = math.inf) -> float:
-    """``low <= value < below``, else TypeError or ValueError."""
-    needs = f"a finite number >= {low:g}" + ("" if below == math.inf else f" and < {below:g}")
+def real(
+    name: str, value: Any, *, low: float, below: float = math.inf, high: float = math.inf
+) -> float:
+    """``low <= value``, ``value < below`` and ``value <= high``, else TypeError or ValueError."""
+    needs = f"a finite number >= {low:g}"
+    if below < math.inf:
+        needs += f" and < {below:g}"
+    if high < math.inf:
+        needs += f" and <= {high:g}"
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be {needs}, got {describe(value)}")
     result = float(value)
-    if not (math.isfinite(result) and low <= result < below):
+    if not (math.isfinite(result) and low <= result < below and result <= high):
         raise ValueError(f"{name} must be {needs}, got {result}")
     return result
 

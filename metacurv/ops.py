@@ -94,6 +94,8 @@ def _check_integers(
 ) -> list[int]:
     if values is None:
         return default
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise TypeError(f"{name} must be a list or tuple of ints, got {_validate.describe(values)}")
     if len(values) != len(default):
         raise ValueError(
             f"{name} must have one entry per tensor, got {len(values)} for {len(default)}"
@@ -125,6 +127,11 @@ def as_int64(seed: int) -> int:
     """The same 64 bits as an int64, which is what an op schema can carry."""
     checked = _validate.seed(seed)
     return checked - (1 << 64) if checked >= 1 << 63 else checked
+
+
+def _is_negated(tensor: Tensor) -> bool:
+    """Whether the numbers of a tensor are the negatives of those in its memory. torch.compile cannot trace the question."""
+    return not torch.compiler.is_compiling() and tensor.is_neg()
 
 
 def _elements_overlap(tensor: Tensor) -> bool:
@@ -169,10 +176,11 @@ def rademacher_(
     """
     checked, number_list, offset_list = _check_list("tensors", tensors, numbers, offsets)
     for t, tensor in enumerate(checked):
-        if tensor.is_neg() or _elements_overlap(tensor):
-            kind = "a lazily negated view" if tensor.is_neg() else "overlapping elements"
+        negated = _is_negated(tensor)
+        if negated or _elements_overlap(tensor):
+            kind = "a lazily negated view" if negated else "an expanded or overlapping view"
             raise ValueError(
-                f"tensors[{t}] must have memory of its own for each element, got {kind} (shape {tuple(tensor.shape)}, "
+                f"tensors[{t}] must own each of its elements, got {kind} (shape {tuple(tensor.shape)}, "
                 f"strides {tensor.stride()})"
             )
     device = _device_of(checked, probe)
@@ -302,7 +310,11 @@ def reciprocal_lr_(scale: Tensor, trace: Tensor, *, alpha: float, backend: str =
     for name, tensor in (("scale", scale), ("trace", trace)):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a Tensor, got {_validate.describe(tensor)}")
-        if tensor.numel() != 1 or tensor.dtype not in (torch.float32, torch.float64):
+        if (
+            tensor.layout != torch.strided
+            or tensor.numel() != 1
+            or tensor.dtype not in (torch.float32, torch.float64)
+        ):
             raise ValueError(
                 f"{name} must be one float32 or float64 element, got {tensor.dtype} of shape {tuple(tensor.shape)}"
             )
@@ -344,6 +356,8 @@ def signed_matmul(
             serve x.
     """
     _validate.real_tensor("x", x)
+    if not isinstance(transpose, bool):
+        raise TypeError(f"transpose must be True or False, got {_validate.describe(transpose)}")
     shape = (
         _validate.integer("rows", rows, low=1),
         _validate.integer("cols", cols, low=1),

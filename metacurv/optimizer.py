@@ -347,7 +347,7 @@ class MetaCurvatureLR(OptimizerWrapper):
                 ("measured_step", -1, None),
             )
         }
-        scale = _validate.real(f"{name}['scale']", state["scale"], low=MIN_SCALE)
+        scale = _validate.real(f"{name}['scale']", state["scale"], low=MIN_SCALE, high=1)
         ema = BiasCorrectedEma(self._ema.beta)
         ema.load(state["ema"], f"{name}['ema']")
 

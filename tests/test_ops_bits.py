@@ -252,9 +252,9 @@ def test_reciprocal_lr_of_anything(old, trace, alpha):
 
 
 def test_any_thread_count(restore_threads):
-    """Enough chunks for several threads, beginning in the middle of one."""
+    """Enough chunks for several threads, and for several pieces in the twin, beginning in the middle of one."""
     tensors = [
-        numbers_of(700_001, torch.float32),
+        numbers_of(1_100_001, torch.float32),
         numbers_of(300_000, torch.float64).view(600, 500).t(),
     ]
     offsets = [2**15 - 3, 77]

@@ -36,11 +36,6 @@ def gradient_graph(
     return list(gradients)
 
 
-def graph_carrying_one(loss: Tensor) -> Tensor:
-    """What to start a backward pass from so that every gradient carries a graph, up to this 1."""
-    return torch.ones_like(loss, requires_grad=True)
-
-
 def refuse_cut_graph(gradients: Iterable[Tensor | None]) -> None:
     """Raises NotTwiceDifferentiableError where a once-differentiable function cuts the gradient's graph."""
     with explain_differentiation_errors(
@@ -104,6 +99,3 @@ class DoubleBackward:
             [p.number for p in curved],
             [0] * len(curved),
         )
-
-    def close(self) -> None:
-        """Nothing to undo."""

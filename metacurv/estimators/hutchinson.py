@@ -10,6 +10,9 @@ so nothing waits for the host until the result is read.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -17,7 +20,6 @@ from metacurv import _validate, ops
 from metacurv.estimators.double_backward import (
     DoubleBackward,
     gradient_graph,
-    graph_carrying_one,
     refuse_cut_graph,
 )
 from metacurv.estimators.graph import LossGraph
@@ -60,13 +62,10 @@ def read_trace(
     numbers = [p.number for p in probed]
     offsets = [0] * len(probed)
     key = ops.as_int64(seed)
-    try:
-        for _ in range(n_samples):
-            run.rademacher_(vectors, key, probe, numbers, offsets)
-            products.accumulate(vectors, run, key, probe)
-            probe.add_(1)
-    finally:
-        products.close()
+    for _ in range(n_samples):
+        run.rademacher_(vectors, key, probe, numbers, offsets)
+        products.accumulate(vectors, run, key, probe)
+        probe.add_(1)
     mean, m2 = products.moments.moments()
     return TraceReading(
         mean=mean,
@@ -89,11 +88,24 @@ def trace_of_loss(
 ) -> TraceReading:
     """``read_trace`` for a checked ``loss``, by factors where its linear layers allow it (never on the reference backend)."""
     # Backward passes take the dtypes that the forward pass chose; an autocast region around them would change these.
-    with torch.autocast(loss.device.type, enabled=False):
+    with torch.autocast(loss.device.type, enabled=False), _without_hooks(parameters):
         products = _products(loss, parameters, backend)
         return read_trace(
             products, seed=seed, first_probe=first_probe, n_samples=n_samples, backend=backend
         )
+
+
+@contextmanager
+def _without_hooks(parameters: Sequence[NumberedParameter]) -> Iterator[None]:
+    """A reading is not the user's backward pass: gradient hooks on the parameters must neither run nor change it."""
+    hooked = [(p.tensor, p.tensor._backward_hooks) for p in parameters if p.tensor._backward_hooks]
+    try:
+        for tensor, _ in hooked:
+            tensor._backward_hooks = None
+        yield
+    finally:
+        for tensor, hooks in hooked:
+            tensor._backward_hooks = hooks
 
 
 def _products(
@@ -101,16 +113,16 @@ def _products(
 ) -> DoubleBackward | FactoredDoubleBackward:
     assert loss.grad_fn is not None  # check_loss saw to it
     graph = LossGraph(loss.grad_fn)
+    # A once-differentiable function leaves its mark only on gradients that carry a graph on arrival.
+    start = torch.ones_like(loss, requires_grad=True) if graph.has_python_functions else None
     uses = [] if backend == "reference" else find_linear_uses(graph, parameters)
     products: DoubleBackward | FactoredDoubleBackward
     if uses:
-        products = FactoredDoubleBackward(loss, parameters, uses, backend=backend)
+        products = FactoredDoubleBackward(loss, parameters, uses, backend=backend, start=start)
     else:
-        # A once-differentiable function leaves its mark only on gradients that carry a graph on arrival.
-        start = graph_carrying_one(loss) if graph.has_python_functions else None
         gradients = gradient_graph(loss, [p.tensor for p in parameters], start=start)
         products = DoubleBackward(gradients, parameters)
-    if graph.has_python_functions:
+    if start is not None:
         refuse_cut_graph(products.gradients)
     return products
 

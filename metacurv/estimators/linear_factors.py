@@ -4,9 +4,9 @@ A linear layer z = a W' + b has the gradient dL/dW = d' a with d = dL/dz, so a b
 computes, for every probe, two weight-sized matrix products that are only dotted with v_W afterwards. With the probe
 (V, v_b) of (W, b), and s = sum over all parameters of v . gradient, the chain rule gives without them
 
-    v_W . (H v)_W = <ds/dz, a V'> + <ds/d(dL/da), d V>,      v_b . (H v)_b = <sum over rows of ds/dz, v_b>,
+    v_W . (H v)_W = <ds/dz, a V'> + <ds/d(d W), d V>,      v_b . (H v)_b = <sum over rows of ds/dz, v_b>,
 
-because s depends on W through z = a W' + b and through dL/da = d W only, and s itself holds W's part as <d, a V'>, whose
+because s depends on W through z = a W' + b and through the layer's share d W of dL/da only, and s itself holds W's part as <d, a V'>, whose
 derivatives in d and a are injected as a V' and d V. Four products a layer instead of six, none followed by an addition of
 weight-sized matrices, and the two with V need no stored V (``ops.signed_matmul``). Samples are those of ``double_backward``,
 probe by probe, up to rounding.
@@ -25,14 +25,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from metacurv import ops
-from metacurv.estimators.double_backward import (
-    gradient_graph,
-    graph_carrying_one,
-    hessian_vector_products,
-)
+from metacurv.estimators.double_backward import gradient_graph, hessian_vector_products
 from metacurv.estimators.errors import explain_differentiation_errors
 from metacurv.estimators.linear_uses import LinearUse
 from metacurv.estimators.moments import SampleMoments
@@ -43,66 +39,6 @@ _SIGNED_ELEMENTS = 2048
 _SIGNED_ROWS = 16
 
 
-@dataclass
-class _Terms:
-    """The terms of one layer in the probe under way, taken by hooks as the backward pass goes by.
-
-    So neither ds/dz nor ds/d(dL/da) need be kept until its end.
-    """
-
-    out: Tensor | None = None  # a V' + v_b: [rows, out]
-    back: Tensor | None = None  # d V: [rows, in]
-    v_b: Tensor | None = None
-    from_output: Tensor | None = None  # <ds/dz, a V' + v_b>
-    in_bias: Tensor | None = None  # the share of v_b in it
-    from_input: Tensor | None = None  # <ds/d(dL/da), d V>
-
-    def start(self, out: Tensor, back: Tensor | None, v_b: Tensor | None) -> None:
-        """A new probe."""
-        self.out, self.back, self.v_b = out, back, v_b
-        self.from_output = self.in_bias = self.from_input = None
-
-    def take_output(self, cotangents: tuple[Tensor | None, ...]) -> None:
-        """Hook of the layer's node: ds/dz arrives."""
-        dz = cotangents[0]
-        if dz is not None and self.out is not None:
-            self.from_output = _dot(dz, self.out)
-            if self.v_b is not None:
-                self.in_bias = _dot(dz.sum(0), self.v_b)
-
-    def watch_input(self, gradient: Tensor) -> None:
-        """gradient: d W, this layer's share of dL/da. Its node is ours, and the hook goes with it."""
-        node, position = gradient.grad_fn, gradient.output_nr
-        assert node is not None  # the backward pass started from a 1 that carries a graph
-
-        def take_input(cotangents: tuple[Tensor | None, ...]) -> None:
-            cotangent = cotangents[position]
-            if cotangent is not None and self.back is not None:
-                self.from_input = _dot(cotangent, self.back)
-
-        node.register_prehook(take_input)
-
-
-@contextmanager
-def _watched(uses: Sequence[LinearUse], terms: Sequence[_Terms]) -> Iterator[None]:
-    """Within, a backward pass through the layers shows each its product d W."""
-
-    def show(use: LinearUse, term: _Terms) -> Callable[..., None]:
-        def hook(products: tuple[Tensor | None, ...], _: Any) -> None:
-            product = products[use.input_position]
-            if product is not None:
-                term.watch_input(product)
-
-        return hook
-
-    handles = [use.node.register_hook(show(use, t)) for use, t in zip(uses, terms, strict=True)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 @dataclass(frozen=True)
 class _Layer:
     """What a use needs for every probe."""
@@ -111,10 +47,35 @@ class _Layer:
     signed: bool  # whether products with V are formed without V
     input: Tensor  # a: [rows, in], with its graph
     gradient: Tensor  # d = dL/dz: [rows, out], with its graph
-    terms: _Terms
-    target: int  # what the backward pass goes for: dL/db, or dL/dz where there is no bias
+    output_target: int  # where ds/dz stands among the targets of the backward pass
+    input_target: int | None  # where ds/d(d W) stands; None where nothing depends on it
+
     plain_input: Tensor  # a and d without graph, contiguous
     plain_gradient: Tensor
+
+
+@contextmanager
+def _input_products(uses: Sequence[LinearUse]) -> Iterator[dict[Node, GradientEdge]]:
+    """Within, a backward pass through the layers notes where in its graph each layer's product d W is made.
+
+    An edge, not the tensor, so that its memory is not held.
+    """
+    found: dict[Node, GradientEdge] = {}
+
+    def note(use: LinearUse) -> Callable[[tuple[Tensor | None, ...], Any], None]:
+        def hook(products: tuple[Tensor | None, ...], _: Any) -> None:
+            product = products[use.input_position]
+            if product is not None and product.requires_grad:
+                found[use.node] = get_gradient_edge(product)
+
+        return hook
+
+    handles = [use.node.register_hook(note(use)) for use in uses]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @dataclass(frozen=True)
@@ -149,6 +110,7 @@ class FactoredDoubleBackward:
         uses: Sequence[LinearUse],
         *,
         backend: str,
+        start: Tensor | None,
     ) -> None:
         self.parameters = list(parameters)
         factored = {p.number for use in uses for p in (use.weight, use.bias) if p is not None}
@@ -159,13 +121,9 @@ class FactoredDoubleBackward:
         edges = [GradientEdge(use.node, 0) for use in uses]
         input_edges = [get_gradient_edge(a) for a in inputs if a.requires_grad]
         wanted = [*edges, *(p.tensor for p in general), *input_edges]
-        # Every gradient is a product with this 1, so a backward pass that has to reach it runs every node on its way,
-        # and with it the hooks of the input terms.
-        start = graph_carrying_one(loss)
-        terms = [_Terms() for _ in uses]
-        with _watched(uses, terms):
+        with _input_products(uses) as products:
             gradients = gradient_graph(loss, wanted, start=start)
-        # The gradients in the inputs had to be asked for, or their products would not be formed; their hooks are set.
+        # The gradients in the inputs had to be asked for, or the products they are made of would not be formed.
         del gradients[len(uses) + len(general) :]
         self.gradients = gradients
         found = iter(gradients)
@@ -175,31 +133,24 @@ class FactoredDoubleBackward:
         ]
         self._general = [p for _, p in live]
         self._general_gradients = [g for g, _ in live]
-        self._targets: list[Any] = [*(p.tensor for p in self._general), start]
+        self._targets: list[Any] = [p.tensor for p in self._general]
         self._layers: list[_Layer] = []
-        self._handles: list[Any] = []
-        for use, edge, a, d, term in zip(uses, edges, inputs, layer_gradients, terms, strict=True):
-            if d is None:
-                continue  # the layer's output does not reach the loss
-            # A node that nothing wanted lies behind is not run, and its hook not called: the bias, which is small, makes it
-            # wanted. Without one, ds/dz is kept.
-            if use.bias is None:
-                self._targets.append(edge)
-            else:
-                self._targets.append(use.bias.tensor)
-                self._handles.append(use.node.register_prehook(term.take_output))
-            self._layers.append(
-                _Layer(
-                    use=use,
-                    signed=_pays_signed(use, a, backend),
-                    input=a,
-                    gradient=d,
-                    terms=term,
-                    target=len(self._targets) - 1,
-                    plain_input=a.detach().contiguous(),
-                    plain_gradient=d.detach().contiguous(),
+        for use, edge, a, d in zip(uses, edges, inputs, layer_gradients, strict=True):
+            if d is not None:  # else the layer's output does not reach the loss
+                self._layers.append(
+                    _Layer(
+                        use=use,
+                        signed=_pays_signed(use, a, backend),
+                        input=a,
+                        gradient=d,
+                        output_target=self._add_target(edge),
+                        input_target=(
+                            self._add_target(products[use.node]) if use.node in products else None
+                        ),
+                        plain_input=a.detach().contiguous(),
+                        plain_gradient=d.detach().contiguous(),
+                    )
                 )
-            )
         unstored = {p.number for p in self._factored} - {
             p.number
             for layer in self._layers
@@ -226,13 +177,16 @@ class FactoredDoubleBackward:
         drawn = _Probe(stored, run, key, probe)
         sources = list(self._general_gradients)
         cotangents = list(vectors[: len(self._general)])
+        forward: list[Tensor] = []  # a V' + v_b of each layer: [rows, out]
+        backward: list[Tensor | None] = []  # d V: [rows, in]
         for layer in self._layers:
             out = drawn.product(layer.plain_input, layer, transpose=layer.use.transposed)
-            v_b = None if layer.use.bias is None else stored[layer.use.bias.number]
-            if v_b is not None:
-                out += v_b
-            sources.append(layer.gradient)
-            cotangents.append(out)
+            if layer.use.bias is not None:
+                out += stored[layer.use.bias.number]
+            forward.append(out)
+            if layer.gradient.requires_grad:
+                sources.append(layer.gradient)
+                cotangents.append(out)
             back = None
             if layer.input.requires_grad:
                 back = drawn.product(
@@ -240,20 +194,12 @@ class FactoredDoubleBackward:
                 )
                 sources.append(layer.input)
                 cotangents.append(back)
-            layer.terms.start(out, back, v_b)
+            backward.append(back)
         results = hessian_vector_products(sources, cotangents, self._targets)
-        for layer in self._layers:
-            if layer.use.bias is None:
-                layer.terms.take_output((results[layer.target],))
-        sample = self._layer_samples()
+        sample = self._layer_samples(drawn, forward, backward, results)
         if self._general:
             sample = torch.cat([self._general_samples(drawn, results), sample])
         self.moments.add(sample)
-
-    def close(self) -> None:
-        """Takes the hooks off the graph of the loss, which is the user's."""
-        for handle in self._handles:
-            handle.remove()
 
     def _general_samples(self, drawn: _Probe, results: Sequence[Tensor | None]) -> Tensor:
         """float64 [number of general parameters]."""
@@ -267,30 +213,37 @@ class FactoredDoubleBackward:
         )
         return sums
 
-    def _layer_samples(self) -> Tensor:
+    def _layer_samples(
+        self,
+        drawn: _Probe,
+        forward: Sequence[Tensor],
+        backward: Sequence[Tensor | None],
+        results: Sequence[Tensor | None],
+    ) -> Tensor:
         """float64 [number of factored parameters]."""
         terms: list[Tensor] = []
         owners: list[dict[int, float]] = []  # parameter number -> factor, for each term
-        for layer in self._layers:
-            weight, bias, found = layer.use.weight, layer.use.bias, layer.terms
-            if found.from_output is not None:
-                terms.append(found.from_output)
+        for layer, out, back in zip(self._layers, forward, backward, strict=True):
+            weight, bias = layer.use.weight, layer.use.bias
+            dz = results[layer.output_target]
+            if dz is not None:
+                terms.append(_dot(dz, out))
                 owners.append({weight.number: 1.0})
-            if found.in_bias is not None and bias is not None:
-                terms.append(found.in_bias)
-                owners.append({bias.number: 1.0, weight.number: -1.0})
-            if found.from_input is not None:
-                terms.append(found.from_input)
+                if bias is not None:  # its share of <dz, a V' + v_b>
+                    terms.append(_dot(dz.sum(0), drawn.vectors[bias.number]))
+                    owners.append({bias.number: 1.0, weight.number: -1.0})
+            da = None if layer.input_target is None else results[layer.input_target]
+            if da is not None and back is not None:
+                terms.append(_dot(da, back))
                 owners.append({weight.number: 1.0})
-        device = self.parameters[0].tensor.device
         if not terms:
-            return torch.zeros(len(self._factored), dtype=torch.float64, device=device)
+            return torch.zeros(len(self._factored), dtype=torch.float64, device=drawn.index.device)
         if self._assignment is None:
             # Which terms exist depends on the graph only, so the first probe's table serves all.
             self._assignment = torch.tensor(
                 [[owner.get(p.number, 0.0) for owner in owners] for p in self._factored],
                 dtype=torch.float64,
-                device=device,
+                device=drawn.index.device,
             )
         return self._assignment @ torch.stack(terms).to(torch.float64)
 

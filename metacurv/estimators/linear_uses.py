@@ -59,14 +59,9 @@ def _weight_uses(leaf: Tensor, graph: LossGraph) -> list[tuple[Node, bool]]:
     return uses
 
 
-def _qualifies(tensor: Tensor) -> bool:
-    """Hooks on a parameter may change its gradient, which the factored path does not form."""
-    return tensor.is_leaf and tensor.dtype in _DTYPES and not tensor._backward_hooks
-
-
 def find_linear_uses(graph: LossGraph, parameters: Sequence[NumberedParameter]) -> list[LinearUse]:
     """The layers whose weights (and biases) need no weight-sized products, in the graph of a loss."""
-    leaves = [p for p in parameters if _qualifies(p.tensor)]
+    leaves = [p for p in parameters if p.tensor.is_leaf and p.tensor.dtype in _DTYPES]
     weight_of: dict[Node, tuple[NumberedParameter, bool]] = {}
     for parameter in leaves:
         if parameter.tensor.dim() == 2:

@@ -49,6 +49,6 @@ class BiasCorrectedEma:
         if not isinstance(state, dict) or not {"mean", "power"} <= state.keys():
             raise ValueError(f"{name} must be a dict with mean and power, got {state!r}")
         mean = _validate.real(f"{name}['mean']", state["mean"], low=-math.inf)
-        power = _validate.real(f"{name}['power']", state["power"], low=0)
+        power = _validate.real(f"{name}['power']", state["power"], low=0, high=1)
         self._mean = torch.tensor(mean, dtype=torch.float64)
         self._power = torch.tensor(power, dtype=torch.float64)

@@ -1,0 +1,126 @@
+"""Turns saved benchmark results into the speed table, its picture, and README.md's speed section.
+
+Measure first, in a few minutes on a quiet machine:
+
+    pytest benchmarks --benchmark-json=benchmarks/results/latest.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+if __name__ == "__main__":
+    sys.path.insert(0, str(HERE.parent))  # run by its path, python sees this folder alone
+
+from benchmarks.plot import draw  # noqa: E402
+from benchmarks.table import (  # noqa: E402
+    comparisons,
+    lines_table,
+    machine,
+    others_table,
+    rows,
+)
+
+RESULTS = HERE / "results"
+README = HERE.parent / "README.md"
+BEGIN, END = "<!-- speed:begin -->", "<!-- speed:end -->"
+
+
+def newest_result(folder: Path = RESULTS) -> Path:
+    """The JSON file of ``folder`` that was written last."""
+    found = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise FileNotFoundError(f"no *.json in {folder}; measure first (see --help)")
+    return found[-1]
+
+
+def with_block(text: str, block: str) -> str:
+    """``text`` with ``block`` between the two marks, which stay."""
+    begin, end = text.find(BEGIN), text.find(END)
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or end < begin:
+        raise ValueError(f"README.md must hold one {BEGIN} and, after it, one {END}")
+    return f"{text[: begin + len(BEGIN)]}\n{block}\n{text[end:]}"
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "results",
+        nargs="*",
+        type=Path,
+        metavar="JSON",
+        help="results of pytest-benchmark; a later one replaces what it measured again (default: the newest in "
+        "benchmarks/results)",
+    )
+    parser.add_argument(
+        "--update-readme",
+        action="store_true",
+        help=f"replace what stands in README.md between {BEGIN} and {END}",
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="exit with 1 where a promise is not met or not measured"
+    )
+    return parser.parse_args(arguments)
+
+
+def load(path: Path) -> dict[str, Any]:
+    loaded = json.loads(path.read_text())
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{path} is not a result of pytest-benchmark")
+    return loaded
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        paths = options.results or [newest_result()]
+        results = [load(path) for path in paths]
+        found = comparisons(results)
+    except (OSError, ValueError) as error:
+        print(f"report.py: {error}", file=sys.stderr)
+        return 2
+    made = rows(found)
+    picture = paths[-1].parent / "speed.png"
+    draw(made, picture)
+    print(lines_table(made), others_table(found), machine(results[-1]), sep="\n\n")
+    print(f"\npicture: {picture}")
+    if options.update_readme:
+        block = readme_block(lines_table(made), others_table(found), machine(results[-1]), picture)
+        README.write_text(with_block(README.read_text(), block))
+    failed = [row for row in made if not row.met]
+    if options.check and failed:
+        for row in failed:
+            state = "not measured" if row.measured is None else "not met"
+            print(f"{state}: {row.line.text}, {row.line.other}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def readme_block(lines: str, others: str, origin: str, picture: Path) -> str:
+    shown = os.path.relpath(picture, README.parent)
+    return f"""
+{lines}
+
+{origin}
+
+<details><summary>Picture, and comparisons without a promise</summary>
+
+![Each ratio with its interval, beside what is required]({shown})
+
+{others}
+
+</details>
+"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
