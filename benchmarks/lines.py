@@ -83,7 +83,7 @@ LINES = (
     ),
     *(
         Line(
-            f"`hessian_trace`, MLP {net}, K = 1, 4, 16, 64",
+            f"`hessian_trace`, MLP {net}, worst of K = 1, 4, 16, 64",
             "PyHessian",
             "faster",
             1,

@@ -6,10 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.lines import Kind
 from benchmarks.table import Row, number
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; shapes say the same.
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"
+
+PANELS: dict[Kind, str] = {
+    "faster": "metacurv is ... times faster (further right is better)",
+    "time": "metacurv takes ... times as long (further left is better)",
+    "copies": "metacurv holds ... copies of the parameters more (further left is better)",
+}
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -18,33 +25,32 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
 
     measured = [row for row in rows if row.measured is not None]
-    faster = [row for row in measured if row.line.kind == "faster"]
-    least = [row for row in measured if row.line.kind != "faster"]
+    panels = {kind: [row for row in measured if row.line.kind == kind] for kind in PANELS}
+    panels = {kind: chosen for kind, chosen in panels.items() if chosen}
     figure, axes = plt.subplots(
-        2,
+        max(1, len(panels)),
         1,
-        figsize=(9, 1.6 + 0.45 * len(measured)),
-        height_ratios=[max(1, len(faster)), max(1, len(least))],
+        figsize=(9, 1 + 0.5 * len(measured) + 0.7 * len(panels)),
+        height_ratios=[len(chosen) for chosen in panels.values()] or [1],
+        squeeze=False,
         layout="constrained",
     )
-    _panel(axes[0], faster, "metacurv is ... times faster (further right is better)")
-    axes[0].set_xscale("log")
-    ticks = [1, 2, 5, 10, 20, 50, 100]
-    axes[0].set_xticks(ticks, [f"{tick} ×" for tick in ticks])
-    axes[0].minorticks_off()
-    _panel(
-        axes[1], least, "metacurv needs ... times as much, or copies (further left is better)"
-    )
-    axes[1].set_xlim(left=min([0, *(1.1 * row.measured.value for row in least if row.measured)]))
+    for axis, (kind, chosen) in zip(axes[:, 0], panels.items(), strict=False):
+        _panel(axis, chosen, PANELS[kind])
+        if kind == "faster":
+            _ratio_scale(axis)
+        else:
+            axis.set_xlim(left=min(0.0, 1.1 * axis.get_xlim()[0]))
     handles = [
-        plt.Line2D([], [], color=BLUE, marker="o", label="measured, 95 % interval"),
-        plt.Line2D([], [], color=ORANGE, marker="X", label="measured, not as required"),
-        plt.Line2D([], [], color="black", marker="|", markersize=14, ls="", label="required"),
+        Line2D([], [], color=BLUE, marker="o", label="measured, 95 % interval"),
+        Line2D([], [], color=ORANGE, marker="X", label="measured, not as required"),
+        Line2D([], [], color="black", marker="|", markersize=14, ls="", label="required"),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
@@ -59,11 +65,10 @@ def _panel(axis: Any, rows: Sequence[Row], label: str) -> None:
         axis.plot(value, height, marker="o" if row.met else "X", color=colour, markersize=8)
         axis.plot(bound, height, marker="|", color="black", markersize=18, mew=2)
         axis.annotate(
-            number(value),
-            (value, height),
-            xytext=(0, 8),
-            textcoords="offset points",
-            ha="center",
+            f"{number(value)}  ({'≥' if row.line.kind == 'faster' else '≤'} {bound:g})",
+            (1.01, height),
+            xycoords=("axes fraction", "data"),
+            va="center",
             fontsize=8,
             color=colour,
         )
@@ -72,7 +77,15 @@ def _panel(axis: Any, rows: Sequence[Row], label: str) -> None:
         [f"{row.line.text}\nagainst {row.line.other}".replace("`", "") for row in reversed(rows)],
         fontsize=8,
     )
-    axis.set_ylim(-0.6, len(rows) - 0.3)
+    axis.set_ylim(-0.6, len(rows) - 0.4)
     axis.set_xlabel(label)
     axis.grid(axis="x", alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def _ratio_scale(axis: Any) -> None:
+    axis.set_xscale("log")
+    low, high = axis.get_xlim()
+    ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500) if low <= t <= high]
+    axis.set_xticks(ticks, [f"{tick:g} ×" for tick in ticks])
+    axis.minorticks_off()

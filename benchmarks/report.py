@@ -67,7 +67,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"replace what stands in README.md between {BEGIN} and {END}",
     )
     parser.add_argument(
-        "--check", action="store_true", help="exit with 1 where a promise is not met or not measured"
+        "--check",
+        action="store_true",
+        help="exit with 1 where a promise is not met or not measured",
     )
     return parser.parse_args(arguments)
 
@@ -95,7 +97,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"\npicture: {picture}")
     if options.update_readme:
         block = readme_block(lines_table(made), others_table(found), machine(results[-1]), picture)
-        README.write_text(with_block(README.read_text(), block))
+        try:
+            README.write_text(with_block(README.read_text(), block))
+        except (OSError, ValueError) as error:
+            print(f"report.py: {error}", file=sys.stderr)
+            return 2
     failed = [row for row in made if not row.met]
     if options.check and failed:
         for row in failed:

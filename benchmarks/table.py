@@ -98,7 +98,7 @@ def ratio(kind: Kind, measured: Measured) -> str:
 
 def lines_table(made: Iterable[Row]) -> str:
     text = [
-        "| what | metacurv | other | | ratio (95 % interval) | required | met |",
+        "| what | metacurv | against | takes | ratio (95 % interval) | required | met |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in made:
@@ -118,7 +118,10 @@ def lines_table(made: Iterable[Row]) -> str:
 def others_table(found: Comparisons, lines: Iterable[Line] = LINES) -> str:
     """What was compared without a promise; traces with the standard error of both sides."""
     promised = {name for line in lines for name in line.keys}
-    text = ["| comparison | metacurv | other | metacurv is | standard error |", "|---|---|---|---|---|"]
+    text = [
+        "| comparison | metacurv | other | metacurv is | standard error of other |",
+        "|---|---|---|---|---|",
+    ]
     for name, info in sorted(found.items()):
         if name in promised or "paired" not in info:
             continue

@@ -21,6 +21,8 @@ def describe(value: Any) -> str:
 
 def integer(name: str, value: Any, *, low: int, high: int | None = None) -> int:
     """``low <= value`` (and ``value < high``), else TypeError or ValueError."""
+    if type(value) is int and low <= value and (high is None or value < high):
+        return value
     bounds = f">= {low}" if high is None else f"in [{low}, {high})"
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer {bounds}, got {describe(value)}")
@@ -57,6 +59,11 @@ def backend(value: Any) -> str:
     if value not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {describe(value)}")
     return str(value)
+
+
+def is_real_tensor(tensor: Any) -> bool:
+    """What ``real_tensor`` wants, without making up a name for it."""
+    return isinstance(tensor, Tensor) and tensor.layout is torch.strided and tensor.dtype in DTYPES
 
 
 def real_tensor(name: str, tensor: Any) -> Tensor:

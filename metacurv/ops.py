@@ -78,9 +78,11 @@ def _check_list(
         raise TypeError(
             f"{name} must be a list or tuple of tensors, got {_validate.describe(tensors)}"
         )
-    checked = [
-        _validate.real_tensor(f"{name}[{t}]", tensor).detach() for t, tensor in enumerate(tensors)
-    ]
+    checked = []
+    for t, tensor in enumerate(tensors):
+        if not _validate.is_real_tensor(tensor):
+            _validate.real_tensor(f"{name}[{t}]", tensor)
+        checked.append(tensor.detach() if tensor.requires_grad else tensor)
     _validate.same_device(name, checked)
     return (
         checked,
@@ -94,7 +96,7 @@ def _check_integers(
 ) -> list[int]:
     if values is None:
         return default
-    if not isinstance(values, Sequence) or isinstance(values, str):
+    if not hasattr(values, "__len__") or isinstance(values, str):
         raise TypeError(f"{name} must be a list or tuple of ints, got {_validate.describe(values)}")
     if len(values) != len(default):
         raise ValueError(
@@ -136,6 +138,8 @@ def _is_negated(tensor: Tensor) -> bool:
 
 def _elements_overlap(tensor: Tensor) -> bool:
     """Whether two elements may share memory (expanded and unfolded tensors): some stride does not clear what lies within."""
+    if tensor.is_contiguous():
+        return False
     reach = 0
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1:
@@ -178,7 +182,11 @@ def rademacher_(
     for t, tensor in enumerate(checked):
         negated = _is_negated(tensor)
         if negated or _elements_overlap(tensor):
-            kind = "a lazily negated view" if negated else "an expanded or overlapping view"
+            kind = (
+                "a lazily negated view"
+                if negated
+                else "overlapping elements of an expanded or unfolded view"
+            )
             raise ValueError(
                 f"tensors[{t}] must own each of its elements, got {kind} (shape {tuple(tensor.shape)}, "
                 f"strides {tensor.stride()})"

@@ -263,10 +263,10 @@ class MetaCurvatureLR(OptimizerWrapper):
         On all steps it then cuts the cycle parameter -> .grad -> graph -> parameter, which would keep each graph alive.
         """
         graphs = [
-            parameter.grad
+            gradient
             for group in self.param_groups
             for parameter in group["params"]
-            if parameter.grad is not None and parameter.grad.requires_grad
+            if (gradient := parameter.grad) is not None and gradient.requires_grad
         ]
         if not graphs:
             return

@@ -29,6 +29,8 @@ needs_native = pytest.mark.skipif(
     not metacurv.native_available(), reason="metacurv._C is not built: the torch twins run alone"
 )
 BACKENDS = [pytest.param("native", marks=needs_native), "reference"]
+# "auto" has a road of its own for linear layers, also where it runs on the twins.
+ESTIMATOR_BACKENDS = ["native" if metacurv.native_available() else "auto", "reference"]
 
 # Nothing on disk, no time limit on a shared machine, the same examples in every run.
 property_test = settings(

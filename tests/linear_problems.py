@@ -373,14 +373,18 @@ def layers_without_an_activation_between():
 
 
 @linear
-def addmm_with_factors():
-    return two_layers(
-        lambda p, x: (
-            torch.addmm(p["b"], x, p["w"].t(), alpha=2.5)
-            + torch.addmm(p["b"], x, p["w"].t(), beta=0.5).tanh()
-            + torch.addmm(p["b"], x, p["w"].t(), beta=0)
-        )
-    )
+def addmm_with_a_factor_on_the_product():
+    return two_layers(lambda p, x: torch.addmm(p["b"], x, p["w"].t(), alpha=2.5))
+
+
+@linear
+def addmm_with_a_factor_on_the_bias():
+    return two_layers(lambda p, x: torch.addmm(p["b"], x, p["w"].t(), beta=0.5))
+
+
+@linear
+def addmm_without_its_bias():
+    return two_layers(lambda p, x: torch.addmm(p["b"], x, p["w"].t(), beta=0))
 
 
 @linear

@@ -8,10 +8,10 @@ from torch import nn
 
 from metacurv import hessian_trace
 from tests.bad_losses import INF, LOSSES, NAN, weight
-from tests.helpers import BACKENDS
+from tests.helpers import ESTIMATOR_BACKENDS
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ESTIMATOR_BACKENDS)
 @pytest.mark.parametrize("case", LOSSES)
 def test_losses(case, backend):
     make, error, message = LOSSES[case]
@@ -24,7 +24,7 @@ def test_losses(case, backend):
     assert w.grad is None
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ESTIMATOR_BACKENDS)
 @pytest.mark.parametrize("linear", [True, False], ids=["beside a layer", "alone"])
 @pytest.mark.parametrize("bad", [NAN, INF])
 def test_inputs_that_are_not_finite(bad, linear, backend):
@@ -90,7 +90,7 @@ PARAMETERS = {
 }
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ESTIMATOR_BACKENDS)
 @pytest.mark.parametrize("case", PARAMETERS)
 def test_parameters(case, backend):
     make, error, message = PARAMETERS[case]

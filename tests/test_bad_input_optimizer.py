@@ -10,7 +10,7 @@ from torch import nn
 
 from metacurv import MetaCurvatureLR
 from tests.bad_losses import INF, LOSSES, NAN, weight
-from tests.helpers import BACKENDS, assert_same
+from tests.helpers import ESTIMATOR_BACKENDS, assert_same
 
 
 def snapshot(optimizer, w):
@@ -146,7 +146,7 @@ def test_parameters_of_an_optimizer(parameter, error):
     assert optimizer.update_curvature((w**3).sum())
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ESTIMATOR_BACKENDS)
 @pytest.mark.parametrize("case", LOSSES)
 def test_losses_of_an_optimizer(case, backend):
     """A failed reading changes nothing: the next one is what it would have been, and so is the step."""

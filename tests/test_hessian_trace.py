@@ -10,7 +10,7 @@ import torch
 
 import metacurv
 from metacurv import hessian_trace
-from tests.helpers import BACKENDS, TOLERANCE
+from tests.helpers import ESTIMATOR_BACKENDS, TOLERANCE
 from tests.linear_problems import LINEAR
 from tests.model_problems import GENERAL
 from tests.problems import build, dense_hessian
@@ -26,7 +26,7 @@ def truth(request):
     return problem, dense_hessian(problem)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ESTIMATOR_BACKENDS)
 def test_probe_by_probe(truth, backend):
     problem, hessian = truth
     for probes, seed in ((1, 0), (3, 5)):
@@ -42,7 +42,7 @@ def test_probe_by_probe(truth, backend):
         assert (estimate.method, estimate.kind, estimate.seed) == ("hutchinson", "hessian", seed)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ESTIMATOR_BACKENDS)
 def test_the_loss_can_still_be_differentiated(truth, backend):
     """Once or again, with the same gradients, to the bit, as if nothing had been measured."""
     problem, _ = truth
@@ -101,7 +101,7 @@ def test_standard_errors_are_calibrated():
     assert 0.88 <= inside <= 0.98
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ESTIMATOR_BACKENDS)
 def test_seeds(backend):
     problem = build(PROBLEMS["mlp_tanh"])
     loss = problem.loss(problem.params)
@@ -114,7 +114,7 @@ def test_seeds(backend):
     assert len({run(seed).value for seed in (0, 1, 2**32, 2**63, 2**64 - 1)}) == 5
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ESTIMATOR_BACKENDS)
 def test_more_probes_extend_the_same_sequence(backend):
     """Probes are numbered from 0, so K probes are the first K of any more."""
     problem = build(PROBLEMS["mlp_tanh"])
@@ -150,7 +150,7 @@ def test_an_estimate_cannot_be_changed():
         estimate.value = 3.0
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ESTIMATOR_BACKENDS)
 def test_any_thread_count(backend, restore_threads):
     problem = build(PROBLEMS["residual"])
     values = []

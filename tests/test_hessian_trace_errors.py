@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from metacurv import NotTwiceDifferentiableError, hessian_trace
-from tests.helpers import BACKENDS
+from tests.helpers import ESTIMATOR_BACKENDS
 from tests.linear_problems import LINEAR
 from tests.model_problems import GENERAL
 from tests.problems import build
 
-pytestmark = pytest.mark.parametrize("backend", BACKENDS)
+pytestmark = pytest.mark.parametrize("backend", ESTIMATOR_BACKENDS)
 
 PROBLEMS = {**GENERAL, **LINEAR}
 

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from metacurv import hessian_trace
-from tests.helpers import BACKENDS, TOLERANCE, assert_same, needs_native
+from tests.helpers import ESTIMATOR_BACKENDS, TOLERANCE, assert_same, needs_native
 from tests.linear_problems import LINEAR
 from tests.problems import Problem, build, dense_hessian, leaf, rand
 from tests.truth import DENSE_TOLERANCE, assert_matches, dense_samples
 
-backends = pytest.mark.parametrize("backend", BACKENDS)
+backends = pytest.mark.parametrize("backend", ESTIMATOR_BACKENDS)
 
 
 def model_and_data():

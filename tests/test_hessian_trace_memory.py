@@ -7,7 +7,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from metacurv import hessian_trace
-from tests.helpers import BACKENDS, needs_native
+from tests.helpers import ESTIMATOR_BACKENDS, needs_native
 from tests.networks import mlp
 
 NETWORKS = {
@@ -49,7 +49,7 @@ def one_product(loss, params):
     return run
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ESTIMATOR_BACKENDS)
 def test_probes_share_their_memory(case, backend):
     params, loss = case
     few, many = (
@@ -69,7 +69,7 @@ def test_one_copy_of_the_parameters_beyond_the_double_backward(case):
     assert used <= allowed + 20_000  # the statistics
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ESTIMATOR_BACKENDS)
 def test_everything_is_given_back(case, backend):
     params, loss = case
     hessian_trace(loss, params, n_samples=2, backend=backend)

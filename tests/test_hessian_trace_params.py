@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 
 from metacurv import hessian_trace
-from tests.helpers import BACKENDS, TOLERANCE
+from tests.helpers import ESTIMATOR_BACKENDS, TOLERANCE
 from tests.linear_problems import LINEAR
 from tests.model_problems import GENERAL
 from tests.problems import Problem, build, dense_hessian, leaf, rand
 from tests.truth import DENSE_TOLERANCE, assert_matches, dense_samples
 
-pytestmark = pytest.mark.parametrize("backend", BACKENDS)
+pytestmark = pytest.mark.parametrize("backend", ESTIMATOR_BACKENDS)
 
 
 def check(problem, params, backend, *, numbers=None):

@@ -218,7 +218,7 @@ def test_rules(argument, value, error, backend):
 )
 def test_tensors_that_share_memory_cannot_be_filled(share, backend):
     memory = torch.full((12,), 7.0)
-    with pytest.raises(ValueError, match=r"tensors\[1\] must .* got overlapping"):
+    with pytest.raises(ValueError, match=r"tensors\[1\] must .* overlapping"):
         ops.rademacher_([torch.empty(2), share(memory)], seed=0, probe=0, backend=backend)
     assert memory.tolist() == [7.0] * 12
 
@@ -226,7 +226,7 @@ def test_tensors_that_share_memory_cannot_be_filled(share, backend):
 def test_lazily_negated_views_cannot_be_filled(backend):
     """``z.conj().imag`` is one: its numbers are not those in memory."""
     x = torch.complex(torch.ones(4), torch.ones(4)).conj().imag
-    with pytest.raises(ValueError, match=r"tensors\[0\] must .* got a lazily negated view"):
+    with pytest.raises(ValueError, match=r"tensors\[0\] must .* negated"):
         ops.rademacher_([x], seed=0, probe=0, backend=backend)
     assert x.tolist() == [-1.0] * 4
 
@@ -275,7 +275,7 @@ def test_numpy_integers_are_integers(backend):
         seed=numpy.uint64(5),
         probe=numpy.int32(6),
         numbers=[numpy.int64(7)],
-        offsets=numpy.array([8]),
+        offsets=[numpy.uint8(8)],
         backend=backend,
     )
     assert torch.equal(x, y)

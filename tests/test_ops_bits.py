@@ -251,10 +251,18 @@ def test_reciprocal_lr_of_anything(old, trace, alpha):
         assert 2.0**-40 <= native.item() <= 1
 
 
+def test_more_elements_than_the_twin_takes_at_a_time():
+    """Its pieces end where chunks do, also when the first begins inside one."""
+    x = numbers_of((1 << 20) + 50_001, torch.float64)
+    for probe in range(4):
+        coordinates = {"probe": probe, "offsets": [2**15 - 3]}
+        assert same_bits(sums([x], "native", **coordinates), sums([x], "reference", **coordinates))
+
+
 def test_any_thread_count(restore_threads):
-    """Enough chunks for several threads, and for several pieces in the twin, beginning in the middle of one."""
+    """Enough chunks for several threads, beginning in the middle of one."""
     tensors = [
-        numbers_of(1_100_001, torch.float32),
+        numbers_of(700_001, torch.float32),
         numbers_of(300_000, torch.float64).view(600, 500).t(),
     ]
     offsets = [2**15 - 3, 77]

@@ -26,12 +26,13 @@ struct Chunk {
   int64_t end;
 };
 
-inline std::vector<Chunk> make_chunks(const std::vector<TensorView>& views) {
+inline std::vector<Chunk> make_chunks(const std::vector<TensorView>& views,
+                                      int64_t elements = kChunkElements) {
   std::vector<Chunk> chunks;
   for (size_t t = 0; t < views.size(); ++t) {
     const int64_t last = views[t].offset + views[t].numel;
     for (int64_t begin = views[t].offset; begin < last;) {
-      const int64_t end = std::min(last, (begin / kChunkElements + 1) * kChunkElements);
+      const int64_t end = std::min(last, (begin / elements + 1) * elements);
       chunks.push_back({static_cast<int64_t>(t), begin, end});
       begin = end;
     }
@@ -41,9 +42,9 @@ inline std::vector<Chunk> make_chunks(const std::vector<TensorView>& views) {
 
 // Calls visit(index) for every chunk, over torch's threads where there is enough work to share.
 template <typename Visit>
-void for_each_chunk(const std::vector<Chunk>& chunks, const Visit& visit) {
-  constexpr int64_t kChunksPerThread = 4;
-  torch::stable::parallel_for(0, static_cast<int64_t>(chunks.size()), kChunksPerThread,
+void for_each_chunk(const std::vector<Chunk>& chunks, int64_t chunks_per_thread,
+                    const Visit& visit) {
+  torch::stable::parallel_for(0, static_cast<int64_t>(chunks.size()), chunks_per_thread,
                               [&](int64_t begin, int64_t end) {
                                 for (int64_t c = begin; c < end; ++c) {
                                   visit(c);

@@ -6,6 +6,10 @@
 namespace metacurv {
 namespace {
 
+// Nothing is summed here, so chunks can be smaller than signed_sum's: making signs then overlaps
+// with the stores of the chunk before.
+constexpr int64_t kFillElements = 4096;
+
 void fill_rows(uint16_t* x, const uint32_t* words, int64_t rows, uint16_t one) {
   simd().fill_16(x, words, rows, one);
 }
@@ -65,9 +69,9 @@ void fill(const TensorView& view, const ChunkSigns& signs, const Chunk& chunk) {
 void rademacher_(const std::vector<Tensor>& tensors, int64_t seed, const Tensor& probe,
                  const std::vector<int64_t>& numbers, const std::vector<int64_t>& offsets) {
   const std::vector<TensorView> views = make_views(tensors, probe, numbers, offsets);
-  const std::vector<Chunk> chunks = make_chunks(views);
+  const std::vector<Chunk> chunks = make_chunks(views, kFillElements);
   const auto probe_number = static_cast<uint32_t>(*probe.const_data_ptr<int64_t>());
-  for_each_chunk(chunks, [&](int64_t c) {
+  for_each_chunk(chunks, 32, [&](int64_t c) {
     const Chunk& chunk = chunks[c];
     const TensorView& view = views[chunk.tensor];
     const SignStream stream = sign_stream(static_cast<uint64_t>(seed), view.number, probe_number);

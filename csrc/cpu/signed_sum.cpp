@@ -78,7 +78,7 @@ void signed_sums(const std::vector<Tensor>& tensors, int64_t seed, const Tensor&
   const std::vector<Chunk> chunks = make_chunks(views);
   const auto probe_number = static_cast<uint32_t>(*probe.const_data_ptr<int64_t>());
   std::vector<double> partial(chunks.size());
-  for_each_chunk(chunks, [&](int64_t c) {
+  for_each_chunk(chunks, 4, [&](int64_t c) {
     const Chunk& chunk = chunks[c];
     const TensorView& view = views[chunk.tensor];
     const SignStream stream = sign_stream(static_cast<uint64_t>(seed), view.number, probe_number);

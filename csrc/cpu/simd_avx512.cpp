@@ -8,64 +8,64 @@
 namespace metacurv {
 namespace {
 
-// Two 32 x 32 -> 64 bit products per 64-bit lane: low and high halves of a * m in the 16 lanes of
-// a.
-METACURV_AVX512 inline void multiply(__m512i a, __m512i m, __m512i* low, __m512i* high) {
-  constexpr __mmask16 kOddLanes = 0xaaaa;
-  const __m512i even = _mm512_mul_epu32(a, m);
-  const __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), m);
-  *low = _mm512_mask_blend_epi32(kOddLanes, even, _mm512_slli_epi64(odd, 32));
-  *high = _mm512_mask_blend_epi32(kOddLanes, _mm512_srli_epi64(even, 32), odd);
+// Eight blocks, one in each 64-bit lane. The low halves count; the upper halves hold leftovers of
+// products, which _mm512_mul_epu32 does not look at, so no round has to clear or move them.
+struct EightBlocks {
+  __m512i c0;
+  __m512i c1;
+  __m512i c2;
+  __m512i c3;
+};
+
+METACURV_AVX512 inline void philox_round(EightBlocks* b, __m512i k0, __m512i k1) {
+  constexpr int kXor3 = 0x96;
+  const __m512i p0 = _mm512_mul_epu32(b->c0, _mm512_set1_epi64(kPhiloxM0));
+  const __m512i p1 = _mm512_mul_epu32(b->c2, _mm512_set1_epi64(kPhiloxM1));
+  b->c0 = _mm512_ternarylogic_epi64(_mm512_srli_epi64(p1, 32), b->c1, k0, kXor3);
+  b->c1 = p1;
+  b->c2 = _mm512_ternarylogic_epi64(_mm512_srli_epi64(p0, 32), b->c3, k1, kXor3);
+  b->c3 = p0;
+}
+
+// The low halves of `even` and `odd` as the even and odd 32-bit lanes.
+METACURV_AVX512 inline __m512i interleave_low(__m512i even, __m512i odd) {
+  return _mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32));
+}
+
+METACURV_AVX512 inline void store(const EightBlocks& b, uint32_t* words) {
+  const __m512i w01 = interleave_low(b.c0, b.c1);
+  const __m512i w23 = interleave_low(b.c2, b.c3);
+  const __m512i first = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
+  const __m512i last = _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15);
+  _mm512_storeu_si512(words, _mm512_permutex2var_epi64(w01, first, w23));
+  _mm512_storeu_si512(words + 16, _mm512_permutex2var_epi64(w01, last, w23));
+}
+
+METACURV_AVX512 inline EightBlocks eight_counters(const SignStream& stream, uint64_t first) {
+  const __m512i b = _mm512_add_epi64(_mm512_set1_epi64(static_cast<long long>(first)),
+                                     _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7));
+  return {b, _mm512_srli_epi64(b, 32), _mm512_set1_epi64(stream.number),
+          _mm512_set1_epi64(stream.probe)};
 }
 
 // 16 Philox blocks at once, written as 64 words in block order.
 METACURV_AVX512 inline void sixteen_blocks(const SignStream& stream, uint64_t first,
                                            uint32_t* words) {
-  const __m512i step = _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7);
-  const __m512i b0 = _mm512_add_epi64(_mm512_set1_epi64(static_cast<long long>(first)), step);
-  const __m512i b1 = _mm512_add_epi64(b0, _mm512_set1_epi64(8));
-  const __m512i m0 = _mm512_set1_epi32(static_cast<int>(kPhiloxM0));
-  const __m512i m1 = _mm512_set1_epi32(static_cast<int>(kPhiloxM1));
-  __m512i c0 = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi64_epi32(b0)),
-                                  _mm512_cvtepi64_epi32(b1), 1);
-  __m512i c1 =
-      _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi64_epi32(_mm512_srli_epi64(b0, 32))),
-                         _mm512_cvtepi64_epi32(_mm512_srli_epi64(b1, 32)), 1);
-  __m512i c2 = _mm512_set1_epi32(static_cast<int>(stream.number));
-  __m512i c3 = _mm512_set1_epi32(static_cast<int>(stream.probe));
-  __m512i k0 = _mm512_set1_epi32(static_cast<int>(stream.key.word[0]));
-  __m512i k1 = _mm512_set1_epi32(static_cast<int>(stream.key.word[1]));
+  EightBlocks x = eight_counters(stream, first);
+  EightBlocks y = eight_counters(stream, first + 8);
+  uint32_t k0 = stream.key.word[0];
+  uint32_t k1 = stream.key.word[1];
+#pragma GCC unroll 10
   for (int round = 0; round < kPhiloxRounds; ++round) {
-    __m512i low0;
-    __m512i high0;
-    __m512i low1;
-    __m512i high1;
-    multiply(c0, m0, &low0, &high0);
-    multiply(c2, m1, &low1, &high1);
-    c0 = _mm512_xor_si512(_mm512_xor_si512(high1, c1), k0);
-    c1 = low1;
-    c2 = _mm512_xor_si512(_mm512_xor_si512(high0, c3), k1);
-    c3 = low0;
-    k0 = _mm512_add_epi32(k0, _mm512_set1_epi32(static_cast<int>(kPhiloxW0)));
-    k1 = _mm512_add_epi32(k1, _mm512_set1_epi32(static_cast<int>(kPhiloxW1)));
+    const __m512i key0 = _mm512_set1_epi64(k0);
+    const __m512i key1 = _mm512_set1_epi64(k1);
+    philox_round(&x, key0, key1);
+    philox_round(&y, key0, key1);
+    k0 += kPhiloxW0;
+    k1 += kPhiloxW1;
   }
-  // Transpose: lane j of (c0, c1, c2, c3) is block j, wanted as four neighbouring words.
-  const __m512i t0 = _mm512_unpacklo_epi32(c0, c1);
-  const __m512i t1 = _mm512_unpackhi_epi32(c0, c1);
-  const __m512i t2 = _mm512_unpacklo_epi32(c2, c3);
-  const __m512i t3 = _mm512_unpackhi_epi32(c2, c3);
-  const __m512i u0 = _mm512_unpacklo_epi64(t0, t2);       // blocks 0, 4, 8, 12
-  const __m512i u1 = _mm512_unpackhi_epi64(t0, t2);       // blocks 1, 5, 9, 13
-  const __m512i u2 = _mm512_unpacklo_epi64(t1, t3);       // blocks 2, 6, 10, 14
-  const __m512i u3 = _mm512_unpackhi_epi64(t1, t3);       // blocks 3, 7, 11, 15
-  const __m512i v0 = _mm512_shuffle_i32x4(u0, u1, 0x44);  // 0, 4, 1, 5
-  const __m512i v1 = _mm512_shuffle_i32x4(u2, u3, 0x44);  // 2, 6, 3, 7
-  const __m512i v2 = _mm512_shuffle_i32x4(u0, u1, 0xee);  // 8, 12, 9, 13
-  const __m512i v3 = _mm512_shuffle_i32x4(u2, u3, 0xee);  // 10, 14, 11, 15
-  _mm512_storeu_si512(words, _mm512_shuffle_i32x4(v0, v1, 0x88));
-  _mm512_storeu_si512(words + 16, _mm512_shuffle_i32x4(v0, v1, 0xdd));
-  _mm512_storeu_si512(words + 32, _mm512_shuffle_i32x4(v2, v3, 0x88));
-  _mm512_storeu_si512(words + 48, _mm512_shuffle_i32x4(v2, v3, 0xdd));
+  store(x, words);
+  store(y, words + 32);
 }
 
 METACURV_AVX512 void sign_words(const SignStream& stream, uint64_t first_block, int64_t n,
@@ -84,11 +84,6 @@ METACURV_AVX512 void sign_words(const SignStream& stream, uint64_t first_block, 
 }
 
 // Eight elements widened to float64, one overload set per storage type.
-struct WidenF32 {
-  METACURV_AVX512 static __m512d load(const float* x) {
-    return _mm512_cvtps_pd(_mm256_loadu_ps(x));
-  }
-};
 struct WidenF64 {
   METACURV_AVX512 static __m512d load(const double* x) { return _mm512_loadu_pd(x); }
 };
@@ -123,6 +118,37 @@ METACURV_AVX512 void sum_rows(const T* x, const uint32_t* words, int64_t rows, d
     lanes1 = _mm512_add_pd(lanes1, flip(Widen::load(x + 8), word >> 8));
     lanes2 = _mm512_add_pd(lanes2, flip(Widen::load(x + 16), word >> 16));
     lanes3 = _mm512_add_pd(lanes3, flip(Widen::load(x + 24), word >> 24));
+  }
+  _mm512_storeu_pd(lanes, lanes0);
+  _mm512_storeu_pd(lanes + 8, lanes1);
+  _mm512_storeu_pd(lanes + 16, lanes2);
+  _mm512_storeu_pd(lanes + 24, lanes3);
+}
+
+// float32: signs are flipped before widening, 16 elements at a time.
+METACURV_AVX512 void sum_rows_f32(const float* x, const uint32_t* words, int64_t rows,
+                                  double* lanes) {
+  constexpr int kFlip = 0x78;  // a ^ (b & c)
+  const __m512i sign_bit = _mm512_set1_epi32(static_cast<int>(0x80000000u));
+  const __m512i to_top =
+      _mm512_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16);
+  const __m512i to_top_high =
+      _mm512_setr_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  __m512d lanes0 = _mm512_loadu_pd(lanes);
+  __m512d lanes1 = _mm512_loadu_pd(lanes + 8);
+  __m512d lanes2 = _mm512_loadu_pd(lanes + 16);
+  __m512d lanes3 = _mm512_loadu_pd(lanes + 24);
+  for (int64_t row = 0; row < rows; ++row, x += kWordElements) {
+    prefetch_row_ahead(x);
+    const __m512i word = _mm512_set1_epi32(static_cast<int>(words[row]));
+    const __m512 low = _mm512_castsi512_ps(_mm512_ternarylogic_epi32(
+        _mm512_loadu_si512(x), _mm512_sllv_epi32(word, to_top), sign_bit, kFlip));
+    const __m512 high = _mm512_castsi512_ps(_mm512_ternarylogic_epi32(
+        _mm512_loadu_si512(x + 16), _mm512_sllv_epi32(word, to_top_high), sign_bit, kFlip));
+    lanes0 = _mm512_add_pd(lanes0, _mm512_cvtps_pd(_mm512_castps512_ps256(low)));
+    lanes1 = _mm512_add_pd(lanes1, _mm512_cvtps_pd(_mm512_extractf32x8_ps(low, 1)));
+    lanes2 = _mm512_add_pd(lanes2, _mm512_cvtps_pd(_mm512_castps512_ps256(high)));
+    lanes3 = _mm512_add_pd(lanes3, _mm512_cvtps_pd(_mm512_extractf32x8_ps(high, 1)));
   }
   _mm512_storeu_pd(lanes, lanes0);
   _mm512_storeu_pd(lanes + 8, lanes1);
@@ -168,7 +194,7 @@ const SimdTable* simd_avx512() {
   static const SimdTable table = {
       "avx512",
       sign_words,
-      sum_rows<WidenF32, float>,
+      sum_rows_f32,
       sum_rows<WidenF64, double>,
       sum_rows<WidenF16, uint16_t>,
       sum_rows<WidenBf16, uint16_t>,

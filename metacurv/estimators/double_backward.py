@@ -7,12 +7,15 @@ from types import ModuleType
 from typing import Any
 
 import torch
+import torch.autograd.graph
 from torch import Tensor
 
 from metacurv.estimators.errors import explain_differentiation_errors
 from metacurv.estimators.graph import is_cut
 from metacurv.estimators.moments import StreamedMoments
 from metacurv.estimators.parameters import NumberedParameter
+
+_engine_run_backward = getattr(torch.autograd.graph, "_engine_run_backward", None)
 
 
 def gradient_graph(
@@ -47,6 +50,28 @@ def refuse_cut_graph(gradients: Iterable[Tensor | None]) -> None:
             )
 
 
+def _grad(
+    outputs: Sequence[Tensor], inputs: Sequence[Any], vectors: Sequence[Tensor]
+) -> Sequence[Tensor | None]:
+    """``torch.autograd.grad`` with ``retain_graph`` and ``allow_unused``, without its checks of ``vectors``.
+
+    They cost 20 us a call, which is 7 % of a probe on a small network, and vectors made here are right. The function below them
+    is private to torch, so where it is missing the public one does.
+    """
+    if _engine_run_backward is None:
+        return torch.autograd.grad(outputs, inputs, vectors, retain_graph=True, allow_unused=True)
+    found: Sequence[Tensor | None] = _engine_run_backward(
+        tuple(outputs),
+        tuple(vectors),
+        True,  # keep the graph
+        False,  # make no graph of this backward pass
+        tuple(inputs),
+        allow_unreachable=True,
+        accumulate_grad=False,
+    )
+    return found
+
+
 def hessian_vector_products(
     gradients: Sequence[Tensor], vectors: Sequence[Tensor], inputs: Sequence[Any]
 ) -> Sequence[Tensor | None]:
@@ -54,9 +79,7 @@ def hessian_vector_products(
     if not gradients:
         return [None] * len(inputs)
     with explain_differentiation_errors("the Hessian-vector product (gradient of gradient . v)"):
-        products = torch.autograd.grad(
-            gradients, inputs, vectors, retain_graph=True, allow_unused=True
-        )
+        products = _grad(gradients, inputs, vectors)
     return [h.to_dense() if h is not None and h.is_sparse else h for h in products]
 
 

@@ -138,7 +138,8 @@ def hessian_trace(
     """Trace of the Hessian of ``loss`` in ``params`` by Hutchinson's method, with its standard error.
 
     Leaves the graph of ``loss`` usable (``loss.backward()`` still works), and leaves ``.grad``, the random state and the
-    modes of the model alone. Memory beyond the double-backward graph: one copy of the parameters, whatever ``n_samples``.
+    modes of the model alone. Memory does not grow with ``n_samples``: beyond a double backward it is one copy of the parameters
+    and, for linear layers, up to four tensors the size of each layer's activations.
 
     Args:
         loss: one element, with a graph that can be differentiated twice.

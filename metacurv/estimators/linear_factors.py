@@ -6,10 +6,13 @@ computes, for every probe, two weight-sized matrix products that are only dotted
 
     v_W . (H v)_W = <ds/dz, a V'> + <ds/d(d W), d V>,      v_b . (H v)_b = <sum over rows of ds/dz, v_b>,
 
-because s depends on W through z = a W' + b and through the layer's share d W of dL/da only, and s itself holds W's part as <d, a V'>, whose
-derivatives in d and a are injected as a V' and d V. Four products a layer instead of six, none followed by an addition of
-weight-sized matrices, and the two with V need no stored V (``ops.signed_matmul``). Samples are those of ``double_backward``,
-probe by probe, up to rounding.
+because s depends on W through z = a W' + b and through the layer's share d W of dL/da only, and s itself holds W's part
+as <d, a V'>, whose derivatives in d and a are injected as a V' and d V. Four products a layer instead of six, none followed
+by an addition of weight-sized matrices, and the two with V need no stored V (``ops.signed_matmul``). Samples are those of
+``double_backward``, probe by probe, up to rounding.
+
+Memory, whatever the number of probes: beyond a double backward, up to four tensors the size of each layer's activations; the
+gradients and Hessian-vector products of the weights, which a double backward holds, are not formed.
 
 A weight qualifies when every one of its uses in the graph is such a layer; any other use, such as a penalty, a tied
 embedding or a convolution, leaves the parameter to the general path, in the same backward pass.
