@@ -61,10 +61,13 @@ def test_a_once_differentiable_function_before_the_parameters_is_no_hindrance(ba
 
 
 def test_compiled_models(backend):
+    """torch's words depend on whether the compiled graph donates its buffers; ours do not."""
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
     compiled = torch.compile(model, backend="aot_eager")
     loss = F.cross_entropy(compiled(torch.randn(5, 3)), torch.arange(5) % 2)
-    with pytest.raises(NotTwiceDifferentiableError, match="double backward") as caught:
+    with pytest.raises(
+        NotTwiceDifferentiableError, match=r"double backward|create_graph=False"
+    ) as caught:
         hessian_trace(loss, model.parameters(), backend=backend)
     assert_explained(caught.value)
     loss.backward()
