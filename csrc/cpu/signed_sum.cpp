@@ -14,29 +14,32 @@
 namespace metacurv {
 namespace {
 
-// SumRows: adds whole rows of storage type T to 32 lanes.
+// Signs are made for this many elements at a time: short enough that making them overlaps with the
+// loads of the elements before. Whole rows, so it does not touch the order of summation.
+constexpr int64_t kPieceElements = 4096;
+
+// Adds the elements of `piece` to the 32 lanes. SumRows: adds whole rows of storage type T.
 template <typename T, typename SumRows>
-double sum_chunk(const TensorView& view, const ChunkSigns& signs, const Chunk& chunk,
-                 SumRows sum_rows) {
+void add_piece(const TensorView& view, const ChunkSigns& signs, const Chunk& piece,
+               SumRows sum_rows, double* lanes) {
   constexpr int64_t kBufferRows = 32;
   T buffer[kBufferRows * kWordElements];
-  std::array<double, kWordElements> lanes{};
   const bool contiguous = view.is_contiguous();
   const T* data = static_cast<const T*>(view.data);
-  StridedCursor<T> cursor(view, chunk.begin - view.offset);
-  for (int64_t begin = chunk.begin; begin < chunk.end;) {
+  StridedCursor<T> cursor(view, piece.begin - view.offset);
+  for (int64_t begin = piece.begin; begin < piece.end;) {
     const int64_t row = begin / kWordElements;
     const int64_t lead = begin % kWordElements;
-    const int64_t whole_rows = (chunk.end - begin) / kWordElements;
+    const int64_t whole_rows = (piece.end - begin) / kWordElements;
     if (contiguous && lead == 0 && whole_rows > 0) {
-      sum_rows(data + (begin - view.offset), signs.row(row), whole_rows, lanes.data());
+      sum_rows(data + (begin - view.offset), signs.row(row), whole_rows, lanes);
       begin += whole_rows * kWordElements;
       continue;
     }
     // Ragged ends and strided tensors go through a buffer of whole rows, padded with zeros, which
     // add nothing.
     const int64_t rows = contiguous ? 1 : kBufferRows;
-    const int64_t end = std::min(chunk.end, (row + rows) * kWordElements);
+    const int64_t end = std::min(piece.end, (row + rows) * kWordElements);
     const int64_t used_rows = (end - 1) / kWordElements - row + 1;
     std::fill_n(buffer, lead, T{0});
     std::fill(buffer + lead + (end - begin), buffer + used_rows * kWordElements, T{0});
@@ -46,7 +49,19 @@ double sum_chunk(const TensorView& view, const ChunkSigns& signs, const Chunk& c
     } else {
       cursor.read(buffer + lead, end - begin);
     }
-    sum_rows(buffer, signs.row(row), used_rows, lanes.data());
+    sum_rows(buffer, signs.row(row), used_rows, lanes);
+    begin = end;
+  }
+}
+
+template <typename T, typename SumRows>
+double sum_chunk(const TensorView& view, const SignStream& stream, const Chunk& chunk,
+                 SumRows sum_rows) {
+  std::array<double, kWordElements> lanes{};
+  for (int64_t begin = chunk.begin; begin < chunk.end;) {
+    const int64_t end = std::min(chunk.end, (begin / kPieceElements + 1) * kPieceElements);
+    const Chunk piece = {chunk.tensor, begin, end};
+    add_piece<T>(view, ChunkSigns(stream, piece), piece, sum_rows, lanes.data());
     begin = end;
   }
   for (int64_t half = kWordElements / 2; half > 0; half /= 2) {
@@ -57,16 +72,16 @@ double sum_chunk(const TensorView& view, const ChunkSigns& signs, const Chunk& c
   return lanes[0];
 }
 
-double sum(const TensorView& view, const ChunkSigns& signs, const Chunk& chunk) {
+double sum(const TensorView& view, const SignStream& stream, const Chunk& chunk) {
   switch (view.dtype) {
     case ScalarType::Float:
-      return sum_chunk<float>(view, signs, chunk, simd().sum_f32);
+      return sum_chunk<float>(view, stream, chunk, simd().sum_f32);
     case ScalarType::Double:
-      return sum_chunk<double>(view, signs, chunk, simd().sum_f64);
+      return sum_chunk<double>(view, stream, chunk, simd().sum_f64);
     case ScalarType::Half:
-      return sum_chunk<uint16_t>(view, signs, chunk, simd().sum_f16);
+      return sum_chunk<uint16_t>(view, stream, chunk, simd().sum_f16);
     default:  // BFloat16; make_views lets no other dtype through
-      return sum_chunk<uint16_t>(view, signs, chunk, simd().sum_bf16);
+      return sum_chunk<uint16_t>(view, stream, chunk, simd().sum_bf16);
   }
 }
 
@@ -82,7 +97,7 @@ void signed_sums(const std::vector<Tensor>& tensors, int64_t seed, const Tensor&
     const Chunk& chunk = chunks[c];
     const TensorView& view = views[chunk.tensor];
     const SignStream stream = sign_stream(static_cast<uint64_t>(seed), view.number, probe_number);
-    partial[c] = sum(view, ChunkSigns(stream, chunk), chunk);
+    partial[c] = sum(view, stream, chunk);
   });
   std::fill_n(sums, views.size(), 0.0);
   for (size_t c = 0; c < chunks.size(); ++c) {
