@@ -117,6 +117,7 @@ def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProce
     package_parent = str(Path(metacurv.__file__).parent.parent)
     return subprocess.run(
         [sys.executable, *arguments],
+        cwd=package_parent,  # python -c looks there first
         env={**os.environ, "PYTHONPATH": package_parent, **environment},
         capture_output=True,
         text=True,
