@@ -17,7 +17,8 @@
 namespace metacurv {
 
 constexpr int64_t kChunkElements = 1 << 15;
-constexpr int64_t kChunkWords = kChunkElements / kWordElements;
+// What strided tensors are copied through; a multiple of a block, so that pieces begin at blocks.
+constexpr int64_t kBufferElements = 1024;
 
 // Elements [begin, end) of one tensor, in global indices; all within one chunk.
 struct Chunk {
@@ -26,13 +27,12 @@ struct Chunk {
   int64_t end;
 };
 
-inline std::vector<Chunk> make_chunks(const std::vector<TensorView>& views,
-                                      int64_t elements = kChunkElements) {
+inline std::vector<Chunk> make_chunks(const std::vector<TensorView>& views) {
   std::vector<Chunk> chunks;
   for (size_t t = 0; t < views.size(); ++t) {
     const int64_t last = views[t].offset + views[t].numel;
     for (int64_t begin = views[t].offset; begin < last;) {
-      const int64_t end = std::min(last, (begin / elements + 1) * elements);
+      const int64_t end = std::min(last, (begin / kChunkElements + 1) * kChunkElements);
       chunks.push_back({static_cast<int64_t>(t), begin, end});
       begin = end;
     }
@@ -52,22 +52,26 @@ void for_each_chunk(const std::vector<Chunk>& chunks, int64_t chunks_per_thread,
                               });
 }
 
-// The sign words of one chunk; row r of the tensor (global elements 32 r ... 32 r + 31) has row(r).
-class ChunkSigns {
- public:
-  ChunkSigns(const SignStream& stream, const Chunk& chunk)
-      : first_block_(chunk.begin / kBlockElements) {
-    const int64_t last_block = (chunk.end - 1) / kBlockElements;
-    simd().sign_words(stream, static_cast<uint64_t>(first_block_), last_block - first_block_ + 1,
-                      words_);
+// Splits a chunk into runs of whole blocks in contiguous memory, on_blocks(begin, blocks), and what
+// has to go through a buffer, on_piece(begin, end): ragged ends, within one block, and strided
+// tensors, within kBufferElements.
+template <typename OnBlocks, typename OnPiece>
+void split_chunk(const TensorView& view, const Chunk& chunk, const OnBlocks& on_blocks,
+                 const OnPiece& on_piece) {
+  const bool contiguous = view.is_contiguous();
+  const int64_t limit = contiguous ? kBlockElements : kBufferElements;
+  for (int64_t begin = chunk.begin; begin < chunk.end;) {
+    const int64_t blocks = (chunk.end - begin) / kBlockElements;
+    if (contiguous && begin % kBlockElements == 0 && blocks > 0) {
+      on_blocks(begin, blocks);
+      begin += blocks * kBlockElements;
+    } else {
+      const int64_t end = std::min(chunk.end, (begin / limit + 1) * limit);
+      on_piece(begin, end);
+      begin = end;
+    }
   }
-
-  const uint32_t* row(int64_t r) const { return words_ + (r - first_block_ * kBlockWords); }
-
- private:
-  int64_t first_block_;
-  uint32_t words_[kChunkWords];
-};
+}
 
 // Walks a strided tensor in logical (row-major) order and copies elements to or from a packed
 // buffer. Only the bits matter, so T is an unsigned integer as wide as the element.

@@ -14,56 +14,32 @@
 namespace metacurv {
 namespace {
 
-// Signs are made for this many elements at a time: short enough that making them overlaps with the
-// loads of the elements before. Whole rows, so it does not touch the order of summation.
-constexpr int64_t kPieceElements = 4096;
-
-// Adds the elements of `piece` to the 32 lanes. SumRows: adds whole rows of storage type T.
-template <typename T, typename SumRows>
-void add_piece(const TensorView& view, const ChunkSigns& signs, const Chunk& piece,
-               SumRows sum_rows, double* lanes) {
-  constexpr int64_t kBufferRows = 32;
-  T buffer[kBufferRows * kWordElements];
-  const bool contiguous = view.is_contiguous();
+// Sum: one of the table's sums, over whole blocks of storage type T.
+template <typename T, typename Sum>
+double sum_chunk(const TensorView& view, const SignStream& stream, const Chunk& chunk, Sum sum) {
+  std::array<double, kWordElements> lanes{};
+  T buffer[kBufferElements];
   const T* data = static_cast<const T*>(view.data);
-  StridedCursor<T> cursor(view, piece.begin - view.offset);
-  for (int64_t begin = piece.begin; begin < piece.end;) {
-    const int64_t row = begin / kWordElements;
-    const int64_t lead = begin % kWordElements;
-    const int64_t whole_rows = (piece.end - begin) / kWordElements;
-    if (contiguous && lead == 0 && whole_rows > 0) {
-      sum_rows(data + (begin - view.offset), signs.row(row), whole_rows, lanes);
-      begin += whole_rows * kWordElements;
-      continue;
-    }
-    // Ragged ends and strided tensors go through a buffer of whole rows, padded with zeros, which
-    // add nothing.
-    const int64_t rows = contiguous ? 1 : kBufferRows;
-    const int64_t end = std::min(piece.end, (row + rows) * kWordElements);
-    const int64_t used_rows = (end - 1) / kWordElements - row + 1;
+  StridedCursor<T> cursor(view, chunk.begin - view.offset);
+  const auto on_blocks = [&](int64_t begin, int64_t blocks) {
+    sum(data + (begin - view.offset), stream, static_cast<uint64_t>(begin / kBlockElements), blocks,
+        lanes.data());
+  };
+  // The buffer is padded with zeros to whole blocks; they add nothing.
+  const auto on_piece = [&](int64_t begin, int64_t end) {
+    const int64_t first_block = begin / kBlockElements;
+    const int64_t blocks = (end - 1) / kBlockElements - first_block + 1;
+    const int64_t lead = begin % kBlockElements;
     std::fill_n(buffer, lead, T{0});
-    std::fill(buffer + lead + (end - begin), buffer + used_rows * kWordElements, T{0});
-    if (contiguous) {
-      std::memcpy(buffer + lead, data + (begin - view.offset),
-                  static_cast<size_t>(end - begin) * sizeof(T));
+    std::fill(buffer + lead + (end - begin), buffer + blocks * kBlockElements, T{0});
+    if (view.is_contiguous()) {
+      std::copy_n(data + (begin - view.offset), end - begin, buffer + lead);
     } else {
       cursor.read(buffer + lead, end - begin);
     }
-    sum_rows(buffer, signs.row(row), used_rows, lanes);
-    begin = end;
-  }
-}
-
-template <typename T, typename SumRows>
-double sum_chunk(const TensorView& view, const SignStream& stream, const Chunk& chunk,
-                 SumRows sum_rows) {
-  std::array<double, kWordElements> lanes{};
-  for (int64_t begin = chunk.begin; begin < chunk.end;) {
-    const int64_t end = std::min(chunk.end, (begin / kPieceElements + 1) * kPieceElements);
-    const Chunk piece = {chunk.tensor, begin, end};
-    add_piece<T>(view, ChunkSigns(stream, piece), piece, sum_rows, lanes.data());
-    begin = end;
-  }
+    sum(buffer, stream, static_cast<uint64_t>(first_block), blocks, lanes.data());
+  };
+  split_chunk(view, chunk, on_blocks, on_piece);
   for (int64_t half = kWordElements / 2; half > 0; half /= 2) {
     for (int64_t k = 0; k < half; ++k) {
       lanes[k] += lanes[k + half];

@@ -25,7 +25,7 @@ bool has_f16c() {
 
 const SimdTable* runnable_avx2() {
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && has_f16c()) {
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c()) {
     return simd_avx2();
   }
 #endif

@@ -1,82 +1,142 @@
-// The AVX2 table (with F16C). Functions carry the target attribute, so the file needs no special
-// flags.
+// The AVX2 table (with FMA and F16C). Functions carry the target attribute, so the file needs no
+// special flags.
 #include "simd.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#define METACURV_AVX2 __attribute__((target("avx2,f16c")))
+#define METACURV_AVX2 __attribute__((target("avx2,fma,f16c")))
 
 namespace metacurv {
 namespace {
 
-// Low and high halves of the 32 x 32 -> 64 bit products a * m in the 8 lanes of a.
-METACURV_AVX2 inline void multiply(__m256i a, __m256i m, __m256i* low, __m256i* high) {
-  constexpr int kOddLanes = 0xaa;
-  const __m256i even = _mm256_mul_epu32(a, m);
-  const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(a, 32), m);
-  *low = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), kOddLanes);
-  *high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, kOddLanes);
+// Four blocks, one in each 64-bit lane. The low halves count; the upper halves hold leftovers of
+// products, which _mm256_mul_epu32 does not look at, so no round has to clear or move them.
+struct FourBlocks {
+  __m256i c0;
+  __m256i c1;
+  __m256i c2;
+  __m256i c3;
+};
+
+// What all blocks of a call share, spread over vectors once.
+struct RoundKeys {
+  __m256i k0[kPhiloxRounds];
+  __m256i k1[kPhiloxRounds];
+};
+
+METACURV_AVX2 inline RoundKeys round_keys(PhiloxKey key) {
+  RoundKeys keys;
+  for (int round = 0; round < kPhiloxRounds; ++round) {
+    keys.k0[round] = _mm256_set1_epi64x(key.word[0]);
+    keys.k1[round] = _mm256_set1_epi64x(key.word[1]);
+    key.word[0] += kPhiloxW0;
+    key.word[1] += kPhiloxW1;
+  }
+  return keys;
+}
+
+METACURV_AVX2 inline void philox_round(FourBlocks* b, __m256i k0, __m256i k1) {
+  const __m256i p0 = _mm256_mul_epu32(b->c0, _mm256_set1_epi64x(kPhiloxM0));
+  const __m256i p1 = _mm256_mul_epu32(b->c2, _mm256_set1_epi64x(kPhiloxM1));
+  // The key goes to what is there early: only one xor then waits for the product.
+  b->c0 = _mm256_xor_si256(_mm256_srli_epi64(p1, 32), _mm256_xor_si256(b->c1, k0));
+  b->c1 = p1;
+  b->c2 = _mm256_xor_si256(_mm256_srli_epi64(p0, 32), _mm256_xor_si256(b->c3, k1));
+  b->c3 = p0;
+}
+
+// The low halves of `even` and `odd` as the even and odd 32-bit lanes.
+METACURV_AVX2 inline __m256i interleave_low(__m256i even, __m256i odd) {
+  return _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
+}
+
+METACURV_AVX2 inline void store(const FourBlocks& b, uint32_t* words) {
+  const __m256i w01 = interleave_low(b.c0, b.c1);
+  const __m256i w23 = interleave_low(b.c2, b.c3);
+  const __m256i even = _mm256_unpacklo_epi64(w01, w23);  // blocks 0, 2
+  const __m256i odd = _mm256_unpackhi_epi64(w01, w23);   // blocks 1, 3
+  __m256i* out = reinterpret_cast<__m256i*>(words);
+  _mm256_storeu_si256(out, _mm256_permute2x128_si256(even, odd, 0x20));
+  _mm256_storeu_si256(out + 1, _mm256_permute2x128_si256(even, odd, 0x31));
+}
+
+METACURV_AVX2 inline FourBlocks four_counters(const SignStream& stream, uint64_t first) {
+  const __m256i b = _mm256_add_epi64(_mm256_set1_epi64x(static_cast<long long>(first)),
+                                     _mm256_setr_epi64x(0, 1, 2, 3));
+  return {b, _mm256_srli_epi64(b, 32), _mm256_set1_epi64x(stream.number),
+          _mm256_set1_epi64x(stream.probe)};
 }
 
 // 8 Philox blocks at once, written as 32 words in block order.
-METACURV_AVX2 inline void eight_blocks(const SignStream& stream, uint64_t first, uint32_t* words) {
-  uint32_t low[8];
-  uint32_t high[8];
-  for (uint64_t j = 0; j < 8; ++j) {
-    low[j] = static_cast<uint32_t>(first + j);
-    high[j] = static_cast<uint32_t>((first + j) >> 32);
-  }
-  const __m256i m0 = _mm256_set1_epi32(static_cast<int>(kPhiloxM0));
-  const __m256i m1 = _mm256_set1_epi32(static_cast<int>(kPhiloxM1));
-  __m256i c0 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(low));
-  __m256i c1 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(high));
-  __m256i c2 = _mm256_set1_epi32(static_cast<int>(stream.number));
-  __m256i c3 = _mm256_set1_epi32(static_cast<int>(stream.probe));
-  __m256i k0 = _mm256_set1_epi32(static_cast<int>(stream.key.word[0]));
-  __m256i k1 = _mm256_set1_epi32(static_cast<int>(stream.key.word[1]));
+METACURV_AVX2 inline void eight_blocks(const SignStream& stream, const RoundKeys& keys,
+                                       uint64_t first, uint32_t* words) {
+  FourBlocks x = four_counters(stream, first);
+  FourBlocks y = four_counters(stream, first + 4);
+#pragma GCC unroll 10
   for (int round = 0; round < kPhiloxRounds; ++round) {
-    __m256i low0;
-    __m256i high0;
-    __m256i low1;
-    __m256i high1;
-    multiply(c0, m0, &low0, &high0);
-    multiply(c2, m1, &low1, &high1);
-    c0 = _mm256_xor_si256(_mm256_xor_si256(high1, c1), k0);
-    c1 = low1;
-    c2 = _mm256_xor_si256(_mm256_xor_si256(high0, c3), k1);
-    c3 = low0;
-    k0 = _mm256_add_epi32(k0, _mm256_set1_epi32(static_cast<int>(kPhiloxW0)));
-    k1 = _mm256_add_epi32(k1, _mm256_set1_epi32(static_cast<int>(kPhiloxW1)));
+    philox_round(&x, keys.k0[round], keys.k1[round]);
+    philox_round(&y, keys.k0[round], keys.k1[round]);
   }
-  // Transpose: lane j of (c0, c1, c2, c3) is block j, wanted as four neighbouring words.
-  const __m256i t0 = _mm256_unpacklo_epi32(c0, c1);
-  const __m256i t1 = _mm256_unpackhi_epi32(c0, c1);
-  const __m256i t2 = _mm256_unpacklo_epi32(c2, c3);
-  const __m256i t3 = _mm256_unpackhi_epi32(c2, c3);
-  const __m256i u0 = _mm256_unpacklo_epi64(t0, t2);  // blocks 0, 4
-  const __m256i u1 = _mm256_unpackhi_epi64(t0, t2);  // blocks 1, 5
-  const __m256i u2 = _mm256_unpacklo_epi64(t1, t3);  // blocks 2, 6
-  const __m256i u3 = _mm256_unpackhi_epi64(t1, t3);  // blocks 3, 7
-  __m256i* out = reinterpret_cast<__m256i*>(words);
-  _mm256_storeu_si256(out, _mm256_permute2x128_si256(u0, u1, 0x20));
-  _mm256_storeu_si256(out + 1, _mm256_permute2x128_si256(u2, u3, 0x20));
-  _mm256_storeu_si256(out + 2, _mm256_permute2x128_si256(u0, u1, 0x31));
-  _mm256_storeu_si256(out + 3, _mm256_permute2x128_si256(u2, u3, 0x31));
+  store(x, words);
+  store(y, words + 16);
 }
 
-METACURV_AVX2 void sign_words(const SignStream& stream, uint64_t first_block, int64_t n,
+METACURV_AVX2 void sign_words(const SignStream& stream, uint64_t first_block, int64_t blocks,
                               uint32_t* words) {
+  const RoundKeys keys = round_keys(stream.key);
   int64_t j = 0;
-  for (; j + 8 <= n; j += 8) {
-    eight_blocks(stream, first_block + static_cast<uint64_t>(j), words + kBlockWords * j);
+  for (; j + 8 <= blocks; j += 8) {
+    eight_blocks(stream, keys, first_block + static_cast<uint64_t>(j), words + kBlockWords * j);
   }
-  if (j < n) {
+  if (j < blocks) {
     uint32_t last[8 * kBlockWords];
-    eight_blocks(stream, first_block + static_cast<uint64_t>(j), last);
-    for (int64_t i = 0; i < kBlockWords * (n - j); ++i) {
-      words[kBlockWords * j + i] = last[i];
+    eight_blocks(stream, keys, first_block + static_cast<uint64_t>(j), last);
+    std::copy_n(last, kBlockWords * (blocks - j), words + kBlockWords * j);
+  }
+}
+
+// Calls rows.row(i, word) for the 16 rows of each group of four blocks, then rows.next_group(). The
+// signs of the group after are made between them, a Philox round a row, so that loads and stores
+// never pause. A Rows has METACURV_AVX2 methods, which lambdas cannot have.
+template <typename Rows>
+METACURV_AVX2 inline __attribute__((always_inline)) void each_group(const SignStream& stream,
+                                                                    uint64_t first_block,
+                                                                    int64_t groups, Rows& rows) {
+  constexpr int kGroupRows = 4 * kBlockWords;
+  static_assert(kPhiloxRounds < kGroupRows, "a round a row, then the store");
+  const RoundKeys keys = round_keys(stream.key);
+  alignas(32) uint32_t words[2][kGroupRows];
+  sign_words(stream, first_block, 4, words[0]);
+  for (int64_t group = 0; group < groups; ++group) {
+    const uint32_t* now = words[group % 2];
+    FourBlocks next = four_counters(stream, first_block + 4 * static_cast<uint64_t>(group + 1));
+#pragma GCC unroll 16
+    for (int i = 0; i < kGroupRows; ++i) {
+      if (i < kPhiloxRounds) {
+        philox_round(&next, keys.k0[i], keys.k1[i]);
+      } else if (i == kPhiloxRounds) {
+        store(next, words[(group + 1) % 2]);
+      }
+      rows.row(i, now[i]);
     }
+    rows.next_group(kGroupRows);
+  }
+}
+
+// The same for any number of blocks.
+template <typename Rows>
+METACURV_AVX2 inline __attribute__((always_inline)) void each_row(const SignStream& stream,
+                                                                  uint64_t first_block,
+                                                                  int64_t blocks, Rows& rows) {
+  const int64_t groups = blocks / 4;
+  if (groups > 0) {
+    each_group(stream, first_block, groups, rows);
+  }
+  uint32_t words[3 * kBlockWords];
+  sign_words(stream, first_block + 4 * static_cast<uint64_t>(groups), blocks % 4, words);
+  for (int i = 0; i < kBlockWords * (blocks % 4); ++i) {
+    rows.row(i, words[i]);
   }
 }
 
@@ -98,116 +158,129 @@ METACURV_AVX2 inline __m256i sign_bits_64(__m256i word, int first) {
                           _mm256_set1_epi64x(static_cast<long long>(uint64_t{1} << 63)));
 }
 
-METACURV_AVX2 inline __m256i word_in_32(uint32_t word) {
-  return _mm256_set1_epi32(static_cast<int>(word));
-}
-METACURV_AVX2 inline __m256i word_in_64(uint32_t word) { return _mm256_set1_epi64x(word); }
-
-struct EightDoubles {
-  __m256d low;
-  __m256d high;
+// Signs as factors: row m has -1 in column k where bit k of m is set.
+struct SignFactors {
+  alignas(32) double row[16][4];
 };
-
-// Eight signed elements widened to float64. Flipping before widening is exact and costs half as
-// much.
-METACURV_AVX2 inline EightDoubles flip_and_widen(__m256 x, __m256i word, int first) {
-  const __m256 flipped = _mm256_xor_ps(x, _mm256_castsi256_ps(sign_bits_32(word, first)));
-  return {_mm256_cvtps_pd(_mm256_castps256_ps128(flipped)),
-          _mm256_cvtps_pd(_mm256_extractf128_ps(flipped, 1))};
-}
-
-// One struct per storage type: `splat` spreads a row's word over a vector, `load` gives elements
-// first ... first + 7 of the row at x.
-struct SignedF32 {
-  METACURV_AVX2 static __m256i splat(uint32_t word) { return word_in_32(word); }
-  METACURV_AVX2 static EightDoubles load(const float* x, __m256i word, int first) {
-    return flip_and_widen(_mm256_loadu_ps(x + first), word, first);
-  }
-};
-struct SignedF64 {
-  METACURV_AVX2 static __m256i splat(uint32_t word) { return word_in_64(word); }
-  METACURV_AVX2 static EightDoubles load(const double* x, __m256i word, int first) {
-    return {
-        _mm256_xor_pd(_mm256_loadu_pd(x + first), _mm256_castsi256_pd(sign_bits_64(word, first))),
-        _mm256_xor_pd(_mm256_loadu_pd(x + first + 4),
-                      _mm256_castsi256_pd(sign_bits_64(word, first + 4)))};
-  }
-};
-struct SignedF16 {
-  METACURV_AVX2 static __m256i splat(uint32_t word) { return word_in_32(word); }
-  METACURV_AVX2 static EightDoubles load(const uint16_t* x, __m256i word, int first) {
-    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(x + first));
-    return flip_and_widen(_mm256_cvtph_ps(bits), word, first);
-  }
-};
-struct SignedBf16 {
-  METACURV_AVX2 static __m256i splat(uint32_t word) { return word_in_32(word); }
-  METACURV_AVX2 static EightDoubles load(const uint16_t* x, __m256i word, int first) {
-    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(x + first));
-    const __m256i widened = _mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16);
-    return flip_and_widen(_mm256_castsi256_ps(widened), word, first);
-  }
-};
-
-template <typename Signed, typename T>
-METACURV_AVX2 void sum_rows(const T* x, const uint32_t* words, int64_t rows, double* lanes) {
-  __m256d sums[8];
-  for (int v = 0; v < 8; ++v) {
-    sums[v] = _mm256_loadu_pd(lanes + 4 * v);
-  }
-  for (int64_t row = 0; row < rows; ++row, x += kWordElements) {
-    const __m256i word = Signed::splat(words[row]);
-    prefetch_row_ahead(x);
-#pragma GCC unroll 4
-    for (int part = 0; part < 4; ++part) {
-      const EightDoubles terms = Signed::load(x, word, 8 * part);
-      sums[2 * part] = _mm256_add_pd(sums[2 * part], terms.low);
-      sums[2 * part + 1] = _mm256_add_pd(sums[2 * part + 1], terms.high);
+constexpr SignFactors sign_factors() {
+  SignFactors factors{};
+  for (int m = 0; m < 16; ++m) {
+    for (int k = 0; k < 4; ++k) {
+      factors.row[m][k] = (m >> k) & 1 ? -1.0 : 1.0;
     }
   }
+  return factors;
+}
+constexpr SignFactors kSignFactors = sign_factors();
+
+// Four elements widened to float64, one struct per storage type.
+struct WidenF32 {
+  METACURV_AVX2 static __m256d load(const float* x) { return _mm256_cvtps_pd(_mm_loadu_ps(x)); }
+};
+struct WidenF64 {
+  METACURV_AVX2 static __m256d load(const double* x) { return _mm256_loadu_pd(x); }
+};
+METACURV_AVX2 inline __m128i load_four_halves(const uint16_t* x) {
+  return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(x));
+}
+struct WidenF16 {
+  METACURV_AVX2 static __m256d load(const uint16_t* x) {
+    return _mm256_cvtps_pd(_mm_cvtph_ps(load_four_halves(x)));
+  }
+};
+struct WidenBf16 {
+  METACURV_AVX2 static __m256d load(const uint16_t* x) {
+    const __m128i bits = _mm_slli_epi32(_mm_cvtepu16_epi32(load_four_halves(x)), 16);
+    return _mm256_cvtps_pd(_mm_castsi128_ps(bits));
+  }
+};
+
+// Widening keeps two of the four vector ports busy. A multiply-add with a factor from a table that
+// stays in the first-level cache needs the others: no instruction is spent on moving sign bits. The
+// product is exact, so this rounds as an addition does.
+template <typename Widen, typename T>
+struct SumRows {
+  const T* x;
+  __m256d sums[8];
+
+  METACURV_AVX2 inline __attribute__((always_inline)) void row(int i, uint32_t word) {
+    constexpr int kStrideLog2 = 5;
+    static_assert(sizeof kSignFactors.row[0] == 1 << kStrideLog2, "offsets are made by shifts");
+    const char* factors = reinterpret_cast<const char*>(kSignFactors.row);
+    const uint64_t shifted = static_cast<uint64_t>(word) << kStrideLog2;
+#pragma GCC unroll 8
+    for (int v = 0; v < 8; ++v) {
+      const uint64_t offset = (shifted >> (4 * v)) & (15u << kStrideLog2);
+      const __m256d signs = _mm256_load_pd(reinterpret_cast<const double*>(factors + offset));
+      sums[v] = _mm256_fmadd_pd(Widen::load(x + kWordElements * i + 4 * v), signs, sums[v]);
+    }
+  }
+  METACURV_AVX2 void next_group(int rows) { x += kWordElements * rows; }
+};
+
+template <typename Widen, typename T>
+METACURV_AVX2 void sum(const T* x, const SignStream& stream, uint64_t first_block, int64_t blocks,
+                       double* lanes) {
+  SumRows<Widen, T> rows;
+  rows.x = x;
   for (int v = 0; v < 8; ++v) {
-    _mm256_storeu_pd(lanes + 4 * v, sums[v]);
+    rows.sums[v] = _mm256_loadu_pd(lanes + 4 * v);
+  }
+  each_row(stream, first_block, blocks, rows);
+  for (int v = 0; v < 8; ++v) {
+    _mm256_storeu_pd(lanes + 4 * v, rows.sums[v]);
   }
 }
 
-METACURV_AVX2 void fill_16(uint16_t* x, const uint32_t* words, int64_t rows, uint16_t one) {
+METACURV_AVX2 inline void fill_row(uint16_t* x, uint32_t word, uint16_t one) {
   const __m256i select = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096,
                                            8192, 16384, static_cast<short>(0x8000));
   const __m256i plus = _mm256_set1_epi16(static_cast<short>(one));
   const __m256i sign = _mm256_set1_epi16(static_cast<short>(0x8000));
-  for (int64_t row = 0; row < rows; ++row, x += kWordElements) {
-    const uint32_t word = words[row];
-    for (int part = 0; part < 2; ++part) {
-      const __m256i bits = _mm256_set1_epi16(static_cast<short>(word >> (16 * part)));
-      const __m256i is_set = _mm256_cmpeq_epi16(_mm256_and_si256(bits, select), select);
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(x + 16 * part),
-                          _mm256_or_si256(plus, _mm256_and_si256(is_set, sign)));
-    }
+  for (int part = 0; part < 2; ++part) {
+    const __m256i bits = _mm256_set1_epi16(static_cast<short>(word >> (16 * part)));
+    const __m256i is_set = _mm256_cmpeq_epi16(_mm256_and_si256(bits, select), select);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(x + 16 * part),
+                        _mm256_or_si256(plus, _mm256_and_si256(is_set, sign)));
   }
 }
 
-METACURV_AVX2 void fill_32(uint32_t* x, const uint32_t* words, int64_t rows, uint32_t one) {
+METACURV_AVX2 inline void fill_row(uint32_t* x, uint32_t word, uint32_t one) {
   const __m256i plus = _mm256_set1_epi32(static_cast<int>(one));
-  for (int64_t row = 0; row < rows; ++row, x += kWordElements) {
-    const __m256i word = word_in_32(words[row]);
+  const __m256i splat = _mm256_set1_epi32(static_cast<int>(word));
 #pragma GCC unroll 4
-    for (int first = 0; first < kWordElements; first += 8) {
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(x + first),
-                          _mm256_or_si256(plus, sign_bits_32(word, first)));
-    }
+  for (int first = 0; first < kWordElements; first += 8) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(x + first),
+                        _mm256_or_si256(plus, sign_bits_32(splat, first)));
   }
 }
 
-METACURV_AVX2 void fill_64(uint64_t* x, const uint32_t* words, int64_t rows, uint64_t one) {
+METACURV_AVX2 inline void fill_row(uint64_t* x, uint32_t word, uint64_t one) {
   const __m256i plus = _mm256_set1_epi64x(static_cast<long long>(one));
-  for (int64_t row = 0; row < rows; ++row, x += kWordElements) {
-    const __m256i word = word_in_64(words[row]);
+  const __m256i splat = _mm256_set1_epi64x(word);
 #pragma GCC unroll 8
-    for (int first = 0; first < kWordElements; first += 4) {
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(x + first),
-                          _mm256_or_si256(plus, sign_bits_64(word, first)));
-    }
+  for (int first = 0; first < kWordElements; first += 4) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(x + first),
+                        _mm256_or_si256(plus, sign_bits_64(splat, first)));
   }
+}
+
+template <typename Bits>
+struct FillRows {
+  Bits* x;
+  Bits one;
+
+  METACURV_AVX2 inline __attribute__((always_inline)) void row(int i, uint32_t word) {
+    fill_row(x + kWordElements * i, word, one);
+  }
+  METACURV_AVX2 void next_group(int rows) { x += kWordElements * rows; }
+};
+
+template <typename Bits>
+METACURV_AVX2 void fill(Bits* x, const SignStream& stream, uint64_t first_block, int64_t blocks,
+                        Bits one) {
+  FillRows<Bits> rows{x, one};
+  each_row(stream, first_block, blocks, rows);
 }
 
 }  // namespace
@@ -216,13 +289,13 @@ const SimdTable* simd_avx2() {
   static const SimdTable table = {
       "avx2",
       sign_words,
-      sum_rows<SignedF32, float>,
-      sum_rows<SignedF64, double>,
-      sum_rows<SignedF16, uint16_t>,
-      sum_rows<SignedBf16, uint16_t>,
-      fill_16,
-      fill_32,
-      fill_64,
+      sum<WidenF32, float>,
+      sum<WidenF64, double>,
+      sum<WidenF16, uint16_t>,
+      sum<WidenBf16, uint16_t>,
+      fill<uint16_t>,
+      fill<uint32_t>,
+      fill<uint64_t>,
   };
   return &table;
 }
