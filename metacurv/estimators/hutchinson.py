@@ -22,12 +22,18 @@ from metacurv.estimators.double_backward import (
     gradient_graph,
     refuse_cut_graph,
 )
+from metacurv.estimators.errors import explain_differentiation_errors
+from metacurv.estimators.forward_over_reverse import ForwardOverReverse, GradientHookError
 from metacurv.estimators.graph import LossGraph
 from metacurv.estimators.linear_factors import FactoredDoubleBackward
-from metacurv.estimators.linear_uses import find_linear_uses
+from metacurv.estimators.linear_uses import LinearUse, find_linear_uses
 from metacurv.estimators.moments import TraceReading
 from metacurv.estimators.parameters import NumberedParameter, Parameters, number_parameters
+from metacurv.estimators.tangent_plan import plan_tangents
 from metacurv.estimators.trace_estimate import TraceEstimate
+
+# Ways to v . (H v) of every parameter, probe by probe; they agree up to rounding.
+Products = DoubleBackward | FactoredDoubleBackward | ForwardOverReverse
 
 
 def check_loss(loss: Tensor, *, finite: bool = True) -> None:
@@ -46,7 +52,7 @@ def check_loss(loss: Tensor, *, finite: bool = True) -> None:
 
 
 def read_trace(
-    products: DoubleBackward | FactoredDoubleBackward,
+    products: Products,
     *,
     seed: int,
     first_probe: int,
@@ -108,16 +114,16 @@ def _without_hooks(parameters: Sequence[NumberedParameter]) -> Iterator[None]:
             tensor._backward_hooks = hooks
 
 
-def _products(
-    loss: Tensor, parameters: list[NumberedParameter], backend: str
-) -> DoubleBackward | FactoredDoubleBackward:
+def _products(loss: Tensor, parameters: list[NumberedParameter], backend: str) -> Products:
     assert loss.grad_fn is not None  # check_loss saw to it
     graph = LossGraph(loss.grad_fn)
     # A once-differentiable function leaves its mark only on gradients that carry a graph on arrival.
     start = torch.ones_like(loss, requires_grad=True) if graph.has_python_functions else None
     uses = [] if backend == "reference" else find_linear_uses(graph, parameters)
-    products: DoubleBackward | FactoredDoubleBackward
-    if uses:
+    products: Products
+    if uses and (pushed := _pushed(loss, graph, parameters, uses, backend, start)) is not None:
+        products = pushed
+    elif uses:
         products = FactoredDoubleBackward(loss, parameters, uses, backend=backend, start=start)
     else:
         gradients = gradient_graph(loss, [p.tensor for p in parameters], start=start)
@@ -125,6 +131,25 @@ def _products(
     if start is not None:
         refuse_cut_graph(products.gradients)
     return products
+
+
+def _pushed(
+    loss: Tensor,
+    graph: LossGraph,
+    parameters: list[NumberedParameter],
+    uses: list[LinearUse],
+    backend: str,
+    start: Tensor | None,
+) -> ForwardOverReverse | None:
+    """The way without a gradient's graph, where the loss is a stack of layers that it knows."""
+    with explain_differentiation_errors("reading what the forward pass saved"):
+        steps = plan_tangents(graph, parameters, uses, backend)
+    if steps is None:
+        return None
+    try:
+        return ForwardOverReverse(loss, parameters, steps, start=start)
+    except GradientHookError:
+        return None
 
 
 def hessian_trace(

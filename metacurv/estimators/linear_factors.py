@@ -30,16 +30,12 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
-from metacurv import ops
 from metacurv.estimators.double_backward import gradient_graph, hessian_vector_products
 from metacurv.estimators.errors import explain_differentiation_errors
 from metacurv.estimators.linear_uses import LinearUse
 from metacurv.estimators.moments import SampleMoments
 from metacurv.estimators.parameters import NumberedParameter
-
-# Below this size of a weight, or this batch, making look-up indices costs more than a product with a stored probe.
-_SIGNED_ELEMENTS = 2048
-_SIGNED_ROWS = 16
+from metacurv.estimators.probe_products import Probe, dot, needs_stored_probe
 
 
 @dataclass(frozen=True)
@@ -47,7 +43,7 @@ class _Layer:
     """What a use needs for every probe."""
 
     use: LinearUse
-    signed: bool  # whether products with V are formed without V
+    stored: bool  # whether products with V need V
     input: Tensor  # a: [rows, in], with its graph
     gradient: Tensor  # d = dL/dz: [rows, out], with its graph
     output_target: int  # where ds/dz stands among the targets of the backward pass
@@ -79,28 +75,6 @@ def _input_products(uses: Sequence[LinearUse]) -> Iterator[dict[Node, GradientEd
     finally:
         for handle in handles:
             handle.remove()
-
-
-@dataclass(frozen=True)
-class _Probe:
-    """One probe: stored vectors by parameter number, and what ``signed_matmul`` needs to do without them."""
-
-    vectors: dict[int, Tensor]
-    run: ModuleType
-    key: int
-    index: Tensor
-
-    def product(self, x: Tensor, layer: _Layer, *, transpose: bool) -> Tensor:
-        """x V' or x V for the weight of ``layer``."""
-        weight = layer.use.weight
-        if layer.signed:
-            rows, cols = weight.tensor.shape
-            product: Tensor = self.run.signed_matmul(
-                x, self.key, self.index, weight.number, rows, cols, transpose
-            )
-            return product
-        v = self.vectors[weight.number]
-        return x @ (v.t() if transpose else v)
 
 
 class FactoredDoubleBackward:
@@ -143,7 +117,7 @@ class FactoredDoubleBackward:
                 self._layers.append(
                     _Layer(
                         use=use,
-                        signed=_pays_signed(use, a, backend),
+                        stored=needs_stored_probe(use, a.shape[0], backend),
                         input=a,
                         gradient=d,
                         output_target=self._add_target(edge),
@@ -157,7 +131,7 @@ class FactoredDoubleBackward:
         unstored = {p.number for p in self._factored} - {
             p.number
             for layer in self._layers
-            for p in ([] if layer.signed else [layer.use.weight]) + [layer.use.bias]
+            for p in ([layer.use.weight] if layer.stored else []) + [layer.use.bias]
             if p is not None
         }
         self.probed = [
@@ -177,13 +151,13 @@ class FactoredDoubleBackward:
     ) -> None:
         """Adds one sample; vectors: the probe, one tensor for each of ``probed``."""
         stored = {p.number: v for p, v in zip(self.probed, vectors, strict=True)}
-        drawn = _Probe(stored, run, key, probe)
+        drawn = Probe(stored, run, key, probe)
         sources = list(self._general_gradients)
         cotangents = list(vectors[: len(self._general)])
         forward: list[Tensor] = []  # a V' + v_b of each layer: [rows, out]
         backward: list[Tensor | None] = []  # d V: [rows, in]
         for layer in self._layers:
-            out = drawn.product(layer.plain_input, layer, transpose=layer.use.transposed)
+            out = drawn.product(layer.plain_input, layer.use, forward=True, stored=layer.stored)
             if layer.use.bias is not None:
                 out += stored[layer.use.bias.number]
             forward.append(out)
@@ -193,7 +167,7 @@ class FactoredDoubleBackward:
             back = None
             if layer.input.requires_grad:
                 back = drawn.product(
-                    layer.plain_gradient, layer, transpose=not layer.use.transposed
+                    layer.plain_gradient, layer.use, forward=False, stored=layer.stored
                 )
                 sources.append(layer.input)
                 cotangents.append(back)
@@ -204,7 +178,7 @@ class FactoredDoubleBackward:
             sample = torch.cat([self._general_samples(drawn, results), sample])
         self.moments.add(sample)
 
-    def _general_samples(self, drawn: _Probe, results: Sequence[Tensor | None]) -> Tensor:
+    def _general_samples(self, drawn: Probe, results: Sequence[Tensor | None]) -> Tensor:
         """float64 [number of general parameters]."""
         products = [
             drawn.index.new_zeros(0, dtype=torch.float32) if h is None else h
@@ -218,7 +192,7 @@ class FactoredDoubleBackward:
 
     def _layer_samples(
         self,
-        drawn: _Probe,
+        drawn: Probe,
         forward: Sequence[Tensor],
         backward: Sequence[Tensor | None],
         results: Sequence[Tensor | None],
@@ -230,14 +204,14 @@ class FactoredDoubleBackward:
             weight, bias = layer.use.weight, layer.use.bias
             dz = results[layer.output_target]
             if dz is not None:
-                terms.append(_dot(dz, out))
+                terms.append(dot(dz, out))
                 owners.append({weight.number: 1.0})
                 if bias is not None:  # its share of <dz, a V' + v_b>
-                    terms.append(_dot(dz.sum(0), drawn.vectors[bias.number]))
+                    terms.append(dot(dz.sum(0), drawn.vectors[bias.number]))
                     owners.append({bias.number: 1.0, weight.number: -1.0})
             da = None if layer.input_target is None else results[layer.input_target]
             if da is not None and back is not None:
-                terms.append(_dot(da, back))
+                terms.append(dot(da, back))
                 owners.append({weight.number: 1.0})
         if not terms:
             return torch.zeros(len(self._factored), dtype=torch.float64, device=drawn.index.device)
@@ -249,16 +223,3 @@ class FactoredDoubleBackward:
                 device=drawn.index.device,
             )
         return self._assignment @ torch.stack(terms).to(torch.float64)
-
-
-def _pays_signed(use: LinearUse, a: Tensor, backend: str) -> bool:
-    return (
-        use.weight.tensor.numel() >= _SIGNED_ELEMENTS
-        and a.shape[0] >= _SIGNED_ROWS
-        and ops.signed_matmul_pays(backend, use.weight.tensor)
-    )
-
-
-def _dot(x: Tensor, y: Tensor) -> Tensor:
-    """x, y: the same shape -> 0-dim."""
-    return torch.dot(x.reshape(-1), y.reshape(-1))

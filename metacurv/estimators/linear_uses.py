@@ -36,6 +36,16 @@ class LinearUse:
         tensor: Tensor = getattr(self.node, saved)
         return tensor
 
+    def right_factor(self) -> Tensor:
+        """W' or W as the graph saved it: [in, out]. Only where the input carries a graph."""
+        return right_factor(self.node)
+
+
+def right_factor(node: Node) -> Tensor:
+    """The saved right factor of a matrix product's node; torch refuses it if it was changed since."""
+    tensor: Tensor = node._saved_mat2  # type: ignore[attr-defined]
+    return tensor
+
 
 def _is_weight_edge(node: Node, position: int) -> bool:
     """Whether the edge is the right factor of a plain matrix product."""

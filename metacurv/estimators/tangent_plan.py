@@ -1,0 +1,202 @@
+"""Which operations of a loss's graph a probe can be passed through by rules, and in which order.
+
+The graph falls into three parts. Nodes that depend on no probed parameter are constants. Of the others, the *body* is made of
+chains of nodes that have a rule, each the only one to use the output of the node below, from layers up; the *head* is what lies
+above, up to the loss: a loss function, or whatever has no rule. The last nodes of the chains are the *boundary*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node
+
+from metacurv.estimators.graph import LossGraph
+from metacurv.estimators.linear_uses import LinearUse, right_factor
+from metacurv.estimators.parameters import NumberedParameter
+from metacurv.estimators.probe_products import needs_stored_probe
+from metacurv.estimators.tangent_rules import (
+    FrozenLayer,
+    Layer,
+    LinearInPieces,
+    LogSoftmax,
+    Rule,
+    Smooth,
+)
+
+# Elementwise operations of one tensor, by the name of their node.
+_LINEAR_IN_PIECES = {"HardtanhBackward0", "LeakyReluBackward0", "NegBackward0"}
+_SMOOTH = {
+    "CeluBackward0",
+    "EluBackward0",
+    "GeluBackward0",
+    "MishBackward0",
+    "SigmoidBackward0",
+    "SiluBackward0",
+    "SoftplusBackward0",
+    "TanhBackward0",
+}
+_RESHAPES = {"ReshapeAliasBackward0", "UnsafeViewBackward0", "ViewBackward0"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node of the body.
+
+    ``below``: the step that it takes its tangent from; None at the foot of a chain. ``position``: of x among the node's inputs.
+    ``is_last``: whether the head takes its output.
+    """
+
+    node: Node
+    rule: Rule
+    below: int | None
+    position: int
+    is_last: bool
+
+    @property
+    def edge(self) -> GradientEdge:
+        """Where dL/dy arrives."""
+        return GradientEdge(self.node, 0)
+
+
+def plan_tangents(
+    graph: LossGraph,
+    parameters: Sequence[NumberedParameter],
+    uses: Sequence[LinearUse],
+    backend: str,
+) -> list[Step] | None:
+    """The body from the parameters up, or None where some parameter is used outside it (or is no leaf)."""
+    known = {id(p.tensor) for use in uses for p in (use.weight, use.bias) if p is not None}
+    for parameter in parameters:
+        if not parameter.tensor.is_leaf:
+            return None
+        if id(parameter.tensor) not in known and graph.uses(parameter.tensor):
+            return None
+    return _Body(graph, uses, backend).steps()
+
+
+class _Body:
+    def __init__(self, graph: LossGraph, uses: Sequence[LinearUse], backend: str) -> None:
+        self._graph = graph
+        self._use_of = {use.node: use for use in uses}
+        self._backend = backend
+        self._weights = self._weight_nodes(uses)
+        self._live = self._nodes_above(self._weights)
+        self._steps: list[Step] = []
+
+    def steps(self) -> list[Step] | None:
+        """Chain by chain; None where a layer is in no chain."""
+        feet = [node for node in self._use_of if not self._live_inputs(node)]
+        for node in feet:
+            self._add_chain(node)
+        found = {step.node for step in self._steps}
+        return self._steps if all(node in found for node in self._use_of) else None
+
+    def _weight_nodes(self, uses: Sequence[LinearUse]) -> set[Node]:
+        """The leaves of weights and biases, and the transpositions between a weight and its layers."""
+        parameters = [p for use in uses for p in (use.weight, use.bias) if p is not None]
+        leaves = {self._graph.leaves[id(p.tensor)] for p in parameters}
+        above = {node for leaf in leaves for node, _ in self._graph.consumers[leaf]}
+        return leaves | {node for node in above if node.name() == "TBackward0"}
+
+    def _nodes_above(self, nodes: set[Node]) -> set[Node]:
+        above, stack = set(nodes), list(nodes)
+        while stack:
+            for node, _ in self._graph.consumers[stack.pop()]:
+                if node not in above:
+                    above.add(node)
+                    stack.append(node)
+        return above
+
+    def _live_inputs(self, node: Node) -> list[int]:
+        """Positions of the inputs that depend on a probed parameter, a layer's own aside."""
+        return [
+            position
+            for position, (below, _) in enumerate(node.next_functions)
+            if below in self._live and below not in self._weights
+        ]
+
+    def _add_chain(self, node: Node) -> None:
+        """Steps from a layer upwards as far as rules lead."""
+        below: int | None = None
+        rule = self._rule(node, [], None)
+        position = 0
+        while rule is not None:
+            index = len(self._steps)
+            consumers = self._graph.consumers[node]
+            upper, upper_position = consumers[0] if len(consumers) == 1 else (None, 0)
+            upper_rule = None
+            if upper is not None and self._live_inputs(upper) == [upper_position]:
+                upper_rule = self._rule(upper, [upper_position], rule)
+            self._steps.append(Step(node, rule, below, position, is_last=upper_rule is None))
+            if upper is None:
+                return
+            node, rule, below, position = upper, upper_rule, index, upper_position
+
+    def _rule(self, node: Node, live: list[int], below: Rule | None) -> Rule | None:
+        """The rule of a node; ``live``: its live inputs, at most one."""
+        if node in self._use_of:
+            use = self._use_of[node]
+            rows = _shape(GradientEdge(node, 0))[0]
+            return Layer(
+                use, has_input=bool(live), stored=needs_stored_probe(use, rows, self._backend)
+            )
+        return _rule_of_other(node, live[0], below) if live else None
+
+
+def _rule_of_other(node: Node, position: int, below: Rule | None) -> Rule | None:
+    """The rule of a node other than a probed layer, for the input at ``position``, the only one that is live."""
+    name = node.name()
+    edge = GradientEdge(*node.next_functions[position])
+    shape = _shape(GradientEdge(node, 0))
+    times_slope = _times_slope(node, position)
+    if name == "ReluBackward0":
+        return _relu(node, owns_tangent=below is not None and below.fresh)
+    if name in _LINEAR_IN_PIECES:
+        return LinearInPieces(times_slope, times_slope)
+    if name == "MulBackward0" or (name == "DivBackward0" and position == 0):
+        return LinearInPieces(times_slope, times_slope) if _shape(edge) == shape else None
+    if name in _RESHAPES:
+        return LinearInPieces(lambda t: t.reshape(shape), times_slope)
+    if name in _SMOOTH:
+        return Smooth(times_slope, edge)
+    if name == "LogSoftmaxBackward0":
+        return LogSoftmax(node._saved_result, node._saved_dim)  # type: ignore[attr-defined]
+    if name == "MmBackward0" and position == 0:
+        return FrozenLayer(right_factor(node))
+    if name == "AddmmBackward0" and position == 1 and node._saved_alpha == 1:  # type: ignore[attr-defined]
+        return FrozenLayer(right_factor(node))
+    return None
+
+
+def _shape(edge: GradientEdge) -> torch.Size:
+    shape: torch.Size = edge.node._input_metadata[edge.output_nr].shape  # type: ignore[attr-defined]
+    return shape
+
+
+def _times_slope(node: Node, position: int) -> Callable[[Tensor], Tensor]:
+    """g -> f'(x)' g for one input of a node, which is that very map."""
+
+    def apply(g: Tensor) -> Tensor:
+        result = node(g)  # type: ignore[operator]
+        gradient: Tensor = result[position] if isinstance(result, tuple) else result
+        return gradient
+
+    return apply
+
+
+def _relu(node: Node, *, owns_tangent: bool) -> Rule:
+    """ReLU passes through often enough to be worth overwriting the tangent that a layer has just made."""
+    y: Tensor = node._saved_result.detach()  # type: ignore[attr-defined]
+
+    def mask(g: Tensor) -> Tensor:
+        return torch.ops.aten.threshold_backward.default(g, y, 0)  # type: ignore[no-any-return]
+
+    def mask_in_place(g: Tensor) -> Tensor:
+        torch.ops.aten.threshold_backward.grad_input(g, y, 0, grad_input=g)
+        return g
+
+    return LinearInPieces(mask_in_place if owns_tangent else mask, mask)
