@@ -60,15 +60,8 @@ def test_probes_share_their_memory(case, backend):
 
 
 @needs_native
-def test_one_copy_of_the_parameters_beyond_the_double_backward(case, request):
+def test_one_copy_of_the_parameters_beyond_the_double_backward(case):
     """Not on the reference backend, whose integers of the generator take 64 bits for every sign."""
-    if "mnist1d" in request.node.name:
-        request.applymarker(
-            pytest.mark.xfail(
-                strict=True,
-                reason="known shortfall: linear layers hold four sets of activations, which here outweigh the parameters",
-            )
-        )
     params, loss = case
     copy = sum(p.numel() * p.element_size() for p in params.values())
     allowed = peak_bytes(one_product(loss, params)) + copy

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from metacurv.estimators.double_backward import gradient_graph, hessian_vector_products
 from metacurv.estimators.errors import explain_differentiation_errors
-from metacurv.estimators.moments import SampleMoments
+from metacurv.estimators.moments import CombinedMoments
 from metacurv.estimators.parameters import NumberedParameter
 from metacurv.estimators.probe_products import Probe, dot
 from metacurv.estimators.tangent_plan import Step
@@ -51,9 +51,12 @@ class ForwardOverReverse:
         self.parameters = list(parameters)
         self._steps = steps
         self._boundary = [index for index, step in enumerate(steps) if step.is_last]
-        self.gradients = gradient_graph(
-            loss, [steps[index].edge for index in self._boundary], start=start
-        )
+        # Only a head with a second derivative has to be differentiated twice.
+        self._curved_heads = [i for i in self._boundary if not steps[i].is_below_linear_loss]
+        self.gradients: list[Tensor | None] = []
+        if self._curved_heads:
+            edges = [steps[i].edge for i in self._curved_heads]
+            self.gradients = gradient_graph(loss, edges, start=start)
         with explain_differentiation_errors("the gradient of loss"):
             _prepare(loss, steps)
         layers = [step.rule for step in steps if isinstance(step.rule, Layer)]
@@ -61,8 +64,7 @@ class ForwardOverReverse:
         biases = {layer.use.bias.number for layer in layers if layer.use.bias is not None}
         curved = [p for p in parameters if p.number in weights or p.number in biases]
         self.probed = [p for p in curved if p.number in biases or weights[p.number]]
-        self.moments = SampleMoments(curved, parameters[0].tensor.device)
-        self._assignment: Tensor | None = None
+        self.moments = CombinedMoments(curved, parameters[0].tensor.device)
 
     @torch.no_grad()
     def accumulate(
@@ -77,7 +79,7 @@ class ForwardOverReverse:
         for i in range(len(self._steps) - 1, -1, -1):  # a chain's steps follow each other
             step = self._steps[i]
             flow = step.rule.pull(flows[i] if step.is_last else flow, probe, ledger)
-        self.moments.add(self._sample(ledger))
+        self._add(ledger)
 
     def _push(self, probe: Probe) -> dict[int, Tensor]:
         """t(y) of each step in the boundary."""
@@ -94,31 +96,29 @@ class ForwardOverReverse:
         flows = {i: Flow() for i in self._boundary}
         live = [
             (gradient, tangents[i])
-            for gradient, i in zip(self.gradients, self._boundary, strict=True)
+            for gradient, i in zip(self.gradients, self._curved_heads, strict=True)
             if gradient is not None and gradient.requires_grad
         ]
-        edges = [self._steps[i].edge for i in self._boundary]
+        edges = [self._steps[i].edge for i in self._curved_heads]
         products = hessian_vector_products([g for g, _ in live], [t for _, t in live], edges)
-        for i, product in zip(self._boundary, products, strict=True):
+        for i, product in zip(self._curved_heads, products, strict=True):
             if product is not None:
                 flows[i] = Flow(product, ledger.note(dot(product, tangents[i])))
         return flows
 
-    def _sample(self, ledger: Ledger) -> Tensor:
-        """float64 [number of curved parameters]."""
-        curved = self.moments.curved
-        if not ledger.products:
-            device = self.parameters[0].tensor.device
-            return torch.zeros(len(curved), dtype=torch.float64, device=device)
-        if self._assignment is None:
-            # Which products exist depends on the graph only, so the first probe's table serves all.
-            rows = [ledger.samples.get(p.number, {}) for p in curved]
-            self._assignment = torch.tensor(
+    def _add(self, ledger: Ledger) -> None:
+        """Which products exist depends on the graph only, so the first probe decides what serves all."""
+        if not ledger.products:  # no curvature at all
+            self.moments.curved.clear()
+            return
+        if self.moments.table is None:
+            rows = [ledger.samples.get(p.number, {}) for p in self.moments.curved]
+            self.moments.table = torch.tensor(
                 [[row.get(i, 0.0) for i in range(len(ledger.products))] for row in rows],
                 dtype=torch.float64,
                 device=ledger.products[0].device,
             )
-        return self._assignment @ torch.stack(ledger.products).to(torch.float64)
+        self.moments.add_terms(ledger.products)
 
 
 class GradientHookError(Exception):

@@ -74,11 +74,16 @@ class SampleMoments:
         if len(self._pending) == self.BATCH:
             self._merge()
 
+    def _pending_samples(self) -> Tensor:
+        """float64 [m, T], and clears them."""
+        parts = torch.stack(self._pending)
+        self._pending.clear()
+        return parts
+
     def _merge(self) -> None:
         if not self._pending:
             return
-        parts = torch.stack(self._pending)  # [m, T]
-        self._pending.clear()
+        parts = self._pending_samples()
         samples = torch.cat([parts, parts.sum(1, keepdim=True)], dim=1)
         m, n = len(samples), self._count + len(samples)
         mean = samples.mean(0)
@@ -91,6 +96,27 @@ class SampleMoments:
         """Mean and M2, float64 [T + 1], the total last."""
         self._merge()
         return self._mean, self._m2
+
+
+class CombinedMoments(SampleMoments):
+    """The same for samples that are fixed combinations of P scalars, combined a batch at a time.
+
+    ``table``: float64 [T, P], to be set before the first merge.
+    """
+
+    table: Tensor | None = None
+
+    def add_terms(self, terms: Sequence[Tensor]) -> None:
+        """terms: P tensors of one element, in the order of the table's columns."""
+        self._pending.extend(terms)
+        if len(self._pending) == self.BATCH * len(terms):
+            self._merge()
+
+    def _pending_samples(self) -> Tensor:
+        assert self.table is not None
+        terms = torch.stack(self._pending).view(-1, self.table.shape[1])  # [m, P]
+        self._pending.clear()
+        return terms.to(torch.float64) @ self.table.t()
 
 
 class StreamedMoments:

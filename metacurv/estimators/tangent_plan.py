@@ -39,6 +39,8 @@ _SMOOTH = {
     "SoftplusBackward0",
     "TanhBackward0",
 }
+# Losses that are linear in their input, so that nothing comes back from them.
+_LINEAR_LOSSES = {"NllLossBackward0", "NllLoss2DBackward0"}
 _RESHAPES = {"ReshapeAliasBackward0", "UnsafeViewBackward0", "ViewBackward0"}
 
 
@@ -47,7 +49,7 @@ class Step:
     """One node of the body.
 
     ``below``: the step that it takes its tangent from; None at the foot of a chain. ``position``: of x among the node's inputs.
-    ``is_last``: whether the head takes its output.
+    ``is_last``: whether the head takes its output. ``is_below_linear_loss``: and the head is a loss that is linear in it.
     """
 
     node: Node
@@ -55,6 +57,7 @@ class Step:
     below: int | None
     position: int
     is_last: bool
+    is_below_linear_loss: bool
 
     @property
     def edge(self) -> GradientEdge:
@@ -131,7 +134,14 @@ class _Body:
             upper_rule = None
             if upper is not None and self._live_inputs(upper) == [upper_position]:
                 upper_rule = self._rule(upper, [upper_position], rule)
-            self._steps.append(Step(node, rule, below, position, is_last=upper_rule is None))
+            is_last = upper_rule is None
+            is_below_linear_loss = (
+                is_last
+                and upper is not None
+                and upper.name() in _LINEAR_LOSSES
+                and not self._graph.consumers[upper]
+            )
+            self._steps.append(Step(node, rule, below, position, is_last, is_below_linear_loss))
             if upper is None:
                 return
             node, rule, below, position = upper, upper_rule, index, upper_position
@@ -150,7 +160,9 @@ class _Body:
 def _rule_of_other(node: Node, position: int, below: Rule | None) -> Rule | None:
     """The rule of a node other than a probed layer, for the input at ``position``, the only one that is live."""
     name = node.name()
-    edge = GradientEdge(*node.next_functions[position])
+    source, output = node.next_functions[position]
+    assert source is not None  # it is live
+    edge = GradientEdge(source, output)
     shape = _shape(GradientEdge(node, 0))
     times_slope = _times_slope(node, position)
     if name == "ReluBackward0":
@@ -173,7 +185,7 @@ def _rule_of_other(node: Node, position: int, below: Rule | None) -> Rule | None
 
 
 def _shape(edge: GradientEdge) -> torch.Size:
-    shape: torch.Size = edge.node._input_metadata[edge.output_nr].shape  # type: ignore[attr-defined]
+    shape: torch.Size = edge.node._input_metadata[edge.output_nr].shape
     return shape
 
 
