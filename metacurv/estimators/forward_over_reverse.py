@@ -24,7 +24,7 @@ from metacurv.estimators.moments import CombinedMoments
 from metacurv.estimators.parameters import NumberedParameter
 from metacurv.estimators.probe_products import Probe, dot
 from metacurv.estimators.tangent_plan import Step
-from metacurv.estimators.tangent_rules import Flow, Layer, Ledger
+from metacurv.estimators.tangent_rules import NOTHING, Flow, Layer, Ledger
 
 
 class ForwardOverReverse:
@@ -64,6 +64,7 @@ class ForwardOverReverse:
         biases = {layer.use.bias.number for layer in layers if layer.use.bias is not None}
         curved = [p for p in parameters if p.number in weights or p.number in biases]
         self.probed = [p for p in curved if p.number in biases or weights[p.number]]
+        self._ledger = Ledger()
         self.moments = CombinedMoments(curved, parameters[0].tensor.device)
 
     @torch.no_grad()
@@ -73,13 +74,14 @@ class ForwardOverReverse:
         """Adds one sample; vectors: the probe, one tensor for each of ``probed``."""
         stored = {p.number: v for p, v in zip(self.probed, vectors, strict=True)}
         probe = Probe(stored, run, key, index)
-        ledger = Ledger()
+        ledger = self._ledger
         flows = self._through_head(self._push(probe), ledger)
-        flow = Flow()
+        flow = NOTHING
         for i in range(len(self._steps) - 1, -1, -1):  # a chain's steps follow each other
             step = self._steps[i]
             flow = step.rule.pull(flows[i] if step.is_last else flow, probe, ledger)
-        self._add(ledger)
+        self._add(ledger.products)
+        ledger.close()
 
     def _push(self, probe: Probe) -> dict[int, Tensor]:
         """t(y) of each step in the boundary."""
@@ -93,7 +95,7 @@ class ForwardOverReverse:
 
     def _through_head(self, tangents: dict[int, Tensor], ledger: Ledger) -> dict[int, Flow]:
         """What comes back from the head, its own second derivative times t(y), by step."""
-        flows = {i: Flow() for i in self._boundary}
+        flows = dict.fromkeys(self._boundary, NOTHING)
         live = [
             (gradient, tangents[i])
             for gradient, i in zip(self.gradients, self._curved_heads, strict=True)
@@ -106,19 +108,19 @@ class ForwardOverReverse:
                 flows[i] = Flow(product, ledger.note(dot(product, tangents[i])))
         return flows
 
-    def _add(self, ledger: Ledger) -> None:
+    def _add(self, products: list[Tensor]) -> None:
         """Which products exist depends on the graph only, so the first probe decides what serves all."""
-        if not ledger.products:  # no curvature at all
+        if not products:  # no curvature at all
             self.moments.curved.clear()
             return
         if self.moments.table is None:
-            rows = [ledger.samples.get(p.number, {}) for p in self.moments.curved]
+            rows = [self._ledger.samples.get(p.number, {}) for p in self.moments.curved]
             self.moments.table = torch.tensor(
-                [[row.get(i, 0.0) for i in range(len(ledger.products))] for row in rows],
+                [[row.get(i, 0.0) for i in range(len(products))] for row in rows],
                 dtype=torch.float64,
-                device=ledger.products[0].device,
+                device=products[0].device,
             )
-        self.moments.add_terms(ledger.products)
+        self.moments.add_terms(products)
 
 
 class GradientHookError(Exception):

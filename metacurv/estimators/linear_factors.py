@@ -157,18 +157,14 @@ class FactoredDoubleBackward:
         forward: list[Tensor] = []  # a V' + v_b of each layer: [rows, out]
         backward: list[Tensor | None] = []  # d V: [rows, in]
         for layer in self._layers:
-            out = drawn.product(layer.plain_input, layer.use, forward=True, stored=layer.stored)
-            if layer.use.bias is not None:
-                out += stored[layer.use.bias.number]
+            out = drawn.forward(layer.plain_input, layer.use, stored=layer.stored)
             forward.append(out)
             if layer.gradient.requires_grad:
                 sources.append(layer.gradient)
                 cotangents.append(out)
             back = None
             if layer.input.requires_grad:
-                back = drawn.product(
-                    layer.plain_gradient, layer.use, forward=False, stored=layer.stored
-                )
+                back = drawn.backward(layer.plain_gradient, layer.use, stored=layer.stored)
                 sources.append(layer.input)
                 cotangents.append(back)
             backward.append(back)

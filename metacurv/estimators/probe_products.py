@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from metacurv import ops
@@ -25,16 +26,26 @@ class Probe:
     key: int
     index: Tensor
 
-    def product(self, x: Tensor, use: LinearUse, *, forward: bool, stored: bool) -> Tensor:
-        """What V puts in the weight's place: x [rows, in] -> [rows, out] if ``forward``, else [rows, out] -> [rows, in]."""
-        weight = use.weight
-        transpose = use.transposed == forward
-        if stored:
-            v = self.vectors[weight.number]
-            return x @ (v.t() if transpose else v)
-        rows, cols = weight.tensor.shape
+    def forward(self, a: Tensor, use: LinearUse, *, stored: bool) -> Tensor:
+        """a V' + v_b: [rows, in] -> [rows, out]."""
+        bias = None if use.bias is None else self.vectors[use.bias.number]
+        if not stored:
+            product = self._signed(a, use, transpose=use.transposed)
+            return product if bias is None else product.add_(bias)
+        v = self.vectors[use.weight.number]
+        return F.linear(a, v if use.transposed else v.t(), bias)
+
+    def backward(self, d: Tensor, use: LinearUse, *, stored: bool) -> Tensor:
+        """d V: [rows, out] -> [rows, in]."""
+        if not stored:
+            return self._signed(d, use, transpose=not use.transposed)
+        v = self.vectors[use.weight.number]
+        return torch.mm(d, v if use.transposed else v.t())
+
+    def _signed(self, x: Tensor, use: LinearUse, *, transpose: bool) -> Tensor:
+        rows, cols = use.weight.tensor.shape
         product: Tensor = self.run.signed_matmul(
-            x, self.key, self.index, weight.number, rows, cols, transpose
+            x, self.key, self.index, use.weight.number, rows, cols, transpose
         )
         return product
 

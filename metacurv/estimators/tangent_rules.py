@@ -18,7 +18,7 @@ Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian", sections 3
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,12 +31,19 @@ from metacurv.estimators.probe_products import Probe, dot
 class Ledger:
     """The scalar products of one probe, and which of them add up to the sample of which parameter.
 
-    A sum of products is a dict {index of the product: factor}.
+    A sum of products is a dict {index of the product: factor}. Sums depend on the graph only, so those that the first probe
+    made serve all: ``samples``, by parameter number, is filled while ``is_open``.
     """
 
     def __init__(self) -> None:
         self.products: list[Tensor] = []
-        self.samples: dict[int, dict[int, float]] = {}  # by parameter number
+        self.samples: dict[int, dict[int, float]] = {}
+        self.is_open = True
+
+    def close(self) -> None:
+        """The probe's products have been taken over; the next one begins."""
+        self.products = []
+        self.is_open = False
 
     def note(self, product: Tensor) -> dict[int, float]:
         """Keeps a scalar product (0-dim)."""
@@ -45,17 +52,21 @@ class Ledger:
 
     def credit(self, number: int, amount: dict[int, float], factor: float = 1.0) -> None:
         """Adds ``factor`` times a sum of products to the sample of a parameter."""
+        if not self.is_open:
+            return
         sample = self.samples.setdefault(number, {})
         for index, value in amount.items():
             sample[index] = sample.get(index, 0.0) + factor * value
 
 
-@dataclass(frozen=True)
-class Flow:
+class Flow(NamedTuple):
     """What comes back along an edge x: t(dL/dx), None where it is 0, and the sum of products <t(dL/dx), t(x)>."""
 
-    cotangent: Tensor | None = None
-    product: dict[int, float] = field(default_factory=dict)
+    cotangent: Tensor | None
+    product: dict[int, float]
+
+
+NOTHING = Flow(None, {})
 
 
 class Rule:
@@ -99,6 +110,7 @@ class Layer(Rule):
         self.wants_cotangent = has_input
         self.a = use.input().detach().contiguous()
         self.right = use.right_factor().detach() if has_input else None  # W'
+        self.left = None if self.right is None else self.right.t()  # W
 
     def prepare(self, cotangent: Tensor) -> None:
         """Keeps d."""
@@ -106,9 +118,7 @@ class Layer(Rule):
 
     def push(self, tangent: Tensor | None, probe: Probe) -> Tensor:
         """t(z) = a V' + v_b + t(a) W'."""
-        tz = probe.product(self.a, self.use, forward=True, stored=self.stored)
-        if self.use.bias is not None:
-            tz += probe.vectors[self.use.bias.number]
+        tz = probe.forward(self.a, self.use, stored=self.stored)
         if tangent is not None and self.right is not None:
             self.ta = tangent
             tz.addmm_(tangent, self.right)
@@ -122,13 +132,13 @@ class Layer(Rule):
             of_bias = ledger.note(torch.mv(flow.cotangent, probe.vectors[bias.number]).sum())
             ledger.credit(bias.number, of_bias)
             ledger.credit(weight, of_bias, -1.0)
-        if self.right is None:
-            return Flow()
-        back = probe.product(self.d, self.use, forward=False, stored=self.stored)
+        if self.left is None:
+            return NOTHING
+        back = probe.backward(self.d, self.use, stored=self.stored)
         of_v = ledger.note(dot(back, self.ta))
         both = of_v
         if flow.cotangent is not None:
-            back.addmm_(flow.cotangent, self.right.t())
+            back.addmm_(flow.cotangent, self.left)
             both = ledger.note(dot(back, self.ta))
         ledger.credit(weight, of_v, 2.0)
         ledger.credit(weight, both, -1.0)
