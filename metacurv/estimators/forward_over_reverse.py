@@ -67,7 +67,7 @@ class ForwardOverReverse:
         self._ledger = Ledger()
         self.moments = CombinedMoments(curved, parameters[0].tensor.device)
 
-    @torch.no_grad()
+    @torch.inference_mode()  # a few per cent faster than no_grad: there are many small operations
     def accumulate(
         self, vectors: Sequence[Tensor], run: ModuleType, key: int, index: Tensor
     ) -> None:

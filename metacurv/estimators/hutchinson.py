@@ -142,7 +142,7 @@ def _pushed(
     start: Tensor | None,
 ) -> ForwardOverReverse | None:
     """The way without a gradient's graph, where the loss is a stack of layers that it knows."""
-    with explain_differentiation_errors("reading what the forward pass saved"):
+    with explain_differentiation_errors("reading what the forward pass saved"), torch.no_grad():
         steps = plan_tangents(graph, parameters, uses, backend)
     if steps is None:
         return None

@@ -87,9 +87,15 @@ class SampleMoments:
         samples = torch.cat([parts, parts.sum(1, keepdim=True)], dim=1)
         m, n = len(samples), self._count + len(samples)
         mean = samples.mean(0)
+        if not self._count:  # most readings end with their first batch
+            self._mean, self._m2 = mean, (samples - mean).square().sum(0)
+            self._count = m
+            return
         delta = mean - self._mean
-        self._m2 += (samples - mean).square().sum(0) + delta.square() * (self._count * m / n)
-        self._mean += delta * (m / n)
+        between = delta.square() * (self._count * m / n)
+        # Not in place: the first batch may have been made in inference mode.
+        self._m2 = self._m2 + (samples - mean).square().sum(0) + between
+        self._mean = self._mean + delta * (m / n)
         self._count = n
 
     def moments(self) -> tuple[Tensor, Tensor]:

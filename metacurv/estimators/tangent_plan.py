@@ -19,10 +19,12 @@ from metacurv.estimators.linear_uses import LinearUse, right_factor
 from metacurv.estimators.parameters import NumberedParameter
 from metacurv.estimators.probe_products import needs_stored_probe
 from metacurv.estimators.tangent_rules import (
+    Elementwise,
     FrozenLayer,
     Layer,
-    LinearInPieces,
     LogSoftmax,
+    Relu,
+    Reshape,
     Rule,
     Smooth,
 )
@@ -166,15 +168,16 @@ def _rule_of_other(node: Node, position: int, below: Rule | None) -> Rule | None
     shape = _shape(GradientEdge(node, 0))
     times_slope = _times_slope(node, position)
     if name == "ReluBackward0":
-        return _relu(node, owns_tangent=below is not None and below.fresh)
+        owns_tangent = below is not None and below.is_owned
+        return Relu(node._saved_result, owns_tangent=owns_tangent)  # type: ignore[attr-defined]
     if name in _LINEAR_IN_PIECES:
-        return LinearInPieces(times_slope, times_slope)
+        return Elementwise(_slope(node, times_slope))
     if name == "MulBackward0" or (name == "DivBackward0" and position == 0):
-        return LinearInPieces(times_slope, times_slope) if _shape(edge) == shape else None
+        return Elementwise(_slope(node, times_slope)) if _shape(edge) == shape else None
     if name in _RESHAPES:
-        return LinearInPieces(lambda t: t.reshape(shape), times_slope)
+        return Reshape(_shape(edge), shape)
     if name in _SMOOTH:
-        return Smooth(times_slope, edge)
+        return Smooth(times_slope, _slope(node, times_slope), edge)
     if name == "LogSoftmaxBackward0":
         return LogSoftmax(node._saved_result, node._saved_dim)  # type: ignore[attr-defined]
     if name == "MmBackward0" and position == 0:
@@ -200,15 +203,8 @@ def _times_slope(node: Node, position: int) -> Callable[[Tensor], Tensor]:
     return apply
 
 
-def _relu(node: Node, *, owns_tangent: bool) -> Rule:
-    """ReLU passes through often enough to be worth overwriting the tangent that a layer has just made."""
-    y: Tensor = node._saved_result.detach()  # type: ignore[attr-defined]
-
-    def mask(g: Tensor) -> Tensor:
-        return torch.ops.aten.threshold_backward.default(g, y, 0)  # type: ignore[no-any-return]
-
-    def mask_in_place(g: Tensor) -> Tensor:
-        torch.ops.aten.threshold_backward.grad_input(g, y, 0, grad_input=g)
-        return g
-
-    return LinearInPieces(mask_in_place if owns_tangent else mask, mask)
+def _slope(node: Node, times_slope: Callable[[Tensor], Tensor]) -> Tensor:
+    """f'(x) of an elementwise node."""
+    of_y = node._input_metadata[0]
+    ones = torch.ones(of_y.shape, dtype=of_y.dtype, device=of_y.device)
+    return times_slope(ones).detach()

@@ -9,8 +9,8 @@ so one push from the parameters to the loss and one pull back give H v. Nothing 
 v_w . (H v)_w = <v_w, t(dL/dw)> is made of scalar products <t(dL/dx), t(x)> of activations, most of which follow from those
 of the operation above without another look at the tensors.
 
-Nodes of the autograd graph give what the rules need: values they saved, and, since a node *is* the map g -> f'(x)' g, they are
-called where f'(x)' itself is wanted. For an elementwise f that map is its own transpose, so it serves the push as well.
+Nodes of the autograd graph give what the rules need, once for all probes: values they saved, and, since a node *is* the map
+g -> f'(x)' g, the slope f'(x) of an elementwise f as what it makes of ones.
 
 Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian", sections 3 and 4.
 """
@@ -60,10 +60,14 @@ class Ledger:
 
 
 class Flow(NamedTuple):
-    """What comes back along an edge x: t(dL/dx), None where it is 0, and the sum of products <t(dL/dx), t(x)>."""
+    """What comes back along an edge x: t(dL/dx), None where it is 0, and the sum of products <t(dL/dx), t(x)>.
+
+    ``is_owned``: whether whoever takes it may overwrite the cotangent.
+    """
 
     cotangent: Tensor | None
     product: dict[int, float]
+    is_owned: bool = False
 
 
 NOTHING = Flow(None, {})
@@ -73,11 +77,11 @@ class Rule:
     """One operation y = f(x) on the way from the parameters to the loss; ``push`` keeps what ``pull`` needs.
 
     ``wants_cotangent``: ``prepare`` has to be given dL/dy.
-    ``fresh``: ``push`` returns, and ``pull`` sends back, memory that nothing else uses.
+    ``is_owned``: whether whoever takes what ``push`` returns may overwrite it.
     """
 
     wants_cotangent = False
-    fresh = False
+    is_owned = False
 
     def prepare(self, cotangent: Tensor) -> None:
         """Takes dL/dy, which is the same for all probes."""
@@ -102,7 +106,7 @@ class Layer(Rule):
     Two products with V and two with W, none of which makes anything of the size of W; where a is data, one product with V.
     """
 
-    fresh = True
+    is_owned = True
 
     def __init__(self, use: LinearUse, *, has_input: bool, stored: bool) -> None:
         self.use = use
@@ -135,21 +139,22 @@ class Layer(Rule):
         if self.left is None:
             return NOTHING
         back = probe.backward(self.d, self.use, stored=self.stored)
-        of_v = ledger.note(dot(back, self.ta))
+        flat, ta = back.view(-1), self.ta.reshape(-1)
+        of_v = ledger.note(torch.dot(flat, ta))
         both = of_v
         if flow.cotangent is not None:
             back.addmm_(flow.cotangent, self.left)
-            both = ledger.note(dot(back, self.ta))
+            both = ledger.note(torch.dot(flat, ta))
         ledger.credit(weight, of_v, 2.0)
         ledger.credit(weight, both, -1.0)
         del self.ta
-        return Flow(back, both)
+        return Flow(back, both, is_owned=True)
 
 
 class FrozenLayer(Rule):
     """A linear layer z = a W' + b with neither W nor b probed."""
 
-    fresh = True
+    is_owned = True
 
     def __init__(self, right: Tensor) -> None:
         self.right = right.detach()
@@ -166,38 +171,91 @@ class FrozenLayer(Rule):
         return Flow(flow.cotangent @ self.right.t(), flow.product)
 
 
-class LinearInPieces(Rule):
-    """Any f with f'' = 0 almost everywhere: ReLU and its kin, a dropout mask, a change of shape.
+class Reshape(Rule):
+    """The same elements in another shape."""
+
+    def __init__(self, before: torch.Size, after: torch.Size) -> None:
+        self.before = before
+        self.after = after
+
+    def push(self, tangent: Tensor | None, probe: Probe) -> Tensor:
+        """t(x) in the shape of y."""
+        assert tangent is not None
+        return tangent.reshape(self.after)
+
+    def pull(self, flow: Flow, probe: Probe, ledger: Ledger) -> Flow:
+        """t(dL/dy) in the shape of x."""
+        if flow.cotangent is None:
+            return flow
+        return Flow(flow.cotangent.reshape(self.before), flow.product)
+
+
+class Elementwise(Rule):
+    """An elementwise f with f'' = 0 almost everywhere: LeakyReLU and its kin, a dropout mask.
 
     Args:
-        forward: t -> f'(x) t.
-        backward: g -> f'(x)' g.
+        slope: f'(x).
     """
 
-    def __init__(
-        self, forward: Callable[[Tensor], Tensor], backward: Callable[[Tensor], Tensor]
-    ) -> None:
-        self.forward = forward
-        self.backward = backward
+    def __init__(self, slope: Tensor) -> None:
+        self.slope = slope
 
     def push(self, tangent: Tensor | None, probe: Probe) -> Tensor:
         """t(y) = f'(x) t(x)."""
         assert tangent is not None
-        return self.forward(tangent)
+        return tangent * self.slope
 
     def pull(self, flow: Flow, probe: Probe, ledger: Ledger) -> Flow:
-        """t(dL/dx) = f'(x)' t(dL/dy)."""
+        """t(dL/dx) = f'(x) t(dL/dy)."""
         if flow.cotangent is None:
             return flow
-        return Flow(self.backward(flow.cotangent), flow.product)
+        return Flow(flow.cotangent * self.slope, flow.product)
 
 
-class Smooth(Rule):
-    """An elementwise f with a second derivative: t(dL/dx) = f'(x) t(dL/dy) + c t(x), c = f''(x) dL/dy."""
+class Relu(Rule):
+    """y = max(x, 0), which is met often enough to be worth overwriting what a layer has just made.
+
+    ``owns_tangent``: whether t(x) may be overwritten.
+    """
+
+    def __init__(self, y: Tensor, *, owns_tangent: bool) -> None:
+        self.y = y.detach()
+        self.owns_tangent = owns_tangent
+
+    def _mask(self, g: Tensor, *, in_place: bool) -> Tensor:
+        if in_place:
+            torch.ops.aten.threshold_backward.grad_input(g, self.y, 0, grad_input=g)
+            return g
+        masked: Tensor = torch.ops.aten.threshold_backward.default(g, self.y, 0)
+        return masked
+
+    def push(self, tangent: Tensor | None, probe: Probe) -> Tensor:
+        """t(x) where x > 0."""
+        assert tangent is not None
+        return self._mask(tangent, in_place=self.owns_tangent)
+
+    def pull(self, flow: Flow, probe: Probe, ledger: Ledger) -> Flow:
+        """t(dL/dy) where x > 0."""
+        if flow.cotangent is None:
+            return flow
+        return Flow(self._mask(flow.cotangent, in_place=flow.is_owned), flow.product)
+
+
+class Smooth(Elementwise):
+    """An elementwise f with a second derivative: t(dL/dx) = f'(x) t(dL/dy) + c t(x), c = f''(x) dL/dy.
+
+    Args:
+        times_slope: g -> f'(x) g, with the graph that leads to x.
+        slope: f'(x).
+        below: x.
+    """
 
     wants_cotangent = True
 
-    def __init__(self, times_slope: Callable[[Tensor], Tensor], below: GradientEdge) -> None:
+    def __init__(
+        self, times_slope: Callable[[Tensor], Tensor], slope: Tensor, below: GradientEdge
+    ) -> None:
+        super().__init__(slope)
         self.times_slope = times_slope
         self.below = below
 
@@ -211,14 +269,14 @@ class Smooth(Rule):
         """t(y) = f'(x) t(x)."""
         assert tangent is not None
         self.tx = tangent
-        return self.times_slope(tangent)
+        return tangent * self.slope
 
     def pull(self, flow: Flow, probe: Probe, ledger: Ledger) -> Flow:
         """As the class says."""
         back = self.c * self.tx
         product = {**flow.product, **ledger.note(dot(back, self.tx))}
         if flow.cotangent is not None:
-            back += self.times_slope(flow.cotangent)
+            back.addcmul_(flow.cotangent, self.slope)
         del self.tx
         return Flow(back, product)
 
