@@ -68,7 +68,11 @@ inline void check_scalar(const Tensor& tensor, const char* name, ScalarType dtyp
                   static_cast<int>(tensor.scalar_type()));
 }
 
-inline std::vector<TensorView> make_views(const std::vector<Tensor>& tensors, const Tensor& probe,
+inline bool on_one_device(const Tensor& a, const Tensor& b) {
+  return a.is_cuda() == b.is_cuda() && a.get_device_index() == b.get_device_index();
+}
+
+inline std::vector<TensorView> make_views(const std::vector<Tensor>& tensors,
                                           const std::vector<int64_t>& numbers,
                                           const std::vector<int64_t>& offsets) {
   STD_TORCH_CHECK(numbers.size() == tensors.size(),
@@ -77,7 +81,6 @@ inline std::vector<TensorView> make_views(const std::vector<Tensor>& tensors, co
   STD_TORCH_CHECK(offsets.size() == tensors.size(),
                   "metacurv: offsets must have one entry per tensor, got ", offsets.size(), " for ",
                   tensors.size());
-  check_scalar(probe, "probe", ScalarType::Long);
   std::vector<TensorView> views;
   views.reserve(tensors.size());
   for (size_t t = 0; t < tensors.size(); ++t) {
@@ -86,9 +89,8 @@ inline std::vector<TensorView> make_views(const std::vector<Tensor>& tensors, co
     STD_TORCH_CHECK(is_supported(dtype), "metacurv: tensors[", t,
                     "] must be float32, float64, float16 or bfloat16, got scalar type ",
                     static_cast<int>(dtype));
-    STD_TORCH_CHECK(tensor.is_cuda() == probe.is_cuda() &&
-                        tensor.get_device_index() == probe.get_device_index(),
-                    "metacurv: tensors[", t, "] and probe must be on one device");
+    STD_TORCH_CHECK(on_one_device(tensor, tensors[0]), "metacurv: tensors[", t,
+                    "] must be on the device of tensors[0]");
     STD_TORCH_CHECK(numbers[t] >= 0 && numbers[t] <= std::numeric_limits<uint32_t>::max(),
                     "metacurv: numbers[", t, "] must be in [0, 2^32), got ", numbers[t]);
     STD_TORCH_CHECK(offsets[t] >= 0 && offsets[t] < (int64_t{1} << 62), "metacurv: offsets[", t,
@@ -106,6 +108,16 @@ inline std::vector<TensorView> make_views(const std::vector<Tensor>& tensors, co
   return views;
 }
 
+// The same with the probe number in memory, which has to be on the tensors' device.
+inline std::vector<TensorView> make_views(const std::vector<Tensor>& tensors, const Tensor& probe,
+                                          const std::vector<int64_t>& numbers,
+                                          const std::vector<int64_t>& offsets) {
+  check_scalar(probe, "probe", ScalarType::Long);
+  STD_TORCH_CHECK(tensors.empty() || on_one_device(tensors[0], probe),
+                  "metacurv: tensors and probe must be on one device");
+  return make_views(tensors, numbers, offsets);
+}
+
 // mean, m2: [T + 1] contiguous float64, the last entry for the sum over all tensors; count: int64.
 inline void check_statistics(const Tensor& mean, const Tensor& m2, const Tensor& count,
                              const Tensor& probe, size_t n) {
@@ -119,8 +131,7 @@ inline void check_statistics(const Tensor& mean, const Tensor& m2, const Tensor&
   }
   check_scalar(count, "count", ScalarType::Long);
   for (const Tensor& tensor : {mean, m2, count}) {
-    STD_TORCH_CHECK(tensor.is_cuda() == probe.is_cuda() &&
-                        tensor.get_device_index() == probe.get_device_index(),
+    STD_TORCH_CHECK(on_one_device(tensor, probe),
                     "metacurv: mean, m2, count and probe must be on one device");
   }
 }

@@ -24,6 +24,18 @@ def _(
     return None
 
 
+@_shape_of("rademacher_.number")
+def _(tensors: list[Tensor], seed: int, probe: int, numbers: list[int], offsets: list[int]) -> None:
+    return None
+
+
+@_shape_of("signed_sum.number")
+def _(
+    tensors: list[Tensor], seed: int, probe: int, numbers: list[int], offsets: list[int]
+) -> Tensor:
+    return tensors[0].new_empty(len(tensors), dtype=torch.float64)
+
+
 @_shape_of("signed_sum")
 def _(
     tensors: list[Tensor], seed: int, probe: Tensor, numbers: list[int], offsets: list[int]

@@ -1,4 +1,7 @@
-"""The compiled ops, under the names and positional signatures of their torch twins in ``_reference``."""
+"""The compiled ops, under the names and positional signatures of their torch twins in ``_reference``.
+
+Where a twin takes a probe in a tensor, ``rademacher_`` and ``signed_sum`` take a number as well, for tensors on the CPU.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +14,26 @@ from torch import Tensor
 def rademacher_(
     tensors: Sequence[Tensor],
     seed: int,
-    probe: Tensor,
+    probe: int | Tensor,
     numbers: Sequence[int],
     offsets: Sequence[int],
 ) -> None:
-    torch.ops.metacurv.rademacher_.default(tensors, seed, probe, numbers, offsets)
+    if isinstance(probe, int):
+        torch.ops.metacurv.rademacher_.number(tensors, seed, probe, numbers, offsets)
+    else:
+        torch.ops.metacurv.rademacher_.default(tensors, seed, probe, numbers, offsets)
 
 
 def signed_sum(
     tensors: Sequence[Tensor],
     seed: int,
-    probe: Tensor,
+    probe: int | Tensor,
     numbers: Sequence[int],
     offsets: Sequence[int],
 ) -> Tensor:
-    sums: Tensor = torch.ops.metacurv.signed_sum.default(tensors, seed, probe, numbers, offsets)
+    op = torch.ops.metacurv.signed_sum
+    overload = op.number if isinstance(probe, int) else op.default
+    sums: Tensor = overload(tensors, seed, probe, numbers, offsets)
     return sums
 
 

@@ -78,30 +78,27 @@ def _check_list(
         raise TypeError(
             f"{name} must be a list or tuple of tensors, got {_validate.describe(tensors)}"
         )
-    checked = []
-    for t, tensor in enumerate(tensors):
+    checked = list(tensors)
+    for t, tensor in enumerate(checked):
         if not _validate.is_real_tensor(tensor):
             _validate.real_tensor(f"{name}[{t}]", tensor)
-        checked.append(tensor.detach() if tensor.requires_grad else tensor)
-    _validate.same_device(name, checked)
+        if tensor.requires_grad:
+            checked[t] = tensor.detach()
+    if len(checked) > 1:
+        _validate.same_device(name, checked)
+    n = len(checked)
     return (
         checked,
-        _check_integers("numbers", numbers, list(range(len(checked))), high=1 << 32),
-        _check_integers("offsets", offsets, [0] * len(checked), high=1 << 62),
+        list(range(n)) if numbers is None else _check_integers("numbers", numbers, n, 1 << 32),
+        [0] * n if offsets is None else _check_integers("offsets", offsets, n, 1 << 62),
     )
 
 
-def _check_integers(
-    name: str, values: Sequence[int] | None, default: list[int], *, high: int
-) -> list[int]:
-    if values is None:
-        return default
+def _check_integers(name: str, values: Sequence[int], n: int, high: int) -> list[int]:
     if not hasattr(values, "__len__") or isinstance(values, str):
         raise TypeError(f"{name} must be a list or tuple of ints, got {_validate.describe(values)}")
-    if len(values) != len(default):
-        raise ValueError(
-            f"{name} must have one entry per tensor, got {len(values)} for {len(default)}"
-        )
+    if len(values) != n:
+        raise ValueError(f"{name} must have one entry per tensor, got {len(values)} for {n}")
     return [
         _validate.integer(f"{name}[{t}]", value, low=0, high=high) for t, value in enumerate(values)
     ]
@@ -116,6 +113,15 @@ def _probe_tensor(probe: int | Tensor, device: torch.device) -> Tensor:
             f"{tuple(probe.shape)} on {probe.device}"
         )
     return probe
+
+
+def _probe_argument(
+    probe: int | Tensor, run: ModuleType, tensors: Sequence[Tensor], device: torch.device
+) -> int | Tensor:
+    """The probe as ``rademacher_`` and ``signed_sum`` of ``run`` take it fastest."""
+    if run is _kernels and tensors and device.type == "cpu" and not isinstance(probe, Tensor):
+        return _validate.integer("probe", probe, low=0, high=1 << 32)
+    return _probe_tensor(probe, device)
 
 
 def _device_of(tensors: Sequence[Tensor], probe: int | Tensor) -> torch.device:
@@ -192,11 +198,9 @@ def rademacher_(
                 f"strides {tensor.stride()})"
             )
     device = _device_of(checked, probe)
-    probe_tensor = _probe_tensor(probe, device)
-    key = as_int64(seed)
-    implementation(backend, device).rademacher_(
-        checked, key, probe_tensor, number_list, offset_list
-    )
+    run = implementation(backend, device)
+    number = _probe_argument(probe, run, checked, device)
+    run.rademacher_(checked, as_int64(seed), number, number_list, offset_list)
     # A kernel writes behind autograd's back: tell it, as an in-place torch op would.
     torch.autograd.graph.increment_version(checked)
 
@@ -235,11 +239,9 @@ def signed_sum(
     """
     checked, number_list, offset_list = _check_list("tensors", tensors, numbers, offsets)
     device = _device_of(checked, probe)
-    probe_tensor = _probe_tensor(probe, device)
-    key = as_int64(seed)
-    sums: Tensor = implementation(backend, device).signed_sum(
-        checked, key, probe_tensor, number_list, offset_list
-    )
+    run = implementation(backend, device)
+    number = _probe_argument(probe, run, checked, device)
+    sums: Tensor = run.signed_sum(checked, as_int64(seed), number, number_list, offset_list)
     return sums
 
 

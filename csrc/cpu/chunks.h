@@ -40,6 +40,11 @@ inline std::vector<Chunk> make_chunks(const std::vector<TensorView>& views) {
   return chunks;
 }
 
+// The probe number in memory, modulo 2^32.
+inline uint32_t read_probe(const Tensor& probe) {
+  return static_cast<uint32_t>(*probe.const_data_ptr<int64_t>());
+}
+
 // Calls visit(index) for every chunk, over torch's threads where there is enough work to share.
 template <typename Visit>
 void for_each_chunk(const std::vector<Chunk>& chunks, int64_t chunks_per_thread,

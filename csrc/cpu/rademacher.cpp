@@ -45,21 +45,30 @@ void fill(const TensorView& view, const SignStream& stream, const Chunk& chunk) 
   }
 }
 
-void rademacher_(const std::vector<Tensor>& tensors, int64_t seed, const Tensor& probe,
-                 const std::vector<int64_t>& numbers, const std::vector<int64_t>& offsets) {
-  const std::vector<TensorView> views = make_views(tensors, probe, numbers, offsets);
+void fill_all(const std::vector<TensorView>& views, int64_t seed, uint32_t probe) {
   const std::vector<Chunk> chunks = make_chunks(views);
-  const auto probe_number = static_cast<uint32_t>(*probe.const_data_ptr<int64_t>());
   for_each_chunk(chunks, 4, [&](int64_t c) {
     const Chunk& chunk = chunks[c];
     const TensorView& view = views[chunk.tensor];
-    const SignStream stream = sign_stream(static_cast<uint64_t>(seed), view.number, probe_number);
-    fill(view, stream, chunk);
+    fill(view, sign_stream(static_cast<uint64_t>(seed), view.number, probe), chunk);
   });
+}
+
+void rademacher_(const std::vector<Tensor>& tensors, int64_t seed, const Tensor& probe,
+                 const std::vector<int64_t>& numbers, const std::vector<int64_t>& offsets) {
+  fill_all(make_views(tensors, probe, numbers, offsets), seed, read_probe(probe));
+}
+
+void rademacher_number(const std::vector<Tensor>& tensors, int64_t seed, int64_t probe,
+                       const std::vector<int64_t>& numbers, const std::vector<int64_t>& offsets) {
+  fill_all(make_views(tensors, numbers, offsets), seed, static_cast<uint32_t>(probe));
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(metacurv, CPU, m) { m.impl("rademacher_", TORCH_BOX(&rademacher_)); }
+STABLE_TORCH_LIBRARY_IMPL(metacurv, CPU, m) {
+  m.impl("rademacher_", TORCH_BOX(&rademacher_));
+  m.impl("rademacher_.number", TORCH_BOX(&rademacher_number));
+}
 
 }  // namespace metacurv

@@ -62,18 +62,13 @@ double sum(const TensorView& view, const SignStream& stream, const Chunk& chunk)
 }
 
 // sums: [T] float64.
-void signed_sums(const std::vector<Tensor>& tensors, int64_t seed, const Tensor& probe,
-                 const std::vector<int64_t>& numbers, const std::vector<int64_t>& offsets,
-                 double* sums) {
-  const std::vector<TensorView> views = make_views(tensors, probe, numbers, offsets);
+void sum_all(const std::vector<TensorView>& views, int64_t seed, uint32_t probe, double* sums) {
   const std::vector<Chunk> chunks = make_chunks(views);
-  const auto probe_number = static_cast<uint32_t>(*probe.const_data_ptr<int64_t>());
   std::vector<double> partial(chunks.size());
   for_each_chunk(chunks, 4, [&](int64_t c) {
     const Chunk& chunk = chunks[c];
     const TensorView& view = views[chunk.tensor];
-    const SignStream stream = sign_stream(static_cast<uint64_t>(seed), view.number, probe_number);
-    partial[c] = sum(view, stream, chunk);
+    partial[c] = sum(view, sign_stream(static_cast<uint64_t>(seed), view.number, probe), chunk);
   });
   std::fill_n(sums, views.size(), 0.0);
   for (size_t c = 0; c < chunks.size(); ++c) {
@@ -85,7 +80,18 @@ Tensor signed_sum(const std::vector<Tensor>& tensors, int64_t seed, const Tensor
                   const std::vector<int64_t>& numbers, const std::vector<int64_t>& offsets) {
   Tensor sums =
       torch::stable::new_empty(probe, {static_cast<int64_t>(tensors.size())}, ScalarType::Double);
-  signed_sums(tensors, seed, probe, numbers, offsets, sums.mutable_data_ptr<double>());
+  sum_all(make_views(tensors, probe, numbers, offsets), seed, read_probe(probe),
+          sums.mutable_data_ptr<double>());
+  return sums;
+}
+
+Tensor signed_sum_number(const std::vector<Tensor>& tensors, int64_t seed, int64_t probe,
+                         const std::vector<int64_t>& numbers, const std::vector<int64_t>& offsets) {
+  STD_TORCH_CHECK(!tensors.empty(), "metacurv: tensors must hold one tensor at least");
+  Tensor sums = torch::stable::new_empty(tensors[0], {static_cast<int64_t>(tensors.size())},
+                                         ScalarType::Double);
+  sum_all(make_views(tensors, numbers, offsets), seed, static_cast<uint32_t>(probe),
+          sums.mutable_data_ptr<double>());
   return sums;
 }
 
@@ -95,7 +101,7 @@ void hutchinson_accumulate_(const Tensor& mean, const Tensor& m2, const Tensor& 
                             const std::vector<int64_t>& offsets) {
   check_statistics(mean, m2, count, probe, products.size());
   std::vector<double> samples(products.size() + 1);
-  signed_sums(products, seed, probe, numbers, offsets, samples.data());
+  sum_all(make_views(products, probe, numbers, offsets), seed, read_probe(probe), samples.data());
   for (size_t t = 0; t < products.size(); ++t) {
     samples.back() += samples[t];
   }
@@ -113,6 +119,7 @@ void hutchinson_accumulate_(const Tensor& mean, const Tensor& m2, const Tensor& 
 
 STABLE_TORCH_LIBRARY_IMPL(metacurv, CPU, m) {
   m.impl("signed_sum", TORCH_BOX(&signed_sum));
+  m.impl("signed_sum.number", TORCH_BOX(&signed_sum_number));
   m.impl("hutchinson_accumulate_", TORCH_BOX(&hutchinson_accumulate_));
 }
 

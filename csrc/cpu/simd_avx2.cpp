@@ -140,22 +140,20 @@ METACURV_AVX2 inline __attribute__((always_inline)) void each_row(const SignStre
   }
 }
 
-// Sign bits of elements `first` ... first + 7 of a row, in the top bit of eight 32-bit lanes; word:
-// the row's word in every lane. The shift counts are constants once the loop over `first` is
-// unrolled.
-METACURV_AVX2 inline __m256i sign_bits_32(__m256i word, int first) {
+// The sign bits of elements `first` ... first + 7 of a row as the top bits of eight 32-bit lanes,
+// with leftovers below them; word: the row's word in every lane. The shift counts are constants
+// once the loop over `first` is unrolled.
+METACURV_AVX2 inline __m256i bits_on_top_32(__m256i word, int first) {
   const __m256i shifts =
       _mm256_sub_epi32(_mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24), _mm256_set1_epi32(first));
-  return _mm256_and_si256(_mm256_sllv_epi32(word, shifts),
-                          _mm256_set1_epi32(static_cast<int>(0x80000000u)));
+  return _mm256_sllv_epi32(word, shifts);
 }
 
-// The same for four elements in four 64-bit lanes; word: the row's word in every 64-bit lane.
-METACURV_AVX2 inline __m256i sign_bits_64(__m256i word, int first) {
+// The same for four elements in four 64-bit lanes.
+METACURV_AVX2 inline __m256i bits_on_top_64(__m256i word, int first) {
   const __m256i shifts =
       _mm256_sub_epi64(_mm256_setr_epi64x(63, 62, 61, 60), _mm256_set1_epi64x(first));
-  return _mm256_and_si256(_mm256_sllv_epi64(word, shifts),
-                          _mm256_set1_epi64x(static_cast<long long>(uint64_t{1} << 63)));
+  return _mm256_sllv_epi64(word, shifts);
 }
 
 // Signs as factors: row m has -1 in column k where bit k of m is set.
@@ -246,22 +244,26 @@ METACURV_AVX2 inline void fill_row(uint16_t* x, uint32_t word, uint16_t one) {
 }
 
 METACURV_AVX2 inline void fill_row(uint32_t* x, uint32_t word, uint32_t one) {
-  const __m256i plus = _mm256_set1_epi32(static_cast<int>(one));
+  const __m256 plus = _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(one)));
+  const __m256 minus = _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(one | 0x80000000u)));
   const __m256i splat = _mm256_set1_epi32(static_cast<int>(word));
 #pragma GCC unroll 4
   for (int first = 0; first < kWordElements; first += 8) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(x + first),
-                        _mm256_or_si256(plus, sign_bits_32(splat, first)));
+    const __m256 signs = _mm256_castsi256_ps(bits_on_top_32(splat, first));
+    _mm256_storeu_ps(reinterpret_cast<float*>(x + first), _mm256_blendv_ps(plus, minus, signs));
   }
 }
 
 METACURV_AVX2 inline void fill_row(uint64_t* x, uint32_t word, uint64_t one) {
-  const __m256i plus = _mm256_set1_epi64x(static_cast<long long>(one));
+  constexpr uint64_t kSign = uint64_t{1} << 63;
+  const __m256d plus = _mm256_castsi256_pd(_mm256_set1_epi64x(static_cast<long long>(one)));
+  const __m256d minus =
+      _mm256_castsi256_pd(_mm256_set1_epi64x(static_cast<long long>(one | kSign)));
   const __m256i splat = _mm256_set1_epi64x(word);
 #pragma GCC unroll 8
   for (int first = 0; first < kWordElements; first += 4) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(x + first),
-                        _mm256_or_si256(plus, sign_bits_64(splat, first)));
+    const __m256d signs = _mm256_castsi256_pd(bits_on_top_64(splat, first));
+    _mm256_storeu_pd(reinterpret_cast<double*>(x + first), _mm256_blendv_pd(plus, minus, signs));
   }
 }
 
