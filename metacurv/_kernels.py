@@ -1,6 +1,7 @@
 """The compiled ops, under the names and positional signatures of their torch twins in ``_reference``.
 
 Where a twin takes a probe in a tensor, ``rademacher_`` and ``signed_sum`` take a number as well, for tensors on the CPU.
+Kernels write behind autograd's back, so what they wrote to is reported to it here, as an in-place torch op would do.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 
 def rademacher_(
@@ -22,6 +24,7 @@ def rademacher_(
         torch.ops.metacurv.rademacher_.number(tensors, seed, probe, numbers, offsets)
     else:
         torch.ops.metacurv.rademacher_.default(tensors, seed, probe, numbers, offsets)
+    increment_version(tensors)
 
 
 def signed_sum(
@@ -50,10 +53,12 @@ def hutchinson_accumulate_(
     torch.ops.metacurv.hutchinson_accumulate_.default(
         mean, m2, count, products, seed, probe, numbers, offsets
     )
+    increment_version((mean, m2, count))
 
 
 def reciprocal_lr_(scale: Tensor, trace: Tensor, alpha: float) -> None:
     torch.ops.metacurv.reciprocal_lr_.default(scale, trace, alpha)
+    increment_version(scale)
 
 
 def signed_matmul(

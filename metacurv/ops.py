@@ -201,8 +201,6 @@ def rademacher_(
     run = implementation(backend, device)
     number = _probe_argument(probe, run, checked, device)
     run.rademacher_(checked, as_int64(seed), number, number_list, offset_list)
-    # A kernel writes behind autograd's back: tell it, as an in-place torch op would.
-    torch.autograd.graph.increment_version(checked)
 
 
 def signed_sum(

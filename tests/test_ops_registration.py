@@ -51,6 +51,16 @@ def test_opcheck(name, dtype):
 
 
 @needs_native
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ["rademacher_", "signed_sum"])
+def test_opcheck_with_the_probe_as_a_number(name, dtype):
+    tensors, seed, probe, *rest = calls(dtype)[name]
+    op = getattr(torch.ops.metacurv, name).number
+    results = torch.library.opcheck(op, (tensors, seed, int(probe), *rest))
+    assert set(results.values()) == {"SUCCESS"}
+
+
+@needs_native
 @pytest.mark.parametrize("name", LIST_OPS)
 def test_opcheck_of_empty_lists(name):
     arguments = [[] if isinstance(a, list) else a for a in calls(torch.float32)[name]]
@@ -164,6 +174,16 @@ def test_filling_bumps_the_version_counter(backend):
     assert all(t._version > before for t, before in zip(tensors, versions, strict=True))
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         product.backward()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_statistics_and_scales_bump_it_too(backend):
+    written = [*statistics(2), torch.ones(())]
+    mean, m2, count, scale = written
+    before = [tensor._version for tensor in written]
+    ops.hutchinson_accumulate_(mean, m2, count, [torch.ones(3)], seed=0, probe=0, backend=backend)
+    ops.reciprocal_lr_(scale, torch.ones(()), alpha=1.0, backend=backend)
+    assert all(t._version > version for t, version in zip(written, before, strict=True))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
