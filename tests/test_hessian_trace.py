@@ -14,9 +14,10 @@ from tests.helpers import ESTIMATOR_BACKENDS, TOLERANCE
 from tests.linear_problems import LINEAR
 from tests.model_problems import GENERAL
 from tests.problems import build, dense_hessian
+from tests.stack_problems import STACKS
 from tests.truth import DENSE_TOLERANCE, assert_matches, dense_samples
 
-PROBLEMS = {**GENERAL, **LINEAR}
+PROBLEMS = {**GENERAL, **LINEAR, **STACKS}
 
 
 @pytest.fixture(scope="module", params=PROBLEMS)

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from metacurv import hessian_trace
 from tests.helpers import ESTIMATOR_BACKENDS, needs_native
-from tests.networks import mlp
+from tests.networks import Network, mlp
+
+
+@dataclass(frozen=True)
+class Penalized:
+    """A penalty on a weight, so that the layers are not pushed through but left to autograd."""
+
+    network: Network
+
+    def to(self, dtype):
+        return self.network.to(dtype)
+
+    def loss(self, params):
+        return self.network.loss(params) + params["1.weight"].square().sum()
+
 
 NETWORKS = {
     "mnist1d": lambda: mlp(40, 100, 100, 10),
     "parameters outweigh activations": lambda: mlp(40, 256, 256, 10, rows=8),
+    "a penalty, mnist1d": lambda: Penalized(mlp(40, 100, 100, 10)),
+    "a penalty, parameters outweigh activations": lambda: Penalized(mlp(40, 256, 256, 10, rows=8)),
+    "tanh": lambda: mlp(40, 100, 100, 10, activation=torch.tanh),
 }
 
 

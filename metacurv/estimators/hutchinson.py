@@ -25,8 +25,8 @@ from metacurv.estimators.double_backward import (
 from metacurv.estimators.errors import explain_differentiation_errors
 from metacurv.estimators.forward_over_reverse import ForwardOverReverse, GradientHookError
 from metacurv.estimators.graph import LossGraph
-from metacurv.estimators.linear_factors import FactoredDoubleBackward
-from metacurv.estimators.linear_uses import LinearUse, find_linear_uses
+from metacurv.estimators.linear_factors import FactoredDoubleBackward, worth_factoring
+from metacurv.estimators.linear_uses import find_linear_uses
 from metacurv.estimators.moments import TraceReading
 from metacurv.estimators.parameters import NumberedParameter, Parameters, number_parameters
 from metacurv.estimators.tangent_plan import plan_tangents
@@ -119,11 +119,10 @@ def _products(loss: Tensor, parameters: list[NumberedParameter], backend: str) -
     graph = LossGraph(loss.grad_fn)
     # A once-differentiable function leaves its mark only on gradients that carry a graph on arrival.
     start = torch.ones_like(loss, requires_grad=True) if graph.has_python_functions else None
-    uses = [] if backend == "reference" else find_linear_uses(graph, parameters)
     products: Products
-    if uses and (pushed := _pushed(loss, graph, parameters, uses, backend, start)) is not None:
+    if backend != "reference" and (pushed := _pushed(loss, graph, parameters, backend, start)):
         products = pushed
-    elif uses:
+    elif backend != "reference" and (uses := worth_factoring(graph, parameters)):
         products = FactoredDoubleBackward(loss, parameters, uses, backend=backend, start=start)
     else:
         gradients = gradient_graph(loss, [p.tensor for p in parameters], start=start)
@@ -137,13 +136,12 @@ def _pushed(
     loss: Tensor,
     graph: LossGraph,
     parameters: list[NumberedParameter],
-    uses: list[LinearUse],
     backend: str,
     start: Tensor | None,
 ) -> ForwardOverReverse | None:
     """The way without a gradient's graph, where the loss is a stack of layers that it knows."""
     with explain_differentiation_errors("reading what the forward pass saved"), torch.no_grad():
-        steps = plan_tangents(graph, parameters, uses, backend)
+        steps = plan_tangents(graph, parameters, find_linear_uses(graph, parameters), backend)
     if steps is None:
         return None
     try:

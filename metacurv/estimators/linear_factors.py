@@ -12,7 +12,8 @@ by an addition of weight-sized matrices, and the two with V need no stored V (``
 ``double_backward``, probe by probe, up to rounding.
 
 Memory, whatever the number of probes: beyond a double backward, up to four tensors the size of each layer's activations; the
-gradients and Hessian-vector products of the weights, which a double backward holds, are not formed.
+gradients and Hessian-vector products of the weights, which a double backward holds, are not formed. ``worth_factoring`` keeps
+the difference below one copy of the weight.
 
 A weight qualifies when every one of its uses in the graph is such a layer; any other use, such as a penalty, a tied
 embedding or a convolution, leaves the parameter to the general path, in the same backward pass.
@@ -20,6 +21,7 @@ embedding or a convolution, leaves the parameter to the general path, in the sam
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,10 +34,25 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from metacurv.estimators.double_backward import gradient_graph, hessian_vector_products
 from metacurv.estimators.errors import explain_differentiation_errors
-from metacurv.estimators.linear_uses import LinearUse
+from metacurv.estimators.graph import LossGraph
+from metacurv.estimators.linear_uses import LinearUse, find_linear_uses
 from metacurv.estimators.moments import SampleMoments
 from metacurv.estimators.parameters import NumberedParameter
 from metacurv.estimators.probe_products import Probe, dot, needs_stored_probe
+
+
+def worth_factoring(graph: LossGraph, parameters: Sequence[NumberedParameter]) -> list[LinearUse]:
+    """The uses of weights whose activations take, in all, at most one copy of the weight more than what is not formed."""
+    uses = find_linear_uses(graph, parameters)
+    held: dict[int, int] = defaultdict(int)  # elements of activations, by parameter number
+    for use in uses:
+        held[use.weight.number] += 2 * use.rows * sum(use.weight.tensor.shape)
+    heavy = {
+        use.weight.number for use in uses if held[use.weight.number] > 3 * use.weight.tensor.numel()
+    }
+    if not heavy:
+        return uses
+    return find_linear_uses(graph, [p for p in parameters if p.number not in heavy])
 
 
 @dataclass(frozen=True)
@@ -117,7 +134,7 @@ class FactoredDoubleBackward:
                 self._layers.append(
                     _Layer(
                         use=use,
-                        stored=needs_stored_probe(use, a.shape[0], backend),
+                        stored=needs_stored_probe(use, backend),
                         input=a,
                         gradient=d,
                         output_target=self._add_target(edge),

@@ -36,6 +36,11 @@ class LinearUse:
         tensor: Tensor = getattr(self.node, saved)
         return tensor
 
+    @property
+    def rows(self) -> int:
+        """Rows of a and z."""
+        return int(self.node._input_metadata[0].shape[0])
+
     def right_factor(self) -> Tensor:
         """W' or W as the graph saved it: [in, out]. Only where the input carries a graph."""
         return right_factor(self.node)

@@ -50,11 +50,11 @@ class Probe:
         return product
 
 
-def needs_stored_probe(use: LinearUse, rows: int, backend: str) -> bool:
-    """Whether products of matrices with ``rows`` rows are best formed with a stored V."""
+def needs_stored_probe(use: LinearUse, backend: str) -> bool:
+    """Whether products with V are best formed with a stored V."""
     return not (
         use.weight.tensor.numel() >= _SIGNED_ELEMENTS
-        and rows >= _SIGNED_ROWS
+        and use.rows >= _SIGNED_ROWS
         and ops.signed_matmul_pays(backend, use.weight.tensor)
     )
 

@@ -73,7 +73,9 @@ def plan_tangents(
     uses: Sequence[LinearUse],
     backend: str,
 ) -> list[Step] | None:
-    """The body from the parameters up, or None where some parameter is used outside it (or is no leaf)."""
+    """The body from the parameters up; None where there is none, or some parameter is used outside it (or is no leaf)."""
+    if not uses:
+        return None
     known = {id(p.tensor) for use in uses for p in (use.weight, use.bias) if p is not None}
     for parameter in parameters:
         if not parameter.tensor.is_leaf:
@@ -152,10 +154,7 @@ class _Body:
         """The rule of a node; ``live``: its live inputs, at most one."""
         if node in self._use_of:
             use = self._use_of[node]
-            rows = _shape(GradientEdge(node, 0))[0]
-            return Layer(
-                use, has_input=bool(live), stored=needs_stored_probe(use, rows, self._backend)
-            )
+            return Layer(use, has_input=bool(live), stored=needs_stored_probe(use, self._backend))
         return _rule_of_other(node, live[0], below) if live else None
 
 
