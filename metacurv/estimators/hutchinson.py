@@ -3,8 +3,9 @@
     tr H = E[v . H v],  v_i = +1 or -1 with equal probability      (Hutchinson 1990)
     Var[v . H v] = 2 (||H||_F^2 - sum_i H_ii^2)                    (Avron and Toledo 2011)
 
-One gradient graph serves all probes; each probe costs one backward pass through it, less what ``linear_factors`` saves.
-Probes are written into one reused copy of the parameters, and v . H v is folded into running statistics on the device,
+How v . H v is formed depends on the graph: through stacks of known layers a probe is pushed and pulled by rules
+(``forward_over_reverse``); else one gradient graph serves all probes, and each costs one backward pass through it, less what
+``linear_factors`` saves (``double_backward`` for the rest, and on the reference backend). Probes are written into one reused copy of the parameters, and v . H v is folded into running statistics on the device,
 so nothing waits for the host until the result is read.
 """
 
@@ -161,8 +162,8 @@ def hessian_trace(
     """Trace of the Hessian of ``loss`` in ``params`` by Hutchinson's method, with its standard error.
 
     Leaves the graph of ``loss`` usable (``loss.backward()`` still works), and leaves ``.grad``, the random state and the
-    modes of the model alone. Memory does not grow with ``n_samples``: beyond a double backward it is one copy of the parameters
-    and, for linear layers, up to four tensors the size of each layer's activations.
+    modes of the model alone. Memory does not grow with ``n_samples``: it is at most one copy of the parameters more than a
+    double backward takes.
 
     Args:
         loss: one element, with a graph that can be differentiated twice.

@@ -105,6 +105,7 @@ def test_line_16_compiled_model() -> None:
     and works.
     """
     model = mlp()
+    torch._dynamo.reset()  # else what other tests compiled decides which of two messages comes
     compiled = torch.compile(model, backend="aot_eager")
     opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1))
     x, y = batch(0)
