@@ -3,10 +3,11 @@
     tr H = E[v . H v],  v_i = +1 or -1 with equal probability      (Hutchinson 1990)
     Var[v . H v] = 2 (||H||_F^2 - sum_i H_ii^2)                    (Avron and Toledo 2011)
 
-How v . H v is formed depends on the graph: through stacks of known layers a probe is pushed and pulled by rules
-(``forward_over_reverse``); else one gradient graph serves all probes, and each costs one backward pass through it, less what
-``linear_factors`` saves (``double_backward`` for the rest, and on the reference backend). Probes are written into one reused copy of the parameters, and v . H v is folded into running statistics on the device,
-so nothing waits for the host until the result is read.
+How v . H v is formed depends on the graph. Through stacks of known layers a probe is pushed and pulled by rules
+(``forward_over_reverse``). Else one gradient graph serves all probes, and each costs one backward pass through it
+(``double_backward``, and always so on the reference backend), less what the factors of linear layers save (``linear_factors``).
+Probes are written into one reused copy of the parameters, and v . H v is folded into running statistics on the device, so
+nothing waits for the host until the result is read.
 """
 
 from __future__ import annotations
