@@ -262,13 +262,13 @@ class MetaCurvatureLR(OptimizerWrapper):
 
         On all steps it then cuts the cycle parameter -> .grad -> graph -> parameter, which would keep each graph alive.
         """
-        graphs = [
-            gradient
+        carriers = [
+            parameter
             for group in self.param_groups
             for parameter in group["params"]
             if (gradient := parameter.grad) is not None and gradient.requires_grad
         ]
-        if not graphs:
+        if not carriers:
             return
         try:
             if self._is_due():
@@ -277,8 +277,8 @@ class MetaCurvatureLR(OptimizerWrapper):
                 refuse_cut_graph(gradients)
                 self._commit(read_trace(DoubleBackward(gradients, parameters), **self._probing()))
         finally:
-            for gradient in graphs:
-                gradient.detach_()
+            for parameter in carriers:
+                _cut_graph(parameter)
 
     def _warn_no_reading(self) -> None:
         if not self._warned_no_reading:
@@ -369,6 +369,16 @@ class MetaCurvatureLR(OptimizerWrapper):
             f"MetaCurvatureLR(rule={self.rule.name!r}, alpha={self.rule.alpha:g}, update_freq={self.update_freq}, "
             f"n_hutchinson_samples={self.n_hutchinson_samples}, smoothing={self._ema.beta:g},\n{self.optimizer!r})"
         )
+
+
+def _cut_graph(parameter: Tensor) -> None:
+    """Frees the graph that ``.grad`` carries: in place, or by another tensor on the same memory where it is a view."""
+    gradient = parameter.grad
+    assert gradient is not None
+    if gradient._is_view():
+        parameter.grad = gradient.detach()
+    else:
+        gradient.detach_()
 
 
 def _named_parameters(optimizer: Optimizer) -> list[tuple[str, Tensor]]:

@@ -144,11 +144,15 @@ CRITERIA: dict[str, Callable[[Tensor], Tensor]] = {
         z, torch.arange(6) % 3, weight=torch.tensor([1.0, 2.0, 0.5]).double(), reduction="sum"
     ),
     "label smoothing": lambda z: F.cross_entropy(z, torch.arange(6) % 3, label_smoothing=0.2),
+    "log-softmax of the last dimension": lambda z: F.nll_loss(
+        z.log_softmax(-1), torch.arange(6) % 3
+    ),
+    "log-softmax of dimension 1": lambda z: F.nll_loss(z.log_softmax(1), torch.arange(6) % 3),
+    "times a complex number": lambda z: (z * (1 + 2j)).abs().square().mean(),
     "soft labels": lambda z: F.cross_entropy(z, z.detach().softmax(1)),
     "ignored labels": lambda z: F.cross_entropy(z, torch.tensor([0, 1, -100, 2, -100, 1])),
     "a function of the cross-entropy": lambda z: F.cross_entropy(z, torch.arange(6) % 3).exp(),
     "log-probabilities": lambda z: (z.log_softmax(0) * z.detach().sin()).sum().square(),
-    "outputs used twice": lambda z: z.square().mean() + z.exp().mean(),
     "negative curvature": lambda z: z.cos().sum(),
 }
 for _name, _criterion in CRITERIA.items():

@@ -10,6 +10,14 @@ class NotTwiceDifferentiableError(RuntimeError):
     """The graph of the loss holds an operation that autograd cannot differentiate twice."""
 
 
+class NotApplicable(Exception):
+    """A fast way to Hessian-vector products does not serve this graph; a more general one does."""
+
+
+_CHANGED = (
+    "the graph of loss is out of date, because a tensor that it needs was modified in place after the forward pass: measure "
+    "curvature before the parameters change"
+)
 _FREED = "the graph of loss has been freed: measure curvature before loss.backward() (or keep the graph with retain_graph=True)"
 _ADVICE = (
     "Curvature needs second derivatives, which compiled models, fused attention kernels and once-differentiable custom "
@@ -23,7 +31,7 @@ def explain_differentiation_errors(what: str) -> Iterator[None]:
     """Wraps a call of ``torch.autograd.grad`` that computes ``what``.
 
     Raises:
-        ValueError: the graph was already freed.
+        ValueError: the graph was already freed, or a tensor in it changed since.
         NotTwiceDifferentiableError: any other RuntimeError of autograd (out of memory stays what it is).
     """
     try:
@@ -32,6 +40,8 @@ def explain_differentiation_errors(what: str) -> Iterator[None]:
         message = str(error)
         if "a second time" in message:
             raise ValueError(_FREED) from error
+        if "modified by an inplace operation" in message:
+            raise ValueError(_CHANGED) from error
         if "out of memory" in message or "alloc" in message:
             raise
         raise NotTwiceDifferentiableError(f"{what} failed: {message}. {_ADVICE}.") from error

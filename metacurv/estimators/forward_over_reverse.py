@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from metacurv.estimators.double_backward import gradient_graph, hessian_vector_products
-from metacurv.estimators.errors import explain_differentiation_errors
+from metacurv.estimators.errors import NotApplicable, explain_differentiation_errors
 from metacurv.estimators.moments import CombinedMoments
 from metacurv.estimators.parameters import NumberedParameter
 from metacurv.estimators.probe_products import Probe, dot
@@ -37,7 +37,7 @@ class ForwardOverReverse:
         start: see ``gradient_graph``.
 
     Raises:
-        GradientHookError: a hook changes gradients between two steps, where only autograd would call it.
+        NotApplicable: a hook may change gradients where only autograd would call it, or the head cuts a gradient off.
     """
 
     def __init__(
@@ -60,28 +60,29 @@ class ForwardOverReverse:
         with explain_differentiation_errors("the gradient of loss"):
             _prepare(loss, steps)
         layers = [step.rule for step in steps if isinstance(step.rule, Layer)]
-        weights = {layer.use.weight.number: layer.stored for layer in layers}
+        weights = {layer.use.weight.number for layer in layers}
+        stored = {layer.use.weight.number for layer in layers if layer.stored}
         biases = {layer.use.bias.number for layer in layers if layer.use.bias is not None}
         curved = [p for p in parameters if p.number in weights or p.number in biases]
-        self.probed = [p for p in curved if p.number in biases or weights[p.number]]
+        self.probed = [p for p in curved if p.number in biases or p.number in stored]
         self._ledger = Ledger()
-        self.moments = CombinedMoments(curved, parameters[0].tensor.device)
+        self.moments = CombinedMoments(curved, parameters[0].tensor.device, None)
 
-    @torch.inference_mode()  # a few per cent faster than no_grad: there are many small operations
     def accumulate(
         self, vectors: Sequence[Tensor], run: ModuleType, key: int, index: Tensor
     ) -> None:
         """Adds one sample; vectors: the probe, one tensor for each of ``probed``."""
         stored = {p.number: v for p, v in zip(self.probed, vectors, strict=True)}
         probe = Probe(stored, run, key, index)
-        ledger = self._ledger
-        flows = self._through_head(self._push(probe), ledger)
-        flow = NOTHING
-        for i in range(len(self._steps) - 1, -1, -1):  # a chain's steps follow each other
-            step = self._steps[i]
-            flow = step.rule.pull(flows[i] if step.is_last else flow, probe, ledger)
-        self._add(ledger.products)
-        ledger.close()
+        # A few per cent faster than no_grad: there are many small operations.
+        with torch.inference_mode():
+            flows = self._through_head(self._push(probe))
+            flow = NOTHING
+            for i in range(len(self._steps) - 1, -1, -1):  # a chain's steps follow each other
+                step = self._steps[i]
+                flow = step.rule.pull(flows[i] if step.is_last else flow, probe, self._ledger)
+        self._add(self._ledger.products)
+        self._ledger.close()
 
     def _push(self, probe: Probe) -> dict[int, Tensor]:
         """t(y) of each step in the boundary."""
@@ -93,48 +94,55 @@ class ForwardOverReverse:
                 last[i] = tangent
         return last
 
-    def _through_head(self, tangents: dict[int, Tensor], ledger: Ledger) -> dict[int, Flow]:
+    def _through_head(self, tangents: dict[int, Tensor]) -> dict[int, Flow]:
         """What comes back from the head, its own second derivative times t(y), by step."""
         flows = dict.fromkeys(self._boundary, NOTHING)
         live = [
-            (gradient, tangents[i])
+            (gradient, i)
             for gradient, i in zip(self.gradients, self._curved_heads, strict=True)
             if gradient is not None and gradient.requires_grad
         ]
+        if not live:
+            return flows
         edges = [self._steps[i].edge for i in self._curved_heads]
-        products = hessian_vector_products([g for g, _ in live], [t for _, t in live], edges)
+        # The head is the user's: it may recompute activations, and its hooks may keep what they see.
+        with torch.inference_mode(False), torch.no_grad():
+            vectors = [tangents[i].clone() for _, i in live]
+            products = hessian_vector_products([g for g, _ in live], vectors, edges)
         for i, product in zip(self._curved_heads, products, strict=True):
             if product is not None:
-                flows[i] = Flow(product, ledger.note(dot(product, tangents[i])))
+                flows[i] = Flow(product, self._ledger.note(dot(product, tangents[i])))
         return flows
 
     def _add(self, products: list[Tensor]) -> None:
         """Which products exist depends on the graph only, so the first probe decides what serves all."""
-        if not products:  # no curvature at all
-            self.moments.curved.clear()
-            return
         if self.moments.table is None:
-            rows = [self._ledger.samples.get(p.number, {}) for p in self.moments.curved]
-            self.moments.table = torch.tensor(
-                [[row.get(i, 0.0) for i in range(len(products))] for row in rows],
-                dtype=torch.float64,
-                device=products[0].device,
-            )
-        self.moments.add_terms(products)
-
-
-class GradientHookError(Exception):
-    """A hook on an activation changes its gradient."""
+            rows = {
+                p: [
+                    self._ledger.samples.get(p.number, {}).get(i, 0.0) for i in range(len(products))
+                ]
+                for p in self.moments.curved
+            }
+            curved = [p for p, row in rows.items() if any(row)]  # the others' samples are exactly 0
+            device = self.parameters[0].tensor.device
+            table = torch.tensor([rows[p] for p in curved], dtype=torch.float64, device=device)
+            self.moments = CombinedMoments(curved, device, table.view(len(curved), len(products)))
+        if products:
+            self.moments.add_terms(products)
 
 
 def _prepare(loss: Tensor, steps: Sequence[Step]) -> None:
-    """Gives the rules dL/dy, from a backward pass that builds no graph and looks at what passes between steps."""
-    emitted: dict[int, Tensor | None] = {}
+    """Gives the rules dL/dy, from a backward pass that builds no graph and looks at what passes between nodes.
+
+    Rules do not call hooks, so what arrives at a step must be the very tensor that the node above sent. Only the foot of a
+    chain is not run; what arrives there is what autograd captures for us, after hooks on that tensor.
+    """
+    sent: dict[int, Tensor | None] = {}
     arrived: dict[int, Tensor | None] = {}
 
-    def note_emitted(index: int, position: int) -> Any:
+    def note_sent(index: int, position: int) -> Any:
         def hook(gradients: Sequence[Tensor | None], _: Any) -> None:
-            emitted[index] = gradients[position]
+            sent[index] = gradients[position]
 
         return hook
 
@@ -144,23 +152,30 @@ def _prepare(loss: Tensor, steps: Sequence[Step]) -> None:
 
         return hook
 
-    handles = []
-    for step in steps:
-        if step.below is not None:
-            handles.append(step.node.register_hook(note_emitted(step.below, step.position)))
-            handles.append(steps[step.below].node.register_prehook(note_arrived(step.below)))
-    wanting = [step for step in steps if step.rule.wants_cotangent or step.below is None]
+    handles: list[Any] = []
     try:
+        for index, step in enumerate(steps):
+            handles.append(step.node.register_prehook(note_arrived(index)))
+            foreign = (
+                len(handles[-1].hooks_dict_ref()) > 1
+            )  # a hook of the user's on the node itself
+            if step.upper is not None:
+                upper, position = step.upper
+                handles.append(upper.register_hook(note_sent(index, position)))
+                foreign |= not step.is_last and len(handles[-1].hooks_dict_ref()) > 1
+            if foreign:
+                raise NotApplicable
+        wanting = [step for step in steps if step.rule.wants_cotangent or step.below is None]
         cotangents = torch.autograd.grad(
             loss, [step.edge for step in wanting], retain_graph=True, allow_unused=True
         )
     finally:
         for handle in handles:
             handle.remove()
-    # Autograd hands on the very tensor unless a hook puts another in its place.
-    if any(arrived[index] is not emitted[index] for index in arrived):
-        raise GradientHookError
-    for step, cotangent in zip(wanting, cotangents, strict=True):
+    captured = {id(step): cotangent for step, cotangent in zip(wanting, cotangents, strict=True)}
+    for index, step in enumerate(steps):
+        here = arrived.get(index, captured.get(id(step)))
+        if here is None or (step.upper is not None and here is not sent[index]):
+            raise NotApplicable
         if step.rule.wants_cotangent:
-            assert cotangent is not None
-            step.rule.prepare(cotangent)
+            step.rule.prepare(here)

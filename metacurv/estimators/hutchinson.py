@@ -13,7 +13,7 @@ nothing waits for the host until the result is read.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor
@@ -24,8 +24,8 @@ from metacurv.estimators.double_backward import (
     gradient_graph,
     refuse_cut_graph,
 )
-from metacurv.estimators.errors import explain_differentiation_errors
-from metacurv.estimators.forward_over_reverse import ForwardOverReverse, GradientHookError
+from metacurv.estimators.errors import NotApplicable, explain_differentiation_errors
+from metacurv.estimators.forward_over_reverse import ForwardOverReverse
 from metacurv.estimators.graph import LossGraph
 from metacurv.estimators.linear_factors import FactoredDoubleBackward, worth_factoring
 from metacurv.estimators.linear_uses import find_linear_uses
@@ -46,9 +46,12 @@ def check_loss(loss: Tensor, *, finite: bool = True) -> None:
         raise ValueError(f"loss must be a scalar, got shape {tuple(loss.shape)}")
     _validate.real_tensor("loss", loss)
     if not loss.requires_grad or loss.grad_fn is None:
+        got = "a leaf" if loss.requires_grad else "a detached tensor"
         raise ValueError(
-            "loss must carry a graph (be computed from the parameters with gradients enabled), got a detached tensor"
+            f"loss must carry a graph (be computed from the parameters with gradients enabled), got {got}"
         )
+    if loss.is_meta:
+        raise ValueError("loss must hold a value, got a tensor on the meta device")
     if finite and not bool(torch.isfinite(loss.detach())):
         raise ValueError(f"loss must be finite, got {loss.item()}")
 
@@ -94,9 +97,14 @@ def trace_of_loss(
     n_samples: int,
     backend: str,
 ) -> TraceReading:
-    """``read_trace`` for a checked ``loss``, by factors where its linear layers allow it (never on the reference backend)."""
+    """``read_trace`` for a checked ``loss``, the fastest way that serves its graph (on the reference backend autograd's)."""
     # Backward passes take the dtypes that the forward pass chose; an autocast region around them would change these.
-    with torch.autocast(loss.device.type, enabled=False), _without_hooks(parameters):
+    # Nor can they run in inference mode, which records nothing.
+    with (
+        torch.autocast(loss.device.type, enabled=False),
+        torch.inference_mode(False),
+        _without_hooks(parameters),
+    ):
         products = _products(loss, parameters, backend)
         return read_trace(
             products, seed=seed, first_probe=first_probe, n_samples=n_samples, backend=backend
@@ -105,7 +113,7 @@ def trace_of_loss(
 
 @contextmanager
 def _without_hooks(parameters: Sequence[NumberedParameter]) -> Iterator[None]:
-    """A reading is not the user's backward pass: gradient hooks on the parameters must neither run nor change it."""
+    """A reading is not the user's backward pass: gradient hooks on leaf parameters must neither run nor change it."""
     hooked = [(p.tensor, p.tensor._backward_hooks) for p in parameters if p.tensor._backward_hooks]
     try:
         for tensor, _ in hooked:
@@ -121,12 +129,8 @@ def _products(loss: Tensor, parameters: list[NumberedParameter], backend: str) -
     graph = LossGraph(loss.grad_fn)
     # A once-differentiable function leaves its mark only on gradients that carry a graph on arrival.
     start = torch.ones_like(loss, requires_grad=True) if graph.has_python_functions else None
-    products: Products
-    if backend != "reference" and (pushed := _pushed(loss, graph, parameters, backend, start)):
-        products = pushed
-    elif backend != "reference" and (uses := worth_factoring(graph, parameters)):
-        products = FactoredDoubleBackward(loss, parameters, uses, backend=backend, start=start)
-    else:
+    products = None if backend == "reference" else _fast(loss, graph, parameters, backend, start)
+    if products is None:
         gradients = gradient_graph(loss, [p.tensor for p in parameters], start=start)
         products = DoubleBackward(gradients, parameters)
     if start is not None:
@@ -134,22 +138,25 @@ def _products(loss: Tensor, parameters: list[NumberedParameter], backend: str) -
     return products
 
 
-def _pushed(
+def _fast(
     loss: Tensor,
     graph: LossGraph,
     parameters: list[NumberedParameter],
     backend: str,
     start: Tensor | None,
-) -> ForwardOverReverse | None:
-    """The way without a gradient's graph, where the loss is a stack of layers that it knows."""
-    with explain_differentiation_errors("reading what the forward pass saved"), torch.no_grad():
-        steps = plan_tangents(graph, parameters, find_linear_uses(graph, parameters), backend)
-    if steps is None:
-        return None
-    try:
-        return ForwardOverReverse(loss, parameters, steps, start=start)
-    except GradientHookError:
-        return None
+) -> Products | None:
+    """The first that serves: without a gradient's graph, for a stack of known layers; by the factors of linear layers."""
+    with suppress(NotApplicable):
+        with explain_differentiation_errors("reading what the forward pass saved"), torch.no_grad():
+            uses = find_linear_uses(graph, parameters)
+            steps = plan_tangents(graph, parameters, uses, backend)
+        if steps is not None:
+            return ForwardOverReverse(loss, parameters, steps, start=start)
+    with suppress(NotApplicable):
+        uses = worth_factoring(graph, parameters)
+        if uses:
+            return FactoredDoubleBackward(loss, parameters, uses, backend=backend, start=start)
+    return None
 
 
 def hessian_trace(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from metacurv.estimators.errors import NotApplicable
 from metacurv.estimators.graph import LossGraph
 from metacurv.estimators.parameters import NumberedParameter
 
@@ -31,9 +32,11 @@ class LinearUse:
         return 1 if self.node.name() == "AddmmBackward0" else 0
 
     def input(self) -> Tensor:
-        """a: [rows, in], with its graph."""
+        """a: [rows, in], with its graph; NotApplicable if it is sparse."""
         saved = "_saved_mat1" if self.node.name() == "AddmmBackward0" else "_saved_self"
         tensor: Tensor = getattr(self.node, saved)
+        if tensor.layout != torch.strided:
+            raise NotApplicable  # products with sparse inputs are left to autograd
         return tensor
 
     @property

@@ -92,10 +92,8 @@ class SampleMoments:
             self._count = m
             return
         delta = mean - self._mean
-        between = delta.square() * (self._count * m / n)
-        # Not in place: the first batch may have been made in inference mode.
-        self._m2 = self._m2 + (samples - mean).square().sum(0) + between
-        self._mean = self._mean + delta * (m / n)
+        self._m2 += (samples - mean).square().sum(0) + delta.square() * (self._count * m / n)
+        self._mean += delta * (m / n)
         self._count = n
 
     def moments(self) -> tuple[Tensor, Tensor]:
@@ -107,10 +105,17 @@ class SampleMoments:
 class CombinedMoments(SampleMoments):
     """The same for samples that are fixed combinations of P scalars, combined a batch at a time.
 
-    ``table``: float64 [T, P], to be set before the first merge.
+    Args:
+        curved: T parameters.
+        device: of the scalars.
+        table: float64 [T, P]; None while nothing is added.
     """
 
-    table: Tensor | None = None
+    def __init__(
+        self, curved: Sequence[NumberedParameter], device: torch.device, table: Tensor | None
+    ) -> None:
+        super().__init__(curved, device)
+        self.table = table
 
     def add_terms(self, terms: Sequence[Tensor]) -> None:
         """terms: P tensors of one element, in the order of the table's columns."""

@@ -52,12 +52,13 @@ class Step:
 
     ``below``: the step that it takes its tangent from; None at the foot of a chain. ``position``: of x among the node's inputs.
     ``is_last``: whether the head takes its output. ``is_below_linear_loss``: and the head is a loss that is linear in it.
+    ``upper``: the node that its output goes to, and the position there; None at the root.
     """
 
     node: Node
     rule: Rule
     below: int | None
-    position: int
+    upper: tuple[Node, int] | None
     is_last: bool
     is_below_linear_loss: bool
 
@@ -130,14 +131,12 @@ class _Body:
         """Steps from a layer upwards as far as rules lead."""
         below: int | None = None
         rule = self._rule(node, [], None)
-        position = 0
         while rule is not None:
-            index = len(self._steps)
             consumers = self._graph.consumers[node]
-            upper, upper_position = consumers[0] if len(consumers) == 1 else (None, 0)
+            upper, position = consumers[0] if consumers else (None, 0)
             upper_rule = None
-            if upper is not None and self._live_inputs(upper) == [upper_position]:
-                upper_rule = self._rule(upper, [upper_position], rule)
+            if upper is not None and self._live_inputs(upper) == [position]:
+                upper_rule = self._rule(upper, [position], rule)
             is_last = upper_rule is None
             is_below_linear_loss = (
                 is_last
@@ -145,15 +144,22 @@ class _Body:
                 and upper.name() in _LINEAR_LOSSES
                 and not self._graph.consumers[upper]
             )
-            self._steps.append(Step(node, rule, below, position, is_last, is_below_linear_loss))
+            place = None if upper is None else (upper, position)
+            self._steps.append(Step(node, rule, below, place, is_last, is_below_linear_loss))
             if upper is None:
                 return
-            node, rule, below, position = upper, upper_rule, index, upper_position
+            node, rule, below = upper, upper_rule, len(self._steps) - 1
 
     def _rule(self, node: Node, live: list[int], below: Rule | None) -> Rule | None:
         """The rule of a node; ``live``: its live inputs, at most one."""
+        if len(self._graph.consumers[node]) > 1:
+            return (
+                None  # what comes back is then a sum, which hides hooks (``forward_over_reverse``)
+            )
         if node in self._use_of:
             use = self._use_of[node]
+            if live and live != [use.input_position]:
+                return None  # what is added to the product depends on a parameter
             return Layer(use, has_input=bool(live), stored=needs_stored_probe(use, self._backend))
         return _rule_of_other(node, live[0], below) if live else None
 
@@ -164,7 +170,9 @@ def _rule_of_other(node: Node, position: int, below: Rule | None) -> Rule | None
     source, output = node.next_functions[position]
     assert source is not None  # it is live
     edge = GradientEdge(source, output)
-    shape = _shape(GradientEdge(node, 0))
+    x, y = source._input_metadata[output], node._input_metadata[0]
+    if x.dtype != y.dtype:
+        return None
     times_slope = _times_slope(node, position)
     if name == "ReluBackward0":
         owns_tangent = below is not None and below.is_owned
@@ -172,23 +180,20 @@ def _rule_of_other(node: Node, position: int, below: Rule | None) -> Rule | None
     if name in _LINEAR_IN_PIECES:
         return Elementwise(_slope(node, times_slope))
     if name == "MulBackward0" or (name == "DivBackward0" and position == 0):
-        return Elementwise(_slope(node, times_slope)) if _shape(edge) == shape else None
+        return Elementwise(_slope(node, times_slope)) if x.shape == y.shape else None
     if name in _RESHAPES:
-        return Reshape(_shape(edge), shape)
+        return Reshape(x.shape, y.shape)
     if name in _SMOOTH:
         return Smooth(times_slope, _slope(node, times_slope), edge)
     if name == "LogSoftmaxBackward0":
-        return LogSoftmax(node._saved_result, node._saved_dim)  # type: ignore[attr-defined]
+        dim = node._saved_dim  # type: ignore[attr-defined]
+        # torch gives a negative one as the unsigned number of the same bits.
+        return LogSoftmax(node._saved_result, dim if dim < 1 << 63 else dim - (1 << 64))  # type: ignore[attr-defined]
     if name == "MmBackward0" and position == 0:
         return FrozenLayer(right_factor(node))
     if name == "AddmmBackward0" and position == 1 and node._saved_alpha == 1:  # type: ignore[attr-defined]
         return FrozenLayer(right_factor(node))
     return None
-
-
-def _shape(edge: GradientEdge) -> torch.Size:
-    shape: torch.Size = edge.node._input_metadata[edge.output_nr].shape
-    return shape
 
 
 def _times_slope(node: Node, position: int) -> Callable[[Tensor], Tensor]:
