@@ -42,9 +42,9 @@ class Line:
 
     def required(self) -> str:
         return {
-            "faster": f"≥ {self.bound:g} × faster",
+            "faster": f"≥ {self.bound:g} × as fast",
             "time": f"≤ {self.bound:g} × the time",
-            "copies": f"≤ {self.bound:g} × the parameters",
+            "copies": f"≤ {self.bound:g} × the parameters more",
         }[self.kind]
 
 
@@ -100,8 +100,8 @@ LINES = (
         for net in (SMALL, LARGE)
     ),
     Line(
-        f"training step, curvature not due, MLP {SMALL}",
-        "plain Adam's step",
+        f"ten training steps, curvature not due, MLP {SMALL}",
+        "plain Adam's steps",
         "time",
         1.03,
         (key("training step", "not due", "Adam"),),

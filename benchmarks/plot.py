@@ -50,6 +50,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         Line2D([], [], color="black", marker="|", markersize=14, ls="", label="required"),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
+    figure.suptitle("metacurv against others, one thread: each promise and what was measured")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

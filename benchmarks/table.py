@@ -89,9 +89,10 @@ def number(value: float) -> str:
 
 
 def ratio(kind: Kind, measured: Measured) -> str:
-    words = {"faster": "× faster", "time": "× the time", "copies": "× the parameters more"}[kind]
+    words = {"faster": "× as fast", "time": "× the time", "copies": "× the parameters"}[kind]
     if measured.interval is None:
-        return f"{number(measured.value)} {words}"
+        more = "less" if measured.value < 0 else "more"
+        return f"{number(abs(measured.value))} {words} {more}"
     low, high = measured.interval
     return f"{number(measured.value)} {words} ({number(low)} to {number(high)})"
 

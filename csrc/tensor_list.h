@@ -108,6 +108,12 @@ inline std::vector<TensorView> make_views(const std::vector<Tensor>& tensors,
   return views;
 }
 
+inline uint32_t check_probe(int64_t probe) {
+  STD_TORCH_CHECK(probe >= 0 && probe <= std::numeric_limits<uint32_t>::max(),
+                  "metacurv: probe must be in [0, 2^32), got ", probe);
+  return static_cast<uint32_t>(probe);
+}
+
 // The same with the probe number in memory, which has to be on the tensors' device.
 inline std::vector<TensorView> make_views(const std::vector<Tensor>& tensors, const Tensor& probe,
                                           const std::vector<int64_t>& numbers,

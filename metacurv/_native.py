@@ -24,6 +24,7 @@ except ImportError as error:
     _missing = str(error)
 
 if _C is not None:
+    _C.build_info()  # chooses the CPU's instruction set: a METACURV_CPU_ISA that cannot be is refused here, in words
     from metacurv import _fake  # noqa: F401  (registers the shape functions of the ops just loaded)
 
 _warned = False

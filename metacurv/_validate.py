@@ -16,7 +16,12 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 def describe(value: Any) -> str:
     """A short description of an argument for an error message."""
-    return f"{type(value).__name__} {value!r}" if not isinstance(value, Tensor) else "a Tensor"
+    if isinstance(value, Tensor):
+        return "a Tensor"
+    text = repr(value)
+    first = text.splitlines()[0] if text else ""
+    shown = first if first == text and len(text) <= 200 else f"{first[:200]}..."
+    return f"{type(value).__name__} {shown}"
 
 
 def integer(name: str, value: Any, *, low: int, high: int | None = None) -> int:

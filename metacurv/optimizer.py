@@ -113,10 +113,8 @@ class MetaCurvatureLR(OptimizerWrapper):
         on_update: Callable[[UpdateRecord], None] | None = None,
         backend: str = "auto",
     ) -> None:
-        self.update_freq = _validate.integer("update_freq", update_freq, low=1)
-        self.n_hutchinson_samples = _validate.integer(
-            "n_hutchinson_samples", n_hutchinson_samples, low=1, high=1 << 32
-        )
+        self.update_freq = update_freq
+        self.n_hutchinson_samples = n_hutchinson_samples
         self.seed = _validate.seed(seed)
         self.backend = _validate.backend(backend)
         if rule != ReciprocalRule.name:
@@ -139,8 +137,28 @@ class MetaCurvatureLR(OptimizerWrapper):
         self._warned_no_reading = False
         self._last: TraceReading | None = None
         self._ema = BiasCorrectedEma(self._ema.beta)
-        self._skipped = torch.zeros((), dtype=torch.int64)
-        self._set_scale(torch.ones((), dtype=torch.float64))
+        self._skipped = torch.zeros((), dtype=torch.int64, device="cpu")
+        self._set_scale(torch.ones((), dtype=torch.float64, device="cpu"))
+
+    # What a user may set later on.
+
+    @property
+    def update_freq(self) -> int:
+        """Optimizer steps between readings, >= 1."""
+        return self._update_freq
+
+    @update_freq.setter
+    def update_freq(self, value: int) -> None:
+        self._update_freq = _validate.integer("update_freq", value, low=1)
+
+    @property
+    def n_hutchinson_samples(self) -> int:
+        """Probes in a reading, >= 1."""
+        return self._n_samples
+
+    @n_hutchinson_samples.setter
+    def n_hutchinson_samples(self, value: int) -> None:
+        self._n_samples = _validate.integer("n_hutchinson_samples", value, low=1, high=1 << 32)
 
     # What a user reads.
 
@@ -360,7 +378,7 @@ class MetaCurvatureLR(OptimizerWrapper):
             self._measured_step = counters["measured_step"]
             self._skipped.fill_(counters["skipped"])
             self._ema = ema
-            self._set_scale(torch.tensor(scale, dtype=torch.float64))
+            self._set_scale(torch.tensor(scale, dtype=torch.float64, device="cpu"))
 
         return load
 

@@ -12,6 +12,8 @@ from typing import Any
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
+from metacurv import _validate
+
 
 class OptimizerWrapper(Optimizer):
     """A ``torch.optim.Optimizer`` that owns nothing: groups, state and defaults are the base's, by reference.
@@ -100,11 +102,22 @@ class OptimizerWrapper(Optimizer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes back ``state_dict()``, or the state dict of a bare base optimizer (curvature then starts afresh)."""
+        """Takes back ``state_dict()``, or the state dict of a bare base optimizer (curvature then starts afresh).
+
+        Raises:
+            TypeError, ValueError: ``state_dict`` is not such a dict; nothing is changed.
+        """
+        if not isinstance(state_dict, dict):
+            raise TypeError(f"state_dict must be a dict, got {_validate.describe(state_dict)}")
         state_dict = dict(state_dict)
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             replaced = pre_hook(self, state_dict)
             state_dict = state_dict if replaced is None else dict(replaced)
+        missing = sorted({"state", "param_groups"} - state_dict.keys())
+        if missing:
+            raise ValueError(
+                f"state_dict must be that of an optimizer, lacks {missing}, got keys {sorted(state_dict)}"
+            )
         load_own = self._checked_own_state(state_dict.pop("metacurv", None))
         self.optimizer.load_state_dict(state_dict)
         load_own()

@@ -40,6 +40,21 @@ PARAMETERS = {
     "None": (lambda w: None, TypeError, "params must be an iterable.* got NoneType None"),
     "a number": (lambda w: 3, TypeError, "params must be an iterable.* got int 3"),
     "one tensor": (lambda w: w, TypeError, "params must be an iterable.* got a Tensor"),
+    "a module": (
+        lambda w: nn.Linear(3, 1),
+        TypeError,
+        r"params must be an iterable.* got Linear Linear\(.*; pass its parameters\(\)",
+    ),
+    "a container": (
+        lambda w: nn.Sequential(nn.Linear(3, 1), nn.ReLU()),
+        TypeError,
+        r"params must be an iterable.* got Sequential Sequential\(\.\.\.; pass its parameters\(\)",
+    ),
+    "a generator that was used up": (
+        lambda w: iter(()),
+        ValueError,
+        "a generator that was used up",
+    ),
     "empty": (lambda w: [], ValueError, "params must hold at least one parameter, got none"),
     "an empty mapping": (lambda w: {}, ValueError, "params must hold at least one parameter"),
     "frozen": (
@@ -47,7 +62,6 @@ PARAMETERS = {
         ValueError,
         "params must hold a parameter that requires a gradient, got 2 frozen",
     ),
-    "a module": (lambda w: nn.Linear(2, 2), TypeError, "params"),
     "a list of modules": (
         lambda w: [nn.Linear(2, 2)],
         TypeError,
@@ -135,3 +149,15 @@ def test_arguments_are_named():
     w = weight()
     with pytest.raises(TypeError):
         hessian_trace((w**3).sum(), [w], 4)
+
+
+def test_losses_without_a_value():
+    w = torch.ones(3, device="meta", requires_grad=True)
+    with pytest.raises(ValueError, match="loss must hold a value, got a tensor on the meta device"):
+        hessian_trace(w.square().sum(), [w])
+
+
+def test_a_loss_that_is_a_parameter():
+    w = torch.ones((), requires_grad=True)
+    with pytest.raises(ValueError, match=r"loss must carry a graph .* got a leaf"):
+        hessian_trace(w, [w])

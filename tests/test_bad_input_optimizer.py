@@ -217,3 +217,41 @@ def test_a_reading_that_overflows_is_skipped_and_counted():
     assert [record.accepted for record in records] == [True, False]
     optimizer.step()
     assert bool(w.isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "message"),
+    [
+        (3, TypeError, "state_dict must be a dict, got int 3"),
+        (
+            {},
+            ValueError,
+            "state_dict must be that of an optimizer, lacks .*'param_groups', 'state'",
+        ),
+        (
+            {"state": {}, "model": 1},
+            ValueError,
+            "lacks .'param_groups'., got keys .'model', 'state'",
+        ),
+    ],
+    ids=str,
+)
+def test_state_dicts_of_something_else(state, error, message):
+    w = weight()
+    opt = MetaCurvatureLR(adam(w))
+    before = snapshot(opt, w)
+    with pytest.raises(error, match=message):
+        opt.load_state_dict(state)
+    assert_same(snapshot(opt, w), before)
+
+
+@pytest.mark.parametrize("name", ["update_freq", "n_hutchinson_samples"])
+@pytest.mark.parametrize(("value", "error"), [(0, ValueError), (2.5, TypeError)])
+def test_what_is_set_later_is_checked_too(name, value, error):
+    opt = MetaCurvatureLR(adam(weight()))
+    before = getattr(opt, name)
+    with pytest.raises(error, match=f"{name} must be"):
+        setattr(opt, name, value)
+    assert getattr(opt, name) == before
+    setattr(opt, name, 3)
+    assert getattr(opt, name) == 3

@@ -206,3 +206,13 @@ def test_works_in_inference_mode_and_under_autocast(backend):
         ops.rademacher_([x], seed=0, probe=0, backend=backend)
         x.mul_(1.01)
         assert ops.signed_sum([x], seed=0, probe=0, backend=backend).item() == pytest.approx(1010)
+
+
+@needs_native
+@pytest.mark.parametrize("name", ["rademacher_", "signed_sum"])
+@pytest.mark.parametrize("probe", [-1, 2**32])
+def test_bare_ops_check_the_number_of_a_probe(name, probe):
+    x = torch.zeros(3)
+    with pytest.raises(RuntimeError, match=r"probe must be in \[0, 2\^32\)"):
+        getattr(torch.ops.metacurv, name).number([x], 0, probe, [0], [0])
+    assert not x.any()

@@ -61,7 +61,7 @@ void rademacher_(const std::vector<Tensor>& tensors, int64_t seed, const Tensor&
 
 void rademacher_number(const std::vector<Tensor>& tensors, int64_t seed, int64_t probe,
                        const std::vector<int64_t>& numbers, const std::vector<int64_t>& offsets) {
-  fill_all(make_views(tensors, numbers, offsets), seed, static_cast<uint32_t>(probe));
+  fill_all(make_views(tensors, numbers, offsets), seed, check_probe(probe));
 }
 
 }  // namespace

@@ -87,10 +87,9 @@ Tensor signed_sum(const std::vector<Tensor>& tensors, int64_t seed, const Tensor
 
 Tensor signed_sum_number(const std::vector<Tensor>& tensors, int64_t seed, int64_t probe,
                          const std::vector<int64_t>& numbers, const std::vector<int64_t>& offsets) {
-  STD_TORCH_CHECK(!tensors.empty(), "metacurv: tensors must hold one tensor at least");
   Tensor sums = torch::stable::new_empty(tensors[0], {static_cast<int64_t>(tensors.size())},
                                          ScalarType::Double);
-  sum_all(make_views(tensors, numbers, offsets), seed, static_cast<uint32_t>(probe),
+  sum_all(make_views(tensors, numbers, offsets), seed, check_probe(probe),
           sums.mutable_data_ptr<double>());
   return sums;
 }

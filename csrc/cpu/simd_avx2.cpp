@@ -133,10 +133,13 @@ METACURV_AVX2 inline __attribute__((always_inline)) void each_row(const SignStre
   if (groups > 0) {
     each_group(stream, first_block, groups, rows);
   }
-  uint32_t words[3 * kBlockWords];
-  sign_words(stream, first_block + 4 * static_cast<uint64_t>(groups), blocks % 4, words);
-  for (int i = 0; i < kBlockWords * (blocks % 4); ++i) {
-    rows.row(i, words[i]);
+  const int64_t rest = blocks % 4;
+  if (rest > 0) {
+    uint32_t words[3 * kBlockWords];
+    sign_words(stream, first_block + 4 * static_cast<uint64_t>(groups), rest, words);
+    for (int i = 0; i < kBlockWords * rest; ++i) {
+      rows.row(i, words[i]);
+    }
   }
 }
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from torch.nn import Module
 
 from metacurv import _validate
 
@@ -36,14 +37,17 @@ def number_parameters(params: Parameters) -> list[NumberedParameter]:
         TypeError: not such an iterable; a sparse, complex or integer parameter.
         ValueError: empty, all frozen, two names the same, or on different devices.
     """
-    if isinstance(params, Tensor) or not isinstance(params, Iterable):
+    if isinstance(params, (Tensor, Module)) or not isinstance(params, Iterable):
+        of = "; pass its parameters() or named_parameters()" if isinstance(params, Module) else ""
         raise TypeError(
             f"params must be an iterable of tensors or of (name, tensor) pairs, or a mapping, got "
-            f"{_validate.describe(params)}"
+            f"{_validate.describe(params)}{of}"
         )
     entries = list(params.items() if isinstance(params, Mapping) else params)
     if not entries:
-        raise ValueError("params must hold at least one parameter, got none")
+        raise ValueError(
+            "params must hold at least one parameter, got none (or a generator that was used up)"
+        )
     numbered: list[NumberedParameter] = []
     seen: set[int] = set()
     for number, entry in enumerate(entries):

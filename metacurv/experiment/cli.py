@@ -34,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         again = "without --fresh" if arguments.fresh else "again"
-        print(f"\nInterrupted; run the same command {again} to go on from here", file=sys.stderr)
+        print(
+            f"\nInterrupted; run the same command {again} to go on from the last checkpoint",
+            file=sys.stderr,
+        )
         return INTERRUPTED
     return 0

@@ -35,7 +35,7 @@ def text(config: Config, curves: Sequence[Curves]) -> str:
             f"Adam against MetaCurvatureLR(Adam), {config.seeds} seeds of {config.steps} steps: "
             "mean ± standard deviation over seeds",
             *_table(means),
-            "  (mean train loss: over all training steps; the lower, the faster the convergence)",
+            "  (mean train loss: over training, by trapezoids between evaluations; the lower, the faster)",
             "",
             f"MetaCurvatureLR minus Adam, paired by seed: mean [{CONFIDENCE:.0%} t interval]",
             *_table(differences),

@@ -154,7 +154,8 @@ def _compared(measure: Measure, interval: Interval) -> str:
 def _overfitting(curves: Curves) -> str:
     step = np.median(curves.best_test_step)
     risen = np.median(curves.final_test_loss - curves.best_test_loss)
-    return f"{curves.method.name}'s is best at step {step:.0f} and rises by {risen:.2f} after it"
+    after = f" and rises by {risen:.2f} after it" if step < curves.steps[-1] else ", the last"
+    return f"{curves.method.name}'s is best at step {step:.0f}{after}"
 
 
 def _rate(curves: Curves) -> str:

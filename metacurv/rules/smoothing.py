@@ -22,8 +22,8 @@ class BiasCorrectedEma:
 
     def __init__(self, beta: float) -> None:
         self.beta = _validate.real("smoothing", beta, low=0, below=1)
-        self._mean = torch.zeros((), dtype=torch.float64)
-        self._power = torch.ones((), dtype=torch.float64)  # beta^n
+        self._mean = torch.zeros((), dtype=torch.float64, device="cpu")
+        self._power = torch.ones((), dtype=torch.float64, device="cpu")  # beta^n
 
     def update(self, reading: Tensor) -> Tensor:
         """reading: 0-dim float64 -> the smoothed reading (not finite where ``reading`` is not)."""
@@ -50,5 +50,5 @@ class BiasCorrectedEma:
             raise ValueError(f"{name} must be a dict with mean and power, got {state!r}")
         mean = _validate.real(f"{name}['mean']", state["mean"], low=-math.inf)
         power = _validate.real(f"{name}['power']", state["power"], low=0, high=1)
-        self._mean = torch.tensor(mean, dtype=torch.float64)
-        self._power = torch.tensor(power, dtype=torch.float64)
+        self._mean = torch.tensor(mean, dtype=torch.float64, device="cpu")
+        self._power = torch.tensor(power, dtype=torch.float64, device="cpu")

@@ -208,3 +208,37 @@ def test_with_gradscaler() -> None:
     scaler.step(opt)
     assert opt.last_estimate is not None
     assert opt.last_estimate.value == 2.0
+
+
+@pytest.mark.parametrize("how", ["autograd's gradients", "views of one buffer"])
+def test_gradients_that_are_views(how: str) -> None:
+    """They cannot be detached in place; the step works, and no graph stays."""
+    model, plain = mlp(), mlp()
+    plain.load_state_dict(model.state_dict())
+    opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1), alpha=0.5)
+    for step in range(3):
+        loss = loss_of(model, step)
+        gradients = torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
+        if how == "views of one buffer":
+            buffer = torch.cat([g.reshape(-1) for g in gradients])
+            pieces = buffer.split([g.numel() for g in gradients])
+            gradients = tuple(p.view_as(g) for p, g in zip(pieces, gradients, strict=True))
+        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        opt.step()
+        assert not any(p.grad is None or p.grad.requires_grad for p in model.parameters())
+    assert opt.last_estimate is not None
+    assert not torch.equal(weights(model), weights(plain))
+
+
+def test_update_curvature_inside_inference_mode() -> None:
+    """A loss that was computed with a graph is measured all the same, not taken for flat."""
+    model = mlp()
+    inside, outside = (
+        MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1), alpha=0.5) for _ in range(2)
+    )
+    loss = loss_of(model, 0)
+    with torch.inference_mode():
+        assert inside.update_curvature(loss)
+    assert outside.update_curvature(loss)
+    assert inside.effective_lrs == outside.effective_lrs
