@@ -65,15 +65,18 @@ class ForwardOverReverse:
         biases = {layer.use.bias.number for layer in layers if layer.use.bias is not None}
         curved = [p for p in parameters if p.number in weights or p.number in biases]
         self.probed = [p for p in curved if p.number in biases or p.number in stored]
+        self._probe: Probe | None = None
         self._ledger = Ledger()
         self.moments = CombinedMoments(curved, parameters[0].tensor.device, None)
 
     def accumulate(
         self, vectors: Sequence[Tensor], run: ModuleType, key: int, index: Tensor
     ) -> None:
-        """Adds one sample; vectors: the probe, one tensor for each of ``probed``."""
-        stored = {p.number: v for p, v in zip(self.probed, vectors, strict=True)}
-        probe = Probe(stored, run, key, index)
+        """Adds one sample; vectors: the probe, one tensor for each of ``probed``, overwritten from call to call."""
+        if self._probe is None:  # the same buffers serve every probe
+            stored = {p.number: v for p, v in zip(self.probed, vectors, strict=True)}
+            self._probe = Probe(stored, run, key, index)
+        probe = self._probe
         # A few per cent faster than no_grad: there are many small operations.
         with torch.inference_mode():
             flows = self._through_head(self._push(probe))

@@ -23,14 +23,18 @@ from metacurv.estimators.tangent_rules import (
     FrozenLayer,
     Layer,
     LogSoftmax,
-    Relu,
     Reshape,
     Rule,
     Smooth,
 )
 
 # Elementwise operations of one tensor, by the name of their node.
-_LINEAR_IN_PIECES = {"HardtanhBackward0", "LeakyReluBackward0", "NegBackward0"}
+_LINEAR_IN_PIECES = {
+    "HardtanhBackward0",
+    "LeakyReluBackward0",
+    "NegBackward0",
+    "ReluBackward0",
+}
 _SMOOTH = {
     "CeluBackward0",
     "EluBackward0",
@@ -153,9 +157,7 @@ class _Body:
     def _rule(self, node: Node, live: list[int], below: Rule | None) -> Rule | None:
         """The rule of a node; ``live``: its live inputs, at most one."""
         if len(self._graph.consumers[node]) > 1:
-            return (
-                None  # what comes back is then a sum, which hides hooks (``forward_over_reverse``)
-            )
+            return None  # what comes back is then a sum, which hides hooks from _prepare
         if node in self._use_of:
             use = self._use_of[node]
             if live and live != [use.input_position]:
@@ -174,13 +176,10 @@ def _rule_of_other(node: Node, position: int, below: Rule | None) -> Rule | None
     if x.dtype != y.dtype:
         return None
     times_slope = _times_slope(node, position)
-    if name == "ReluBackward0":
+    is_factor = name == "MulBackward0" or (name == "DivBackward0" and position == 0)
+    if name in _LINEAR_IN_PIECES or (is_factor and x.shape == y.shape):
         owns_tangent = below is not None and below.is_owned
-        return Relu(node._saved_result, owns_tangent=owns_tangent)  # type: ignore[attr-defined]
-    if name in _LINEAR_IN_PIECES:
-        return Elementwise(_slope(node, times_slope))
-    if name == "MulBackward0" or (name == "DivBackward0" and position == 0):
-        return Elementwise(_slope(node, times_slope)) if x.shape == y.shape else None
+        return Elementwise(_slope(node, times_slope), owns_tangent=owns_tangent)
     if name in _RESHAPES:
         return Reshape(x.shape, y.shape)
     if name in _SMOOTH:

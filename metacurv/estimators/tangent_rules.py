@@ -191,57 +191,33 @@ class Reshape(Rule):
 
 
 class Elementwise(Rule):
-    """An elementwise f with f'' = 0 almost everywhere: LeakyReLU and its kin, a dropout mask.
+    """An elementwise f with f'' = 0 almost everywhere: ReLU and its kin, a dropout mask.
 
     Args:
         slope: f'(x).
+        owns_tangent: whether t(x) may be overwritten.
     """
 
-    def __init__(self, slope: Tensor) -> None:
+    def __init__(self, slope: Tensor, *, owns_tangent: bool) -> None:
         self.slope = slope
+        self.owns_tangent = owns_tangent
 
     def push(self, tangent: Tensor | None, probe: Probe) -> Tensor:
         """t(y) = f'(x) t(x)."""
         assert tangent is not None
-        return tangent * self.slope
+        return tangent.mul_(self.slope) if self.owns_tangent else tangent * self.slope
 
     def pull(self, flow: Flow, probe: Probe, ledger: Ledger) -> Flow:
         """t(dL/dx) = f'(x) t(dL/dy)."""
-        if flow.cotangent is None:
+        back = flow.cotangent
+        if back is None:
             return flow
-        return Flow(flow.cotangent * self.slope, flow.product)
+        return Flow(
+            back.mul_(self.slope) if flow.is_owned else back * self.slope, flow.product, True
+        )
 
 
-class Relu(Rule):
-    """y = max(x, 0), which is met often enough to be worth overwriting what a layer has just made.
-
-    ``owns_tangent``: whether t(x) may be overwritten.
-    """
-
-    def __init__(self, y: Tensor, *, owns_tangent: bool) -> None:
-        self.y = y.detach()
-        self.owns_tangent = owns_tangent
-
-    def _mask(self, g: Tensor, *, in_place: bool) -> Tensor:
-        if in_place:
-            torch.ops.aten.threshold_backward.grad_input(g, self.y, 0, grad_input=g)
-            return g
-        masked: Tensor = torch.ops.aten.threshold_backward.default(g, self.y, 0)
-        return masked
-
-    def push(self, tangent: Tensor | None, probe: Probe) -> Tensor:
-        """t(x) where x > 0."""
-        assert tangent is not None
-        return self._mask(tangent, in_place=self.owns_tangent)
-
-    def pull(self, flow: Flow, probe: Probe, ledger: Ledger) -> Flow:
-        """t(dL/dy) where x > 0."""
-        if flow.cotangent is None:
-            return flow
-        return Flow(self._mask(flow.cotangent, in_place=flow.is_owned), flow.product)
-
-
-class Smooth(Elementwise):
+class Smooth(Rule):
     """An elementwise f with a second derivative: t(dL/dx) = f'(x) t(dL/dy) + c t(x), c = f''(x) dL/dy.
 
     Args:
@@ -255,7 +231,7 @@ class Smooth(Elementwise):
     def __init__(
         self, times_slope: Callable[[Tensor], Tensor], slope: Tensor, below: GradientEdge
     ) -> None:
-        super().__init__(slope)
+        self.slope = slope
         self.times_slope = times_slope
         self.below = below
 
