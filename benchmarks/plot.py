@@ -13,7 +13,7 @@ from benchmarks.table import Row, number
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"
 
 PANELS: dict[Kind, str] = {
-    "faster": "metacurv is ... times faster (further right is better)",
+    "faster": "metacurv is ... times as fast (further right is better)",
     "time": "metacurv takes ... times as long (further left is better)",
     "copies": "metacurv holds ... copies of the parameters more (further left is better)",
 }
@@ -49,7 +49,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         Line2D([], [], color=ORANGE, marker="X", label="measured, not as required"),
         Line2D([], [], color="black", marker="|", markersize=14, ls="", label="required"),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle("metacurv against others, one thread: each promise and what was measured")
     figure.savefig(path, dpi=110)
     plt.close(figure)
