@@ -62,8 +62,8 @@ LINES = (
         "faster",
         40,
         (key("signed_sum", "2^20", "randint_like"),),
-        "sums are taken in float64, as the contract of probes has it, and widening float32 keeps an AVX2 core busy for more "
-        "than a fortieth of the time that torch takes to sample",
+        "sums are taken in float64, as the contract of probes has it, and reading, signing and widening float32 takes an AVX2 "
+        "core a little over a fortieth of the time that torch takes to sample",
     ),
     Line(
         "`signed_sum`, 2^20 float32",
