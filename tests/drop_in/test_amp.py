@@ -42,7 +42,13 @@ def test_line_10_gradients_are_unscaled_before_the_step(name: str) -> None:
         MetaCurvatureLR(OPTIMIZERS[name](list(m.parameters())), alpha=0.3, update_freq=2)
         for m in (model, plain_model)
     )
-    assert getattr(opt.optimizer, "_step_supports_amp_scaling", False) is (name != "SGD")
+    if name in (
+        "SGD-fused",
+        "Adam-fused",
+        "AdamW-fused",
+    ):  # a later torch claims it for Adagrad too
+        assert opt.optimizer._step_supports_amp_scaling
+    assert not hasattr(opt, "_step_supports_amp_scaling")
     scaler = GradScaler("cpu", init_scale=1024.0)
     seen: list[Tensor] = []
     opt.optimizer.register_step_pre_hook(
