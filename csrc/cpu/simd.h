@@ -43,20 +43,39 @@ struct SimdTable {
                   uint64_t one);
 };
 
-// Makes the signs of 32 blocks, then calls each_row(row, word) for their rows: for loops that do
-// not make signs between rows. Short enough that making signs overlaps with the loads and stores of
-// the rows before.
-template <typename EachPiece>
-void each_piece(void (*sign_words)(const SignStream&, uint64_t, int64_t, uint32_t*),
-                const SignStream& stream, uint64_t first_block, int64_t blocks,
-                const EachPiece& each_piece_of) {
+// For loops over rows that do not make signs themselves: makes the signs of 32 blocks, calls
+// on_piece(first element, words, rows), and so on. Short enough that making signs overlaps with the
+// loads and stores of the rows before.
+template <auto kSignWords, typename OnPiece>
+void each_piece(const SignStream& stream, uint64_t first_block, int64_t blocks,
+                const OnPiece& on_piece) {
   constexpr int64_t kPieceBlocks = 32;
   uint32_t words[kPieceBlocks * kBlockWords];
   for (int64_t done = 0; done < blocks; done += kPieceBlocks) {
     const int64_t n = std::min(kPieceBlocks, blocks - done);
-    sign_words(stream, first_block + static_cast<uint64_t>(done), n, words);
-    each_piece_of(done * kBlockElements, words, n * kBlockWords);
+    kSignWords(stream, first_block + static_cast<uint64_t>(done), n, words);
+    on_piece(done * kBlockElements, words, n * kBlockWords);
   }
+}
+
+// A table's sum from kSumRows(x, words, rows, lanes).
+template <auto kSignWords, typename T, auto kSumRows>
+void sum_in_pieces(const T* x, const SignStream& stream, uint64_t first_block, int64_t blocks,
+                   double* lanes) {
+  each_piece<kSignWords>(stream, first_block, blocks,
+                         [x, lanes](int64_t begin, const uint32_t* words, int64_t rows) {
+                           kSumRows(x + begin, words, rows, lanes);
+                         });
+}
+
+// A table's fill from kFillRows(x, words, rows, one).
+template <auto kSignWords, typename Bits, auto kFillRows>
+void fill_in_pieces(Bits* x, const SignStream& stream, uint64_t first_block, int64_t blocks,
+                    Bits one) {
+  each_piece<kSignWords>(stream, first_block, blocks,
+                         [x, one](int64_t begin, const uint32_t* words, int64_t rows) {
+                           kFillRows(x + begin, words, rows, one);
+                         });
 }
 
 // The table in use, chosen once. The environment variable METACURV_CPU_ISA=baseline|avx2|avx512

@@ -200,36 +200,19 @@ METACURV_AVX512 void fill_64(uint64_t* x, const uint32_t* words, int64_t rows, u
   }
 }
 
-template <typename T, void (*kSumRows)(const T*, const uint32_t*, int64_t, double*)>
-void sum(const T* x, const SignStream& stream, uint64_t first_block, int64_t blocks,
-         double* lanes) {
-  each_piece(sign_words, stream, first_block, blocks,
-             [x, lanes](int64_t begin, const uint32_t* words, int64_t rows) {
-               kSumRows(x + begin, words, rows, lanes);
-             });
-}
-
-template <typename Bits, void (*kFillRows)(Bits*, const uint32_t*, int64_t, Bits)>
-void fill(Bits* x, const SignStream& stream, uint64_t first_block, int64_t blocks, Bits one) {
-  each_piece(sign_words, stream, first_block, blocks,
-             [x, one](int64_t begin, const uint32_t* words, int64_t rows) {
-               kFillRows(x + begin, words, rows, one);
-             });
-}
-
 }  // namespace
 
 const SimdTable* simd_avx512() {
   static const SimdTable table = {
       "avx512",
       sign_words,
-      sum<float, sum_rows_f32>,
-      sum<double, sum_rows<WidenF64, double>>,
-      sum<uint16_t, sum_rows<WidenF16, uint16_t>>,
-      sum<uint16_t, sum_rows<WidenBf16, uint16_t>>,
-      fill<uint16_t, fill_16>,
-      fill<uint32_t, fill_32>,
-      fill<uint64_t, fill_64>,
+      sum_in_pieces<sign_words, float, sum_rows_f32>,
+      sum_in_pieces<sign_words, double, sum_rows<WidenF64, double>>,
+      sum_in_pieces<sign_words, uint16_t, sum_rows<WidenF16, uint16_t>>,
+      sum_in_pieces<sign_words, uint16_t, sum_rows<WidenBf16, uint16_t>>,
+      fill_in_pieces<sign_words, uint16_t, fill_16>,
+      fill_in_pieces<sign_words, uint32_t, fill_32>,
+      fill_in_pieces<sign_words, uint64_t, fill_64>,
   };
   return &table;
 }

@@ -58,36 +58,19 @@ void fill_rows(Bits* x, const uint32_t* words, int64_t rows, Bits one) {
   }
 }
 
-template <typename T, double (*widen)(T)>
-void sum(const T* x, const SignStream& stream, uint64_t first_block, int64_t blocks,
-         double* lanes) {
-  each_piece(sign_words, stream, first_block, blocks,
-             [x, lanes](int64_t begin, const uint32_t* words, int64_t rows) {
-               sum_rows<T, widen>(x + begin, words, rows, lanes);
-             });
-}
-
-template <typename Bits>
-void fill(Bits* x, const SignStream& stream, uint64_t first_block, int64_t blocks, Bits one) {
-  each_piece(sign_words, stream, first_block, blocks,
-             [x, one](int64_t begin, const uint32_t* words, int64_t rows) {
-               fill_rows(x + begin, words, rows, one);
-             });
-}
-
 }  // namespace
 
 const SimdTable& simd_baseline() {
   static const SimdTable table = {
       "baseline",
       sign_words,
-      sum<float, widen_f32>,
-      sum<double, widen_f64>,
-      sum<uint16_t, widen_f16>,
-      sum<uint16_t, widen_bf16>,
-      fill<uint16_t>,
-      fill<uint32_t>,
-      fill<uint64_t>,
+      sum_in_pieces<sign_words, float, sum_rows<float, widen_f32>>,
+      sum_in_pieces<sign_words, double, sum_rows<double, widen_f64>>,
+      sum_in_pieces<sign_words, uint16_t, sum_rows<uint16_t, widen_f16>>,
+      sum_in_pieces<sign_words, uint16_t, sum_rows<uint16_t, widen_bf16>>,
+      fill_in_pieces<sign_words, uint16_t, fill_rows<uint16_t>>,
+      fill_in_pieces<sign_words, uint32_t, fill_rows<uint32_t>>,
+      fill_in_pieces<sign_words, uint64_t, fill_rows<uint64_t>>,
   };
   return table;
 }

@@ -6,7 +6,8 @@ itself, or what else stands in the head, is differentiated twice by autograd. Sa
 probe and parameter by parameter, up to rounding; a layer costs four matrix products instead of six, the first one instead of
 three, and the autograd engine is not asked about layers.
 
-Memory, whatever the number of probes: for each layer its tangent input and dL/dz; no gradient's graph, and no H v.
+Memory, whatever the number of probes: for each layer its tangent input and dL/dz, for each activation its slope; no gradient's
+graph, and no H v.
 """
 
 from __future__ import annotations

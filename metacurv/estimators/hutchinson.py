@@ -146,16 +146,16 @@ def _fast(
     start: Tensor | None,
 ) -> Products | None:
     """The first that serves: without a gradient's graph, for a stack of known layers; by the factors of linear layers."""
+    uses = find_linear_uses(graph, parameters)
     with suppress(NotApplicable):
         with explain_differentiation_errors("reading what the forward pass saved"), torch.no_grad():
-            uses = find_linear_uses(graph, parameters)
             steps = plan_tangents(graph, parameters, uses, backend)
         if steps is not None:
             return ForwardOverReverse(loss, parameters, steps, start=start)
     with suppress(NotApplicable):
-        uses = worth_factoring(graph, parameters)
-        if uses:
-            return FactoredDoubleBackward(loss, parameters, uses, backend=backend, start=start)
+        light = worth_factoring(uses, graph, parameters)
+        if light:
+            return FactoredDoubleBackward(loss, parameters, light, backend=backend, start=start)
     return None
 
 

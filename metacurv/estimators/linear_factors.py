@@ -41,9 +41,10 @@ from metacurv.estimators.parameters import NumberedParameter
 from metacurv.estimators.probe_products import Probe, dot, needs_stored_probe
 
 
-def worth_factoring(graph: LossGraph, parameters: Sequence[NumberedParameter]) -> list[LinearUse]:
-    """The uses of weights whose activations take, in all, at most one copy of the weight more than what is not formed."""
-    uses = find_linear_uses(graph, parameters)
+def worth_factoring(
+    uses: list[LinearUse], graph: LossGraph, parameters: Sequence[NumberedParameter]
+) -> list[LinearUse]:
+    """Those of ``uses`` whose activations take, for each weight, at most one copy of it more than what is not formed."""
     held: dict[int, int] = defaultdict(int)  # elements of activations, by parameter number
     for use in uses:
         held[use.weight.number] += 2 * use.rows * sum(use.weight.tensor.shape)
