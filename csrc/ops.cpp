@@ -47,6 +47,14 @@ STABLE_TORCH_LIBRARY(metacurv, m) {
       "signed_matmul(Tensor x, int seed, Tensor probe, int number, int rows, int cols, bool "
       "transpose) "
       "-> Tensor");
+  m.def(
+      "softmax_factor(Tensor sqrt_p, Tensor root, int seed, Tensor probe, int number, int "
+      "n_probes) "
+      "-> Tensor");
+  m.def(
+      "softmax_factor.number(Tensor sqrt_p, Tensor root, int seed, int probe, int number, int "
+      "n_probes) -> Tensor");
+  m.def("row_products(Tensor a, Tensor u, Tensor w) -> Tensor");
   m.def("reciprocal_lr_(Tensor(a!) scale, Tensor trace, float alpha) -> ()");
 }
 

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
@@ -66,6 +67,10 @@ inline void check_scalar(const Tensor& tensor, const char* name, ScalarType dtyp
                   " must hold one element of scalar type ", static_cast<int>(dtype), ", got ",
                   tensor.numel(), " elements of scalar type ",
                   static_cast<int>(tensor.scalar_type()));
+}
+
+inline Tensor packed(const Tensor& tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
 inline bool on_one_device(const Tensor& a, const Tensor& b) {

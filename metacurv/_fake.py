@@ -67,3 +67,18 @@ def _(
     x: Tensor, seed: int, probe: Tensor, number: int, rows: int, cols: int, transpose: bool
 ) -> Tensor:
     return x.new_empty(x.shape[0], rows if transpose else cols)
+
+
+@_shape_of("softmax_factor")
+def _(sqrt_p: Tensor, root: Tensor, seed: int, probe: Tensor, number: int, n_probes: int) -> Tensor:
+    return sqrt_p.new_empty(n_probes, *sqrt_p.shape)
+
+
+@_shape_of("softmax_factor.number")
+def _(sqrt_p: Tensor, root: Tensor, seed: int, probe: int, number: int, n_probes: int) -> Tensor:
+    return sqrt_p.new_empty(n_probes, *sqrt_p.shape)
+
+
+@_shape_of("row_products")
+def _(a: Tensor, u: Tensor, w: Tensor) -> Tensor:
+    return a.new_empty(u.shape[0], 2, dtype=torch.float64)

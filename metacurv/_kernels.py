@@ -12,6 +12,11 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from metacurv import _reference
+
+_ops = torch.ops.metacurv
+_FLOATS = (torch.float32, torch.float64)  # what softmax_factor and row_products serve
+
 
 def rademacher_(
     tensors: Sequence[Tensor],
@@ -68,3 +73,28 @@ def signed_matmul(
         x, seed, probe, number, rows, cols, transpose
     )
     return product
+
+
+def softmax_factor(
+    sqrt_p: Tensor, root: Tensor, seed: int, probe: int | Tensor, number: int, n_probes: int
+) -> Tensor:
+    if sqrt_p.dtype not in _FLOATS:
+        return _reference.softmax_factor(sqrt_p, root, seed, probe, number, n_probes)
+    op = _ops.softmax_factor
+    if isinstance(probe, Tensor):
+        overload = op.default
+    elif sqrt_p.is_cuda:
+        overload = op.default
+        probe = torch.full((), probe, device=sqrt_p.device)
+    else:
+        overload = op.number
+    u: Tensor = overload(sqrt_p, root, seed, probe, number, n_probes)
+    return u
+
+
+def row_products(a: Tensor, u: Tensor, w: Tensor) -> Tensor:
+    dtype = a.dtype
+    if dtype not in _FLOATS or u.dtype is not dtype or w.dtype is not dtype:
+        return _reference.row_products(a, u, w)
+    sums: Tensor = _ops.row_products.default(a, u, w)
+    return sums

@@ -95,7 +95,11 @@ def _chunk_sums(terms: Tensor) -> Tensor:
     rows = min(-(-terms.numel() // WORD), CHUNK // WORD)
     chunks = -(-terms.numel() // (rows * WORD))
     padded = torch.nn.functional.pad(terms, (0, chunks * rows * WORD - terms.numel()))
-    lanes = _in_order(padded.view(chunks, rows, WORD), dim=1)
+    return _halved(_in_order(padded.view(chunks, rows, WORD), dim=1))
+
+
+def _halved(lanes: Tensor) -> Tensor:
+    """[n, 2^k] -> [n], adding the second half to the first until one is left."""
     while lanes.shape[1] > 1:
         half = lanes.shape[1] // 2
         lanes = lanes[:, :half] + lanes[:, half:]
@@ -169,3 +173,46 @@ def signed_matmul(
     bits = negative_bits(0, rows * cols, seed=seed, probe=probe, number=number)
     signs = (1 - 2 * bits).to(x.dtype).view(rows, cols)
     return x @ (signs.t() if transpose else signs)
+
+
+SUM_LANES = 32  # partial sums of a row of softmax_factor
+
+
+def softmax_factor(
+    sqrt_p: Tensor, root: Tensor, seed: int, probe: int | Tensor, number: int, n_probes: int
+) -> Tensor:
+    """u_k = root (t - t^2 sum_c t) with t = sqrt_p v_k: sqrt_p [M, C], root [M] -> u [n_probes, M, C].
+
+    Element c of a row is added to lane c % 32 in index order, in float64; then the lanes are halved as a tree. The sum is
+    rounded to sqrt_p's dtype, in which the rest is done.
+    """
+    u = sqrt_p.new_empty(n_probes, *sqrt_p.shape)
+    if u.numel() == 0:
+        return u
+    first = torch.as_tensor(probe, device=sqrt_p.device)
+    for k in range(n_probes):
+        rademacher_([u[k]], seed, first + k, [number], [0])
+        t = sqrt_p * u[k]
+        sums = _row_sums(t).to(t.dtype)
+        u[k] = root.unsqueeze(1) * (t - t * t * sums.unsqueeze(1))
+    return u
+
+
+def _row_sums(rows: Tensor) -> Tensor:
+    """[M, C] -> float64 [M]."""
+    steps = -(-rows.shape[1] // SUM_LANES)
+    padded = torch.nn.functional.pad(rows.to(torch.float64), (0, steps * SUM_LANES - rows.shape[1]))
+    return _halved(_in_order(padded.view(-1, steps, SUM_LANES), dim=1))
+
+
+def row_products(a: Tensor, u: Tensor, w: Tensor) -> Tensor:
+    """sum_n ||a_n||^2 (u_rn . w_rn) and sum_n u_rn . w_rn: a [N, I], u and w [R, N, O] -> float64 [R, 2]."""
+    norms = a.to(torch.float64).square().sum(1)
+    draws = max(1, _PIECE // max(1, u.shape[1] * u.shape[2]))
+    products = torch.cat(
+        [
+            (u_piece.to(torch.float64) * w_piece.to(torch.float64)).sum(2)
+            for u_piece, w_piece in zip(torch.split(u, draws), torch.split(w, draws), strict=True)
+        ]
+    )
+    return torch.stack([products @ norms, products.sum(1)], dim=1)

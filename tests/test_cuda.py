@@ -171,6 +171,73 @@ def test_reciprocal_lr(scale_dtype, trace_dtype):
         assert torch.equal(native, twin)
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (100, 10), (7, 129), (3, 2047), (3, 2048), (2, 50_000)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_softmax_factor(dtype, shape):
+    """A warp a row and a thread block a row; two runs give the same bits."""
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    logits = torch.randn(shape, device=DEVICE, dtype=torch.float64, generator=generator)
+    sqrt_p = (3 * logits).softmax(1).sqrt().to(dtype)
+    root = torch.rand(shape[0], device=DEVICE, generator=generator).to(dtype)
+    last = torch.tensor(2**32 - 2, device=DEVICE)
+    for view, probe in ((sqrt_p, 5), (sqrt_p, last), (sqrt_p[:, ::3], 2**32 - 1), (sqrt_p[:0], 0)):
+        where = {"seed": 2**64 - 3, "probe": probe, "number": 2**32 - 1, "n_probes": 3}
+        arguments = (view, root[: len(view)])
+        native = ops.softmax_factor(*arguments, backend="native", **where)
+        twin = ops.softmax_factor(*arguments, backend="reference", **where)
+        assert native.device == sqrt_p.device
+        torch.testing.assert_close(native, twin, rtol=0, atol=4 * torch.finfo(dtype).eps)
+        assert torch.equal(native, ops.softmax_factor(*arguments, backend="native", **where))
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        *[(1, 1, 1, 1), (100, 100, 100, 1), (100, 40, 100, 9), (100, 100, 10, 64)],
+        *[(2000, 3, 257, 2), (0, 3, 4, 2), (3, 0, 4, 2), (3, 4, 0, 2), (3, 4, 5, 0)],
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_row_products(dtype, sizes):
+    rows, inputs, outputs, draws = sizes
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    a = torch.randn(rows, inputs, device=DEVICE, generator=generator).to(dtype)
+    u, w = torch.randn(2, draws, rows, outputs, device=DEVICE, generator=generator).to(dtype)
+    for other in (w, u):
+        native = ops.row_products(a, u, other, backend="native")
+        error = (native - ops.row_products(a, u, other, backend="reference")).abs()
+        bound = ops.row_products(a, u.abs(), other.abs(), backend="reference")
+        assert (error <= 1e-14 * bound).all()
+        assert torch.equal(native, ops.row_products(a, u, other, backend="native"))
+
+
+def test_softmax_factor_in_a_captured_graph():
+    """Each replay takes the probe number that the device holds by then."""
+    sqrt_p, root = torch.rand(50, 20, device=DEVICE), torch.rand(50, device=DEVICE)
+    probe = torch.tensor(2**32 - 1, device=DEVICE)
+    where = {"seed": 6, "number": 1, "n_probes": 2, "backend": "native"}
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # the first launch of a kernel may load it
+        ops.row_products(
+            root[:, None],
+            ops.softmax_factor(sqrt_p, root, probe=0, **where),
+            sqrt_p.expand(2, -1, -1),
+        )
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        u = ops.softmax_factor(sqrt_p, root, probe=probe, **where)
+        sums = ops.row_products(sqrt_p, u, u, backend="native")
+        probe.add_(2)
+    for first in (2**32 - 1, 1, 3):
+        graph.replay()
+        expected = ops.softmax_factor(sqrt_p, root, probe=first, **where)
+        assert torch.equal(u, expected)
+        assert torch.equal(sums, ops.row_products(sqrt_p, expected, expected, backend="native"))
+
+
 def one_reading(state: dict[str, torch.Tensor], products: list[torch.Tensor]) -> None:
     """What a due training step runs on the device, the advance of the probe number included."""
     ops.rademacher_([state["probe_vector"]], seed=6, probe=state["probe"], backend="native")

@@ -34,6 +34,8 @@ def calls(dtype):
         "hutchinson_accumulate_": (*statistics(5), tensor_list(dtype), *common),
         "reciprocal_lr_": (torch.tensor(1.0), torch.tensor(5.0, dtype=torch.float64), 0.1),
         "signed_matmul": (torch.randn(9, 7), -1, torch.tensor(3), 2**32 - 1, 7, 20, False),
+        "softmax_factor": (torch.rand(9, 7), torch.rand(9), -1, torch.tensor(3), 2**32 - 1, 2),
+        "row_products": (torch.randn(9, 7), torch.randn(2, 9, 5), torch.randn(2, 9, 5)),
     }
 
 
@@ -52,11 +54,14 @@ def test_opcheck(name, dtype):
 
 @needs_native
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", ["rademacher_", "signed_sum"])
+@pytest.mark.parametrize("name", ["rademacher_", "signed_sum", "softmax_factor"])
 def test_opcheck_with_the_probe_as_a_number(name, dtype):
-    tensors, seed, probe, *rest = calls(dtype)[name]
+    arguments = calls(dtype)[name]
+    probe = 3 if name == "softmax_factor" else 2
     op = getattr(torch.ops.metacurv, name).number
-    results = torch.library.opcheck(op, (tensors, seed, int(probe), *rest))
+    results = torch.library.opcheck(
+        op, (*arguments[:probe], int(arguments[probe]), *arguments[probe + 1 :])
+    )
     assert set(results.values()) == {"SUCCESS"}
 
 
@@ -81,6 +86,8 @@ def test_schemas_declare_what_is_written():
     assert written("hutchinson_accumulate_") == ["mean", "m2", "count"]
     assert written("reciprocal_lr_") == ["scale"]
     assert written("signed_matmul") == []
+    assert written("softmax_factor") == []
+    assert written("row_products") == []
 
 
 @needs_native
@@ -93,6 +100,12 @@ def test_shapes_without_data():
         v = {"seed": 0, "probe": 0, "number": 0, "rows": 5, "cols": 7}
         assert ops.signed_matmul(torch.empty(3, 7), transpose=True, **v).shape == (3, 5)
         assert ops.signed_matmul(torch.empty(3, 5), transpose=False, **v).shape == (3, 7)
+        v = {"seed": 0, "number": 0, "n_probes": 4}
+        for probe in (0, torch.tensor(0)):
+            factor = ops.softmax_factor(torch.empty(3, 5), torch.empty(3), probe=probe, **v)
+            assert (factor.shape, factor.dtype) == ((4, 3, 5), torch.float32)
+        sums = ops.row_products(torch.empty(3, 5), torch.empty(4, 3, 2), torch.empty(4, 3, 2))
+        assert (sums.shape, sums.dtype) == ((4, 2), torch.float64)
     tensors = [torch.empty(3, device="meta"), torch.empty(4, device="meta")]
     ops.rademacher_(tensors, seed=0, probe=0)
     result = ops.signed_sum(tensors, seed=0, probe=0)
@@ -120,6 +133,14 @@ def multiply(x):
     return ops.signed_matmul(x, seed=1, probe=3, number=2, rows=50, cols=4, transpose=False).relu()
 
 
+def factor(sqrt_p, root):
+    return ops.softmax_factor(sqrt_p, root, seed=1, probe=3, number=2, n_probes=2).abs()
+
+
+def multiply_rows(a, u):
+    return ops.row_products(a, u, u) + ops.row_products(a, u, u.cos())
+
+
 def scale_lr(scale, trace):
     ops.reciprocal_lr_(scale, trace, alpha=0.5)
     return scale * 2
@@ -130,6 +151,14 @@ COMPILED = [
     pytest.param(add_up, lambda: (torch.linspace(-1, 3, 50),), id="signed_sum"),
     pytest.param(accumulate, lambda: (*statistics(2), torch.ones(50)), id="hutchinson_accumulate_"),
     pytest.param(multiply, lambda: (torch.linspace(-1, 3, 100).view(2, 50),), id="signed_matmul"),
+    pytest.param(
+        factor, lambda: (torch.linspace(0, 1, 15).view(5, 3), torch.ones(5)), id="softmax_factor"
+    ),
+    pytest.param(
+        multiply_rows,
+        lambda: (torch.ones(5, 3), torch.linspace(-1, 3, 40).view(2, 5, 4)),
+        id="row_products",
+    ),
     pytest.param(scale_lr, lambda: (torch.ones(()), torch.tensor(2.0)), id="reciprocal_lr_"),
 ]
 
