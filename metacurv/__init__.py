@@ -3,7 +3,9 @@
 from metacurv import ops
 from metacurv._native import build_info, cuda_compiled, native_available
 from metacurv._version import __version__
+from metacurv.estimators.directional import directional_curvature
 from metacurv.estimators.errors import NotTwiceDifferentiableError
+from metacurv.estimators.estimate_trace import estimate_trace
 from metacurv.estimators.hutchinson import hessian_trace
 from metacurv.estimators.trace_estimate import TraceEstimate
 from metacurv.optimizer import MetaCurvatureLR, UpdateRecord
@@ -16,6 +18,8 @@ __all__ = [
     "__version__",
     "build_info",
     "cuda_compiled",
+    "directional_curvature",
+    "estimate_trace",
     "hessian_trace",
     "native_available",
     "ops",

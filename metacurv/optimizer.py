@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypedDict
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from metacurv import _validate
 from metacurv._reference import MIN_SCALE
 from metacurv._warnings import warn_user
+from metacurv.estimators.activation_plan import NotInActivationSpace
 from metacurv.estimators.double_backward import DoubleBackward, refuse_cut_graph
-from metacurv.estimators.hutchinson import check_loss, read_trace, trace_of_loss
+from metacurv.estimators.hutchinson import read_trace, trace_of_loss
+from metacurv.estimators.loss_checks import check_loss
 from metacurv.estimators.moments import TraceReading
-from metacurv.estimators.parameters import number_parameters
+from metacurv.estimators.parameters import NumberedParameter, number_parameters
 from metacurv.estimators.trace_estimate import TraceEstimate
 from metacurv.rules.reciprocal import ReciprocalRule
 from metacurv.rules.smoothing import BiasCorrectedEma
+from metacurv.step_capture import ACTIVATION_ESTIMATORS, ActivationEstimator, StepCapture
 from metacurv.wrapper import OptimizerWrapper
 
+Estimator = Literal["hutchinson"] | ActivationEstimator
+
 _STATE_VERSION = 1
+_FROM_GRADIENTS = (
+    "hutchinson: gradients carry a graph, but the others need the loss: call update_curvature(loss)"
+)
 
 
 class _Probing(TypedDict):
@@ -79,12 +87,19 @@ class MetaCurvatureLR(OptimizerWrapper):
         optimizer: any torch optimizer that steps from gradients (not LBFGS). Its parameter groups are used in place.
         alpha: strength of the rule, >= 0, in units of 1 / trace.
         update_freq: optimizer steps between readings, >= 1; step 0 is due.
-        n_hutchinson_samples: probes in a reading, >= 1.
+        n_hutchinson_samples: probes in a reading, >= 1; of "activation" too, where a probe is one backward pass to the layers.
         seed: int in [0, 2^64) of the probes; the global random state is not used.
         rule: "reciprocal".
         smoothing: decay in [0, 1) of a bias-corrected moving average of the trace; 0 is the seed's rule.
         on_update: called with an ``UpdateRecord`` after every reading (on CUDA this waits for the device).
         backend: "auto", "native" or "reference" (see ``metacurv.ops``).
+        model: what the loop calls for its outputs (inside DDP the module itself is best, as DDP may add to its graph). While a
+            step is due a forward hook on it finds the pass that made the loss. Only estimators other than "hutchinson" need it.
+        estimator: "hutchinson" draws probes in parameter space, for any loss. The others reuse the step's own forward pass and
+            add only backward passes to the layers; ``estimate_trace`` says where they are right. "activation" draws samples
+            with much less noise; "exact", for networks that are linear in pieces, has none. "auto" takes exact where that needs
+            few columns, else activation, and hutchinson where neither is right: ``last_estimate.method`` and ``.why`` tell.
+            Gradients that carry a graph (on the right above) are always measured by hutchinson.
 
     Raises:
         TypeError, ValueError: a wrong argument; the optimizer is then as it was.
@@ -112,7 +127,10 @@ class MetaCurvatureLR(OptimizerWrapper):
         smoothing: float = 0.0,
         on_update: Callable[[UpdateRecord], None] | None = None,
         backend: str = "auto",
+        model: nn.Module | None = None,
+        estimator: Estimator = "hutchinson",
     ) -> None:
+        self._capture: StepCapture | None = None
         self.update_freq = update_freq
         self.n_hutchinson_samples = n_hutchinson_samples
         self.seed = _validate.seed(seed)
@@ -123,9 +141,14 @@ class MetaCurvatureLR(OptimizerWrapper):
             raise TypeError(f"on_update must be callable, got {_validate.describe(on_update)}")
         self.rule = ReciprocalRule(alpha, self.backend)
         self.on_update = on_update
+        self._estimator = _checked_estimator(estimator, model)
         self._ema = BiasCorrectedEma(smoothing)
+        self._numbered: tuple[list[tuple[int, bool]], list[NumberedParameter]] | None = None
         super().__init__(optimizer)
-        number_parameters(_named_parameters(self))
+        parameters = self._parameters()
+        if model is not None:
+            capture = StepCapture(model, parameters)  # checks it
+            self._capture = None if estimator == "hutchinson" else capture
         self._reset()
 
     def _reset(self) -> None:
@@ -139,6 +162,7 @@ class MetaCurvatureLR(OptimizerWrapper):
         self._ema = BiasCorrectedEma(self._ema.beta)
         self._skipped = torch.zeros((), dtype=torch.int64, device="cpu")
         self._set_scale(torch.ones((), dtype=torch.float64, device="cpu"))
+        self._listen_if_due()
 
     # What a user may set later on.
 
@@ -150,6 +174,7 @@ class MetaCurvatureLR(OptimizerWrapper):
     @update_freq.setter
     def update_freq(self, value: int) -> None:
         self._update_freq = _validate.integer("update_freq", value, low=1)
+        self._listen_if_due()
 
     @property
     def n_hutchinson_samples(self) -> int:
@@ -161,6 +186,11 @@ class MetaCurvatureLR(OptimizerWrapper):
         self._n_samples = _validate.integer("n_hutchinson_samples", value, low=1, high=1 << 32)
 
     # What a user reads.
+
+    @property
+    def estimator(self) -> Estimator:
+        """What measures the loss that ``update_curvature`` is given."""
+        return self._estimator
 
     @property
     def last_estimate(self) -> TraceEstimate | None:
@@ -194,17 +224,45 @@ class MetaCurvatureLR(OptimizerWrapper):
         Raises:
             TypeError, ValueError: ``loss`` is no finite scalar with a graph that reaches the parameters (on CUDA with a
                 ``capturable`` base a loss that is not finite is skipped instead: looking at it would wait for the device).
+            ValueError: ``estimator`` is "activation" or "exact", which is not right for this model and loss, or ``loss`` does
+                not come from a forward pass of ``model`` since the step became due. The message says what to use instead.
             NotTwiceDifferentiableError: the graph has an operation without a second derivative.
         """
         if not self._is_due():
             return False
         check_loss(loss, finite=not self._stays_on_device())
-        parameters = number_parameters(_named_parameters(self))
-        self._commit(trace_of_loss(loss, parameters, **self._probing()))
+        parameters = self._parameters()
+        self._commit(self._read(loss, parameters))
         return True
+
+    def _parameters(self) -> list[NumberedParameter]:
+        """Those of all groups, numbered; looked through again only where one came, went, was frozen or thawed."""
+        key = [(id(p), p.requires_grad) for group in self.param_groups for p in group["params"]]
+        if self._numbered is None or self._numbered[0] != key:
+            self._numbered = key, number_parameters(_named_parameters(self))
+        return self._numbered[1]
 
     def _is_due(self) -> bool:
         return self._steps % self.update_freq == 0 and self._measured_step != self._steps
+
+    def _listen_if_due(self) -> None:
+        """To be called wherever it may have become due, or not be any more."""
+        if self._capture is not None:
+            self._capture.listen(self._is_due())
+
+    def _read(self, loss: Tensor, parameters: list[NumberedParameter]) -> TraceReading:
+        if self._capture is None or self._estimator == "hutchinson":
+            return trace_of_loss(loss, parameters, **self._probing())
+        try:
+            return self._capture.read(loss, parameters, self._estimator, **self._probing())
+        except NotInActivationSpace as reason:
+            if self._estimator != "auto":
+                raise ValueError(
+                    f"loss cannot be measured with estimator={self._estimator!r}: {reason}. MetaCurvatureLR(..., "
+                    "estimator='auto') takes what is right for each loss, and estimator='hutchinson' serves any"
+                ) from reason
+            why = f"hutchinson: serves any loss; neither exact nor activation: {reason}"
+        return replace(trace_of_loss(loss, parameters, **self._probing()), why=why)
 
     def _stays_on_device(self) -> bool:
         return any(
@@ -226,6 +284,7 @@ class MetaCurvatureLR(OptimizerWrapper):
         self._last = reading
         self._readings += 1
         self._measured_step = self._steps
+        self._listen_if_due()
         self._probes = (self._probes + self.n_hutchinson_samples) % (1 << 32)
         smoothed = self._ema.update(reading.trace)
         scale = self._scale.to(reading.trace.device, copy=True)
@@ -273,6 +332,7 @@ class MetaCurvatureLR(OptimizerWrapper):
         else:
             self._step_base_scaled(self._scale, self._host_scale)
         self._steps += 1
+        self._listen_if_due()
         return result
 
     def _use_and_free_gradient_graphs(self) -> None:
@@ -290,10 +350,13 @@ class MetaCurvatureLR(OptimizerWrapper):
             return
         try:
             if self._is_due():
-                parameters = number_parameters(_named_parameters(self))
+                parameters = self._parameters()
                 gradients = [parameter.tensor.grad for parameter in parameters]
                 refuse_cut_graph(gradients)
-                self._commit(read_trace(DoubleBackward(gradients, parameters), **self._probing()))
+                reading = read_trace(DoubleBackward(gradients, parameters), **self._probing())
+                if self._estimator != "hutchinson":
+                    reading = replace(reading, why=_FROM_GRADIENTS)
+                self._commit(reading)
         finally:
             for parameter in carriers:
                 _cut_graph(parameter)
@@ -379,6 +442,7 @@ class MetaCurvatureLR(OptimizerWrapper):
             self._skipped.fill_(counters["skipped"])
             self._ema = ema
             self._set_scale(torch.tensor(scale, dtype=torch.float64, device="cpu"))
+            self._listen_if_due()
 
         return load
 
@@ -387,6 +451,20 @@ class MetaCurvatureLR(OptimizerWrapper):
             f"MetaCurvatureLR(rule={self.rule.name!r}, alpha={self.rule.alpha:g}, update_freq={self.update_freq}, "
             f"n_hutchinson_samples={self.n_hutchinson_samples}, smoothing={self._ema.beta:g},\n{self.optimizer!r})"
         )
+
+
+def _checked_estimator(estimator: Any, model: object) -> Estimator:
+    known = ("hutchinson", *ACTIVATION_ESTIMATORS)
+    if estimator not in known:
+        raise ValueError(
+            f"estimator must be one of {', '.join(known)}, got {_validate.describe(estimator)}"
+        )
+    if estimator != "hutchinson" and model is None:
+        raise ValueError(
+            f"model must be given with estimator={estimator!r}, which looks at its forward pass, got None"
+        )
+    checked: Estimator = estimator
+    return checked
 
 
 def _cut_graph(parameter: Tensor) -> None:

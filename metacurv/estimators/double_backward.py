@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metacurv.estimators.errors import explain_differentiation_errors
 from metacurv.estimators.graph import is_cut
-from metacurv.estimators.moments import StreamedMoments
+from metacurv.estimators.moments import SampleMoments, StreamedMoments
 from metacurv.estimators.parameters import NumberedParameter
 
 _engine_run_backward = getattr(torch.autograd.graph, "_engine_run_backward", None)
@@ -50,8 +50,8 @@ def refuse_cut_graph(gradients: Iterable[Tensor | None]) -> None:
             )
 
 
-def _grad(
-    outputs: Sequence[Tensor], inputs: Sequence[Any], vectors: Sequence[Tensor]
+def run_backward(
+    outputs: Sequence[Any], inputs: Sequence[Any], vectors: Sequence[Tensor]
 ) -> Sequence[Tensor | None]:
     """``torch.autograd.grad`` with ``retain_graph`` and ``allow_unused``, without its checks of ``vectors``.
 
@@ -79,7 +79,7 @@ def hessian_vector_products(
     if not gradients:
         return [None] * len(inputs)
     with explain_differentiation_errors("the Hessian-vector product (gradient of gradient . v)"):
-        products = _grad(gradients, inputs, vectors)
+        products = run_backward(gradients, inputs, vectors)
     return [h.to_dense() if h is not None and h.is_sparse else h for h in products]
 
 
@@ -88,10 +88,16 @@ class DoubleBackward:
 
     Args:
         gradients: one for each of ``parameters``; one without a graph means a row of H that is 0.
+        parameters: all that are asked for.
+        keeps_samples: whether ``moments`` are to give single samples, which the fused update does not.
     """
 
     def __init__(
-        self, gradients: Sequence[Tensor | None], parameters: Sequence[NumberedParameter]
+        self,
+        gradients: Sequence[Tensor | None],
+        parameters: Sequence[NumberedParameter],
+        *,
+        keeps_samples: bool = False,
     ) -> None:
         self.parameters = list(parameters)
         live = [
@@ -101,7 +107,13 @@ class DoubleBackward:
         ]
         self.gradients = [gradient for gradient, _ in live]
         self.probed = [parameter for _, parameter in live]
-        self.moments = StreamedMoments([], parameters[0].tensor.device)
+        self._keeps_samples = keeps_samples
+        self.moments = self._moments([], parameters[0].tensor.device)
+
+    def _moments(
+        self, curved: Sequence[NumberedParameter], device: torch.device
+    ) -> StreamedMoments | SampleMoments:
+        return (SampleMoments if self._keeps_samples else StreamedMoments)(curved, device)
 
     def accumulate(
         self, vectors: Sequence[Tensor], run: ModuleType, key: int, probe: Tensor
@@ -111,14 +123,13 @@ class DoubleBackward:
         curved = [p for h, p in zip(products, self.probed, strict=True) if h is not None]
         if len(curved) != len(self.moments.curved):
             # Which products exist depends on the graph only, so this happens at the first probe alone.
-            self.moments = StreamedMoments(curved, probe.device)
+            self.moments = self._moments(curved, probe.device)
+        found = [h for h in products if h is not None]
+        numbers, offsets = [p.number for p in curved], [0] * len(curved)
+        if isinstance(self.moments, SampleMoments):
+            self.moments.add(run.signed_sum(found, key, probe, numbers, offsets))
+            return
+        moments = self.moments
         run.hutchinson_accumulate_(
-            self.moments.mean,
-            self.moments.m2,
-            self.moments.count,
-            [h for h in products if h is not None],
-            key,
-            probe,
-            [p.number for p in curved],
-            [0] * len(curved),
+            moments.mean, moments.m2, moments.count, found, key, probe, numbers, offsets
         )

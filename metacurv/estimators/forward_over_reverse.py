@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from metacurv.estimators.cotangent_capture import prepare_rules
 from metacurv.estimators.double_backward import gradient_graph, hessian_vector_products
-from metacurv.estimators.errors import NotApplicable, explain_differentiation_errors
+from metacurv.estimators.errors import explain_differentiation_errors
 from metacurv.estimators.moments import CombinedMoments
 from metacurv.estimators.parameters import NumberedParameter
 from metacurv.estimators.probe_products import Probe, dot
@@ -59,7 +59,7 @@ class ForwardOverReverse:
             edges = [steps[i].edge for i in self._curved_heads]
             self.gradients = gradient_graph(loss, edges, start=start)
         with explain_differentiation_errors("the gradient of loss"):
-            _prepare(loss, steps)
+            prepare_rules(loss, steps)
         layers = [step.rule for step in steps if isinstance(step.rule, Layer)]
         weights = {layer.use.weight.number for layer in layers}
         stored = {layer.use.weight.number for layer in layers if layer.stored}
@@ -133,53 +133,3 @@ class ForwardOverReverse:
             self.moments = CombinedMoments(curved, device, table.view(len(curved), len(products)))
         if products:
             self.moments.add_terms(products)
-
-
-def _prepare(loss: Tensor, steps: Sequence[Step]) -> None:
-    """Gives the rules dL/dy, from a backward pass that builds no graph and looks at what passes between nodes.
-
-    Rules do not call hooks, so what arrives at a step must be the very tensor that the node above sent. Only the foot of a
-    chain is not run; what arrives there is what autograd captures for us, after hooks on that tensor.
-    """
-    sent: dict[int, Tensor | None] = {}
-    arrived: dict[int, Tensor | None] = {}
-
-    def note_sent(index: int, position: int) -> Any:
-        def hook(gradients: Sequence[Tensor | None], _: Any) -> None:
-            sent[index] = gradients[position]
-
-        return hook
-
-    def note_arrived(index: int) -> Any:
-        def hook(gradients: Sequence[Tensor | None]) -> None:
-            arrived[index] = gradients[0]
-
-        return hook
-
-    handles: list[Any] = []
-    try:
-        for index, step in enumerate(steps):
-            handles.append(step.node.register_prehook(note_arrived(index)))
-            foreign = (
-                len(handles[-1].hooks_dict_ref()) > 1
-            )  # a hook of the user's on the node itself
-            if step.upper is not None:
-                upper, position = step.upper
-                handles.append(upper.register_hook(note_sent(index, position)))
-                foreign |= not step.is_last and len(handles[-1].hooks_dict_ref()) > 1
-            if foreign:
-                raise NotApplicable
-        wanting = [step for step in steps if step.rule.wants_cotangent or step.below is None]
-        cotangents = torch.autograd.grad(
-            loss, [step.edge for step in wanting], retain_graph=True, allow_unused=True
-        )
-    finally:
-        for handle in handles:
-            handle.remove()
-    captured = {id(step): cotangent for step, cotangent in zip(wanting, cotangents, strict=True)}
-    for index, step in enumerate(steps):
-        here = arrived.get(index, captured.get(id(step)))
-        if here is None or (step.upper is not None and here is not sent[index]):
-            raise NotApplicable
-        if step.rule.wants_cotangent:
-            step.rule.prepare(here)

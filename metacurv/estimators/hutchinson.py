@@ -3,80 +3,52 @@
     tr H = E[v . H v],  v_i = +1 or -1 with equal probability      (Hutchinson 1990)
     Var[v . H v] = 2 (||H||_F^2 - sum_i H_ii^2)                    (Avron and Toledo 2011)
 
-How v . H v is formed depends on the graph. Through stacks of known layers a probe is pushed and pulled by rules
-(``forward_over_reverse``). Else one gradient graph serves all probes, and each costs one backward pass through it
-(``double_backward``, and always so on the reference backend), less what the factors of linear layers save (``linear_factors``).
-Probes are written into one reused copy of the parameters, and v . H v is folded into running statistics on the device, so
-nothing waits for the host until the result is read.
+How v . H v is formed depends on the graph (``hessian_products``). Probes are written into one reused copy of the parameters,
+and v . H v is folded into running statistics on the device, so nothing waits for the host until the result is read.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor
 
 from metacurv import _validate, ops
-from metacurv.estimators.double_backward import (
-    DoubleBackward,
-    gradient_graph,
-    refuse_cut_graph,
-)
-from metacurv.estimators.errors import NotApplicable, explain_differentiation_errors
-from metacurv.estimators.forward_over_reverse import ForwardOverReverse
-from metacurv.estimators.graph import LossGraph
-from metacurv.estimators.linear_factors import FactoredDoubleBackward, worth_factoring
-from metacurv.estimators.linear_uses import find_linear_uses
+from metacurv.estimators.hessian_products import Products, choose_products
+from metacurv.estimators.loss_checks import check_loss, without_hooks
 from metacurv.estimators.moments import TraceReading
 from metacurv.estimators.parameters import NumberedParameter, Parameters, number_parameters
-from metacurv.estimators.tangent_plan import plan_tangents
 from metacurv.estimators.trace_estimate import TraceEstimate
 
-# Ways to v . (H v) of every parameter, probe by probe; they agree up to rounding.
-Products = DoubleBackward | FactoredDoubleBackward | ForwardOverReverse
 
+class ProbeLoop:
+    """Adds samples v . H v to ``products.moments``, without a host sync; the probe's buffers serve all of them."""
 
-def check_loss(loss: Tensor, *, finite: bool = True) -> None:
-    """Raises unless ``loss`` is a real scalar with a graph (and a finite value, which costs a host sync on CUDA)."""
-    if not isinstance(loss, Tensor):
-        raise TypeError(f"loss must be a Tensor, got {_validate.describe(loss)}")
-    if loss.numel() != 1:
-        raise ValueError(f"loss must be a scalar, got shape {tuple(loss.shape)}")
-    _validate.real_tensor("loss", loss)
-    if not loss.requires_grad or loss.grad_fn is None:
-        got = "a leaf" if loss.requires_grad else "a detached tensor"
-        raise ValueError(
-            f"loss must carry a graph (be computed from the parameters with gradients enabled), got {got}"
-        )
-    if loss.is_meta:
-        raise ValueError("loss must hold a value, got a tensor on the meta device")
-    if finite and not bool(torch.isfinite(loss.detach())):
-        raise ValueError(f"loss must be finite, got {loss.item()}")
+    def __init__(self, products: Products, *, seed: int, backend: str) -> None:
+        self._products = products
+        self._device = products.parameters[0].tensor.device
+        self._run = ops.implementation(backend, self._device)
+        self._key = ops.as_int64(seed)
+        self._numbers = [p.number for p in products.probed]
+        self._vectors = [
+            torch.empty(p.tensor.shape, dtype=p.tensor.dtype, device=self._device)
+            for p in products.probed
+        ]
+
+    def add(self, first_probe: int, n_samples: int) -> None:
+        """Probes ``first_probe`` ... ``first_probe + n_samples - 1``."""
+        probe = torch.full((), first_probe, dtype=torch.int64, device=self._device)
+        offsets = [0] * len(self._numbers)
+        for _ in range(n_samples):
+            self._run.rademacher_(self._vectors, self._key, probe, self._numbers, offsets)
+            self._products.accumulate(self._vectors, self._run, self._key, probe)
+            probe.add_(1)
 
 
 def read_trace(
-    products: Products,
-    *,
-    seed: int,
-    first_probe: int,
-    n_samples: int,
-    backend: str,
+    products: Products, *, seed: int, first_probe: int, n_samples: int, backend: str
 ) -> TraceReading:
     """Averages v . H v over probes ``first_probe`` ... ``first_probe + n_samples - 1``, without a host sync."""
-    probed = products.probed
-    device = products.parameters[0].tensor.device
-    run = ops.implementation(backend, device)
-    probe = torch.full((), first_probe, dtype=torch.int64, device=device)
-    vectors = [torch.empty(p.tensor.shape, dtype=p.tensor.dtype, device=device) for p in probed]
-    numbers = [p.number for p in probed]
-    offsets = [0] * len(probed)
-    key = ops.as_int64(seed)
-    for _ in range(n_samples):
-        run.rademacher_(vectors, key, probe, numbers, offsets)
-        products.accumulate(vectors, run, key, probe)
-        probe.add_(1)
+    ProbeLoop(products, seed=seed, backend=backend).add(first_probe, n_samples)
     mean, m2 = products.moments.moments()
     return TraceReading(
         mean=mean,
@@ -103,60 +75,12 @@ def trace_of_loss(
     with (
         torch.autocast(loss.device.type, enabled=False),
         torch.inference_mode(False),
-        _without_hooks(parameters),
+        without_hooks(parameters),
     ):
-        products = _products(loss, parameters, backend)
+        products = choose_products(loss, parameters, backend)
         return read_trace(
             products, seed=seed, first_probe=first_probe, n_samples=n_samples, backend=backend
         )
-
-
-@contextmanager
-def _without_hooks(parameters: Sequence[NumberedParameter]) -> Iterator[None]:
-    """A reading is not the user's backward pass: gradient hooks on leaf parameters must neither run nor change it."""
-    hooked = [(p.tensor, p.tensor._backward_hooks) for p in parameters if p.tensor._backward_hooks]
-    try:
-        for tensor, _ in hooked:
-            tensor._backward_hooks = None
-        yield
-    finally:
-        for tensor, hooks in hooked:
-            tensor._backward_hooks = hooks
-
-
-def _products(loss: Tensor, parameters: list[NumberedParameter], backend: str) -> Products:
-    assert loss.grad_fn is not None  # check_loss saw to it
-    graph = LossGraph(loss.grad_fn)
-    # A once-differentiable function leaves its mark only on gradients that carry a graph on arrival.
-    start = torch.ones_like(loss, requires_grad=True) if graph.has_python_functions else None
-    products = None if backend == "reference" else _fast(loss, graph, parameters, backend, start)
-    if products is None:
-        gradients = gradient_graph(loss, [p.tensor for p in parameters], start=start)
-        products = DoubleBackward(gradients, parameters)
-    if start is not None:
-        refuse_cut_graph(products.gradients)
-    return products
-
-
-def _fast(
-    loss: Tensor,
-    graph: LossGraph,
-    parameters: list[NumberedParameter],
-    backend: str,
-    start: Tensor | None,
-) -> Products | None:
-    """The first that serves: without a gradient's graph, for a stack of known layers; by the factors of linear layers."""
-    uses = find_linear_uses(graph, parameters)
-    with suppress(NotApplicable):
-        with explain_differentiation_errors("reading what the forward pass saved"), torch.no_grad():
-            steps = plan_tangents(graph, parameters, uses, backend)
-        if steps is not None:
-            return ForwardOverReverse(loss, parameters, steps, start=start)
-    with suppress(NotApplicable):
-        light = worth_factoring(uses, graph, parameters)
-        if light:
-            return FactoredDoubleBackward(loss, parameters, light, backend=backend, start=start)
-    return None
 
 
 def hessian_trace(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metacurv.estimators.parameters import NumberedParameter
+from metacurv.estimators.running_moments import RunningMoments
 from metacurv.estimators.trace_estimate import TraceEstimate
 
 
@@ -17,7 +18,8 @@ class TraceReading:
     """A finished measurement still on the device; ``estimate()`` brings it to the host.
 
     ``mean``, ``m2``: float64 [T + 1], for the T parameters named ``curved`` and, last, for their sum. ``names``: all parameters
-    in order; those not in ``curved`` have a trace of exactly 0.
+    in order; those not in ``curved`` have a trace of exactly 0. ``n_samples``: 0 where the trace is exact.
+    ``why``: this method ran.
     """
 
     mean: Tensor
@@ -26,6 +28,8 @@ class TraceReading:
     names: list[str]
     n_samples: int
     seed: int
+    method: str = "hutchinson"
+    why: str = ""
 
     @property
     def trace(self) -> Tensor:
@@ -35,10 +39,12 @@ class TraceReading:
     def estimate(self) -> TraceEstimate:
         """Copies to the host: one synchronisation on CUDA."""
         mean, m2 = torch.stack([self.mean, self.m2]).cpu()
-        # With one probe the deviation is unknown, 0 / 0; without any curvature it is known to be 0.
-        degrees = self.n_samples - 1 if self.curved else 1
         values = mean.tolist()
-        errors = (m2 / degrees / self.n_samples).sqrt().tolist()
+        if self.n_samples and self.curved:
+            # With one probe the deviation is unknown, 0 / 0.
+            errors = (m2 / (self.n_samples - 1) / self.n_samples).sqrt().tolist()
+        else:  # exact, or without any curvature
+            errors = [0.0] * len(values)
         value_of = dict(zip(self.curved, values, strict=False))
         error_of = dict(zip(self.curved, errors, strict=False))
         return TraceEstimate(
@@ -47,14 +53,15 @@ class TraceReading:
             n_samples=self.n_samples,
             per_parameter={name: value_of.get(name, 0.0) for name in self.names},
             per_parameter_stderr={name: error_of.get(name, 0.0) for name in self.names},
-            method="hutchinson",
+            method=self.method,
             kind="hessian",
             seed=self.seed,
+            why=self.why,
         )
 
 
 class SampleMoments:
-    """Mean and M2 of samples that arrive as vectors, merged a batch at a time (Chan, Golub, LeVeque 1983, eq. 2.1).
+    """Mean and M2 of samples that arrive as vectors, merged a batch at a time.
 
     A batch costs a dozen small tensor operations, so it is worth collecting samples before merging them.
     """
@@ -63,9 +70,7 @@ class SampleMoments:
 
     def __init__(self, curved: Sequence[NumberedParameter], device: torch.device) -> None:
         self.curved = list(curved)
-        self._count = 0
-        self._mean = torch.zeros(len(self.curved) + 1, dtype=torch.float64, device=device)
-        self._m2 = torch.zeros_like(self._mean)
+        self._running = RunningMoments(len(self.curved) + 1, device)
         self._pending: list[Tensor] = []
 
     def add(self, sample: Tensor) -> None:
@@ -74,32 +79,21 @@ class SampleMoments:
         if len(self._pending) == self.BATCH:
             self._merge()
 
-    def _pending_samples(self) -> Tensor:
-        """float64 [m, T], and clears them."""
+    def take(self) -> Tensor:
+        """float64 [m, T]: the samples not merged yet, which then count no more."""
         parts = torch.stack(self._pending)
         self._pending.clear()
         return parts
 
     def _merge(self) -> None:
-        if not self._pending:
-            return
-        parts = self._pending_samples()
-        samples = torch.cat([parts, parts.sum(1, keepdim=True)], dim=1)
-        m, n = len(samples), self._count + len(samples)
-        mean = samples.mean(0)
-        if not self._count:  # most readings end with their first batch
-            self._mean, self._m2 = mean, (samples - mean).square().sum(0)
-            self._count = m
-            return
-        delta = mean - self._mean
-        self._m2 += (samples - mean).square().sum(0) + delta.square() * (self._count * m / n)
-        self._mean += delta * (m / n)
-        self._count = n
+        if self._pending:
+            parts = self.take()
+            self._running.add(torch.cat([parts, parts.sum(1, keepdim=True)], dim=1))
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and M2, float64 [T + 1], the total last."""
         self._merge()
-        return self._mean, self._m2
+        return self._running.mean, self._running.m2
 
 
 class CombinedMoments(SampleMoments):
@@ -123,7 +117,8 @@ class CombinedMoments(SampleMoments):
         if len(self._pending) == self.BATCH * len(terms):
             self._merge()
 
-    def _pending_samples(self) -> Tensor:
+    def take(self) -> Tensor:
+        """As the class above says."""
         assert self.table is not None
         terms = torch.stack(self._pending).view(-1, self.table.shape[1])  # [m, P]
         self._pending.clear()

@@ -23,12 +23,13 @@ class NumberedParameter:
     tensor: Tensor
 
 
-def number_parameters(params: Parameters) -> list[NumberedParameter]:
+def number_parameters(params: Parameters, *, of_model: bool = False) -> list[NumberedParameter]:
     """Numbers parameters by position, drops frozen ones and repetitions, and checks the rest.
 
     Args:
         params: tensors, (name, tensor) pairs as ``named_parameters()`` gives, or a mapping name -> tensor. Tensors without
             a name are called "0", "1", ... by position.
+        of_model: whether they are all of a model, whatever it holds: messages name ``model``, frozen ones may be of any kind.
 
     Returns:
         The parameters that require a gradient, each once, under its first position and name.
@@ -43,27 +44,33 @@ def number_parameters(params: Parameters) -> list[NumberedParameter]:
             f"params must be an iterable of tensors or of (name, tensor) pairs, or a mapping, got "
             f"{_validate.describe(params)}{of}"
         )
+    name_of_all = "model" if of_model else "params"
     entries = list(params.items() if isinstance(params, Mapping) else params)
     if not entries:
         raise ValueError(
-            "params must hold at least one parameter, got none (or a generator that was used up)"
+            f"{name_of_all} must hold at least one parameter, got none"
+            + ("" if of_model else " (or a generator that was used up)")
         )
     numbered: list[NumberedParameter] = []
     seen: set[int] = set()
     for number, entry in enumerate(entries):
         name, tensor = _name_and_tensor(number, entry)
-        _validate.real_tensor(f"params[{name!r}]", tensor)
+        if not of_model or tensor.requires_grad:
+            _validate.real_tensor(f"{name_of_all}[{name!r}]", tensor)
         if tensor.requires_grad and id(tensor) not in seen:
             seen.add(id(tensor))
             numbered.append(NumberedParameter(number, name, tensor))
     if not numbered:
         raise ValueError(
-            f"params must hold a parameter that requires a gradient, got {len(entries)} frozen ones"
+            f"{name_of_all} must hold a parameter that requires a gradient, got {len(entries)} frozen ones"
         )
     names = [parameter.name for parameter in numbered]
     if len(set(names)) < len(names):
         raise ValueError(f"params must have distinct names, got {names}")
-    _validate.same_device("params", [parameter.tensor for parameter in numbered])
+    _validate.same_device(
+        f"{name_of_all}'s parameters" if of_model else "params",
+        [parameter.tensor for parameter in numbered],
+    )
     return numbered
 
 

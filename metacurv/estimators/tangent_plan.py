@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
 from metacurv.estimators.graph import LossGraph
+from metacurv.estimators.graph_walk import signed
 from metacurv.estimators.linear_uses import LinearUse, right_factor
 from metacurv.estimators.parameters import NumberedParameter
 from metacurv.estimators.probe_products import needs_stored_probe
@@ -157,7 +158,7 @@ class _Body:
     def _rule(self, node: Node, live: list[int], below: Rule | None) -> Rule | None:
         """The rule of a node; ``live``: its live inputs, at most one."""
         if len(self._graph.consumers[node]) > 1:
-            return None  # what comes back is then a sum, which hides hooks from _prepare
+            return None  # what comes back is then a sum, which hides hooks from prepare_rules
         if node in self._use_of:
             use = self._use_of[node]
             if live and live != [use.input_position]:
@@ -185,9 +186,7 @@ def _rule_of_other(node: Node, position: int, below: Rule | None) -> Rule | None
     if name in _SMOOTH:
         return Smooth(times_slope, _slope(node, times_slope), edge)
     if name == "LogSoftmaxBackward0":
-        dim = node._saved_dim  # type: ignore[attr-defined]
-        # torch gives a negative one as the unsigned number of the same bits.
-        return LogSoftmax(node._saved_result, dim if dim < 1 << 63 else dim - (1 << 64))  # type: ignore[attr-defined]
+        return LogSoftmax(node._saved_result, signed(node._saved_dim))  # type: ignore[attr-defined]
     if name == "MmBackward0" and position == 0:
         return FrozenLayer(right_factor(node))
     if name == "AddmmBackward0" and position == 1 and node._saved_alpha == 1:  # type: ignore[attr-defined]

@@ -1,0 +1,72 @@
+"""Which method ``method="auto"`` takes, and the reasons that it gives."""
+
+from __future__ import annotations
+
+from metacurv.estimators.errors import NotTwiceDifferentiableError
+from metacurv.estimators.examine import Examined
+from metacurv.estimators.methods import measure, why_not
+from metacurv.estimators.opened import Opened
+from metacurv.estimators.sampling import Budget, Groups, Summary
+
+# A column is a backward pass to the layers, as is a sample: up to twice as many as the samples that would be drawn anyway, and
+# always this many, are well spent on no error at all.
+_FEW_COLUMNS = 32
+
+
+def worth_columns(examined: Examined, n_samples: int) -> bool:
+    """Whether the exact trace is to be preferred to ``n_samples`` samples."""
+    return examined.columns <= max(_FEW_COLUMNS, 2 * n_samples)
+
+
+def choose_and_measure(opened: Opened, groups: Groups, budget: Budget) -> tuple[str, str, Summary]:
+    """The cheapest method that is right here: its name, why it was taken and not another, and what it measured."""
+    reasons: list[str] = []
+    against = why_not("exact", opened)
+    if against is None:
+        count = _count(opened.examined.columns)
+        if worth_columns(opened.examined, budget.first):
+            return "exact", f"exact: {count}", measure("exact", opened, groups, budget)
+        reasons.append(f"exact would take {count}")
+    else:
+        reasons.append(f"not exact: {against}")
+    against = why_not("activation", opened)
+    if against is None:
+        why = "; ".join(["activation: one backward pass to the layers a sample", *reasons])
+        return "activation", why, measure("activation", opened, groups, budget)
+    reasons = [f"neither exact nor activation: {against}"]
+    if opened.kind == "ggn":
+        against = why_not("hutchinson", opened)
+        if against is not None:
+            raise ValueError(f"kind='ggn' cannot be measured here: {against}; {'; '.join(reasons)}")
+        why = "; ".join(["hutchinson: serves any model", *reasons])
+        return "hutchinson", why, measure("hutchinson", opened, groups, budget)
+    try:
+        summary = measure("hutchinson", opened, groups, budget)
+    except NotTwiceDifferentiableError as error:
+        reasons.append(f"not hutchinson: {str(error).split('. ')[0]}")
+        why = "; ".join(["finite_difference: needs gradients only", *reasons])
+        return "finite_difference", why, measure("finite_difference", opened, groups, budget)
+    return "hutchinson", "; ".join(["hutchinson: serves any loss", *reasons]), summary
+
+
+def measure_by_name(
+    method: str, opened: Opened, groups: Groups, budget: Budget
+) -> tuple[str, str, Summary]:
+    """The method that was asked for.
+
+    Raises:
+        ValueError: it is not right for this model.
+    """
+    against = why_not(method, opened)
+    if against is not None:
+        raise ValueError(
+            f"method={method!r} is not right for this model and kind={opened.kind!r}: {against}; "
+            "use method='auto' for the cheapest that is"
+        )
+    return method, "asked for by name", measure(method, opened, groups, budget)
+
+
+def _count(columns: int) -> str:
+    return (
+        f"{columns} column{'s' if columns != 1 else ''} of the loss's factor, a backward pass each"
+    )

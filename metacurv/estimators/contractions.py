@@ -1,0 +1,97 @@
+"""Inner products of per-sample gradients, from the factors that make them: no gradient a sample where that is dearer.
+
+A layer that uses its weight at T places gives sample n the gradient G_n(u) = sum_t u_nt a_nt'. The trace wants
+
+    sum_n <G_n(u), G_n(w)> = sum_n sum_ts (a_nt . a_ns) (u_nt . w_ns),
+
+and either side may be the cheaper one. With T = 1 both are sum_n ||a_n||^2 (u_n . w_n).
+
+Source: Rochette, Manoel, Tramel 2019, "Efficient per-example gradient computations in convolutional neural networks" (factors);
+Goodfellow 2015, "Efficient per-example gradient computations" (norms).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+# Elements of a temporary: larger products are made a few samples at a time.
+_CHUNK = 1 << 22
+
+
+def row_products(u: Tensor, w: Tensor) -> Tensor:
+    """u . w along the last axis: [..., o] -> [...]."""
+    products: Tensor = torch.linalg.vecdot(u, w)
+    return products
+
+
+def shared_products(a: Tensor, u: Tensor, w: Tensor) -> Tensor:
+    """sum_n <G_n(u), G_n(w)>.
+
+    a: [n, g, T, i] inputs, in g groups; u, w: [R, n, g, T, o] cotangents -> [R] float64.
+    """
+    n, groups, places, inputs = a.shape
+    draws, outputs = u.shape[0], u.shape[-1]
+    if places == 1:
+        norms = row_products(a, a).reshape(-1)
+        return (row_products(u, w).reshape(draws, -1) @ norms).to(torch.float64)
+    sides = 1 if u is w else 2
+    by_places = places * places * (outputs + inputs / draws)
+    by_gradients = places * inputs * outputs * sides
+    if by_places < by_gradients:
+        size, product = groups * places * places, _by_places
+    else:
+        size, product = groups * inputs * outputs, _by_gradients
+    step = max(1, _CHUNK // max(1, size * draws))
+    total = torch.zeros(draws, dtype=torch.float64, device=a.device)
+    for start in range(0, n, step):
+        part = slice(start, start + step)
+        u_part = u[:, part]
+        total += product(a[part], u_part, u_part if u is w else w[:, part])
+    return total
+
+
+def _by_places(a: Tensor, u: Tensor, w: Tensor) -> Tensor:
+    of_inputs = a @ a.transpose(-1, -2)  # [n, g, T, T]
+    return ((u @ w.transpose(-1, -2)) * of_inputs).flatten(1).sum(1, dtype=torch.float64)
+
+
+def _by_gradients(a: Tensor, u: Tensor, w: Tensor) -> Tensor:
+    of_u = u.transpose(-1, -2) @ a  # [R, n, g, o, i]
+    of_w = of_u if u is w else w.transpose(-1, -2) @ a
+    return (of_u * of_w).flatten(1).sum(1, dtype=torch.float64)
+
+
+def patches(
+    x: Tensor,
+    kernel: tuple[int, ...],
+    *,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    places: tuple[int, ...],
+    groups: int,
+) -> Tensor:
+    """What each output of a convolution sees: [B, C, *size] -> [B, g, places, C / g x kernel].
+
+    places: how many outputs there are along each axis.
+    """
+    amounts = [amount for p in reversed(padding) for amount in (p, p)]
+    x = torch.nn.functional.pad(x, amounts).contiguous()
+    batch, channels = x.shape[:2]
+    steps = x.stride()[2:]
+    windows = x.as_strided(
+        (batch, groups, channels // groups, *places, *kernel),
+        (
+            x.stride(0),
+            x.stride(1) * (channels // groups),
+            x.stride(1),
+            *(s * t for s, t in zip(stride, steps, strict=True)),
+            *(d * t for d, t in zip(dilation, steps, strict=True)),
+        ),
+    )
+    axes = len(places)
+    order = [0, 1, *range(3, 3 + axes), 2, *range(3 + axes, 3 + 2 * axes)]
+    return windows.permute(order).reshape(batch, groups, math.prod(places), -1)

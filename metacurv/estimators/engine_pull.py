@@ -1,0 +1,52 @@
+"""Pulls cotangents from the loss's boundary down to the layers by backward passes of autograd, one at a time: any graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from metacurv.estimators.double_backward import run_backward
+from metacurv.estimators.graph_walk import Walk
+
+# What is added to the cotangents of some (node, output), [R, *its shape].
+Bends = Mapping[tuple[int, int], Tensor]
+Cotangents = Sequence[Tensor | None]
+
+
+class EnginePull:
+    """A backward pass for each cotangent.
+
+    Args:
+        walk: of this very graph.
+        boundary: (node, output) where they start.
+        wanted: nodes whose cotangents are asked for.
+        indirect: parameters whose gradient is asked for.
+    """
+
+    def __init__(
+        self,
+        walk: Walk,
+        boundary: tuple[int, int],
+        wanted: Sequence[int],
+        indirect: Sequence[Tensor],
+    ) -> None:
+        self._walk = walk
+        self._boundary = boundary
+        self._inputs = [*(walk.edge(node) for node in wanted), *indirect]
+
+    def __call__(self, cotangent: Tensor, bends: Bends) -> Cotangents:
+        """cotangent: [R, *boundary] -> for each node wanted [R, *its shape], then gradients of ``indirect``, [R, *shape]."""
+        roots = [self._walk.edge(*place) for place in (self._boundary, *bends)]
+        rows = [
+            run_backward(roots, self._inputs, [cotangent[r], *(b[r] for b in bends.values())])
+            for r in range(len(cotangent))
+        ]
+        return [self._stack([row[i] for row in rows]) for i in range(len(self._inputs))]
+
+    @staticmethod
+    def _stack(found: list[Tensor | None]) -> Tensor | None:
+        """Which of them exist depends on the graph only."""
+        tensors = [g.to_dense() if g.is_sparse else g for g in found if g is not None]
+        return torch.stack(tensors) if tensors else None

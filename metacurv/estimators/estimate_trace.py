@@ -1,0 +1,238 @@
+"""The trace of a whole model's Hessian or Gauss-Newton matrix, by the cheapest method that is right for it."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from metacurv import _validate
+from metacurv._warnings import warn_user
+from metacurv.estimators.choice import choose_and_measure, measure_by_name
+from metacurv.estimators.methods import METHODS
+from metacurv.estimators.model_loss import LossFunction, ModelLoss
+from metacurv.estimators.opened import Opened, batch_size
+from metacurv.estimators.parameters import NumberedParameter, number_parameters
+from metacurv.estimators.sampling import Budget, Groups, Summary
+from metacurv.estimators.trace_estimate import TraceEstimate
+
+Method = Literal["auto", "exact", "activation", "taylor", "hutchinson", "finite_difference"]
+
+_DEFAULT_RTOL = 0.05
+_SEED_STEP = 0x9E3779B97F4A7C15  # odd, so that no two batches share a seed
+
+
+def estimate_trace(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    inputs: Any,
+    targets: Any = None,
+    *,
+    kind: Literal["hessian", "ggn"] = "hessian",
+    method: Method = "auto",
+    n_samples: int | None = None,
+    rtol: float | None = None,
+    max_samples: int = 10_000,
+    seed: int = 0,
+    max_memory: int = 1 << 30,
+    backend: str = "auto",
+) -> TraceEstimate:
+    """Trace of the Hessian or Gauss-Newton matrix (GGN) of ``loss_fn(model(inputs), targets)`` in the model's parameters.
+
+    Methods, from the fastest at a given error to the most general (``docs/estimators.md`` derives them):
+
+    - "exact": no sampling error. GGN of any model; Hessian of networks that are linear in pieces (ReLU ...), where both are the
+      same almost everywhere. One backward pass to the layers for each column of the loss's factor (classes - 1).
+    - "activation": one random backward pass to the layers a sample, two through smooth activations. GGN of any model; Hessian
+      where all that lies above a parameter is linear, linear in pieces, or elementwise.
+    - "taylor": Hutchinson's samples in second-order forward mode, for stacks of known layers (totals only).
+    - "hutchinson": parameter space, any loss that can be differentiated twice.
+    - "finite_difference": two gradients a sample, any model that has a gradient (compiled, fused attention).
+    - "auto": the first of exact, activation, hutchinson, finite_difference that is right for this model, loss and kind, by the
+      graph of its loss; ``why`` of the result says what decided.
+
+    The model's state stays as it was: ``.grad``, modes, buffers and random numbers; dropout draws one mask for all passes.
+
+    Args:
+        model: its parameters that require a gradient are measured.
+        loss_fn: callable of (output, target) with a scalar result, a mean or a sum over samples.
+        inputs: a batch: the model's argument; a tuple of them; or a mapping of keyword arguments. Or, with ``targets=None``,
+            an iterable of (inputs, targets) pairs such as a data loader: its batches are weighted by their numbers of samples
+            (added up where ``loss_fn.reduction == "sum"``).
+        targets: what ``loss_fn`` takes beside the output.
+        kind: "hessian" or "ggn".
+        method: see above. By name, a method that is not right for the model is refused.
+        n_samples: samples to draw, >= 1; with ``rtol`` the least number.
+        rtol: in (0, 1): draw until the standard error is at most this share of the value, not before 16 samples. Default, where
+            ``n_samples`` is not given either: 0.05. Of several batches each is held to it.
+        max_samples: >= 1, where ``rtol`` gives up (with a warning, and ``converged`` false).
+        seed: int in [0, 2^64). The same seed gives the same samples; the global random state is not used.
+        max_memory: bytes that "exact" may take for cotangents at a time, on top of the model's graph.
+        backend: "auto", "native" or "reference" (see ``metacurv.ops``).
+
+    Returns:
+        A ``TraceEstimate``, with parts by parameter and by layer and the error of each.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: an argument is out of range; the loss is not a finite scalar with a graph that reaches the parameters; a
+            method was asked for by name that is not right for the model; no batches.
+        NotTwiceDifferentiableError: ``method="hutchinson"`` and an operation has no second derivative.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(2, 3)
+        >>> x, y = torch.ones(4, 2), torch.tensor([0, 1, 2, 0])
+        >>> estimate = estimate_trace(model, torch.nn.CrossEntropyLoss(), x, y)
+        >>> estimate.method, estimate.stderr
+        ('exact', 0.0)
+    """
+    budget = _check(model, loss_fn, kind, method, n_samples, rtol, max_samples)
+    _validate.backend(backend)
+    checked_seed = _validate.seed(seed)
+    memory = _validate.integer("max_memory", max_memory, low=1)
+    parameters = number_parameters(model.named_parameters(), of_model=True)
+    results: list[tuple[int, tuple[str, str, Summary]]] = []
+    layers = _layers(parameters)
+    # Taylor mode gives totals only.
+    groups = Groups([], 1) if method == "taylor" else Groups([*layers.values()], len(parameters))
+    for batch_inputs, batch_targets in _batches(inputs, targets):
+        problem = ModelLoss(model, loss_fn, batch_inputs, batch_targets, parameters)
+        # Batches draw probes of their own: the same ones would tie their errors together.
+        batch_seed = (checked_seed + len(results) * _SEED_STEP) % (1 << 64)
+        opened = Opened(problem, kind, batch_seed, backend, memory)
+        if method == "auto":
+            found = choose_and_measure(opened, groups, budget)
+        else:
+            found = measure_by_name(method, opened, groups, budget)
+        results.append((batch_size(batch_inputs), found))
+    if not results:
+        raise ValueError("inputs must give at least one batch, got none")
+    names = [] if method == "taylor" else [parameter.name for parameter in parameters]
+    return _combine(
+        results, names, list(layers) if names else [], kind, checked_seed, _adds_up(loss_fn)
+    )
+
+
+def _check(
+    model: object,
+    loss_fn: object,
+    kind: object,
+    method: object,
+    n_samples: object,
+    rtol: object,
+    max_samples: object,
+) -> Budget:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {_validate.describe(model)}")
+    if not callable(loss_fn):
+        raise TypeError(f"loss_fn must be callable, got {_validate.describe(loss_fn)}")
+    if kind not in ("hessian", "ggn"):
+        raise ValueError(f"kind must be 'hessian' or 'ggn', got {_validate.describe(kind)}")
+    if method not in ("auto", *METHODS):
+        raise ValueError(
+            f"method must be one of auto, {', '.join(METHODS)}, got {_validate.describe(method)}"
+        )
+    most = _validate.integer("max_samples", max_samples, low=1, high=1 << 32)
+    least = None
+    if n_samples is not None:
+        least = _validate.integer("n_samples", n_samples, low=1, high=1 << 32)
+    tolerance = None
+    if rtol is not None:
+        tolerance = _validate.real("rtol", rtol, low=0, below=1)
+        if tolerance == 0:
+            raise ValueError(
+                "rtol must be > 0 and < 1, got 0.0 (method='exact' has no sampling error)"
+            )
+        if least is not None and least > most:
+            raise ValueError(
+                f"max_samples must be at least n_samples={least} where rtol is given, got {most}"
+            )
+    elif least is None:
+        tolerance = _DEFAULT_RTOL
+    return Budget(least, tolerance, most)
+
+
+def _layers(parameters: list[NumberedParameter]) -> dict[str, list[int]]:
+    """Names of the modules that own parameters, with the parameters' indices."""
+    layers: dict[str, list[int]] = {}
+    for index, parameter in enumerate(parameters):
+        layers.setdefault(parameter.name.rpartition(".")[0], []).append(index)
+    return layers
+
+
+def _batches(inputs: Any, targets: Any) -> Iterator[tuple[Any, Any]]:
+    is_batch = isinstance(inputs, (Tensor, tuple, Mapping)) or targets is not None
+    if is_batch or not isinstance(inputs, Iterable):
+        yield inputs, targets
+        return
+    state = torch.get_rng_state()  # a data loader draws seeds while it is iterated over
+    try:
+        for index, pair in enumerate(inputs):
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                raise TypeError(
+                    "inputs must give (inputs, targets) pairs where targets is None, got "
+                    f"{_validate.describe(pair)} at {index}"
+                )
+            yield pair[0], pair[1]
+    finally:
+        torch.set_rng_state(state)
+
+
+def _adds_up(loss_fn: Any) -> bool:
+    """Whether the loss is a sum over samples, so that batches add up instead of being averaged."""
+    keywords = getattr(loss_fn, "keywords", {})  # of a functools.partial
+    return bool(getattr(loss_fn, "reduction", keywords.get("reduction")) == "sum")
+
+
+def _combine(
+    results: list[tuple[int, tuple[str, str, Summary]]],
+    names: list[str],
+    layers: list[str],
+    kind: str,
+    seed: int,
+    adds_up: bool,
+) -> TraceEstimate:
+    """Batches' traces weighted by their sizes; their errors are independent."""
+    summaries = [summary for _, (_, _, summary) in results]
+    mean, error = summaries[0].mean, summaries[0].stderr
+    if len(results) > 1:
+        total_size = sum(size for size, _ in results)
+        weights = [1.0 if adds_up else size / total_size for size, _ in results]
+        by_part = zip(*(summary.mean for summary in summaries), strict=True)
+        mean = [sum(map(operator.mul, weights, values)) for values in by_part]
+        by_part = zip(*(summary.stderr for summary in summaries), strict=True)
+        error = [math.hypot(*map(operator.mul, weights, errors)) for errors in by_part]
+    methods = list(dict.fromkeys(method for _, (method, _, _) in results))
+    why = " | ".join(dict.fromkeys(why for _, (_, why, _) in results))
+    n_samples = sum(summary.n_samples for summary in summaries)
+    converged = all(summary.converged for summary in summaries)
+    if not math.isfinite(mean[-1]):
+        why += f"; the trace is not finite ({mean[-1]})"
+        warn_user("estimate_trace found a trace that is not finite: see per_parameter", UserWarning)
+    elif not converged:
+        why += f"; stopped by max_samples after {n_samples} samples, before rtol was reached"
+        warn_user(
+            f"estimate_trace stopped at max_samples with a standard error of {error[-1]:.3g} on {mean[-1]:.6g}; "
+            "the value is honest but rougher than rtol",
+            UserWarning,
+        )
+    sums = slice(len(names), len(names) + len(layers))
+    return TraceEstimate(
+        value=mean[-1],
+        stderr=error[-1],
+        n_samples=n_samples,
+        per_parameter=dict(zip(names, mean[: len(names)], strict=True)),
+        per_parameter_stderr=dict(zip(names, error[: len(names)], strict=True)),
+        method=" and ".join(methods),
+        kind=kind,
+        seed=seed,
+        per_layer=dict(zip(layers, mean[sums], strict=True)),
+        per_layer_stderr=dict(zip(layers, error[sums], strict=True)),
+        why=why,
+        converged=converged,
+    )

@@ -1,0 +1,75 @@
+"""Which way to v . (H v) serves a graph.
+
+Through stacks of known layers a probe is pushed and pulled by rules (``forward_over_reverse``). Else one gradient graph serves
+all probes, and each costs one backward pass through it (``double_backward``, and always so on the reference backend), less what
+the factors of linear layers save (``linear_factors``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+import torch
+from torch import Tensor
+
+from metacurv.estimators.double_backward import (
+    DoubleBackward,
+    gradient_graph,
+    refuse_cut_graph,
+)
+from metacurv.estimators.errors import NotApplicable, explain_differentiation_errors
+from metacurv.estimators.forward_over_reverse import ForwardOverReverse
+from metacurv.estimators.graph import LossGraph
+from metacurv.estimators.linear_factors import FactoredDoubleBackward, worth_factoring
+from metacurv.estimators.linear_uses import find_linear_uses
+from metacurv.estimators.parameters import NumberedParameter
+from metacurv.estimators.tangent_plan import plan_tangents
+
+# Ways to v . (H v) of every parameter, probe by probe; they agree up to rounding.
+Products = DoubleBackward | FactoredDoubleBackward | ForwardOverReverse
+
+
+def choose_products(
+    loss: Tensor,
+    parameters: Sequence[NumberedParameter],
+    backend: str,
+    *,
+    keeps_samples: bool = False,
+) -> Products:
+    """The fastest way that serves the graph of ``loss``; on the reference backend autograd's.
+
+    keeps_samples: see ``DoubleBackward``; the other ways always keep them.
+    """
+    assert loss.grad_fn is not None  # check_loss saw to it
+    graph = LossGraph(loss.grad_fn)
+    # A once-differentiable function leaves its mark only on gradients that carry a graph on arrival.
+    start = torch.ones_like(loss, requires_grad=True) if graph.has_python_functions else None
+    products = None if backend == "reference" else _fast(loss, graph, parameters, backend, start)
+    if products is None:
+        gradients = gradient_graph(loss, [p.tensor for p in parameters], start=start)
+        products = DoubleBackward(gradients, parameters, keeps_samples=keeps_samples)
+    if start is not None:
+        refuse_cut_graph(products.gradients)
+    return products
+
+
+def _fast(
+    loss: Tensor,
+    graph: LossGraph,
+    parameters: Sequence[NumberedParameter],
+    backend: str,
+    start: Tensor | None,
+) -> Products | None:
+    """The first that serves: without a gradient's graph, for a stack of known layers; by the factors of linear layers."""
+    uses = find_linear_uses(graph, parameters)
+    with suppress(NotApplicable):
+        with explain_differentiation_errors("reading what the forward pass saved"), torch.no_grad():
+            steps = plan_tangents(graph, parameters, uses, backend)
+        if steps is not None:
+            return ForwardOverReverse(loss, parameters, steps, start=start)
+    with suppress(NotApplicable):
+        light = worth_factoring(uses, graph, parameters)
+        if light:
+            return FactoredDoubleBackward(loss, parameters, light, backend=backend, start=start)
+    return None

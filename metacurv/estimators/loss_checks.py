@@ -1,0 +1,52 @@
+"""What every estimator asks of a loss, and what none of them lets run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from metacurv import _validate
+from metacurv.estimators.parameters import NumberedParameter
+
+
+def check_loss(loss: Tensor, *, finite: bool = True) -> None:
+    """Raises unless ``loss`` is a real scalar with a graph (and a finite value, which costs a host sync on CUDA)."""
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"loss must be a Tensor, got {_validate.describe(loss)}")
+    if loss.numel() != 1:
+        raise ValueError(f"loss must be a scalar, got shape {tuple(loss.shape)}")
+    _validate.real_tensor("loss", loss)
+    if not loss.requires_grad or loss.grad_fn is None:
+        got = "a leaf" if loss.requires_grad else "a detached tensor"
+        raise ValueError(
+            f"loss must carry a graph (be computed from the parameters with gradients enabled), got {got}"
+        )
+    if loss.is_meta:
+        raise ValueError("loss must hold a value, got a tensor on the meta device")
+    if finite and not bool(torch.isfinite(loss.detach())):
+        raise ValueError(f"loss must be finite, got {loss.item()}")
+
+
+def refuse_reentrant_checkpoints(names: Iterable[str]) -> None:
+    """Raises ValueError where ``names`` of a graph's nodes tell of one: what lies inside is not in the graph."""
+    if "CheckpointFunctionBackward" in names:
+        raise ValueError(
+            "model must not use torch.utils.checkpoint with use_reentrant=True, which hides the parameters inside it from "
+            "autograd.grad; pass use_reentrant=False"
+        )
+
+
+@contextmanager
+def without_hooks(parameters: Sequence[NumberedParameter]) -> Iterator[None]:
+    """A reading is not the user's backward pass: gradient hooks on leaf parameters must neither run nor change it."""
+    hooked = [(p.tensor, p.tensor._backward_hooks) for p in parameters if p.tensor._backward_hooks]
+    try:
+        for tensor, _ in hooked:
+            tensor._backward_hooks = None
+        yield
+    finally:
+        for tensor, hooks in hooked:
+            tensor._backward_hooks = hooks

@@ -1,0 +1,135 @@
+"""The five ways to a model's trace under one form: whether each is right for a batch, and what it measures there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+
+import torch
+from torch.autograd.graph import Node
+
+from metacurv import ops
+from metacurv.estimators.errors import NotApplicable, explain_differentiation_errors
+from metacurv.estimators.exact import exact_parts
+from metacurv.estimators.finite_difference import FiniteDifference
+from metacurv.estimators.graph import LossGraph, nodes_below
+from metacurv.estimators.hutchinson_samples import GaussNewtonSamples, HessianSamples
+from metacurv.estimators.linear_uses import find_linear_uses
+from metacurv.estimators.loss_checks import refuse_reentrant_checkpoints, without_hooks
+from metacurv.estimators.opened import Opened
+from metacurv.estimators.sampling import Budget, Draw, Groups, Summary, sample
+from metacurv.estimators.state import recording
+from metacurv.estimators.tangent_plan import plan_tangents
+from metacurv.estimators.taylor import Taylor
+
+METHODS = ("exact", "activation", "taylor", "hutchinson", "finite_difference")
+
+
+class Unserved(ValueError):
+    """A method was asked for by name that is not right for the model; the message says why."""
+
+
+def why_not(method: str, opened: Opened) -> str | None:
+    """Why ``method`` would be wrong here; None where it is right, as far as can be told before it runs."""
+    if method in ("exact", "activation"):
+        if opened.obstacle is not None:
+            return opened.obstacle
+        if method == "exact" and opened.kind == "hessian" and opened.bent_by:
+            return (
+                f"columns give the Hessian only where a network is linear in pieces, and {', '.join(opened.bent_by)} "
+                "is not"
+            )
+        return None
+    if method == "hutchinson":
+        if opened.kind == "ggn" and opened.forward.edge is None:
+            return "the Gauss-Newton matrix needs a model whose output is one tensor"
+        return None
+    return (
+        None if opened.kind == "hessian" else f"it measures the Hessian only, not {opened.kind!r}"
+    )
+
+
+def measure(method: str, opened: Opened, groups: Groups, budget: Budget) -> Summary:
+    """Runs a method for which ``why_not`` found nothing; all parameters' parts, the groups, and the total.
+
+    Raises:
+        Unserved: it turned out not to serve after all.
+    """
+    if method not in ("exact", "activation"):
+        refuse_reentrant_checkpoints({node.name() for node in nodes_below([_root(opened)])})
+    if (
+        method == "finite_difference"
+    ):  # runs forward passes of its own, as the caller's autocast has them
+        return sample(_finite_difference(opened), groups, budget)
+    with _quiet(opened):
+        if method == "exact":
+            parts = exact_parts(opened.space(for_columns=True))
+            sums = groups.with_sums(parts.unsqueeze(0))[0].tolist()
+            return Summary(sums, [0.0] * len(sums), 0, converged=True)
+        return sample(_SAMPLERS[method](opened), groups, budget)
+
+
+def _root(opened: Opened) -> Node:
+    root = opened.forward.loss.grad_fn
+    assert root is not None  # check_loss saw to it
+    return root
+
+
+def _quiet(opened: Opened) -> AbstractContextManager[object]:
+    """Backward passes take the dtypes that the forward pass chose, and run no hooks of the user's parameters."""
+    stack = ExitStack()
+    device = opened.problem.device.type
+    if torch.is_autocast_enabled(device):
+        stack.enter_context(torch.autocast(device, enabled=False))
+    stack.enter_context(recording())
+    stack.enter_context(torch.no_grad())
+    stack.enter_context(without_hooks(opened.problem.parameters))
+    stack.enter_context(opened.problem.state_kept())
+    return stack
+
+
+def _activation(opened: Opened) -> Draw:
+    space = opened.space(for_columns=False)
+    key = ops.as_int64(opened.seed)
+    return lambda first, n: space.draw(key, first, n)
+
+
+def _taylor(opened: Opened) -> Draw:
+    loss, parameters = opened.forward.loss, opened.problem.parameters
+    graph = LossGraph(_root(opened))
+    start = torch.ones_like(loss, requires_grad=True) if graph.has_python_functions else None
+    try:
+        with explain_differentiation_errors("reading what the forward pass saved"):
+            uses = find_linear_uses(graph, parameters)
+            steps = plan_tangents(graph, parameters, uses, opened.backend)
+        if steps is None:
+            raise NotApplicable
+        with torch.enable_grad():
+            taylor = Taylor(loss, parameters, steps, start=start, backend=opened.backend)
+    except NotApplicable:
+        raise Unserved(
+            "method='taylor' serves stacks of linear layers and elementwise activations in which each parameter is used "
+            "once and no hook changes a gradient, which this model is not; use method='hutchinson' or 'auto'"
+        ) from None
+    return lambda first, n: taylor.samples(
+        seed=opened.seed, first_probe=first, n_samples=n
+    ).unsqueeze(1)
+
+
+def _hutchinson(opened: Opened) -> Draw:
+    of_kind = HessianSamples if opened.kind == "hessian" else GaussNewtonSamples
+    with torch.enable_grad():
+        return of_kind(
+            opened.problem, opened.forward, seed=opened.seed, backend=opened.backend
+        ).samples
+
+
+def _finite_difference(opened: Opened) -> Draw:
+    return FiniteDifference(opened.problem, seed=opened.seed, backend=opened.backend).samples
+
+
+_SAMPLERS: dict[str, Callable[[Opened], Draw]] = {
+    "activation": _activation,
+    "taylor": _taylor,
+    "hutchinson": _hutchinson,
+}

@@ -1,0 +1,126 @@
+"""A model's loss on one batch, evaluated as often as needed without leaving a trace in the user's state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
+from torch.utils import _pytree as pytree
+
+from metacurv.estimators.parameters import NumberedParameter
+from metacurv.estimators.state import StateKept, recording
+
+LossFunction = Callable[[Any, Any], Tensor]
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One forward pass: what the model gave, and the loss, with their graph.
+
+    ``edge``: where the gradient in the output arrives, if that is one tensor; as it was before the loss saw it.
+    """
+
+    output: Any
+    loss: Tensor
+    edge: GradientEdge | None
+
+
+@dataclass(frozen=True)
+class ModelLoss:
+    """loss_fn(model(inputs), targets) as a function of the model's parameters.
+
+    ``inputs``: a tuple is passed as positional arguments, a mapping as keyword arguments, anything else as the one argument.
+    ``parameters``: those of the model that require a gradient, numbered by their position among all.
+    """
+
+    model: nn.Module
+    loss_fn: LossFunction
+    inputs: Any
+    targets: Any
+    parameters: list[NumberedParameter]
+
+    @property
+    def device(self) -> torch.device:
+        """The parameters' device."""
+        return self.parameters[0].tensor.device
+
+    def forward(self) -> Forward:
+        """One pass with gradients on. All passes see the same random numbers, so that dropout keeps its mask."""
+        with recording(), torch.enable_grad(), self.state_kept():
+            output = call_model(self.model, _out_of_inference(self.inputs))
+            edge = output_edge(output)
+            return Forward(output, self.loss_fn(output, _out_of_inference(self.targets)), edge)
+
+    def forward_with(self, values: Mapping[str, Tensor]) -> Any:
+        """The model's output with ``values`` in place of the parameters of these names, for the same random numbers.
+
+        The caller chooses whether gradients are recorded; tangents of forward-mode differentiation pass.
+        """
+        tensors = {id(p.tensor): values[p.name] for p in self.parameters if p.name in values}
+        with recording(), self.state_kept(), _replaced(self.model, tensors):
+            return call_model(self.model, _out_of_inference(self.inputs))
+
+    def loss_of(self, output: Any) -> Tensor:
+        """The loss of an output, without the model, with gradients on."""
+        with recording(), torch.enable_grad(), self.state_kept():
+            return self.loss_fn(output, _out_of_inference(self.targets))
+
+    def state_kept(self) -> StateKept:
+        """Puts random state and buffers back at the end: a backward pass changes them too where it repeats the forward pass."""
+        return StateKept(self._modules, self.device)
+
+    @cached_property
+    def _modules(self) -> list[nn.Module]:
+        return list(self.model.modules())
+
+
+def output_edge(output: Any) -> GradientEdge | None:
+    """Where the gradient in a model's output arrives; None for anything but one tensor with a graph."""
+    if not isinstance(output, Tensor) or output.grad_fn is None:
+        return None
+    return GradientEdge(output.grad_fn, output.output_nr)
+
+
+def call_model(model: Callable[..., Any], inputs: Any) -> Any:
+    """model(inputs), with a tuple as positional and a mapping as keyword arguments."""
+    if isinstance(inputs, tuple):
+        return model(*inputs)
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(inputs)
+
+
+def _out_of_inference(value: Any) -> Any:
+    """Copies of tensors made under inference_mode, which autograd refuses to save."""
+
+    def usable(leaf: Any) -> Any:
+        return leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf
+
+    return usable(value) if isinstance(value, Tensor) else pytree.tree_map(usable, value)
+
+
+@contextmanager
+def _replaced(model: nn.Module, tensors: Mapping[int, Tensor]) -> Iterator[None]:
+    """Puts tensors in the places of parameters, given by id, and the parameters back at the end.
+
+    Not torch.func.functional_call: where a module is used twice, 2.13 leaves its parameters replaced.
+    """
+    held = [
+        (module, name, parameter)
+        for module in model.modules()
+        for name, parameter in module._parameters.items()
+        if id(parameter) in tensors
+    ]
+    try:
+        for module, name, parameter in held:
+            module._parameters[name] = tensors[id(parameter)]  # type: ignore[assignment]
+        yield
+    finally:
+        for module, name, parameter in held:
+            module._parameters[name] = parameter

@@ -1,0 +1,244 @@
+"""Factors of H_out, the second derivative of the loss in what the model puts out, without the model.
+
+Each gives cotangents (u, w) with E[u w'] = H_out from random signs, or columns whose sum of u w' is H_out:
+
+    softmax (any loss that is linear in log softmax(z)): H_out = s (diag p - p p'), s the target's total weight, a number a row.
+        u = S e with S = sqrt(s) (diag(sqrt p) - p sqrt(p)'). S has rank C - 1: its columns are s^1/2 diag(sqrt p) times a basis
+        of the complement of the unit vector sqrt(p), which a Householder reflection gives.
+    elementwise losses: H_out = diag(h), u = sqrt|h| e, w = sgn(h) u.
+    any other: u = e, w = H_out e by a double backward through the loss alone.
+
+Source: Dangel, Harmeling, Hennig 2020, "Modular block-diagonal curvature approximations", section 3 (the symmetric factor).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+from metacurv.estimators.double_backward import (
+    gradient_graph,
+    hessian_vector_products,
+    refuse_cut_graph,
+)
+from metacurv.estimators.precision import wide, wide_dtype
+
+Pair = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Signs:
+    """Where random signs come from: ``n`` probes from ``first`` on, under one seed, as parameter number 0."""
+
+    run: ModuleType
+    key: int
+    first: int
+    n: int
+
+    def like(self, x: Tensor, number: int = 0) -> Tensor:
+        """[n, *x.shape] of x's dtype, float32 at least."""
+        signs = torch.empty((self.n, *x.shape), dtype=wide_dtype(x.dtype), device=x.device)
+        index = torch.full((), self.first, dtype=torch.int64, device=x.device)
+        for k in range(self.n):
+            if k:
+                index.add_(1)
+            self.run.rademacher_([signs[k]], self.key, index, [number], [0])
+        return signs
+
+
+class OutputFactor:
+    """Cotangents at the boundary between model and loss.
+
+    ``shape``: of the boundary. ``is_definite``: u and w are the same tensor.
+    ``columns_per_sample``: how many columns a sample has, of ``samples`` along the first axis.
+    """
+
+    is_definite = True
+    shape: torch.Size
+    columns_per_sample: int
+
+    def draw(self, signs: Signs) -> Pair:
+        """(u, w) for every probe: [n, *shape]."""
+        raise NotImplementedError
+
+    def columns(self, start: int, stop: int) -> Pair:
+        """(u, w) of columns ``start`` ... ``stop - 1`` of every sample at once: [stop - start, *shape]."""
+        raise NotImplementedError
+
+
+class SoftmaxFactor(OutputFactor):
+    """Of a loss that is linear in log p = log_softmax(z).
+
+    Args:
+        log_p: log softmax of z, any shape.
+        dim: the classes' axis.
+        weight: s = -dL/d(log p) summed over classes: of log_p's shape without ``dim``.
+        samples: how many the boundary's first axis holds.
+        is_definite: whether ``weight`` is known to be >= 0 everywhere.
+    """
+
+    def __init__(
+        self, log_p: Tensor, dim: int, weight: Tensor, samples: int, *, is_definite: bool
+    ) -> None:
+        self.shape = log_p.shape
+        self._dim = dim % log_p.dim()
+        self._is_last = self._dim == log_p.dim() - 1
+        rows = log_p if self._is_last else log_p.movedim(self._dim, -1)
+        self._moved_shape = rows.shape
+        self._classes = rows.shape[-1]
+        # [M, C]: a row for each sample and position, sqrt p of each class.
+        self._sqrt_p = wide(rows.reshape(-1, self._classes)).exp().sqrt_()
+        weight = weight.reshape(-1).to(self._sqrt_p.dtype)
+        self._sign: Tensor | None = None
+        if not is_definite and bool((weight < 0).any()):
+            self.is_definite = False
+            self._sign = weight.sign().unsqueeze(1)
+            weight = weight.abs()
+        self._root = weight.sqrt()
+        self._samples = samples
+        self._positions = len(self._root) // max(1, samples)
+        self.columns_per_sample = self._positions * (self._classes - 1)
+
+    def _pair(self, u: Tensor) -> Pair:
+        """u: [R, M, C]."""
+        placed = self._placed(u)
+        return placed, placed if self._sign is None else self._placed(u * self._sign)
+
+    def _placed(self, u: Tensor) -> Tensor:
+        if self._is_last:
+            return u.view(len(u), *self.shape)
+        return u.view(len(u), *self._moved_shape).movedim(-1, self._dim + 1).contiguous()
+
+    def draw(self, signs: Signs) -> Pair:
+        """As the class above says; element numbers count with the classes last."""
+        return self._pair(
+            signs.run.softmax_factor(self._sqrt_p, self._root, signs.key, signs.first, 0, signs.n)
+        )
+
+    def columns(self, start: int, stop: int) -> Pair:
+        """Column j belongs to position j // (C - 1) of each sample: a sequence has several, each with a block of its own."""
+        if self._positions == 1:
+            return self._pair(self._reflected(self._sqrt_p, self._root, start, stop))
+        q = self._sqrt_p.view(self._samples, self._positions, self._classes)
+        root = self._root.view(self._samples, self._positions)
+        u = q.new_zeros((stop - start, *q.shape))
+        each = self._classes - 1
+        for position in range(start // each, (stop - 1) // each + 1):
+            first, last = max(start, position * each), min(stop, (position + 1) * each)
+            u[first - start : last - start, :, position] = self._reflected(
+                q[:, position],
+                root[:, position],
+                first - position * each,
+                last - position * each,
+            )
+        return self._pair(u.view(stop - start, -1, self._classes))
+
+    @staticmethod
+    def _reflected(q: Tensor, root: Tensor, start: int, stop: int) -> Tensor:
+        """Columns start + 1 ... stop of diag(root q) (I - v v' / (1 + q_0)), v = q + e_0: a reflection that takes q to -e_0.
+
+        q: [N, C]; root: [N] -> [stop - start, N, C].
+        """
+        scaled = q * root.unsqueeze(1)
+        v = q.clone()
+        v[:, 0] += 1
+        chosen = slice(start + 1, stop + 1)
+        factors = (q[:, chosen] / v[:, :1]).t().unsqueeze(2)  # [R, N, 1]
+        columns = factors * (scaled * v).neg_()
+        columns[:, :, chosen].diagonal(dim1=0, dim2=2).add_(scaled[:, chosen])
+        return columns
+
+
+class DiagonalFactor(OutputFactor):
+    """Of an elementwise loss; h: the diagonal of H_out, any shape."""
+
+    def __init__(self, h: Tensor, samples: int) -> None:
+        self.shape = h.shape
+        h = wide(h)
+        self._root = h.abs().sqrt()
+        self._sign: Tensor | None = None
+        if bool((h < 0).any()):
+            self.is_definite = False
+            self._sign = h.sign()
+        self._samples = samples
+        self.columns_per_sample = h.numel() // max(1, samples)
+
+    def _pair(self, u: Tensor) -> Pair:
+        return u, u if self._sign is None else u * self._sign
+
+    def draw(self, signs: Signs) -> Pair:
+        """As the class above says."""
+        return self._pair(signs.like(self._root).mul_(self._root))
+
+    def columns(self, start: int, stop: int) -> Pair:
+        """Column j touches element j of each sample."""
+        return self._pair(_unit(self._root, self._samples, start, stop))
+
+
+class GenericFactor(OutputFactor):
+    """Of any loss that can be differentiated twice in the output.
+
+    Args:
+        loss: one element.
+        edge: where the gradient in the output arrives.
+        like: a tensor of the output's shape, dtype and device.
+    """
+
+    is_definite = False
+
+    def __init__(self, loss: Tensor, edge: GradientEdge, like: Tensor, samples: int) -> None:
+        self.shape = like.shape
+        self._edge = edge
+        self._like = like
+        self._samples = samples
+        self.columns_per_sample = like.numel() // max(1, samples)
+        # A once-differentiable function leaves its mark only on gradients that carry a graph on arrival.
+        start = torch.ones_like(loss, requires_grad=True)
+        (gradient,) = gradient_graph(loss, [edge], start=start)
+        refuse_cut_graph([gradient])
+        self._gradient = gradient if gradient is not None and gradient.requires_grad else None
+
+    def times_hessian(self, e: Tensor) -> Tensor:
+        """H_out e; e: [*shape]."""
+        if self._gradient is None:  # linear in the output
+            return torch.zeros_like(e)
+        (product,) = hessian_vector_products(
+            [self._gradient], [e.to(self._gradient.dtype)], [self._edge]
+        )
+        return torch.zeros_like(e) if product is None else product.to(e.dtype)
+
+    def _pairs(self, e: Tensor) -> Pair:
+        rows = e.reshape(-1, *self.shape)
+        products = [self.times_hessian(row.contiguous()) for row in rows]
+        return e, torch.stack(products).view(e.shape)
+
+    def draw(self, signs: Signs) -> Pair:
+        """As the class above says."""
+        return self._pairs(signs.like(self._like))
+
+    def columns(self, start: int, stop: int) -> Pair:
+        """Column j is the unit vector of element j of each sample, which is right where samples do not share a loss."""
+        ones = torch.ones(self.shape, dtype=wide_dtype(self._like.dtype), device=self._like.device)
+        return self._pairs(_unit(ones, self._samples, start, stop))
+
+
+def _unit(values: Tensor, samples: int, start: int, stop: int) -> Tensor:
+    """[stop - start, *values.shape]: ``values`` at one element of each sample, 0 elsewhere."""
+    flat = values.reshape(samples, -1)
+    u = flat.new_zeros((stop - start, *flat.shape))
+    rows = torch.arange(stop - start, device=flat.device)
+    u[rows, :, rows + start] = flat[:, start:stop].t()
+    return u.view(stop - start, *values.shape)
+
+
+def diagonal_of(loss: Tensor, edge: GradientEdge, like: Tensor) -> Tensor:
+    """h of an elementwise loss, as H_out times ones."""
+    (gradient,) = gradient_graph(loss, [edge])
+    if gradient is None or not gradient.requires_grad:
+        return torch.zeros_like(like)
+    (h,) = hessian_vector_products([gradient], [torch.ones_like(gradient)], [edge])
+    return torch.zeros_like(like) if h is None else h

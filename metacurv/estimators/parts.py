@@ -1,0 +1,138 @@
+"""From cotangents at the places of parameters to each parameter's part of the trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from metacurv.estimators.engine_pull import Cotangents
+from metacurv.estimators.graph_walk import Walk
+from metacurv.estimators.parameters import NumberedParameter
+from metacurv.estimators.part_plans import PartPlan
+from metacurv.estimators.precision import wide
+from metacurv.estimators.use_sites import bind, layer_input
+from metacurv.estimators.uses import Use
+
+if TYPE_CHECKING:
+    from metacurv.estimators.examine import Examined
+
+
+# From cotangents to a block of columns, float64 [R, parameters of the part]; None where no path leads there.
+Part = Callable[[Cotangents, Cotangents], Tensor | None]
+
+
+class Parts:
+    """The parts of all parameters, in one table.
+
+    Args:
+        walk: of this very graph.
+        examined: what is known about such graphs.
+        parameters: all that are asked for.
+        run: the ops, with or without kernels.
+    """
+
+    def __init__(
+        self,
+        walk: Walk,
+        examined: Examined,
+        parameters: Sequence[NumberedParameter],
+        run: ModuleType,
+    ) -> None:
+        self._size = len(parameters)
+        self._run = run
+        self._slot = {node: slot for slot, node in enumerate(examined.plan.site_nodes)}
+        self._parts: list[tuple[tuple[int, ...], Part]] = []
+        slot = len(self._slot)
+        for part in examined.part_plans:
+            if part.is_layer:
+                made = self._layer(walk, part)
+            elif part.sites:
+                made = self._single(walk, part, parameters[part.parameters[0]].tensor)
+            else:
+                made = _of_gradients(slot)
+                slot += 1
+            self._parts.append((part.parameters, made))
+        order = [p for owners, _ in self._parts for p in owners]
+        self._order = None if order == list(range(self._size)) else order
+
+    def table(self, of_u: Cotangents, of_w: Cotangents) -> Tensor:
+        """Cotangents at ``plan.site_nodes`` and gradients of ``plan.indirect`` -> float64 [R, parameters]."""
+        rows, device = next((len(u), u.device) for u in of_u if u is not None)
+        blocks = []
+        for owners, part in self._parts:
+            block = part(of_u, of_w)
+            if block is None:
+                shape = (rows, len(owners))
+                block = torch.zeros(shape, dtype=torch.float64, device=device)
+            blocks.append(block)
+        found = torch.cat(blocks, dim=1)
+        if self._order is None:
+            return found
+        table = torch.zeros(rows, self._size, dtype=torch.float64, device=device)
+        table[:, self._order] = found
+        return table
+
+    def _layer(self, walk: Walk, part: PartPlan) -> Part:
+        # Not self in the closure: a cycle would keep the graph until the collector runs.
+        node, run = part.sites[0].node, self._run
+        slot = self._slot[node]
+
+        def of(of_u: Cotangents, of_w: Cotangents) -> Tensor | None:
+            u, w = of_u[slot], of_w[slot]
+            if u is None or w is None:
+                return None
+            from_u = wide(u)
+            both: Tensor = run.row_products(
+                layer_input(walk, node), from_u, from_u if w is u else wide(w)
+            )
+            return both if len(part.sites) == 2 else both[:, :1]
+
+        return of
+
+    def _single(self, walk: Walk, part: PartPlan, tensor: Tensor) -> Part:
+        uses = [
+            (self._slot[site.node], bind(site, walk, layout, tensor))
+            for site, layout in zip(part.sites, part.layouts, strict=True)
+        ]
+
+        def of(of_u: Cotangents, of_w: Cotangents) -> Tensor | None:
+            if len(uses) == 1:
+                ((slot, use),) = uses
+                u, w = of_u[slot], of_w[slot]
+                if u is None or w is None:
+                    return None
+                from_u = wide(u)
+                return use.products(from_u, from_u if w is u else wide(w)).unsqueeze(1)
+            summed = _summed(of_u, uses)
+            return _dot(summed, summed if of_w is of_u else _summed(of_w, uses))
+
+        return of
+
+
+def _summed(cotangents: Cotangents, uses: Sequence[tuple[int, Use]]) -> Tensor | None:
+    """Gradients of one parameter, a sample each, from all its places."""
+    gradients = [
+        use.gradients(wide(g)) for slot, use in uses if (g := cotangents[slot]) is not None
+    ]
+    if not gradients:
+        return None
+    if len({gradient.shape[1] for gradient in gradients}) > 1:
+        # Told apart at some places only: then all samples are one.
+        gradients = [gradient.sum(1, keepdim=True) for gradient in gradients]
+    total: Tensor = sum(gradients[1:], start=gradients[0])
+    return total
+
+
+def _of_gradients(slot: int) -> Part:
+    return lambda of_u, of_w: _dot(of_u[slot], of_w[slot])
+
+
+def _dot(x: Tensor | None, y: Tensor | None) -> Tensor | None:
+    """[R, ...] -> float64 [R, 1]."""
+    if x is None or y is None:
+        return None
+    return (wide(x) * wide(y)).reshape(len(x), -1).sum(1, keepdim=True, dtype=torch.float64)

@@ -1,0 +1,65 @@
+"""Operations that keep the samples along the first axis apart, whatever the values: what was seen once then holds for good.
+
+A list of what is known to be safe: anything else, such as a permutation, an index, a mask or a product with a constant from the
+left, may pass something between samples in one call that it did not in another, so it is looked at every time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metacurv.estimators.graph_walk import Walk, signed
+from metacurv.estimators.node_kinds import is_elementwise
+
+_VIEWS = ("ReshapeAliasBackward0", "UnsafeViewBackward0", "ViewBackward0")
+_BY_SAMPLE = frozenset(
+    {
+        "AdaptiveAvgPool2DBackward0",
+        "AdaptiveMaxPool2DBackward0",
+        "AvgPool2DBackward0",
+        "CloneBackward0",
+        "EmbeddingBackward0",
+        "MaxPool2DWithIndicesBackward0",
+        "MeanBackward1",
+        "NativeBatchNormBackward0",
+        "NativeDropoutBackward0",
+        "NativeGroupNormBackward0",
+        "PreluKernelBackward0",
+        "SumBackward1",
+        "ToCopyBackward0",
+    }
+)
+
+
+def keeps_samples(walk: Walk, node: int) -> bool:
+    """Whether a node passes nothing between slices along the first axis of what leads to it."""
+    name, shape = walk.names[node], walk.shape(node)
+    at: Any = walk.nodes[node]
+    inputs = [below for below, _ in walk.inputs[node]]
+    if name in ("AddmmBackward0", "MmBackward0", "ConvolutionBackward0"):
+        # Rows, or images, on the left; nothing on the right but weights.
+        left, right = (0, 1) if name != "AddmmBackward0" else (1, 2)
+        is_weight = inputs[right] < 0 or _is_matrix_of_weights(walk, inputs[right])
+        return is_weight and (inputs[left] < 0 or walk.shape(inputs[left])[:1] == shape[:1])
+    if name in _VIEWS:
+        before = walk.shape(inputs[0])
+        return bool(before and shape) and (before[0] % shape[0] == 0 or shape[0] % before[0] == 0)
+    if name in ("AddBackward0", "SubBackward0") or is_elementwise(name):
+        return all(
+            below < 0 or walk.shape(below) == shape or _is_matrix_of_weights(walk, below)
+            for below in inputs
+        )
+    if name == "NativeLayerNormBackward0":
+        return len(at._saved_normalized_shape) < len(shape)
+    if name in ("MeanBackward1", "SumBackward1"):
+        axes = len(walk.shape(inputs[0]))
+        dims = at._saved_dim or ()
+        return bool(dims) and all(signed(d) % axes for d in dims)
+    return name in _BY_SAMPLE
+
+
+def _is_matrix_of_weights(walk: Walk, node: int) -> bool:
+    """A parameter, or another view of one."""
+    while walk.names[node] in ("TBackward0", "ViewBackward0", "ToCopyBackward0"):
+        node = walk.inputs[node][0][0]
+    return not walk.inputs[node]

@@ -1,0 +1,76 @@
+"""Which part of an activation belongs to which sample of the batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How to bring a tensor of a given shape to one row a sample.
+
+    ``style``: "axis": samples run along ``axis``; "major": along the first axis in blocks of several rows each; "minor":
+    along the first axis, interleaved; "whole": all is one sample, since samples interact or could not be told apart.
+    ``samples``: their number, 1 for "whole".
+    """
+
+    style: Literal["axis", "major", "minor", "whole"]
+    samples: int
+    axis: int = 0
+
+    def bring(self, x: Tensor, lead: int = 0) -> Tensor:
+        """[*lead, *shape] -> [*lead, samples, *rest], a view where strides allow. ``lead``: number of axes in front."""
+        if self.style == "axis":
+            return x if self.axis == 0 else x.movedim(lead + self.axis, lead)
+        if self.style == "whole":
+            return x.unsqueeze(lead)
+        front, rows, rest = x.shape[:lead], x.shape[lead], x.shape[lead + 1 :]
+        if self.style == "major":
+            return x.reshape(*front, self.samples, rows // self.samples, *rest)
+        return x.reshape(*front, rows // self.samples, self.samples, *rest).transpose(
+            lead, lead + 1
+        )
+
+    def bring_sizes(self, sizes: list[int]) -> list[int]:
+        """What becomes of sizes that an operand of the tensor has along its axes, without the axis of samples."""
+        if self.style == "axis":
+            return sizes[: self.axis] + sizes[self.axis + 1 :]
+        return sizes if self.style == "whole" else [1, *sizes[1:]]
+
+
+WHOLE = Layout("whole", 1)
+
+
+def candidates(shape: tuple[int, ...], samples: int) -> list[Layout]:
+    """Layouts that a tensor of this shape may have."""
+    if samples == 1:
+        return [WHOLE]
+    found = [Layout("axis", samples, k) for k, size in enumerate(shape) if size == samples]
+    if shape and shape[0] > samples and shape[0] % samples == 0:
+        found += [Layout("major", samples), Layout("minor", samples)]
+    return found
+
+
+def keeps_apart(layout: Layout, u: Tensor, chosen: Tensor) -> bool:
+    """Whether what flows back from ``chosen`` samples alone touches no other sample's part of ``u``.
+
+    u: [*shape]; chosen: bool [samples].
+    """
+    rows = layout.bring(u).reshape(layout.samples, -1)
+    return not bool(torch.count_nonzero(rows[~chosen]))
+
+
+def separating_sets(samples: int) -> list[Tensor]:
+    """Sets of samples, bool [samples], of which for every ordered pair of samples one holds the first and not the second.
+
+    So no sample can feed another unseen. They are those whose (shuffled) number has a bit set, and their complements: 2 log2 N.
+    Shuffled, so that no other division of the rows looks like them.
+    """
+    order = torch.randperm(samples, generator=torch.Generator().manual_seed(3))
+    bits = range(max(1, (samples - 1).bit_length()))
+    halves = [(order >> bit & 1).bool() for bit in bits]
+    return [chosen for half in halves for chosen in (half, ~half)]

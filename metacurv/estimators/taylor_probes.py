@@ -1,0 +1,56 @@
+"""K probes and the memory that they are pushed through."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from metacurv.estimators.parameters import NumberedParameter
+
+
+class Probes:
+    """Signs of K probes, and room for what is made of them.
+
+    All of it is one block, made once: on a small network, memory that each product asks the system for costs as much as the
+    product, a page at a time.
+
+    Args:
+        parameters: of one dtype, on one device.
+        largest: elements of the largest tangent of one probe.
+        k: probes.
+
+    Attributes:
+        signs: by parameter number, [K, *shape].
+    """
+
+    def __init__(self, parameters: Sequence[NumberedParameter], *, largest: int, k: int) -> None:
+        like = parameters[0].tensor
+        sizes = [k * p.tensor.numel() for p in parameters] + 2 * [k * largest]
+        block = torch.empty(sum(sizes), dtype=like.dtype, device=like.device)
+        *signs, self._here, self._there = torch.split(block, sizes)
+        self._numbers = [p.number for p in parameters]
+        stacks = [s.view(k, *p.tensor.shape) for s, p in zip(signs, parameters, strict=True)]
+        self.signs = dict(zip(self._numbers, stacks, strict=True))
+        self._by_probe = list(zip(*(stack.unbind() for stack in stacks), strict=True))
+
+    def draw(self, run: ModuleType, key: int, first: int) -> None:
+        """Draws probes ``first`` ... ``first + K - 1``."""
+        k, device = len(self._by_probe), self._here.device
+        offsets = [0] * len(self._numbers)
+        for vectors, index in zip(
+            self._by_probe, torch.arange(first, first + k, device=device).unbind(), strict=True
+        ):
+            run.rademacher_(vectors, key, index, self._numbers, offsets)
+
+    def output(self, *shape: int) -> Tensor:
+        """Uninitialised room for tangents; those that the last call made room for stay until the next."""
+        self._here, self._there = self._there, self._here
+        return self._here.narrow(0, 0, math.prod(shape)).view(shape)
+
+    def scratch(self, *shape: int) -> Tensor:
+        """Uninitialised room that lasts until the next call of ``scratch`` or ``output``."""
+        return self._there.narrow(0, 0, math.prod(shape)).view(shape)

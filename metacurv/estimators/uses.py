@@ -1,0 +1,203 @@
+"""How a parameter enters the model at one place, and what gradient a cotangent there gives each sample.
+
+All of them are linear in the parameter, so that d^2 l / d theta^2 = J' (d^2 l / dz^2) J holds for the Hessian as for the
+Gauss-Newton matrix, with z the output of the operation and J = dz / d theta.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from metacurv.estimators.contractions import patches, row_products, shared_products
+from metacurv.estimators.sample_layout import Layout
+
+
+class Use:
+    """One place. u, w: cotangents [R, *shape of z]; float32 at least."""
+
+    def products(self, u: Tensor, w: Tensor) -> Tensor:
+        """sum over samples of <gradient from u, gradient from w>: [R] float64."""
+        raise NotImplementedError
+
+    def gradients(self, u: Tensor) -> Tensor:
+        """A gradient a sample: [R, samples, *shape of the parameter]."""
+        raise NotImplementedError
+
+
+class WeightUse(Use):
+    """z = a W' + b over any number of places.
+
+    Args:
+        a: [rows, in], the layer's input.
+        layout: of the rows.
+        transposed: z = a W', with W [out, in]; else z = a W, with W [in, out].
+    """
+
+    def __init__(self, a: Tensor, layout: Layout, *, transposed: bool) -> None:
+        self._layout = layout
+        self._transposed = transposed
+        self._a = self._rows(layout.bring(a), 0).unsqueeze(1)  # [n, 1, T, in]
+
+    @staticmethod
+    def _rows(x: Tensor, lead: int) -> Tensor:
+        """[*lead, n, ..., features] -> [*lead, n, T, features]."""
+        return x.reshape(*x.shape[: lead + 1], -1, x.shape[-1])
+
+    def _places(self, u: Tensor) -> Tensor:
+        return self._rows(self._layout.bring(u, 1), 1).unsqueeze(2)
+
+    def products(self, u: Tensor, w: Tensor) -> Tensor:
+        """As the class above says."""
+        brought = self._places(u)
+        return shared_products(self._a, brought, brought if u is w else self._places(w))
+
+    def gradients(self, u: Tensor) -> Tensor:
+        """As the class above says."""
+        brought = self._places(u)
+        if self._transposed:
+            return (brought.transpose(-1, -2) @ self._a).squeeze(2)
+        return (self._a.transpose(-1, -2) @ brought).squeeze(2)
+
+
+class ConvolutionUse(Use):
+    """The weight of a convolution: a linear layer over patches.
+
+    Args:
+        a: [B, in, *size]. weight_shape: [out, in / groups, *kernel], of a transposed one [in, out / groups, *kernel].
+        places: size of z.
+        layout: of the first axis.
+    """
+
+    def __init__(
+        self,
+        a: Tensor,
+        layout: Layout,
+        *,
+        weight_shape: tuple[int, ...],
+        places: tuple[int, ...],
+        stride: tuple[int, ...],
+        padding: tuple[int, ...],
+        dilation: tuple[int, ...],
+        groups: int,
+        transposed: bool,
+    ) -> None:
+        self._layout = layout
+        self._shape = weight_shape
+        self._groups = groups
+        self._transposed = transposed
+        self._window = {"stride": stride, "padding": padding, "dilation": dilation}
+        # A transposed convolution takes patches of its output and lays them at the places of its input.
+        self._places = tuple(a.shape[2:]) if transposed else places
+        self._a = self._by_sample(self._flat(a) if transposed else self._patches(a), 0)
+
+    def _patches(self, x: Tensor) -> Tensor:
+        return patches(x, self._shape[2:], **self._window, places=self._places, groups=self._groups)
+
+    def _flat(self, x: Tensor) -> Tensor:
+        """[B, C, *size] -> [B, g, places, C / g]."""
+        return x.reshape(x.shape[0], self._groups, x.shape[1] // self._groups, -1).transpose(2, 3)
+
+    def _by_sample(self, x: Tensor, lead: int) -> Tensor:
+        """[*lead, B, g, places, f] -> [*lead, n, g, T, f]."""
+        brought = self._layout.bring(x, lead)
+        if self._layout.style == "axis":
+            return brought
+        # [*lead, n, blocks, g, places, f]
+        moved = brought.transpose(lead + 1, lead + 2)
+        return moved.reshape(*moved.shape[: lead + 2], -1, moved.shape[-1])
+
+    def _cotangents(self, u: Tensor) -> Tensor:
+        """[R, n, g, T, o]."""
+        flat = u.reshape(-1, *u.shape[2:])
+        made = self._patches(flat) if self._transposed else self._flat(flat)
+        return self._by_sample(made.view(*u.shape[:2], *made.shape[1:]), 1)
+
+    def products(self, u: Tensor, w: Tensor) -> Tensor:
+        """As the class above says."""
+        of_u = self._cotangents(u)
+        return shared_products(self._a, of_u, of_u if u is w else self._cotangents(w))
+
+    def gradients(self, u: Tensor) -> Tensor:
+        """As the class above says."""
+        of_u = self._cotangents(u)
+        left, right = (self._a, of_u) if self._transposed else (of_u, self._a)
+        gradients = left.transpose(-1, -2) @ right
+        return gradients.reshape(*of_u.shape[:2], *self._shape)
+
+
+class EmbeddingUse(Use):
+    """z_t = W[index_t].
+
+    Args:
+        indices: of z's shape without the last axis.
+        weight_shape: [entries, features].
+        padding_index: an entry that learns nothing, or -1.
+    """
+
+    def __init__(
+        self, indices: Tensor, layout: Layout, *, weight_shape: tuple[int, ...], padding_index: int
+    ) -> None:
+        self._layout = layout
+        self._shape = weight_shape
+        brought = layout.bring(indices)
+        self._indices = brought.reshape(brought.shape[0], -1)  # [n, T]
+        self._learns = self._indices != padding_index
+
+    @cached_property
+    def _same(self) -> Tensor:
+        """Which places share an entry that learns: bool [n, T, T]."""
+        same = self._indices.unsqueeze(1) == self._indices.unsqueeze(2)
+        return same & self._learns.unsqueeze(1)
+
+    def _rows(self, u: Tensor) -> Tensor:
+        brought = self._layout.bring(u, 1)
+        return brought.reshape(*brought.shape[:2], -1, brought.shape[-1])
+
+    def products(self, u: Tensor, w: Tensor) -> Tensor:
+        """As the class above says."""
+        of_u, of_w = self._rows(u), self._rows(w)
+        return ((of_u @ of_w.transpose(-1, -2)) * self._same).flatten(1).sum(1, dtype=torch.float64)
+
+    def gradients(self, u: Tensor) -> Tensor:
+        """As the class above says."""
+        rows = self._rows(u) * self._learns.unsqueeze(-1)
+        gradients = rows.new_zeros((*rows.shape[:2], *self._shape))
+        index = self._indices.unsqueeze(-1).expand(rows.shape)
+        return gradients.scatter_add_(2, index, rows)
+
+
+class BroadcastUse(Use):
+    """z = factor x theta + ..., theta spread over the other axes: biases, scales and shifts of norms, slopes of PReLU.
+
+    Args:
+        factor: broadcastable to z; None for a sum.
+        sizes: theta's sizes along z's axes, 1 where it is spread.
+        shape: theta's own.
+    """
+
+    def __init__(
+        self, factor: Tensor | None, layout: Layout, *, sizes: list[int], shape: tuple[int, ...]
+    ) -> None:
+        self._factor = factor
+        self._layout = layout
+        self._shape = shape
+        after = layout.bring_sizes(sizes)
+        self._spread = [2 + axis for axis, size in enumerate(after) if size == 1]
+
+    def gradients(self, u: Tensor) -> Tensor:
+        """As the class above says."""
+        if self._factor is not None:
+            u = u * self._factor
+        brought = self._layout.bring(u, 1)
+        summed = brought.sum(self._spread) if self._spread else brought
+        return summed.reshape(*brought.shape[:2], *self._shape)
+
+    def products(self, u: Tensor, w: Tensor) -> Tensor:
+        """As the class above says."""
+        of_u = self.gradients(u)
+        of_u = of_u.reshape(*of_u.shape[:2], -1)
+        of_w = of_u if u is w else self.gradients(w).reshape(of_u.shape)
+        return row_products(of_u, of_w).sum(1, dtype=torch.float64)

@@ -1,0 +1,36 @@
+"""What every method of ``estimate_trace`` owes a case: to serve it, or to say that it cannot."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from tests.dense.case import Case
+from tests.dense.truth import KINDS
+
+METHODS = ("exact", "activation", "taylor", "hutchinson", "finite_difference")
+
+
+class Service(Enum):
+    MUST = "right"
+    MAY = "right or refused"
+    NEVER = "refused"
+
+
+def service(case: Case, method: str, kind: str) -> Service:
+    """Of ``method`` for the trace of ``kind``."""
+    assert kind in KINDS
+    if method == "hutchinson":
+        return Service.MUST
+    if method == "finite_difference":
+        return Service.MUST if kind == "hessian" else Service.NEVER
+    if method == "taylor":
+        if kind == "ggn":
+            return Service.NEVER
+        # Second derivatives of anything, if only its rules were known.
+        return Service.MUST if case.taylor else Service.MAY
+    in_reach = case.piecewise_linear if method == "exact" else case.activation_hessian
+    if kind == "hessian" and not in_reach:
+        return Service.MAY if case.may_serve else Service.NEVER
+    if case.samples_interact or case.loss_couples_samples:
+        return Service.MAY
+    return Service.MAY if kind == "hessian" and case.may_refuse else Service.MUST
