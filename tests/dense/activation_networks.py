@@ -58,6 +58,7 @@ RARE: dict[str, Activation] = {
     "softsign": nn.Softsign,
     "logsigmoid": nn.LogSigmoid,
     "hardswish": nn.Hardswish,
+    "elu_in_place": lambda: nn.ELU(inplace=True),
     "sine": lambda: Lambda(torch.sin),
     "square": lambda: Lambda(torch.square),
     "swish_by_hand": lambda: Lambda(lambda x: x * x.sigmoid()),
@@ -68,6 +69,7 @@ CORNERS_BY_CALL: dict[str, Activation] = {
     "clamp_method": lambda: Lambda(lambda x: x.clamp(min=0)),
     "abs_function": lambda: Lambda(torch.abs),
     "hardshrink_function": lambda: Lambda(F.hardshrink),
+    "softshrink_function": lambda: Lambda(F.softshrink),
 }
 SMOOTH_BY_CALL: dict[str, Activation] = {
     "tanh_function": lambda: Lambda(torch.tanh),
