@@ -22,7 +22,7 @@ from benchmarks.curvature_truth import Kind, truth
 from benchmarks.curvature_workloads import CNN, MLP, SEED, TRANSFORMER, Workload
 from benchmarks.kept import kept
 from benchmarks.peers.peer import Peer, Trace, version
-from benchmarks.ratio import MIN_PAIRS, Paired, Turn, calls_in_a_turn, median_interval, turn
+from benchmarks.ratio import MIN_PAIRS, Paired, Turn, calls_in_a_turn, paired, turn
 
 # The two sample counts that are timed in place of larger ones.
 ANCHORS = {MLP: (64, 128), CNN: (16, 32), TRANSFORMER: (4, 8)}
@@ -171,21 +171,6 @@ def _lap(entry: Entry) -> Turn:
     side, calls = entry
     turns = [turn(call, n) for (_, call), n in zip(side.timed, calls, strict=True)]
     return Turn(side.seconds([t.thread for t in turns]), side.seconds([t.wall for t in turns]))
-
-
-def paired(pairs: list[tuple[Turn, Turn]]) -> Paired:
-    """Medians of pairs (ours, other), as ``ratio.compare`` takes them."""
-    ratios = [b.thread / a.thread for a, b in pairs]
-    low, high = median_interval(ratios)
-    return Paired(
-        ours_s=statistics.median(a.thread for a, _ in pairs),
-        other_s=statistics.median(b.thread for _, b in pairs),
-        speedup=statistics.median(ratios),
-        low=low,
-        high=high,
-        wall_speedup=statistics.median(b.wall / a.wall for a, b in pairs),
-        pairs=len(pairs),
-    )
 
 
 def quick_seconds(side: Contender, repeats: int = 3) -> float:

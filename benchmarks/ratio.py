@@ -103,6 +103,11 @@ def compare(ours: Call, other: Call, *, seconds: float) -> Paired:
     finally:
         if collecting:
             gc.enable()
+    return paired(pairs)
+
+
+def paired(pairs: list[tuple[Turn, Turn]]) -> Paired:
+    """Medians over pairs of turns (ours, other)."""
     ratios = [b.thread / a.thread for a, b in pairs]
     low, high = median_interval(ratios)
     return Paired(
