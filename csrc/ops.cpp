@@ -55,6 +55,12 @@ STABLE_TORCH_LIBRARY(metacurv, m) {
       "softmax_factor.number(Tensor sqrt_p, Tensor root, int seed, int probe, int number, int "
       "n_probes) -> Tensor");
   m.def("row_products(Tensor a, Tensor u, Tensor w) -> Tensor");
+  m.def(
+      "chain_draws(Tensor log_p, Tensor sample_weight, int seed, int probe, int n_probes, Tensor[] "
+      "inputs, Tensor[] weights, Tensor[] slopes, bool[] rectified) -> Tensor");
+  m.def(
+      "chain_columns(Tensor log_p, Tensor sample_weight, int start, int stop, Tensor[] inputs, "
+      "Tensor[] weights, Tensor[] slopes, bool[] rectified) -> Tensor");
   m.def("reciprocal_lr_(Tensor(a!) scale, Tensor trace, float alpha) -> ()");
 }
 

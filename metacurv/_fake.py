@@ -82,3 +82,32 @@ def _(sqrt_p: Tensor, root: Tensor, seed: int, probe: int, number: int, n_probes
 @_shape_of("row_products")
 def _(a: Tensor, u: Tensor, w: Tensor) -> Tensor:
     return a.new_empty(u.shape[0], 2, dtype=torch.float64)
+
+
+@_shape_of("chain_draws")
+def _(
+    log_p: Tensor,
+    sample_weight: Tensor,
+    seed: int,
+    probe: int,
+    n_probes: int,
+    inputs: list[Tensor],
+    weights: list[Tensor],
+    slopes: list[Tensor],
+    rectified: list[bool],
+) -> Tensor:
+    return log_p.new_empty(n_probes, 2 * len(inputs), dtype=torch.float64)
+
+
+@_shape_of("chain_columns")
+def _(
+    log_p: Tensor,
+    sample_weight: Tensor,
+    start: int,
+    stop: int,
+    inputs: list[Tensor],
+    weights: list[Tensor],
+    slopes: list[Tensor],
+    rectified: list[bool],
+) -> Tensor:
+    return log_p.new_empty(stop - start, 2 * len(inputs), dtype=torch.float64)

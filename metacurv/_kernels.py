@@ -6,14 +6,16 @@ Kernels write behind autograd's back, so what they wrote to is reported to it he
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from metacurv import _reference
+from metacurv import _chain, _reference
 
+_THIS = sys.modules[__name__]
 _ops = torch.ops.metacurv
 _FLOATS = (torch.float32, torch.float64)  # what softmax_factor and row_products serve
 
@@ -98,3 +100,53 @@ def row_products(a: Tensor, u: Tensor, w: Tensor) -> Tensor:
         return _reference.row_products(a, u, w)
     sums: Tensor = _ops.row_products.default(a, u, w)
     return sums
+
+
+# A layer whose weight has more elements than this falls out of a core's cache, and is left to torch's matrix product.
+_MOST_WEIGHT = 1 << 16
+# exp is not vectorised in the compiled chain.
+_MOST_LOGITS = 1 << 16
+
+
+def _chain_is_compiled(log_p: Tensor, weights: Sequence[Tensor]) -> bool:
+    return (
+        log_p.dtype is torch.float32
+        and log_p.is_cpu
+        and log_p.numel() <= _MOST_LOGITS
+        and all(weight.numel() <= _MOST_WEIGHT for weight in weights)
+    )
+
+
+def chain_draws(
+    log_p: Tensor,
+    sample_weight: Tensor,
+    seed: int,
+    probe: int,
+    n_probes: int,
+    inputs: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    slopes: Sequence[Tensor],
+    rectified: Sequence[bool],
+) -> Tensor:
+    chain = (inputs, weights, slopes, rectified)
+    if not _chain_is_compiled(log_p, weights):
+        return _chain.chain_draws(_THIS, log_p, sample_weight, seed, probe, n_probes, *chain)
+    table: Tensor = _ops.chain_draws.default(log_p, sample_weight, seed, probe, n_probes, *chain)
+    return table
+
+
+def chain_columns(
+    log_p: Tensor,
+    sample_weight: Tensor,
+    start: int,
+    stop: int,
+    inputs: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    slopes: Sequence[Tensor],
+    rectified: Sequence[bool],
+) -> Tensor:
+    chain = (inputs, weights, slopes, rectified)
+    if not _chain_is_compiled(log_p, weights):
+        return _chain.chain_columns(_THIS, log_p, sample_weight, start, stop, *chain)
+    table: Tensor = _ops.chain_columns.default(log_p, sample_weight, start, stop, *chain)
+    return table

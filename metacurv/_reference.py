@@ -9,10 +9,14 @@ Source of the generator: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: a
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from metacurv import _chain
 
 BLOCK = 128  # elements served by one Philox call
 WORD = 32  # elements served by one of its words
@@ -216,3 +220,13 @@ def row_products(a: Tensor, u: Tensor, w: Tensor) -> Tensor:
         ]
     )
     return torch.stack([products @ norms, products.sum(1)], dim=1)
+
+
+def chain_draws(*arguments: Any) -> Tensor:
+    """See ``metacurv._chain``."""
+    return _chain.chain_draws(sys.modules[__name__], *arguments)
+
+
+def chain_columns(*arguments: Any) -> Tensor:
+    """See ``metacurv._chain``."""
+    return _chain.chain_columns(sys.modules[__name__], *arguments)

@@ -41,6 +41,8 @@ def real(
     name: str, value: Any, *, low: float, below: float = math.inf, high: float = math.inf
 ) -> float:
     """``low <= value``, ``value < below`` and ``value <= high``, else TypeError or ValueError."""
+    if type(value) is float and low <= value < below and value <= high and math.isfinite(value):
+        return value
     needs = f"a finite number >= {low:g}"
     if below < math.inf:
         needs += f" and < {below:g}"
@@ -84,8 +86,9 @@ def real_tensor(name: str, tensor: Any) -> Tensor:
 
 def same_device(name: str, tensors: Sequence[Tensor]) -> None:
     """All tensors on the device of the first."""
-    for index, tensor in enumerate(tensors):
-        if tensor.device != tensors[0].device:
+    devices = [tensor.device for tensor in tensors]
+    for index, device in enumerate(devices):
+        if device != devices[0]:
             raise ValueError(
-                f"{name} must be on one device, got {tensors[0].device} and (at {index}) {tensor.device}"
+                f"{name} must be on one device, got {devices[0]} and (at {index}) {device}"
             )

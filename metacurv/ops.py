@@ -43,6 +43,8 @@ def implementation(backend: str, device: torch.device) -> ModuleType:
         ValueError: ``backend`` is unknown.
         RuntimeError: ``backend="native"`` and no kernel was compiled for ``device``.
     """
+    if backend == "auto" and device.type == "cpu" and _native.native_available():
+        return _kernels  # in most calls, of which some are in a hurry
     _validate.backend(backend)
     if backend == "reference":
         return _reference

@@ -289,7 +289,10 @@ class MetaCurvatureLR(OptimizerWrapper):
         smoothed = self._ema.update(reading.trace)
         scale = self._scale.to(reading.trace.device, copy=True)
         self.rule.update_(scale, smoothed)
-        self._skipped = self._skipped.to(scale.device) + ~torch.isfinite(reading.trace)
+        if scale.is_cpu and not self._stays_on_device():
+            self._skipped = self._skipped + int(not math.isfinite(reading.trace.item()))
+        else:  # without waiting for the device
+            self._skipped = self._skipped.to(scale.device) + ~torch.isfinite(reading.trace)
         self._set_scale(scale)
         if self.on_update is not None:
             self.on_update(self._record(reading.estimate(), float(smoothed)))

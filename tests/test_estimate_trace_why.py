@@ -25,6 +25,13 @@ EXPECTED: dict[str, tuple[Callable[[], nn.Module], dict[str, tuple[str, list[str
     "tanh": (
         nn.Tanh,
         {
+            "hessian": ("exact", ["2 columns"]),
+            "ggn": ("exact", ["2 columns"]),
+        },
+    ),
+    "tanh and a scale": (
+        lambda: nn.Sequential(nn.Tanh(), Lambda(lambda x: 2 * x)),
+        {
             "hessian": ("activation", ["not exact", "linear in pieces", "Tanh is not"]),
             "ggn": ("exact", ["2 columns"]),
         },
@@ -97,7 +104,7 @@ def test_by_name(method):
 
 
 def test_stopped_early():
-    case = case_of(nn.Tanh)
+    case = case_of(lambda: nn.Sequential(nn.Tanh(), Lambda(lambda x: 2 * x)))
     with pytest.warns(UserWarning, match=r"max_samples.*rtol"):
         estimate = measure(case, rtol=0.001, max_samples=20)
     assert not estimate.converged

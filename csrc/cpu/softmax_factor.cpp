@@ -9,6 +9,7 @@
 
 #include "chunks.h"
 #include "eight.h"
+#include "softmax_rows.h"
 
 namespace metacurv {
 namespace {
@@ -132,14 +133,9 @@ METACURV_WIDE void factor_rows_wide(const T* sqrt_p, const T* root, const SignSt
 }
 
 template <typename T>
-void factor(const Tensor& sqrt_p, const Tensor& root, SignStream stream, int64_t n_probes,
-            Tensor& u) {
+void factor(const T* in, const T* scale, const SignStream& stream, int64_t rows, int64_t cols,
+            int64_t n_probes, T* out) {
   constexpr int64_t kThreadElements = 1 << 15;
-  const int64_t rows = sqrt_p.size(0);
-  const int64_t cols = sqrt_p.size(1);
-  const T* in = sqrt_p.const_data_ptr<T>();
-  const T* scale = root.const_data_ptr<T>();
-  T* out = u.mutable_data_ptr<T>();
   const auto run = runs_wide() ? factor_rows_wide<T> : factor_rows_narrow<T>;
   // A row of a draw is the unit of work.
   torch::stable::parallel_for(0, n_probes * rows, std::max<int64_t>(1, kThreadElements / cols),
@@ -156,6 +152,13 @@ void factor(const Tensor& sqrt_p, const Tensor& root, SignStream stream, int64_t
                               });
 }
 
+template <typename T>
+void factor_of(const Tensor& sqrt_p, const Tensor& root, const SignStream& stream, int64_t n_probes,
+               Tensor& u) {
+  factor(sqrt_p.const_data_ptr<T>(), root.const_data_ptr<T>(), stream, sqrt_p.size(0),
+         sqrt_p.size(1), n_probes, u.mutable_data_ptr<T>());
+}
+
 // sqrt_p: [M, C], root: [M] -> [n_probes, M, C].
 Tensor softmax_factor_number(const Tensor& sqrt_p, const Tensor& root, int64_t seed, int64_t probe,
                              int64_t number, int64_t n_probes) {
@@ -164,9 +167,11 @@ Tensor softmax_factor_number(const Tensor& sqrt_p, const Tensor& root, int64_t s
       sign_stream(static_cast<uint64_t>(seed), static_cast<uint32_t>(number), check_probe(probe));
   Tensor u = torch::stable::new_empty(sqrt_p, {n_probes, sqrt_p.size(0), sqrt_p.size(1)});
   if (u.numel() > 0) {
-    (sqrt_p.scalar_type() == ScalarType::Float
-         ? factor<float>
-         : factor<double>)(packed(sqrt_p), packed(root), stream, n_probes, u);
+    if (sqrt_p.scalar_type() == ScalarType::Float) {
+      factor_of<float>(packed(sqrt_p), packed(root), stream, n_probes, u);
+    } else {
+      factor_of<double>(packed(sqrt_p), packed(root), stream, n_probes, u);
+    }
   }
   return u;
 }
@@ -178,6 +183,11 @@ Tensor softmax_factor(const Tensor& sqrt_p, const Tensor& root, int64_t seed, co
 }
 
 }  // namespace
+
+void softmax_rows(const float* sqrt_p, const float* root, const SignStream& stream, int64_t rows,
+                  int64_t cols, int64_t n_probes, float* u) {
+  factor(sqrt_p, root, stream, rows, cols, n_probes, u);
+}
 
 STABLE_TORCH_LIBRARY_IMPL(metacurv, CPU, m) {
   m.impl("softmax_factor", TORCH_BOX(&softmax_factor));

@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge
 
 from metacurv.estimators.activation_plan import ActivationPlan, Head, softmax_dim
 from metacurv.estimators.double_backward import run_backward
@@ -37,6 +36,7 @@ from metacurv.estimators.output_factor import (
 from metacurv.estimators.parameters import NumberedParameter
 from metacurv.estimators.parts import Parts
 from metacurv.estimators.replicated_pull import ReplicatedPull
+from metacurv.estimators.second_derivative import second_derivative
 
 # More cotangents at once gain nothing.
 _MOST_AT_ONCE = 64
@@ -122,6 +122,7 @@ class ActivationSpace:
         )
         self._parts = Parts(walk, examined, parameters, run)
         self._bends = self._curvatures(loss) if kind == "hessian" and plan.smooth else {}
+        self.column_count = self.factor.columns_per_sample
         # Cotangents, and what is made of them.
         size = 2 * examined.elements * max(4, int(self._dtype.itemsize))
         self.at_once = max(1, min(_MOST_AT_ONCE, max_memory // max(1, size)))
@@ -141,7 +142,7 @@ class ActivationSpace:
             if cotangent is None:
                 continue
             below = self._plan.smooth[node]
-            c = _second_derivative(self._walk.nodes[node], cotangent, self._walk.edge(*below))
+            c = second_derivative(self._walk.nodes[node], cotangent, self._walk.edge(*below))
             if c is not None:
                 found[below] = found[below] + c if below in found else c
         return found
@@ -166,6 +167,11 @@ class ActivationSpace:
             bends_w[place] = bends_u[place] * c.sign()
         return self.products(u, w, bends_u, bends_w)
 
+    def columns(self, start: int, stop: int) -> Tensor:
+        """The share of the factor's columns ``start`` ... ``stop - 1``, float64 [parameters]."""
+        u, w = self.factor.columns(start, stop)
+        return self.products(u, u if self.factor.is_definite else w, {}, {}).sum(0)
+
     def products(self, u: Tensor, w: Tensor, bends_u: Bends, bends_w: Bends) -> Tensor:
         """sum over samples of <gradient from u, gradient from w>, float64 [R, parameters]; u, w: [R, *boundary]."""
         of_u = self._pull(u.to(self._dtype), bends_u)
@@ -184,21 +190,3 @@ def _gradient_at(loss: Tensor, walk: Walk, head: Head) -> Tensor:
     made = node(gradient)
     found: Tensor = made if isinstance(made, Tensor) else made[0]
     return found
-
-
-def _second_derivative(node: Any, cotangent: Tensor, below: GradientEdge) -> Tensor | None:
-    """c = s''(z) dl/da of a = s(z); None where it is 0."""
-    name = node.name()
-    if name == "TanhBackward0":  # s' = 1 - a^2, s'' = -2 a s'
-        a = node._saved_result.detach()
-        return torch.addcmul(a, a.square(), a, value=-1).mul_(cotangent).mul_(-2)
-    if name == "SigmoidBackward0":  # s' = a (1 - a), s'' = (1 - 2 a) s'
-        a = node._saved_result.detach()
-        return torch.addcmul(a, a, a, value=-1).mul_(cotangent).mul_(1 - 2 * a)
-    # Any other by differentiating the node's own map g -> s'(z) g in z.
-    with torch.enable_grad():
-        slopes = node(cotangent)
-        if not slopes.requires_grad:
-            return None
-        (c,) = torch.autograd.grad(slopes.sum(), [below], retain_graph=True, allow_unused=True)
-    return c

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from metacurv.estimators.errors import NotTwiceDifferentiableError
-from metacurv.estimators.examine import Examined
 from metacurv.estimators.methods import measure, why_not
 from metacurv.estimators.opened import Opened
 from metacurv.estimators.sampling import Budget, Groups, Summary
@@ -13,9 +12,9 @@ from metacurv.estimators.sampling import Budget, Groups, Summary
 _FEW_COLUMNS = 32
 
 
-def worth_columns(examined: Examined, n_samples: int) -> bool:
-    """Whether the exact trace is to be preferred to ``n_samples`` samples."""
-    return examined.columns <= max(_FEW_COLUMNS, 2 * n_samples)
+def worth_columns(columns: int, n_samples: int) -> bool:
+    """Whether the exact trace, from so many columns, is to be preferred to ``n_samples`` samples."""
+    return columns <= max(_FEW_COLUMNS, 2 * n_samples)
 
 
 def choose_and_measure(opened: Opened, groups: Groups, budget: Budget) -> tuple[str, str, Summary]:
@@ -23,8 +22,8 @@ def choose_and_measure(opened: Opened, groups: Groups, budget: Budget) -> tuple[
     reasons: list[str] = []
     against = why_not("exact", opened)
     if against is None:
-        count = _count(opened.examined.columns)
-        if worth_columns(opened.examined, budget.first):
+        count = _count(opened.columns)
+        if worth_columns(opened.columns, budget.first):
             return "exact", f"exact: {count}", measure("exact", opened, groups, budget)
         reasons.append(f"exact would take {count}")
     else:

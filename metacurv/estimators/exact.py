@@ -4,7 +4,8 @@
 
 Exact for the Gauss-Newton matrix of any model, and for the Hessian of one that is linear in pieces, where both are the same
 almost everywhere. A column of all samples at once costs one backward pass to the layers; where samples interact, or a
-parameter's gradient is not to be had sample by sample, each sample's columns go alone.
+parameter's gradient is not to be had sample by sample, each sample's columns go alone. The Hessian of a chain of layers with
+smooth activations has their share added (``chain_bends``).
 
 Source: Dangel, Harmeling, Hennig 2020, "Modular block-diagonal curvature approximations", section 3.
 """
@@ -15,13 +16,18 @@ import torch
 from torch import Tensor
 
 from metacurv.estimators.activation_space import ActivationSpace
+from metacurv.estimators.chain_bends import bend_parts
+from metacurv.estimators.chain_space import ChainSpace
 
 
-def exact_parts(space: ActivationSpace) -> Tensor:
-    """Each parameter's trace, float64 [parameters]; as many columns at once as the space takes."""
-    factor = space.factor
+def exact_parts(space: ActivationSpace | ChainSpace, loss: Tensor, kind: str) -> Tensor:
+    """Each parameter's trace, float64 [parameters]; as many columns at once as the space takes.
+
+    ``loss``: what ``space`` was made from. ``kind``: "hessian" or "ggn".
+    """
     total = torch.zeros(len(space.parameters), dtype=torch.float64, device=space.device)
-    for start in range(0, factor.columns_per_sample, space.at_once):
-        u, w = factor.columns(start, min(start + space.at_once, factor.columns_per_sample))
-        total += space.products(u, u if factor.is_definite else w, {}, {}).sum(0)
+    for start in range(0, space.column_count, space.at_once):
+        total += space.columns(start, min(start + space.at_once, space.column_count))
+    if kind == "hessian" and isinstance(space, ChainSpace) and space.chain.smooth:
+        total += bend_parts(space, loss)
     return total

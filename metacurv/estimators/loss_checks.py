@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor
 
 from metacurv import _validate
@@ -26,8 +26,8 @@ def check_loss(loss: Tensor, *, finite: bool = True) -> None:
         )
     if loss.is_meta:
         raise ValueError("loss must hold a value, got a tensor on the meta device")
-    if finite and not bool(torch.isfinite(loss.detach())):
-        raise ValueError(f"loss must be finite, got {loss.item()}")
+    if finite and not math.isfinite(value := loss.item()):
+        raise ValueError(f"loss must be finite, got {value}")
 
 
 def refuse_reentrant_checkpoints(names: Iterable[str]) -> None:

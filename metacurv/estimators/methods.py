@@ -36,8 +36,8 @@ def why_not(method: str, opened: Opened) -> str | None:
             return opened.obstacle
         if method == "exact" and opened.kind == "hessian" and opened.bent_by:
             return (
-                f"columns give the Hessian only where a network is linear in pieces, and {', '.join(opened.bent_by)} "
-                "is not"
+                "columns give the Hessian only where a network is linear in pieces, or a plain stack of linear layers and "
+                f"elementwise functions under softmax cross-entropy, and {', '.join(opened.bent_by)} is not"
             )
         return None
     if method == "hutchinson":
@@ -61,10 +61,12 @@ def measure(method: str, opened: Opened, groups: Groups, budget: Budget) -> Summ
         method == "finite_difference"
     ):  # runs forward passes of its own, as the caller's autocast has them
         return sample(_finite_difference(opened), groups, budget)
-    with _quiet(opened):
+    is_chain = method in ("exact", "activation") and opened.is_chain(for_columns=method == "exact")
+    # A chain runs none of the user's code, and no backward pass beyond the loss function's.
+    with recording() if is_chain else _quiet(opened):
         if method == "exact":
-            parts = exact_parts(opened.space(for_columns=True))
-            sums = groups.with_sums(parts.unsqueeze(0))[0].tolist()
+            parts = exact_parts(opened.space(for_columns=True), opened.forward.loss, opened.kind)
+            sums = groups.row_with_sums(parts)
             return Summary(sums, [0.0] * len(sums), 0, converged=True)
         return sample(_SAMPLERS[method](opened), groups, budget)
 

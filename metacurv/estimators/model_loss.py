@@ -14,7 +14,7 @@ from torch.autograd.graph import GradientEdge
 from torch.utils import _pytree as pytree
 
 from metacurv.estimators.parameters import NumberedParameter
-from metacurv.estimators.state import StateKept, recording
+from metacurv.estimators.state import StateKept, gradients_on, recording
 
 LossFunction = Callable[[Any, Any], Tensor]
 
@@ -52,7 +52,7 @@ class ModelLoss:
 
     def forward(self) -> Forward:
         """One pass with gradients on. All passes see the same random numbers, so that dropout keeps its mask."""
-        with recording(), torch.enable_grad(), self.state_kept():
+        with gradients_on(), self.state_kept():
             output = call_model(self.model, _out_of_inference(self.inputs))
             edge = output_edge(output)
             return Forward(output, self.loss_fn(output, _out_of_inference(self.targets)), edge)
@@ -68,7 +68,7 @@ class ModelLoss:
 
     def loss_of(self, output: Any) -> Tensor:
         """The loss of an output, without the model, with gradients on."""
-        with recording(), torch.enable_grad(), self.state_kept():
+        with gradients_on(), self.state_kept():
             return self.loss_fn(output, _out_of_inference(self.targets))
 
     def state_kept(self) -> StateKept:

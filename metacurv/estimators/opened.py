@@ -13,6 +13,9 @@ from torch.utils import _pytree as pytree
 from metacurv import ops
 from metacurv.estimators.activation_plan import NotInActivationSpace
 from metacurv.estimators.activation_space import ActivationSpace
+from metacurv.estimators.chain_bends import bend_columns
+from metacurv.estimators.chain_graph import Chain, find_chain
+from metacurv.estimators.chain_space import ChainSpace
 from metacurv.estimators.examine import Examined, examine
 from metacurv.estimators.graph_walk import Walk
 from metacurv.estimators.loss_checks import check_loss, without_hooks
@@ -44,6 +47,14 @@ class Opened:
         return batch_size(self.problem.inputs)
 
     @cached_property
+    def chain(self) -> Chain | None:
+        """The forward pass as a chain of layers, where it is one, and for the Gauss-Newton matrix ends with its logits."""
+        chain = find_chain(self.forward.loss, self.problem.parameters)
+        if chain is not None and self.kind == "ggn" and not chain.begins_at(self.forward.edge):
+            return None
+        return chain
+
+    @cached_property
     def _activation_space(self) -> tuple[Walk, Examined] | NotInActivationSpace:
         with without_hooks(self.problem.parameters):
             try:
@@ -60,42 +71,58 @@ class Opened:
     @property
     def obstacle(self) -> str | None:
         """Why activation space does not serve for this kind of matrix, if so."""
+        if self.chain is not None:
+            return None
         found = self._activation_space
         if isinstance(found, NotInActivationSpace):
             return str(found)
         return found[1].plan.obstacle if self.kind == "hessian" else None
 
     @property
-    def examined(self) -> Examined:
+    def _walk_and_examined(self) -> tuple[Walk, Examined]:
         """Only where there is no obstacle."""
         found = self._activation_space
         assert not isinstance(found, NotInActivationSpace)
-        return found[1]
+        return found
+
+    @property
+    def columns(self) -> int:
+        """Backward passes to the layers that the exact trace takes; only where there is no obstacle."""
+        if self.chain is None:
+            return self._walk_and_examined[1].columns
+        return self.chain.columns + (bend_columns(self.chain) if self.kind == "hessian" else 0)
 
     @property
     def bent_by(self) -> list[str]:
-        """Names of the smooth activations."""
-        names = (self.walk.names[node] for node in self.examined.plan.smooth)
-        names = (name.removesuffix("Backward0") for name in names)
-        return sorted(set(names))
+        """Names of the smooth activations that keep columns from giving the Hessian."""
+        if self.chain is not None:
+            return []
+        walk, examined = self._walk_and_examined
+        names = (walk.names[node] for node in examined.plan.smooth)
+        return sorted({name.removesuffix("Backward0") for name in names})
 
-    @property
-    def walk(self) -> Walk:
-        """Only where there is no obstacle."""
-        found = self._activation_space
-        assert not isinstance(found, NotInActivationSpace)
-        return found[0]
+    def is_chain(self, *, for_columns: bool) -> bool:
+        """Whether ``space`` gives a ``ChainSpace``."""
+        # Signs at smooth activations are drawn in the general form only.
+        return self.chain is not None and (
+            for_columns or self.kind == "ggn" or not self.chain.smooth
+        )
 
-    def space(self, *, for_columns: bool) -> ActivationSpace:
+    def space(self, *, for_columns: bool) -> ActivationSpace | ChainSpace:
         """The batch in activation space; ``for_columns``: with as many samples as may share a column."""
+        run = ops.implementation(self.backend, self.problem.device)
+        parameters = self.problem.parameters
+        if self.chain is not None and self.is_chain(for_columns=for_columns):
+            return ChainSpace(self.chain, parameters, run, self.max_memory)
+        walk, examined = self._walk_and_examined
         return ActivationSpace(
             self.forward.loss,
-            self.walk,
-            self.examined,
-            self.problem.parameters,
-            self.examined.apart if for_columns else 1,
+            walk,
+            examined,
+            parameters,
+            examined.apart if for_columns else 1,
             self.kind,
-            ops.implementation(self.backend, self.problem.device),
+            run,
             self.max_memory,
         )
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from metacurv._chain import reflected_columns
 from metacurv.estimators.double_backward import (
     gradient_graph,
     hessian_vector_products,
@@ -122,35 +123,20 @@ class SoftmaxFactor(OutputFactor):
     def columns(self, start: int, stop: int) -> Pair:
         """Column j belongs to position j // (C - 1) of each sample: a sequence has several, each with a block of its own."""
         if self._positions == 1:
-            return self._pair(self._reflected(self._sqrt_p, self._root, start, stop))
+            return self._pair(reflected_columns(self._sqrt_p, self._root, start, stop))
         q = self._sqrt_p.view(self._samples, self._positions, self._classes)
         root = self._root.view(self._samples, self._positions)
         u = q.new_zeros((stop - start, *q.shape))
         each = self._classes - 1
         for position in range(start // each, (stop - 1) // each + 1):
             first, last = max(start, position * each), min(stop, (position + 1) * each)
-            u[first - start : last - start, :, position] = self._reflected(
+            u[first - start : last - start, :, position] = reflected_columns(
                 q[:, position],
                 root[:, position],
                 first - position * each,
                 last - position * each,
             )
         return self._pair(u.view(stop - start, -1, self._classes))
-
-    @staticmethod
-    def _reflected(q: Tensor, root: Tensor, start: int, stop: int) -> Tensor:
-        """Columns start + 1 ... stop of diag(root q) (I - v v' / (1 + q_0)), v = q + e_0: a reflection that takes q to -e_0.
-
-        q: [N, C]; root: [N] -> [stop - start, N, C].
-        """
-        scaled = q * root.unsqueeze(1)
-        v = q.clone()
-        v[:, 0] += 1
-        chosen = slice(start + 1, stop + 1)
-        factors = (q[:, chosen] / v[:, :1]).t().unsqueeze(2)  # [R, N, 1]
-        columns = factors * (scaled * v).neg_()
-        columns[:, :, chosen].diagonal(dim1=0, dim2=2).add_(scaled[:, chosen])
-        return columns
 
 
 class DiagonalFactor(OutputFactor):

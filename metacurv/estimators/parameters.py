@@ -14,7 +14,7 @@ from metacurv import _validate
 Parameters = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Mapping[str, Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class NumberedParameter:
     """A parameter with its name and its number in the random-number contract."""
 
@@ -55,7 +55,8 @@ def number_parameters(params: Parameters, *, of_model: bool = False) -> list[Num
     seen: set[int] = set()
     for number, entry in enumerate(entries):
         name, tensor = _name_and_tensor(number, entry)
-        if not of_model or tensor.requires_grad:
+        # The name is made up for errors only: this runs in every measurement.
+        if not _validate.is_real_tensor(tensor) and not (of_model and not tensor.requires_grad):
             _validate.real_tensor(f"{name_of_all}[{name!r}]", tensor)
         if tensor.requires_grad and id(tensor) not in seen:
             seen.add(id(tensor))

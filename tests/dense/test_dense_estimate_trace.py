@@ -9,8 +9,7 @@ import functools
 
 import pytest
 
-from metacurv import TraceEstimate
-from tests.dense.case import Case, build
+from tests.dense.case import build
 from tests.dense.checks import (
     assert_exact,
     assert_probes,
@@ -18,7 +17,7 @@ from tests.dense.checks import (
     measure,
 )
 from tests.dense.losses import LOSSES
-from tests.dense.methods import METHODS, Service, service
+from tests.dense.methods import METHODS, Service, served, service
 from tests.dense.networks import NETWORKS
 from tests.dense.truth import KINDS, Truth, dense_truth
 
@@ -46,18 +45,6 @@ def rows(method: str) -> pytest.MarkDecorator:
             if service(case, method, kind) is not Service.NEVER
         ],
     )
-
-
-def served(case: Case, method: str, kind: str, **options: int) -> TraceEstimate | None:
-    """The estimate, or None where an honest refusal is as good."""
-    try:
-        estimate = measure(case, method=method, kind=kind, **options)
-    except ValueError as refusal:
-        if service(case, method, kind) is Service.MUST or "method" not in str(refusal):
-            raise
-        return None
-    assert (estimate.method, estimate.kind) == (method, kind)
-    return estimate
 
 
 @rows("exact")

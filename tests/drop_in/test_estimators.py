@@ -52,6 +52,17 @@ def relu_net(dtype: torch.dtype = torch.float64, classes: int = 3) -> nn.Sequent
         return nn.Sequential(*layers).to(dtype)
 
 
+class Scaled(nn.Module):
+    """More than a stack of layers and activations."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+def scaled_tanh_net() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), Scaled(), nn.Linear(8, 3)).double()
+
+
 def wrap(model: nn.Module, estimator: Any = "activation", **options: Any) -> MetaCurvatureLR:
     """SGD over all parameters, measured every second step."""
     options = {"alpha": 0.3, "update_freq": 2, "seed": 11, **options}
@@ -155,13 +166,14 @@ def test_each_reading_draws_new_probes() -> None:
 
 
 def test_auto_says_what_it_took_and_why() -> None:
-    """Few columns: exact. Many, or smooth activations: activation. Else Hutchinson, as it always was."""
+    """Few columns: exact. Many, or smooth activations in more than a stack: activation. Else Hutchinson, as it always was."""
     normed = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 3)).double()
     found = {}
     for name, model in {
         "few": relu_net(),
         "many": relu_net(classes=100),
-        "smooth": mlp(torch.float64),
+        "smooth stack": mlp(torch.float64),
+        "smooth": scaled_tanh_net(),
         "normed": normed,
     }.items():
         opt = wrap(model, "auto")
@@ -171,6 +183,7 @@ def test_auto_says_what_it_took_and_why() -> None:
     assert found == {
         "few": "exact",
         "many": "activation",
+        "smooth stack": "exact",
         "smooth": "activation",
         "normed": "hutchinson",
     }
@@ -208,7 +221,7 @@ def test_where_activation_space_is_wrong(norm: Callable[[], nn.Module], reason: 
 
 
 def test_exact_is_refused_beside_smooth_activations() -> None:
-    model = mlp()
+    model = scaled_tanh_net()
     opt = wrap(model, "exact")
     with pytest.raises(ValueError, match=r"estimator='exact'.*smooth activations"):
         opt.update_curvature(loss_of(model))

@@ -1,0 +1,89 @@
+"""The ops ``chain_draws`` and ``chain_columns`` put together from smaller ones, for any device and dtype.
+
+A chain is a stack of layers between a softmax and the data, from the top: L ``inputs`` [N, I] of the layers, L - 1 ``weights``
+[O, I], and what lies below each of those layers but the last: ``slopes`` [N, I] of an elementwise function, or where
+``rectified`` its result, which is positive where its slope is 1. Cotangents u_n of the top layer's output go down by
+u <- (u weight) slope, and every layer gives sum_n ||a_n||^2 ||u_n||^2 and sum_n ||u_n||^2, the shares of weight and bias in the
+squared norm of per-sample gradients. For one draw or column r both are a pair of columns in row r of the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+
+def chain_draws(
+    run: ModuleType,
+    log_p: Tensor,
+    sample_weight: Tensor,
+    seed: int,
+    probe: int,
+    n_probes: int,
+    inputs: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    slopes: Sequence[Tensor],
+    rectified: Sequence[bool],
+) -> Tensor:
+    """From u = ``softmax_factor`` of parameter number 0: float64 [n_probes, 2 L].
+
+    log_p: [N, C]; sample_weight: [N], or [1] for all, >= 0.
+    """
+    sqrt_p, root = _roots(log_p, sample_weight)
+    u = run.softmax_factor(sqrt_p, root, seed, probe, 0, n_probes)
+    return _products(run, u, inputs, weights, slopes, rectified)
+
+
+def chain_columns(
+    run: ModuleType,
+    log_p: Tensor,
+    sample_weight: Tensor,
+    start: int,
+    stop: int,
+    inputs: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    slopes: Sequence[Tensor],
+    rectified: Sequence[bool],
+) -> Tensor:
+    """From ``reflected_columns`` start ... stop - 1 of the factor, of C - 1: float64 [stop - start, 2 L]."""
+    u = reflected_columns(*_roots(log_p, sample_weight), start, stop)
+    return _products(run, u, inputs, weights, slopes, rectified)
+
+
+def reflected_columns(q: Tensor, root: Tensor, start: int, stop: int) -> Tensor:
+    """Columns start + 1 ... stop of diag(root q) (I - v v' / (1 + q_0)), v = q + e_0: a reflection that takes q to -e_0.
+
+    q: [N, C], rows of length 1; root: [N] -> [stop - start, N, C].
+    """
+    scaled = q * root.unsqueeze(1)
+    v = q.clone()
+    v[:, 0] += 1
+    chosen = slice(start + 1, stop + 1)
+    factors = (q[:, chosen] / v[:, :1]).t().unsqueeze(2)  # [R, N, 1]
+    columns = factors * (scaled * v).neg_()
+    columns[:, :, chosen].diagonal(dim1=0, dim2=2).add_(scaled[:, chosen])
+    return columns
+
+
+def _roots(log_p: Tensor, sample_weight: Tensor) -> tuple[Tensor, Tensor]:
+    """sqrt p [N, C] and the root of each sample's weight [N]."""
+    sqrt_p = log_p.detach().exp().sqrt_()
+    return sqrt_p, sample_weight.to(sqrt_p.dtype).sqrt().expand(len(sqrt_p)).contiguous()
+
+
+def _products(
+    run: ModuleType,
+    u: Tensor,
+    inputs: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    slopes: Sequence[Tensor],
+    rectified: Sequence[bool],
+) -> Tensor:
+    blocks = [run.row_products(inputs[0], u, u)]
+    for a, weight, slope, is_rectified in zip(inputs[1:], weights, slopes, rectified, strict=True):
+        u = (u @ weight).mul_((slope > 0) if is_rectified else slope)
+        blocks.append(run.row_products(a, u, u))
+    return torch.cat(blocks, dim=1)

@@ -1,0 +1,170 @@
+"""Recognises the plainest of graphs: softmax cross-entropy over a stack of linear layers with elementwise functions between.
+
+It is found from the loss down, node by node, and anything unexpected (a second use of a parameter, another operation, a frozen
+weight in between, a view) ends the search: such graphs are for ``activation_plan``, which knows far more and takes longer. What
+is recognised needs no further look: rows are samples and never meet, and all that the estimators need lies in the nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node
+
+from metacurv.estimators.graph_walk import ACCUMULATE, signed
+from metacurv.estimators.node_kinds import is_elementwise, kind_of
+from metacurv.estimators.parameters import NumberedParameter
+
+_MEAN, _SUM = 1, 2  # torch's numbers of reductions
+_DTYPES = (torch.float32, torch.float64)  # narrower ones need more care with precision
+
+
+class ChainLayer(NamedTuple):
+    """z = a W' + b.
+
+    ``node``: of z. ``a``: [N, I], detached. ``weight``, ``bias``: indices of the parameters, -1 for one that is not asked for.
+    ``matrix``: W [O, I], detached; None at the bottom, where nothing is pulled through it. ``below``: the elementwise
+    function whose result a is, None at the bottom.
+    """
+
+    node: Node
+    a: Tensor
+    weight: int
+    bias: int
+    matrix: Tensor | None
+    below: Node | None
+
+
+@dataclass(frozen=True)
+class Chain:
+    """``layers``: from the top. ``log_p``: [N, C]. ``sample_weight``: [N], or [1] for all: the loss is sum_n weight_n CE_n.
+
+    ``head``: the nodes of the loss function and of the log softmax.
+    """
+
+    head: tuple[Any, Any]
+    layers: list[ChainLayer]
+    log_p: Tensor
+    sample_weight: Tensor
+
+    @cached_property
+    def smooth(self) -> list[str]:
+        """Names of the elementwise functions that have a second derivative."""
+        below = [layer.below for layer in self.layers if layer.below is not None]
+        return sorted(
+            {name for node in below if kind_of(name := node.name(), node, [0]) == "smooth"}
+        )
+
+    @property
+    def columns(self) -> int:
+        """Of the loss's factor."""
+        return max(0, self.log_p.shape[1] - 1)
+
+    def gradient(self, loss: Tensor) -> Tensor:
+        """dL/d logits [N, C], whatever hooks lie on them."""
+        nll, softmax = self.head
+        found: Tensor = softmax(nll(torch.ones_like(loss)))
+        return found.detach()
+
+    def begins_at(self, output: GradientEdge | None) -> bool:
+        """Whether the logits are the model's output, where the Gauss-Newton matrix ends."""
+        return output is not None and output.node is self.layers[0].node
+
+
+def find_chain(loss: Tensor, parameters: Sequence[NumberedParameter]) -> Chain | None:
+    """The chain that ``loss``, of one element and with a graph, is; None where it is anything else."""
+    top: Any = loss.grad_fn
+    if top.name() != "NllLossBackward0":
+        return None
+    softmax: Any = top.next_functions[0][0]
+    if softmax is None or softmax.name() != "LogSoftmaxBackward0":
+        return None
+    log_p = softmax._saved_result.detach()
+    if log_p.dim() != 2 or signed(softmax._saved_dim) % 2 != 1 or log_p.dtype not in _DTYPES:
+        return None
+    sample_weight = _sample_weight(top, log_p)
+    layers = _layers(softmax.next_functions[0][0], log_p.shape[1], parameters)
+    if sample_weight is None or layers is None:
+        return None
+    return Chain((top, softmax), layers, log_p, sample_weight)
+
+
+def _sample_weight(top: Any, log_p: Tensor) -> Tensor | None:
+    reduction = top._saved_reduction
+    if top._saved_weight is not None or reduction not in (_MEAN, _SUM):
+        return None
+    total: Tensor = top._saved_total_weight
+    n = len(log_p)
+    if log_p.is_cpu and total.item() == n:  # every target counts
+        return _constant(1 / n if reduction == _MEAN else 1.0, log_p.dtype)
+    counts: Tensor = top._saved_target != top._saved_ignore_index
+    return counts / total if reduction == _MEAN else counts.to(log_p.dtype)
+
+
+@lru_cache(maxsize=16)
+def _constant(value: float, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):  # it outlives the caller's mode
+        return torch.full((1,), value, dtype=dtype, device="cpu")
+
+
+def _layers(
+    node: Any, width: int, parameters: Sequence[NumberedParameter]
+) -> list[ChainLayer] | None:
+    """From the layer at ``node`` down, whose output is [N, width]."""
+    index_of = {id(parameter.tensor): index for index, parameter in enumerate(parameters)}
+    layers: list[ChainLayer] = []
+    used: list[int] = []
+    while True:
+        name = node.name()
+        if name == "AddmmBackward0":
+            (above_bias, _), (below, _), (above_weight, _) = node.next_functions
+            if above_weight is None or node._saved_alpha != 1 or node._saved_beta != 1:
+                return None
+            a = node._saved_mat1
+        elif name == "MmBackward0":
+            (below, _), (above_weight, _) = node.next_functions
+            if above_weight is None:
+                return None
+            above_bias = None
+            a = node._saved_self
+        else:
+            return None
+        weight = _parameter(above_weight, index_of)
+        bias = _bias(above_bias, width, index_of)
+        if weight is None or bias is None:
+            return None
+        used += [index for index in (weight, bias) if index >= 0]
+        matrix = None if below is None else node._saved_mat2.detach().t()
+        a = a.detach()
+        layers.append(ChainLayer(node, a, weight, bias, matrix, below))
+        width = a.shape[1]
+        if below is None:
+            return layers if len(set(used)) == len(used) else None
+        if not is_elementwise(below.name()) or len(below.next_functions) != 1:
+            return None
+        node = below.next_functions[0][0]
+        if node is None:
+            return None
+
+
+def _parameter(node: Any, index_of: dict[int, int]) -> int | None:
+    """Index of the parameter that a weight is, as it is or transposed; -1 for another leaf; None for anything else."""
+    if node.name() == "TBackward0":
+        node = node.next_functions[0][0]
+    if node is None or node.name() != ACCUMULATE:
+        return None
+    return index_of.get(id(node.variable), -1)
+
+
+def _bias(node: Any, width: int, index_of: dict[int, int]) -> int | None:
+    """The same of a bias; -1 also where there is none, or a frozen one."""
+    if node is None:
+        return -1
+    if node.name() != ACCUMULATE or tuple(node.variable.shape) != (width,):
+        return None
+    return index_of.get(id(node.variable), -1)

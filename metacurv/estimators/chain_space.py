@@ -1,0 +1,114 @@
+"""The trace's parts for a chain (``chain_graph``): the same numbers as ``ActivationSpace``, in one call of a kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from metacurv.estimators.chain_graph import Chain, ChainLayer
+from metacurv.estimators.parameters import NumberedParameter
+
+# More cotangents at once gain nothing.
+_MOST_AT_ONCE = 64
+
+
+class ChainSpace:
+    """A chain with what lies between its layers.
+
+    Args:
+        chain: as found.
+        parameters: all that are asked for.
+        run: the ops, with or without kernels.
+        max_memory: bytes for cotangents that are pulled at once.
+    """
+
+    def __init__(
+        self,
+        chain: Chain,
+        parameters: Sequence[NumberedParameter],
+        run: ModuleType,
+        max_memory: int,
+    ) -> None:
+        self.chain = chain
+        self.parameters = list(parameters)
+        self.device = chain.log_p.device
+        self.max_memory = max_memory
+        self.run = run
+        self.inputs = [layer.a for layer in chain.layers]
+        self.rectified = [_is_relu(layer) for layer in chain.layers[:-1]]
+        # Of a ReLU, its own result serves.
+        self.slopes = [
+            layer.a if is_relu else _slope(layer)
+            for layer, is_relu in zip(chain.layers, self.rectified, strict=False)
+        ]
+        self._weights = [layer.matrix for layer in chain.layers[:-1]]
+        width = max(chain.log_p.shape[1], *(a.shape[1] for a in self.inputs))
+        size = 2 * len(chain.log_p) * width * chain.log_p.element_size()
+        self.at_once = max(1, min(_MOST_AT_ONCE, max_memory // max(1, size)))
+        self.column_count = chain.columns
+
+    def draw(self, key: int, first_probe: int, n_samples: int) -> Tensor:
+        """As of ``ActivationSpace``, for a chain that is linear in pieces, or the Gauss-Newton matrix."""
+        chain = self.chain
+        parts = [
+            self.run.chain_draws(
+                chain.log_p,
+                chain.sample_weight,
+                key,
+                first_probe + start,
+                min(self.at_once, n_samples - start),
+                self.inputs,
+                self._weights,
+                self.slopes,
+                self.rectified,
+            )
+            for start in range(0, n_samples, self.at_once)
+        ]
+        return self.by_parameter(parts[0] if len(parts) == 1 else torch.cat(parts))
+
+    def columns(self, start: int, stop: int) -> Tensor:
+        """The share of columns ``start`` ... ``stop - 1``, float64 [parameters]."""
+        table = self.run.chain_columns(
+            self.chain.log_p,
+            self.chain.sample_weight,
+            start,
+            stop,
+            self.inputs,
+            self._weights,
+            self.slopes,
+            self.rectified,
+        )
+        return self.by_parameter(table).sum(0)
+
+    def by_parameter(self, table: Tensor) -> Tensor:
+        """[R, 2 L], weight and bias of each layer from the top -> [R, parameters]."""
+        places = [-1] * len(self.parameters)
+        for index, layer in enumerate(self.chain.layers):
+            if layer.weight >= 0:
+                places[layer.weight] = 2 * index
+            if layer.bias >= 0:
+                places[layer.bias] = 2 * index + 1
+        if -1 in places:  # parameters that the loss does not depend on
+            table = torch.cat([table, table.new_zeros(len(table), 1)], dim=1)
+        return table.index_select(1, _index(tuple(places), table.shape[1], table.device))
+
+
+@lru_cache(maxsize=64)
+def _index(places: tuple[int, ...], columns: int, device: torch.device) -> Tensor:
+    """Column numbers, -1 being the last."""
+    with torch.inference_mode(False):  # it outlives the caller's mode
+        return torch.tensor([place % columns for place in places], device=device)
+
+
+def _is_relu(layer: ChainLayer) -> bool:
+    return layer.below is not None and layer.below.name() == "ReluBackward0"
+
+
+def _slope(layer: ChainLayer) -> Tensor:
+    """s'(z) of the function below a layer: what its node makes of ones."""
+    slope: Tensor = layer.below(torch.ones_like(layer.a))  # type: ignore[operator,misc]
+    return slope.detach()

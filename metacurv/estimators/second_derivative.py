@@ -1,0 +1,27 @@
+"""How much an elementwise function bends the loss, from its node in the graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+
+def second_derivative(node: Any, cotangent: Tensor, below: GradientEdge) -> Tensor | None:
+    """c = s''(z) dl/da of a = s(z); None where it is 0."""
+    name = node.name()
+    if name == "TanhBackward0":  # s' = 1 - a^2, s'' = -2 a s'
+        a = node._saved_result.detach()
+        return torch.addcmul(a, a.square(), a, value=-1).mul_(cotangent).mul_(-2)
+    if name == "SigmoidBackward0":  # s' = a (1 - a), s'' = (1 - 2 a) s'
+        a = node._saved_result.detach()
+        return torch.addcmul(a, a, a, value=-1).mul_(cotangent).mul_(1 - 2 * a)
+    # Any other by differentiating the node's own map g -> s'(z) g in z.
+    with torch.enable_grad():
+        slopes = node(cotangent)
+        if not slopes.requires_grad:
+            return None
+        (c,) = torch.autograd.grad(slopes.sum(), [below], retain_graph=True, allow_unused=True)
+    return c

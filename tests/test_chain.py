@@ -1,0 +1,331 @@
+"""Plain stacks of layers under softmax cross-entropy: which losses are read as one, and that their numbers are right.
+
+The dense tables hold the same code against dense matrices; here the long way round (``ActivationSpace``) is a second truth, for
+larger networks and single draws.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import metacurv
+from metacurv.estimators import opened
+from metacurv.estimators.chain_bends import bend_columns
+from metacurv.estimators.chain_graph import find_chain
+from metacurv.estimators.parameters import number_parameters
+from tests.dense.case import Case, Lambda, build, elementwise, general, labels, rand
+from tests.dense.checks import assert_exact, measure
+from tests.dense.truth import KINDS, dense_truth
+
+
+def stack(*layers: nn.Module, loss: Any = F.cross_entropy, targets: Tensor | None = None) -> Case:
+    return build(lambda: elementwise(nn.Sequential(*layers), rand(6, 3), loss, targets))
+
+
+def deep(activation: Callable[[], nn.Module], depth: int = 5, width: int = 4) -> list[nn.Module]:
+    """Enough layers for every kind of share: an activation's own layer, one below it, two and more below it."""
+    layers: list[nn.Module] = [nn.Linear(3, width)]
+    for _ in range(depth - 2):
+        layers += [activation(), nn.Linear(width, width)]
+    return [*layers, activation(), nn.Linear(width, 3)]
+
+
+def is_chain(case: Case) -> bool:
+    parameters = number_parameters(case.model.named_parameters(), of_model=True)
+    return find_chain(case.loss(), parameters) is not None
+
+
+ACTIVATIONS = {
+    "relu": nn.ReLU,
+    "leaky relu": nn.LeakyReLU,
+    "hardtanh": nn.Hardtanh,
+    "relu6": nn.ReLU6,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "gelu": nn.GELU,
+    "gelu by tanh": lambda: nn.GELU(approximate="tanh"),
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "elu": nn.ELU,
+    "mish": nn.Mish,
+    "in place": lambda: nn.ReLU(inplace=True),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_deep_stacks(activation, kind):
+    case = stack(*deep(ACTIVATIONS[activation]))
+    assert is_chain(case)
+    assert_exact(measure(case, method="exact", kind=kind), dense_truth(case))
+
+
+IGNORED = torch.tensor([0, -100, 2, 1, -100, 0])
+CHAINS = {
+    "one layer": lambda: stack(nn.Linear(3, 3)),
+    "one layer, no bias": lambda: stack(nn.Linear(3, 3, bias=False)),
+    "mixed biases": lambda: stack(
+        nn.Linear(3, 4, bias=False), nn.Tanh(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)
+    ),
+    "sum": lambda: stack(*deep(nn.Tanh, 3), loss=nn.CrossEntropyLoss(reduction="sum")),
+    "ignored targets": lambda: stack(*deep(nn.Tanh), targets=IGNORED),
+    "ignored targets, sum": lambda: stack(
+        *deep(nn.Tanh), loss=nn.CrossEntropyLoss(reduction="sum"), targets=IGNORED
+    ),
+    "own ignored index": lambda: stack(
+        *deep(nn.Tanh), loss=nn.CrossEntropyLoss(ignore_index=1), targets=labels(6)
+    ),
+    "nll outside": lambda: stack(
+        *deep(nn.Tanh, 3), loss=lambda output, y: F.nll_loss(output.log_softmax(-1), y)
+    ),
+    "one class": lambda: build(
+        lambda: elementwise(
+            nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)),
+            rand(6, 3),
+            targets=torch.zeros(6, dtype=torch.int64),
+        )
+    ),
+    "one sample": lambda: build(
+        lambda: elementwise(nn.Sequential(*deep(nn.Tanh)), rand(1, 3), targets=labels(1))
+    ),
+    "rows of an input of three axes": lambda: build(
+        lambda: general(
+            nn.Sequential(Lambda(lambda x: x.flatten(0, 1)), *deep(nn.Tanh)),
+            rand(3, 2, 3),
+            targets=labels(6),
+        )
+    ),
+    "eval mode": lambda: stack(nn.Linear(3, 4), nn.Tanh(), nn.Dropout(0.5).eval(), nn.Linear(4, 3)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", CHAINS)
+def test_chains(name, kind):
+    case = CHAINS[name]()
+    assert is_chain(case)
+    assert_exact(measure(case, method="exact", kind=kind), dense_truth(case))
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.layer(x).tanh())
+
+
+class TiedBias(Tied):
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Linear(3, 3)
+        self.other.bias = self.layer.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.other(self.layer(x).tanh())
+
+
+class Addmm(Tied):
+    def __init__(self, beta: float, alpha: float) -> None:
+        super().__init__()
+        self.factors = {"beta": beta, "alpha": alpha}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.layer.bias, x, self.layer.weight.t(), **self.factors)
+
+
+def frozen(layer: int, *names: str) -> Case:
+    model = nn.Sequential(*deep(nn.Tanh, 4))
+    for name in names:
+        getattr(model[layer], name).requires_grad_(requires_grad=False)
+    return build(lambda: general(model, rand(6, 3)))
+
+
+def penalised(model: nn.Sequential) -> Case:
+    return build(
+        lambda: general(
+            model, rand(6, 3), lambda o, y: F.cross_entropy(o, y) + model[0].weight.square().sum()
+        )
+    )
+
+
+NOT_CHAINS = {
+    "used twice": lambda: build(lambda: general(Tied(), rand(6, 3))),
+    "a bias used twice": lambda: build(lambda: general(TiedBias(), rand(6, 3))),
+    "alpha": lambda: build(lambda: general(Addmm(1, 2), rand(6, 3))),
+    "beta": lambda: build(lambda: general(Addmm(3, 1), rand(6, 3))),
+    "a penalty": lambda: penalised(nn.Sequential(*deep(nn.ReLU, 3))),
+    "a scaled loss": lambda: stack(*deep(nn.ReLU, 3), loss=lambda o, y: 2 * F.cross_entropy(o, y)),
+    "class weights": lambda: stack(
+        *deep(nn.ReLU, 3),
+        loss=nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2, 3], dtype=torch.float64)),
+    ),
+    "label smoothing": lambda: stack(
+        *deep(nn.ReLU, 3), loss=nn.CrossEntropyLoss(label_smoothing=0.1)
+    ),
+    "classes along rows": lambda: stack(
+        *deep(nn.ReLU, 3),
+        loss=lambda o, y: F.nll_loss(o.log_softmax(0), y),
+    ),
+    "squared error": lambda: stack(*deep(nn.ReLU, 3), loss=F.mse_loss, targets=rand(6, 3)),
+    "a view between": lambda: stack(
+        nn.Linear(3, 4), Lambda(lambda h: h.view(6, 2, 2).view(6, 4)), nn.ReLU(), nn.Linear(4, 3)
+    ),
+    "a frozen weight between": lambda: frozen(2, "weight"),
+    "a frozen weight below": lambda: frozen(0, "weight"),
+    "residual": lambda: stack(nn.Linear(3, 4), Lambda(lambda h: h + h.relu()), nn.Linear(4, 3)),
+    "layers over sequences": lambda: build(
+        lambda: general(
+            nn.Sequential(
+                nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3), Lambda(lambda o: o.flatten(0, 1))
+            ),
+            rand(3, 2, 3),
+            targets=labels(6),
+        )
+    ),
+    "a layer norm": lambda: stack(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 3)),
+    "dropout": lambda: stack(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 3)),
+    "a constant factor": lambda: stack(nn.Linear(3, 4), Lambda(lambda h: 2 * h), nn.Linear(4, 3)),
+    "PReLU": lambda: stack(nn.Linear(3, 4), nn.PReLU(), nn.Linear(4, 3)),
+    "two linear layers": lambda: stack(nn.Linear(3, 4), nn.Linear(4, 3)),
+}
+
+
+@pytest.mark.parametrize("name", NOT_CHAINS)
+def test_not_chains(name):
+    """That their traces are right all the same is for the dense tables."""
+    assert not is_chain(NOT_CHAINS[name]())
+
+
+@pytest.mark.parametrize(
+    "frozen_ones", [(0, "weight", "bias"), (0, "bias"), (2, "bias"), (6, "bias")]
+)
+def test_frozen_parameters(frozen_ones):
+    """The inputs of what lies above a frozen first layer are data; a frozen bias is one part less."""
+    case = frozen(*frozen_ones)
+    assert is_chain(case)
+    for kind in KINDS:
+        assert_exact(measure(case, method="exact", kind=kind), dense_truth(case))
+
+
+def test_unused_parameters():
+    model = nn.Sequential(*deep(nn.Tanh, 3))
+    model.register_module("unused", nn.Identity())
+    model.unused.weight = nn.Parameter(torch.ones(2))
+    model.forward = lambda x: nn.Sequential(*list(model)[:-1])(x)
+    case = build(lambda: general(model, rand(6, 3)))
+    assert is_chain(case)
+    estimate = measure(case, method="exact")
+    assert_exact(estimate, dense_truth(case))
+    assert estimate.per_parameter["unused.weight"] == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_log_softmax_in_the_model(kind):
+    """Of the loss for the Hessian, of the model for the Gauss-Newton matrix."""
+    case = stack(*deep(nn.ReLU, 3), nn.LogSoftmax(-1), loss=F.nll_loss)
+    assert_exact(measure(case, method="exact", kind=kind), dense_truth(case))
+    assert (dense_truth(case).trace(kind) == 0) == (kind == "ggn")
+
+
+def without_chain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opened, "find_chain", lambda *_: None)
+
+
+def network(sizes: list[int], dtype: torch.dtype, activation: type[nn.Module] = nn.ReLU):
+    generator = torch.Generator().manual_seed(3)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in itertools.pairwise(sizes):
+            layers += [nn.Linear(fan_in, fan_out), activation()]
+    model = nn.Sequential(*layers[:-1]).to(dtype)
+    x = torch.randn(23, sizes[0], generator=generator, dtype=torch.float64).to(dtype)
+    return model, F.cross_entropy, x, torch.randint(0, sizes[-1], (23,), generator=generator)
+
+
+SIZES = ([5, 3], [40, 100, 100, 10], [7, 33, 17, 9, 3], [3, 300, 300, 70], [4, 1, 2])
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("method", ["exact", "activation"])
+def test_the_long_way_round(method, sizes, dtype, backend, monkeypatch):
+    """Draws, not only their mean, are those of ``ActivationSpace``: the same signs in the same places."""
+    problem = network(sizes, dtype)
+    options = {"method": method, "n_samples": 3, "seed": 5, "backend": backend}
+    found = metacurv.estimate_trace(*problem, **options)
+    without_chain(monkeypatch)
+    expected = metacurv.estimate_trace(*problem, **options)
+    rel = 1e-11 if dtype == torch.float64 else 2e-5
+    assert found.value == pytest.approx(expected.value, rel=rel)
+    assert found.stderr == pytest.approx(expected.stderr, rel=10 * rel, abs=rel * found.value)
+    assert found.per_parameter == pytest.approx(expected.per_parameter, rel=rel)
+    assert found.per_layer_stderr == pytest.approx(
+        expected.per_layer_stderr, rel=100 * rel, abs=rel * found.value
+    )
+
+
+@pytest.mark.parametrize("max_memory", [1, 40_000, 1 << 30])
+def test_pieces(max_memory):
+    """However many cotangents go at once."""
+    problem = network([7, 12, 11, 10, 9, 5], torch.float64, nn.Tanh)
+    for method, kind in (("exact", "hessian"), ("activation", "ggn")):
+        options = {"method": method, "kind": kind, "n_samples": 9}
+        whole = metacurv.estimate_trace(*problem, **options)
+        pieces = metacurv.estimate_trace(*problem, **options, max_memory=max_memory)
+        assert pieces.per_parameter == pytest.approx(whole.per_parameter, rel=1e-12)
+        assert pieces.stderr == pytest.approx(whole.stderr, rel=1e-9)
+
+
+def test_columns_of_smooth_activations():
+    """Only units two layers above a layer need a column each, and many are left to sampling."""
+    parameters = number_parameters(nn.Linear(1, 1).named_parameters(), of_model=True)
+
+    def count(*sizes: int) -> int:
+        model, loss, x, y = network(list(sizes), torch.float64, nn.Tanh)
+        chain = find_chain(loss(model(x), y), parameters)
+        assert chain is not None
+        return bend_columns(chain)
+
+    assert count(4, 9, 8, 3) == 0
+    assert count(4, 9, 8, 7, 3) == 7
+    assert count(4, 9, 8, 7, 6, 3) == 13
+    problem = network([4, 30, 30, 30, 30, 3], torch.float64, nn.Tanh)
+    estimate = metacurv.estimate_trace(*problem, n_samples=4)
+    assert estimate.method == "activation"
+    assert "exact would take 62 columns" in estimate.why
+    assert metacurv.estimate_trace(*problem, n_samples=31).method == "exact"
+
+
+def test_gradients_may_be_off():
+    """Nor does inference mode matter, whose tensors must not stay in what is kept for the next call."""
+    problem = network([5, 6, 7, 3], torch.float64, nn.Tanh)
+    with torch.inference_mode():
+        inside = metacurv.estimate_trace(*problem, method="exact")
+    with torch.no_grad():
+        quiet = metacurv.estimate_trace(*problem, method="exact")
+    outside = metacurv.estimate_trace(*problem, method="exact")
+    assert inside.per_parameter == quiet.per_parameter == outside.per_parameter
+
+
+def test_weights_changed_since():
+    """A step's loss whose weights were stepped meanwhile has no curvature to read any more."""
+    model, loss_fn, x, y = network([5, 6, 3], torch.float32)
+    opt = metacurv.MetaCurvatureLR(
+        torch.optim.SGD(model.parameters(), lr=0.1), model=model, estimator="exact"
+    )
+    loss = loss_fn(model(x), y)
+    with torch.no_grad():
+        model[2].weight.add_(1)
+    with pytest.raises(ValueError, match="modified"):
+        opt.update_curvature(loss)
