@@ -36,7 +36,20 @@ def calls(dtype):
         "signed_matmul": (torch.randn(9, 7), -1, torch.tensor(3), 2**32 - 1, 7, 20, False),
         "softmax_factor": (torch.rand(9, 7), torch.rand(9), -1, torch.tensor(3), 2**32 - 1, 2),
         "row_products": (torch.randn(9, 7), torch.randn(2, 9, 5), torch.randn(2, 9, 5)),
+        "chain_draws": (*softmax(), -1, 3, 2, *chain()),
+        "chain_columns": (*softmax(), 1, 4, *chain()),
     }
+
+
+def softmax():
+    return torch.randn(9, 5).log_softmax(1), torch.rand(9)
+
+
+def chain():
+    """Inputs, weights, slopes of a ReLU and of something else."""
+    inputs = [torch.randn(9, 7), torch.rand(9, 6), torch.randn(9, 3)]
+    weights = [torch.randn(5, 7), torch.randn(7, 6)]
+    return inputs, weights, [torch.randn(9, 7), torch.rand(9, 6)], [True, False]
 
 
 OPS = list(calls(torch.float32))
@@ -88,6 +101,8 @@ def test_schemas_declare_what_is_written():
     assert written("signed_matmul") == []
     assert written("softmax_factor") == []
     assert written("row_products") == []
+    assert written("chain_draws") == []
+    assert written("chain_columns") == []
 
 
 @needs_native
@@ -106,6 +121,10 @@ def test_shapes_without_data():
             assert (factor.shape, factor.dtype) == ((4, 3, 5), torch.float32)
         sums = ops.row_products(torch.empty(3, 5), torch.empty(4, 3, 2), torch.empty(4, 3, 2))
         assert (sums.shape, sums.dtype) == ((4, 2), torch.float64)
+        draws = torch.ops.metacurv.chain_draws(*softmax(), 0, 0, 4, *chain())
+        assert (draws.shape, draws.dtype) == ((4, 6), torch.float64)
+        columns = torch.ops.metacurv.chain_columns(*softmax(), 1, 4, *chain())
+        assert (columns.shape, columns.dtype) == ((3, 6), torch.float64)
     tensors = [torch.empty(3, device="meta"), torch.empty(4, device="meta")]
     ops.rademacher_(tensors, seed=0, probe=0)
     result = ops.signed_sum(tensors, seed=0, probe=0)

@@ -153,7 +153,7 @@ class ActivationSpace:
         Signs at the output take parameter number 0, those of the smooth activations 1, 2, ...
         """
         parts = [
-            self._draw(key, first_probe + start, min(self.at_once, n_samples - start))
+            self._draw(key, (first_probe + start) % (1 << 32), min(self.at_once, n_samples - start))
             for start in range(0, n_samples, self.at_once)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)

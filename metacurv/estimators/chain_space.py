@@ -59,7 +59,7 @@ class ChainSpace:
                 chain.log_p,
                 chain.sample_weight,
                 key,
-                first_probe + start,
+                (first_probe + start) % (1 << 32),
                 min(self.at_once, n_samples - start),
                 self.inputs,
                 self._weights,
