@@ -13,7 +13,7 @@ from metacurv.estimators.hutchinson import trace_of_loss
 from metacurv.estimators.linear_uses import find_linear_uses
 from metacurv.estimators.parameters import number_parameters
 from metacurv.estimators.tangent_plan import plan_tangents
-from metacurv.estimators.taylor import Taylor
+from metacurv.estimators.taylor import Taylor, taylor_of_steps
 from tests.model_problems import GENERAL
 from tests.networks import mlp
 from tests.problems import Problem, build, classify, dense_hessian, leaf, rand
@@ -33,7 +33,7 @@ def prepare(loss, params, backend="auto"):
         steps = plan_tangents(graph, parameters, find_linear_uses(graph, parameters), backend)
     if steps is None:
         raise NotApplicable
-    return Taylor(loss, parameters, steps, start=start, backend=backend)
+    return taylor_of_steps(loss, parameters, steps, start=start, backend=backend)
 
 
 def samples(loss, params, n_samples=5, *, first_probe=0, seed=SEED, backend="auto"):

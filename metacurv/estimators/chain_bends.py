@@ -13,12 +13,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge, Node
 
 from metacurv.estimators.chain_graph import Chain
 from metacurv.estimators.chain_space import ChainSpace
-from metacurv.estimators.node_kinds import kind_of
-from metacurv.estimators.second_derivative import second_derivative
 
 
 def bend_columns(chain: Chain) -> int:
@@ -26,7 +23,7 @@ def bend_columns(chain: Chain) -> int:
     return sum(
         layer.a.shape[1]
         for index, layer in enumerate(chain.layers)
-        if _is_smooth(chain, index) and index + 3 < len(chain.layers)
+        if chain.is_smooth(index) and index + 3 < len(chain.layers)
     )
 
 
@@ -45,12 +42,11 @@ def bend_parts(space: ChainSpace, loss: Tensor) -> Tensor:
         if carried is not None:
             total = (carried @ layer.matrix.square()) * slope.square()
         carried = None
-        if _is_smooth(space.chain, index):
-            c = _second_derivative(space.chain, index, at_a)
-            if c is not None:
-                carried = c
-                total = c if total is None else total + c
-                _add_columns(space, index, c, table)
+        c = space.chain.second_derivative(index, at_a)
+        if c is not None:
+            carried = c
+            total = c if total is None else total + c
+            _add_columns(space, index, c, table)
         if total is not None:
             _add(space, index + 1, total.unsqueeze(0), table)
         gradient = at_a * slope
@@ -85,18 +81,3 @@ def _add(space: ChainSpace, index: int, squares: Tensor, table: Tensor) -> None:
 def _slope(space: ChainSpace, index: int) -> Tensor:
     slope = space.slopes[index]
     return slope.sign() if space.rectified[index] else slope
-
-
-def _is_smooth(chain: Chain, index: int) -> bool:
-    node = chain.layers[index].below
-    return node is not None and kind_of(node.name(), node, [0]) == "smooth"
-
-
-def _second_derivative(chain: Chain, index: int, cotangent: Tensor) -> Tensor | None:
-    return second_derivative(
-        chain.layers[index].below, cotangent, _edge(chain.layers[index + 1].node)
-    )
-
-
-def _edge(node: Node) -> GradientEdge:
-    return GradientEdge(node, 0)

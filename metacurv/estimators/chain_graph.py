@@ -19,6 +19,7 @@ from torch.autograd.graph import GradientEdge, Node
 from metacurv.estimators.graph_walk import ACCUMULATE, signed
 from metacurv.estimators.node_kinds import is_elementwise, kind_of
 from metacurv.estimators.parameters import NumberedParameter
+from metacurv.estimators.second_derivative import second_derivative
 
 _MEAN, _SUM = 1, 2  # torch's numbers of reductions
 _DTYPES = (torch.float32, torch.float64)  # narrower ones need more care with precision
@@ -28,14 +29,15 @@ class ChainLayer(NamedTuple):
     """z = a W' + b.
 
     ``node``: of z. ``a``: [N, I], detached. ``weight``, ``bias``: indices of the parameters, -1 for one that is not asked for.
-    ``matrix``: W [O, I], detached; None at the bottom, where nothing is pulled through it. ``below``: the elementwise
-    function whose result a is, None at the bottom.
+    ``transposed``: whether the parameter is W, not W'. ``matrix``: W [O, I], detached; None at the bottom, where nothing is
+    pulled through it. ``below``: the elementwise function whose result a is, None at the bottom.
     """
 
     node: Node
     a: Tensor
     weight: int
     bias: int
+    transposed: bool
     matrix: Tensor | None
     below: Node | None
 
@@ -53,12 +55,9 @@ class Chain:
     sample_weight: Tensor
 
     @cached_property
-    def smooth(self) -> list[str]:
-        """Names of the elementwise functions that have a second derivative."""
-        below = [layer.below for layer in self.layers if layer.below is not None]
-        return sorted(
-            {name for node in below if kind_of(name := node.name(), node, [0]) == "smooth"}
-        )
+    def has_smooth(self) -> bool:
+        """Whether some elementwise function has a second derivative."""
+        return any(map(self.is_smooth, range(len(self.layers))))
 
     @property
     def columns(self) -> int:
@@ -70,6 +69,32 @@ class Chain:
         nll, softmax = self.head
         found: Tensor = softmax(nll(torch.ones_like(loss)))
         return found.detach()
+
+    def is_rectified(self, index: int) -> bool:
+        """Whether a ReLU lies below a layer: then its slope is 1 where a > 0."""
+        below = self.layers[index].below
+        return below is not None and below.name() == "ReluBackward0"
+
+    def slope(self, index: int) -> Tensor:
+        """s'(z) of the function below a layer, [N, I]."""
+        layer = self.layers[index]
+        if self.is_rectified(index):
+            return layer.a.sign()
+        assert layer.below is not None
+        slope: Tensor = layer.below(torch.ones_like(layer.a))  # type: ignore[operator]  # a node is the map g -> s'(z) g
+        return slope.detach()
+
+    def is_smooth(self, index: int) -> bool:
+        """Whether the function below a layer has a second derivative."""
+        node = self.layers[index].below
+        return node is not None and kind_of(node.name(), node, [0]) == "smooth"
+
+    def second_derivative(self, index: int, cotangent: Tensor) -> Tensor | None:
+        """s''(z) dL/da of the function below a layer, [N, I]; None where it is 0. ``cotangent``: dL/da."""
+        if not self.is_smooth(index):
+            return None
+        layer, below = self.layers[index : index + 2]
+        return second_derivative(layer.below, cotangent, GradientEdge(below.node, 0))
 
     def begins_at(self, output: GradientEdge | None) -> bool:
         """Whether the logits are the model's output, where the Gauss-Newton matrix ends."""
@@ -141,7 +166,8 @@ def _layers(
         used += [index for index in (weight, bias) if index >= 0]
         matrix = None if below is None else node._saved_mat2.detach().t()
         a = a.detach()
-        layers.append(ChainLayer(node, a, weight, bias, matrix, below))
+        transposed = above_weight.name() == "TBackward0"
+        layers.append(ChainLayer(node, a, weight, bias, transposed, matrix, below))
         width = a.shape[1]
         if below is None:
             return layers if len(set(used)) == len(used) else None

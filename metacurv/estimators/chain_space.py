@@ -9,7 +9,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from metacurv.estimators.chain_graph import Chain, ChainLayer
+from metacurv.estimators.chain_graph import Chain
 from metacurv.estimators.parameters import NumberedParameter
 
 # More cotangents at once gain nothing.
@@ -39,11 +39,11 @@ class ChainSpace:
         self.max_memory = max_memory
         self.run = run
         self.inputs = [layer.a for layer in chain.layers]
-        self.rectified = [_is_relu(layer) for layer in chain.layers[:-1]]
+        self.rectified = [chain.is_rectified(index) for index in range(len(chain.layers) - 1)]
         # Of a ReLU, its own result serves.
         self.slopes = [
-            layer.a if is_relu else _slope(layer)
-            for layer, is_relu in zip(chain.layers, self.rectified, strict=False)
+            chain.layers[index].a if is_rectified else chain.slope(index)
+            for index, is_rectified in enumerate(self.rectified)
         ]
         self._weights = [layer.matrix for layer in chain.layers[:-1]]
         width = max(chain.log_p.shape[1], *(a.shape[1] for a in self.inputs))
@@ -102,13 +102,3 @@ def _index(places: tuple[int, ...], columns: int, device: torch.device) -> Tenso
     """Column numbers, -1 being the last."""
     with torch.inference_mode(False):  # it outlives the caller's mode
         return torch.tensor([place % columns for place in places], device=device)
-
-
-def _is_relu(layer: ChainLayer) -> bool:
-    return layer.below is not None and layer.below.name() == "ReluBackward0"
-
-
-def _slope(layer: ChainLayer) -> Tensor:
-    """s'(z) of the function below a layer: what its node makes of ones."""
-    slope: Tensor = layer.below(torch.ones_like(layer.a))  # type: ignore[operator,misc]
-    return slope.detach()

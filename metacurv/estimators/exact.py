@@ -28,6 +28,6 @@ def exact_parts(space: ActivationSpace | ChainSpace, loss: Tensor, kind: str) ->
     total = torch.zeros(len(space.parameters), dtype=torch.float64, device=space.device)
     for start in range(0, space.column_count, space.at_once):
         total += space.columns(start, min(start + space.at_once, space.column_count))
-    if kind == "hessian" and isinstance(space, ChainSpace) and space.chain.smooth:
+    if kind == "hessian" and isinstance(space, ChainSpace) and space.chain.has_smooth:
         total += bend_parts(space, loss)
     return total

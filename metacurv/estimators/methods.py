@@ -20,7 +20,7 @@ from metacurv.estimators.opened import Opened
 from metacurv.estimators.sampling import Budget, Draw, Groups, Summary, sample
 from metacurv.estimators.state import recording
 from metacurv.estimators.tangent_plan import plan_tangents
-from metacurv.estimators.taylor import Taylor
+from metacurv.estimators.taylor import Taylor, taylor_of_chain, taylor_of_steps
 
 METHODS = ("exact", "activation", "taylor", "hutchinson", "finite_difference")
 
@@ -97,6 +97,21 @@ def _activation(opened: Opened) -> Draw:
 
 
 def _taylor(opened: Opened) -> Draw:
+    taylor = _taylor_of_chain(opened) or _taylor_of_graph(opened)
+    return lambda first, n: taylor.samples(
+        seed=opened.seed, first_probe=first, n_samples=n
+    ).unsqueeze(1)
+
+
+def _taylor_of_chain(opened: Opened) -> Taylor | None:
+    if opened.chain is None:
+        return None
+    return taylor_of_chain(
+        opened.forward.loss, opened.chain, opened.problem.parameters, backend=opened.backend
+    )
+
+
+def _taylor_of_graph(opened: Opened) -> Taylor:
     loss, parameters = opened.forward.loss, opened.problem.parameters
     graph = LossGraph(_root(opened))
     start = torch.ones_like(loss, requires_grad=True) if graph.has_python_functions else None
@@ -107,15 +122,12 @@ def _taylor(opened: Opened) -> Draw:
         if steps is None:
             raise NotApplicable
         with torch.enable_grad():
-            taylor = Taylor(loss, parameters, steps, start=start, backend=opened.backend)
+            return taylor_of_steps(loss, parameters, steps, start=start, backend=opened.backend)
     except NotApplicable:
         raise Unserved(
             "method='taylor' serves stacks of linear layers and elementwise activations in which each parameter is used "
             "once and no hook changes a gradient, which this model is not; use method='hutchinson' or 'auto'"
         ) from None
-    return lambda first, n: taylor.samples(
-        seed=opened.seed, first_probe=first, n_samples=n
-    ).unsqueeze(1)
 
 
 def _hutchinson(opened: Opened) -> Draw:

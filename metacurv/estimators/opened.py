@@ -105,7 +105,7 @@ class Opened:
         """Whether ``space`` gives a ``ChainSpace``."""
         # Signs at smooth activations are drawn in the general form only.
         return self.chain is not None and (
-            for_columns or self.kind == "ggn" or not self.chain.smooth
+            for_columns or self.kind == "ggn" or not self.chain.has_smooth
         )
 
     def space(self, *, for_columns: bool) -> ActivationSpace | ChainSpace:

@@ -94,7 +94,7 @@ def _chain_space(
     if chain is None:
         return None
     is_exact = _takes_columns(estimator, chain.columns + bend_columns(chain), n_samples)
-    if chain.smooth and not is_exact:
+    if chain.has_smooth and not is_exact:
         return None  # signs at smooth activations are drawn in the general form only
     run = ops.implementation(backend, loss.device)
     return ChainSpace(chain, parameters, run, MAX_MEMORY), is_exact

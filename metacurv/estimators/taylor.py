@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import ModuleType
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from metacurv import ops
+from metacurv.estimators.chain_graph import Chain
 from metacurv.estimators.cotangent_capture import prepare_rules
 from metacurv.estimators.double_backward import gradient_graph, hessian_vector_products
 from metacurv.estimators.errors import NotApplicable, explain_differentiation_errors
@@ -25,23 +28,33 @@ from metacurv.estimators.parameters import NumberedParameter
 from metacurv.estimators.probe_products import dot
 from metacurv.estimators.tangent_plan import Step
 from metacurv.estimators.tangent_rules import Layer
+from metacurv.estimators.taylor_chain import chain_rules
 from metacurv.estimators.taylor_probes import Probes
-from metacurv.estimators.taylor_rules import taylor_rule
+from metacurv.estimators.taylor_rules import TaylorRule, taylor_rule
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One operation on the way up.
+
+    ``is_foot``: of a chain, where nothing arrives yet. ``is_under_head``: its tangents go to a head with a second derivative.
+    """
+
+    rule: TaylorRule
+    is_foot: bool
+    is_under_head: bool
 
 
 class Taylor:
-    """Samples of v . (H v), all parameters together.
+    """Samples of v . (H v), all parameters together; made by ``taylor_of_chain`` or ``taylor_of_steps``.
 
     Args:
-        loss: one element.
-        parameters: all that are asked for.
-        steps: a plan that covers every use of every parameter; its rules are prepared here.
-        start: see ``gradient_graph``.
+        passes: the operations from the parameters up, chain by chain.
+        probed: parameters that the operations hold, of one dtype.
+        device: of the samples.
+        largest: elements of the largest tangent of one probe.
         backend: what draws the probes, see ``metacurv.ops``.
-
-    Raises:
-        NotApplicable: a hook may change gradients where only autograd would call it, the head cuts a gradient off, or
-            parameters have several dtypes.
+        edges, gradients: of the inputs of heads with a second derivative, and gradients in them that carry a graph.
     """
 
     # Probes taken at once: more are no faster.
@@ -51,34 +64,26 @@ class Taylor:
 
     def __init__(
         self,
-        loss: Tensor,
-        parameters: Sequence[NumberedParameter],
-        steps: Sequence[Step],
-        *,
-        start: Tensor | None,
+        passes: Sequence[Pass],
+        probed: Sequence[NumberedParameter],
+        device: torch.device,
+        largest: int,
         backend: str,
+        edges: Sequence[GradientEdge] = (),
+        gradients: Sequence[Tensor | None] = (),
     ) -> None:
-        self.parameters = list(parameters)
-        self._steps = steps
-        # Only a head with a second derivative has to be differentiated twice.
-        heads = [step for step in steps if step.is_last and not step.is_below_linear_loss]
-        self._edges = [step.edge for step in heads]
-        self.gradients = gradient_graph(loss, self._edges, start=start) if self._edges else []
-        with explain_differentiation_errors("the gradient of loss"):
-            prepare_rules(loss, steps)
-        self._rules = [taylor_rule(step.rule) for step in steps]
-        uses = [step.rule.use for step in steps if isinstance(step.rule, Layer)]
-        numbers = {p.number for use in uses for p in (use.weight, use.bias) if p is not None}
-        self.probed = [p for p in parameters if p.number in numbers]
-        if len({p.tensor.dtype for p in self.probed}) > 1:
-            raise NotApplicable  # probes share one block of memory
-        self._run: ModuleType = ops.implementation(backend, self.parameters[0].tensor.device)
+        self._passes = passes
+        self.probed = list(probed)
+        self._device = device
+        self._largest = largest
+        self._edges = edges
+        self.gradients = gradients
+        self._run: ModuleType = ops.implementation(backend, device)
 
     def samples(self, *, seed: int, first_probe: int, n_samples: int) -> Tensor:
         """v_k . (H v_k) of probes ``first_probe`` ... ``first_probe + n_samples - 1``: float64 [n_samples]."""
         key = ops.as_int64(seed)
-        largest = max(math.prod(step.node._input_metadata[0].shape) for step in self._steps)
-        per_probe = sum(p.tensor.numel() for p in self.probed) + 2 * largest
+        per_probe = sum(p.tensor.numel() for p in self.probed) + 2 * self._largest
         most = max(1, min(self.chunk, self.chunk_elements // max(1, per_probe)))
         parts = []
         probes: Probes | None = None
@@ -86,7 +91,7 @@ class Taylor:
             k = min(most, n_samples - start)
             if probes is None or k < most:
                 probes = None  # before there are two
-                probes = Probes(self.probed, largest=largest, k=k)
+                probes = Probes(self.probed, largest=self._largest, k=k)
             probes.draw(self._run, key, first_probe + start)
             parts.append(self._push(probes, k))
         return torch.cat(parts)
@@ -98,19 +103,17 @@ class Taylor:
         tangents: Tensor | None = None
         # A few per cent faster than no_grad: there are many small operations.
         with torch.inference_mode():
-            for step, rule in zip(self._steps, self._rules, strict=True):
-                # A chain's steps follow each other.
-                tangents = rule.push(None if step.below is None else tangents, probes, terms)
-                if step.is_last and not step.is_below_linear_loss:
+            for each in self._passes:
+                # A chain's operations follow each other.
+                tangents = each.rule.push(None if each.is_foot else tangents, probes, terms)
+                if each.is_under_head:
                     heads.append(tangents.clone())  # another chain may need the room
         samples = self._through_heads(heads, k)
         return samples.add_(torch.stack(terms).sum(0, dtype=torch.float64)) if terms else samples
 
     def _through_heads(self, tangents: Sequence[Tensor], n_probes: int) -> Tensor:
         """t_k . (H_head t_k): float64 [K]; tangents: of the inputs y of curved heads, [K, *y.shape] each."""
-        samples = torch.zeros(
-            n_probes, dtype=torch.float64, device=self.parameters[0].tensor.device
-        )
+        samples = torch.zeros(n_probes, dtype=torch.float64, device=self._device)
         live = [
             (gradient, i)
             for i, gradient in enumerate(self.gradients)
@@ -128,3 +131,58 @@ class Taylor:
                     if product is not None:
                         samples[k] += dot(product, t)
         return samples
+
+
+def taylor_of_steps(
+    loss: Tensor,
+    parameters: Sequence[NumberedParameter],
+    steps: Sequence[Step],
+    *,
+    start: Tensor | None,
+    backend: str,
+) -> Taylor:
+    """For any plan that covers every use of every parameter.
+
+    Args:
+        loss: one element.
+        parameters: all that are asked for.
+        steps: the plan; its rules are prepared here.
+        start: see ``gradient_graph``.
+        backend: see ``Taylor``.
+
+    Raises:
+        NotApplicable: a hook may change gradients where only autograd would call it, the head cuts a gradient off, or
+            parameters have several dtypes.
+    """
+    # Only a head with a second derivative has to be differentiated twice.
+    heads = [step for step in steps if step.is_last and not step.is_below_linear_loss]
+    edges = [step.edge for step in heads]
+    gradients = gradient_graph(loss, edges, start=start) if edges else []
+    with explain_differentiation_errors("the gradient of loss"):
+        prepare_rules(loss, steps)
+    passes = [Pass(taylor_rule(step.rule), step.below is None, step in heads) for step in steps]
+    uses = [step.rule.use for step in steps if isinstance(step.rule, Layer)]
+    numbers = {p.number for use in uses for p in (use.weight, use.bias) if p is not None}
+    probed = [p for p in parameters if p.number in numbers]
+    if len({p.tensor.dtype for p in probed}) > 1:
+        raise NotApplicable  # probes share one block of memory
+    largest = max(math.prod(step.node._input_metadata[0].shape) for step in steps)
+    device = parameters[0].tensor.device
+    return Taylor(passes, probed, device, largest, backend, edges, gradients)
+
+
+def taylor_of_chain(
+    loss: Tensor, chain: Chain, parameters: Sequence[NumberedParameter], *, backend: str
+) -> Taylor | None:
+    """For a chain, all of whose weights are asked for; None for another."""
+    if any(layer.weight < 0 for layer in chain.layers):
+        return None
+    passes = [
+        Pass(rule, is_foot=index == 0, is_under_head=False)
+        for index, rule in enumerate(chain_rules(loss, chain, parameters))
+    ]
+    used = {index for layer in chain.layers for index in (layer.weight, layer.bias)}
+    probed = [parameter for index, parameter in enumerate(parameters) if index in used]
+    widths = [chain.log_p.shape[1], *(layer.a.shape[1] for layer in chain.layers[:-1])]
+    largest = len(chain.log_p) * max(widths)
+    return Taylor(passes, probed, chain.log_p.device, largest, backend)

@@ -9,6 +9,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from metacurv import _reference
 from metacurv.estimators.parameters import NumberedParameter
 
 
@@ -39,12 +40,16 @@ class Probes:
 
     def draw(self, run: ModuleType, key: int, first: int) -> None:
         """Draws probes ``first`` ... ``first + K - 1``."""
-        k, device = len(self._by_probe), self._here.device
         offsets = [0] * len(self._numbers)
-        for vectors, index in zip(
-            self._by_probe, torch.arange(first, first + k, device=device).unbind(), strict=True
-        ):
-            run.rademacher_(vectors, key, index, self._numbers, offsets)
+        for vectors, probe in zip(self._by_probe, self._probe_numbers(run, first), strict=True):
+            run.rademacher_(vectors, key, probe, self._numbers, offsets)
+
+    def _probe_numbers(self, run: ModuleType, first: int) -> Sequence[int | Tensor]:
+        """In the form that costs least: of tensors the kernels read one element each."""
+        numbers = [(first + i) % (1 << 32) for i in range(len(self._by_probe))]
+        if self._here.is_cpu and run is not _reference:
+            return numbers
+        return torch.tensor(numbers, device=self._here.device).unbind()
 
     def output(self, *shape: int) -> Tensor:
         """Uninitialised room for tangents; those that the last call made room for stay until the next."""

@@ -49,18 +49,29 @@ class TaylorRule(Protocol):
 class TaylorLayer:
     """z = a W' + b: z'_k = a V_k' + v_k + a'_k W', and a source 2 a'_k V_k'. With d = dL/dz it adds 2 <d V_k, a'_k>."""
 
-    def __init__(self, layer: Layer) -> None:
-        self.use = layer.use
-        self.a = layer.a
-        self.right = layer.right
-        self.twice_d = None if layer.right is None else 2 * layer.d
+    def __init__(
+        self,
+        a: Tensor,
+        right: Tensor | None,
+        d: Tensor | None,
+        weight: int,
+        bias: int | None,
+        *,
+        transposed: bool,
+    ) -> None:
+        """``right``: W'; it and ``d`` are None where a is data. ``weight``, ``bias``: parameter numbers."""
+        self.a = a
+        self.right = right
+        self.twice_d = None if d is None else 2 * d
+        self.weight = weight
+        self.bias = bias
+        self.transposed = transposed
 
     def push(self, tangents: Tensor | None, probes: Probes, terms: list[Tensor]) -> Tensor:
         """a' [K, rows, in] to z' [K, rows, out]."""
-        use = self.use
-        signs = probes.signs[use.weight.number]
-        v = signs.transpose(1, 2) if use.transposed else signs  # V_k', [K, in, out]
-        bias = None if use.bias is None else probes.signs[use.bias.number]
+        signs = probes.signs[self.weight]
+        v = signs.transpose(1, 2) if self.transposed else signs  # V_k', [K, in, out]
+        bias = None if self.bias is None else probes.signs[self.bias]
         if self.twice_d is not None and tangents is not None:
             d, back = _repeated(self.twice_d, len(v)), probes.scratch(*tangents.shape)
             torch.bmm(d, v.transpose(1, 2), out=back)
@@ -89,8 +100,8 @@ class TaylorLayer:
 class TaylorFrozenLayer:
     """z = a W' + b with neither probed: z' = a' W'."""
 
-    def __init__(self, layer: FrozenLayer) -> None:
-        self.right = layer.right
+    def __init__(self, right: Tensor) -> None:
+        self.right = right
 
     def push(self, tangents: Tensor | None, probes: Probes, terms: list[Tensor]) -> Tensor:
         """a' [K, rows, in] to z' [K, rows, out]."""
@@ -103,8 +114,8 @@ class TaylorFrozenLayer:
 class TaylorReshape:
     """The same elements in another shape."""
 
-    def __init__(self, rule: Reshape) -> None:
-        self.after = rule.after
+    def __init__(self, after: torch.Size) -> None:
+        self.after = after
 
     def push(self, tangents: Tensor | None, probes: Probes, terms: list[Tensor]) -> Tensor:
         """x' in the shape of y."""
@@ -115,8 +126,8 @@ class TaylorReshape:
 class TaylorElementwise:
     """An elementwise f, f'' = 0 almost everywhere: y' = f'(x) x'."""
 
-    def __init__(self, rule: Elementwise) -> None:
-        self.slope = rule.slope
+    def __init__(self, slope: Tensor) -> None:
+        self.slope = slope
 
     def push(self, tangents: Tensor | None, probes: Probes, terms: list[Tensor]) -> Tensor:
         """Overwrites x' with y'."""
@@ -127,9 +138,9 @@ class TaylorElementwise:
 class TaylorSmooth:
     """An elementwise f: y' = f'(x) x', and a source f''(x) x'^2. With c = f''(x) dL/dy it adds <c, x'^2>."""
 
-    def __init__(self, rule: Smooth) -> None:
-        self.slope = rule.slope
-        self.c = rule.c
+    def __init__(self, slope: Tensor, c: Tensor) -> None:
+        self.slope = slope
+        self.c = c
 
     def push(self, tangents: Tensor | None, probes: Probes, terms: list[Tensor]) -> Tensor:
         """Overwrites x' with y'."""
@@ -145,10 +156,11 @@ class TaylorLogSoftmax:
     cancel where logits move together.
     """
 
-    def __init__(self, rule: LogSoftmax) -> None:
-        self.p = rule.p
-        self.scaled_p = rule.scaled_p
-        self.dim = rule.dim if rule.dim < 0 else rule.dim + 1
+    def __init__(self, p: Tensor, scaled_p: Tensor, dim: int) -> None:
+        """``scaled_p``: -p sum dL/dy. ``dim``: of y."""
+        self.p = p
+        self.scaled_p = scaled_p
+        self.dim = dim if dim < 0 else dim + 1
 
     def push(self, tangents: Tensor | None, probes: Probes, terms: list[Tensor]) -> Tensor:
         """Overwrites x' with y'."""
@@ -158,13 +170,25 @@ class TaylorLogSoftmax:
         return tangents
 
 
+def _layer(rule: Layer) -> TaylorLayer:
+    use = rule.use
+    return TaylorLayer(
+        rule.a,
+        rule.right,
+        None if rule.right is None else rule.d,
+        use.weight.number,
+        None if use.bias is None else use.bias.number,
+        transposed=use.transposed,
+    )
+
+
 _RULES: dict[type[Rule], Callable[[Any], TaylorRule]] = {
-    Layer: TaylorLayer,
-    FrozenLayer: TaylorFrozenLayer,
-    Reshape: TaylorReshape,
-    Elementwise: TaylorElementwise,
-    Smooth: TaylorSmooth,
-    LogSoftmax: TaylorLogSoftmax,
+    Layer: _layer,
+    FrozenLayer: lambda rule: TaylorFrozenLayer(rule.right),
+    Reshape: lambda rule: TaylorReshape(rule.after),
+    Elementwise: lambda rule: TaylorElementwise(rule.slope),
+    Smooth: lambda rule: TaylorSmooth(rule.slope, rule.c),
+    LogSoftmax: lambda rule: TaylorLogSoftmax(rule.p, rule.scaled_p, rule.dim),
 }
 
 
