@@ -25,7 +25,8 @@
 
 // tensors, products: T tensors; numbers, offsets: [T]; probe, count: 0-dim int64; mean, m2: [T + 1]
 // float64. The overloads `number` (CPU only) take the probe as a number: making a tensor of it
-// costs as much as filling a few thousand elements. Signs follow the contract in philox.h. The
+// costs as much as filling a few thousand elements. `stacks` (CPU only): [K, ...], row k for probe
+// `probe` + k. Signs follow the contract in philox.h. The
 // Python docstrings (metacurv/ops.py) give the formulas.
 STABLE_TORCH_LIBRARY(metacurv, m) {
   m.def(
@@ -34,6 +35,7 @@ STABLE_TORCH_LIBRARY(metacurv, m) {
   m.def(
       "rademacher_.number(Tensor(a!)[] tensors, int seed, int probe, int[] numbers, int[] offsets) "
       "-> ()");
+  m.def("rademacher_.stacks(Tensor(a!)[] stacks, int seed, int probe, int[] numbers) -> ()");
   m.def(
       "signed_sum.number(Tensor[] tensors, int seed, int probe, int[] numbers, int[] offsets) -> "
       "Tensor");

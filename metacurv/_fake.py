@@ -29,6 +29,11 @@ def _(tensors: list[Tensor], seed: int, probe: int, numbers: list[int], offsets:
     return None
 
 
+@_shape_of("rademacher_.stacks")
+def _(stacks: list[Tensor], seed: int, probe: int, numbers: list[int]) -> None:
+    return None
+
+
 @_shape_of("signed_sum.number")
 def _(
     tensors: list[Tensor], seed: int, probe: int, numbers: list[int], offsets: list[int]

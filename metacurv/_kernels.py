@@ -34,6 +34,16 @@ def rademacher_(
     increment_version(tensors)
 
 
+def rademacher_stacks_(
+    stacks: Sequence[Tensor], seed: int, probe: int, numbers: Sequence[int]
+) -> None:
+    if not stacks[0].is_cpu:
+        _reference.stack_by_stack_(_THIS, stacks, seed, probe, numbers)
+        return
+    torch.ops.metacurv.rademacher_.stacks(stacks, seed, probe, numbers)
+    increment_version(stacks)
+
+
 def signed_sum(
     tensors: Sequence[Tensor],
     seed: int,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -100,6 +101,24 @@ def _chunk_sums(terms: Tensor) -> Tensor:
     chunks = -(-terms.numel() // (rows * WORD))
     padded = torch.nn.functional.pad(terms, (0, chunks * rows * WORD - terms.numel()))
     return _halved(_in_order(padded.view(chunks, rows, WORD), dim=1))
+
+
+def rademacher_stacks_(
+    stacks: Sequence[Tensor], seed: int, probe: int, numbers: Sequence[int]
+) -> None:
+    """Row k of every stack [K, ...] becomes probe ``probe`` + k, modulo 2^32, of the parameter of its number."""
+    stack_by_stack_(sys.modules[__name__], stacks, seed, probe, numbers)
+
+
+def stack_by_stack_(
+    run: ModuleType, stacks: Sequence[Tensor], seed: int, probe: int, numbers: Sequence[int]
+) -> None:
+    """``rademacher_stacks_`` by a call of ``run.rademacher_`` a probe."""
+    probes = [(probe + k) % (1 << 32) for k in range(len(stacks[0]))]
+    indices = torch.tensor(probes, dtype=torch.int64, device=stacks[0].device).unbind()
+    rows = zip(*(stack.unbind() for stack in stacks), strict=True)
+    for tensors, index in zip(rows, indices, strict=True):
+        run.rademacher_(tensors, seed, index, numbers, [0] * len(numbers))
 
 
 def _halved(lanes: Tensor) -> Tensor:

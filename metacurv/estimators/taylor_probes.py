@@ -9,7 +9,6 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from metacurv import _reference
 from metacurv.estimators.parameters import NumberedParameter
 
 
@@ -36,20 +35,10 @@ class Probes:
         self._numbers = [p.number for p in parameters]
         stacks = [s.view(k, *p.tensor.shape) for s, p in zip(signs, parameters, strict=True)]
         self.signs = dict(zip(self._numbers, stacks, strict=True))
-        self._by_probe = list(zip(*(stack.unbind() for stack in stacks), strict=True))
 
     def draw(self, run: ModuleType, key: int, first: int) -> None:
         """Draws probes ``first`` ... ``first + K - 1``."""
-        offsets = [0] * len(self._numbers)
-        for vectors, probe in zip(self._by_probe, self._probe_numbers(run, first), strict=True):
-            run.rademacher_(vectors, key, probe, self._numbers, offsets)
-
-    def _probe_numbers(self, run: ModuleType, first: int) -> Sequence[int | Tensor]:
-        """In the form that costs least: of tensors the kernels read one element each."""
-        numbers = [(first + i) % (1 << 32) for i in range(len(self._by_probe))]
-        if self._here.is_cpu and run is not _reference:
-            return numbers
-        return torch.tensor(numbers, device=self._here.device).unbind()
+        run.rademacher_stacks_(list(self.signs.values()), key, first % (1 << 32), self._numbers)
 
     def output(self, *shape: int) -> Tensor:
         """Uninitialised room for tangents; those that the last call made room for stay until the next."""
