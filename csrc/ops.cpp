@@ -63,6 +63,10 @@ STABLE_TORCH_LIBRARY(metacurv, m) {
   m.def(
       "chain_columns(Tensor log_p, Tensor sample_weight, int start, int stop, Tensor[] inputs, "
       "Tensor[] weights, Tensor[] slopes, bool[] rectified) -> Tensor");
+  m.def(
+      "chain_taylor(Tensor log_p, Tensor sample_weight, int seed, int probe, int n_probes, int[] "
+      "numbers, bool[] transposed, Tensor[] inputs, Tensor[] weights, Tensor[] slopes, bool[] "
+      "rectified, Tensor[] cotangents, Tensor[] curvatures) -> Tensor");
   m.def("reciprocal_lr_(Tensor(a!) scale, Tensor trace, float alpha) -> ()");
 }
 

@@ -116,3 +116,22 @@ def _(
     rectified: list[bool],
 ) -> Tensor:
     return log_p.new_empty(stop - start, 2 * len(inputs), dtype=torch.float64)
+
+
+@_shape_of("chain_taylor")
+def _(
+    log_p: Tensor,
+    sample_weight: Tensor,
+    seed: int,
+    probe: int,
+    n_probes: int,
+    numbers: list[int],
+    transposed: list[bool],
+    inputs: list[Tensor],
+    weights: list[Tensor],
+    slopes: list[Tensor],
+    rectified: list[bool],
+    cotangents: list[Tensor],
+    curvatures: list[Tensor],
+) -> Tensor:
+    return log_p.new_empty(n_probes, dtype=torch.float64)

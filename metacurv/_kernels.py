@@ -118,7 +118,8 @@ _MOST_WEIGHT = 1 << 16
 _MOST_LOGITS = 1 << 16
 
 
-def _chain_is_compiled(log_p: Tensor, weights: Sequence[Tensor]) -> bool:
+def chain_is_compiled(log_p: Tensor, weights: Sequence[Tensor]) -> bool:
+    """Whether the ops on chains of layers have a kernel for these."""
     return (
         log_p.dtype is torch.float32
         and log_p.is_cpu
@@ -139,7 +140,7 @@ def chain_draws(
     rectified: Sequence[bool],
 ) -> Tensor:
     chain = (inputs, weights, slopes, rectified)
-    if not _chain_is_compiled(log_p, weights):
+    if not chain_is_compiled(log_p, weights):
         return _chain.chain_draws(_THIS, log_p, sample_weight, seed, probe, n_probes, *chain)
     table: Tensor = _ops.chain_draws.default(log_p, sample_weight, seed, probe, n_probes, *chain)
     return table
@@ -156,7 +157,46 @@ def chain_columns(
     rectified: Sequence[bool],
 ) -> Tensor:
     chain = (inputs, weights, slopes, rectified)
-    if not _chain_is_compiled(log_p, weights):
+    if not chain_is_compiled(log_p, weights):
         return _chain.chain_columns(_THIS, log_p, sample_weight, start, stop, *chain)
     table: Tensor = _ops.chain_columns.default(log_p, sample_weight, start, stop, *chain)
     return table
+
+
+def chain_taylor(
+    log_p: Tensor,
+    sample_weight: Tensor,
+    seed: int,
+    probe: int,
+    n_probes: int,
+    numbers: Sequence[int],
+    transposed: Sequence[bool],
+    inputs: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    slopes: Sequence[Tensor],
+    rectified: Sequence[bool],
+    cotangents: Sequence[Tensor],
+    curvatures: Sequence[Tensor],
+) -> Tensor:
+    """v . H v of probes ``probe`` ... ``probe`` + n_probes - 1, float64 [n_probes]; only where ``chain_is_compiled``.
+
+    The chain is that of ``chain_draws``. numbers: [2 L], of weight and bias of each layer, -1 for no bias; transposed: [L],
+    whether the weight is [O, I]; cotangents: L - 1 x dL/dz [N, O]; curvatures: L - 1 x s''(z) dL/da [N, I], or empty where 0.
+    The specification is ``metacurv.estimators.taylor``.
+    """
+    samples: Tensor = _ops.chain_taylor.default(
+        log_p,
+        sample_weight,
+        seed,
+        probe,
+        n_probes,
+        numbers,
+        transposed,
+        inputs,
+        weights,
+        slopes,
+        rectified,
+        cotangents,
+        curvatures,
+    )
+    return samples

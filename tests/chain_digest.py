@@ -1,4 +1,4 @@
-"""Prints the instruction set in use and a digest of what chain_draws gives on it: its bits depend on it, its values hardly."""
+"""Prints the instruction set in use and what the ops on chains give on it: the bits depend on it, the values hardly."""
 
 from __future__ import annotations
 
@@ -23,7 +23,21 @@ def sums() -> list[float]:
     chain = (inputs, weights, slopes, rectified)
     draws = run.chain_draws(log_p, torch.rand(50, generator=generator), -3, 2**32 - 1, 3, *chain)
     columns = run.chain_columns(log_p, torch.ones(1), 0, 9, *chain)
-    return [*draws.flatten().tolist(), *columns.flatten().tolist()]
+    cotangents = [random(50, 10), random(50, 37)]
+    taylor = run.chain_taylor(
+        log_p,
+        torch.ones(1),
+        -3,
+        2**32 - 1,
+        3,
+        [4, 5, 2, -1, 0, 1],
+        [True, False, True],
+        *chain,
+        cotangents,
+        [random(50, 37), torch.empty(0)],
+    )
+    found = draws, columns, taylor
+    return [value for each in found for value in each.flatten().tolist()]
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ larger networks and single draws.
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import metacurv
+from metacurv import _kernels
 from metacurv.estimators import opened
 from metacurv.estimators.chain_bends import bend_columns
 from metacurv.estimators.chain_graph import find_chain
@@ -23,6 +25,7 @@ from metacurv.estimators.parameters import number_parameters
 from tests.dense.case import Case, Lambda, build, elementwise, general, labels, rand
 from tests.dense.checks import assert_exact, measure
 from tests.dense.truth import KINDS, dense_truth
+from tests.helpers import needs_native
 
 
 def stack(*layers: nn.Module, loss: Any = F.cross_entropy, targets: Tensor | None = None) -> Case:
@@ -157,7 +160,19 @@ def penalised(model: nn.Sequential) -> Case:
     )
 
 
+class BroadcastBias(Tied):
+    """One number for all outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer.bias = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.layer.bias, x, self.layer.weight.t())
+
+
 NOT_CHAINS = {
+    "a bias for all outputs": lambda: build(lambda: general(BroadcastBias(), rand(6, 3))),
     "used twice": lambda: build(lambda: general(Tied(), rand(6, 3))),
     "a bias used twice": lambda: build(lambda: general(TiedBias(), rand(6, 3))),
     "alpha": lambda: build(lambda: general(Addmm(1, 2), rand(6, 3))),
@@ -329,3 +344,108 @@ def test_weights_changed_since():
         model[2].weight.add_(1)
     with pytest.raises(ValueError, match="modified"):
         opt.update_curvature(loss)
+
+
+class ByFunction(nn.Module):
+    """Weights stored the other way round, one of them without a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Parameter(torch.randn(*s) / 3) for s in ((7, 11), (11, 5)))
+        self.bias = nn.Parameter(torch.randn(11))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x, self.first).tanh() @ self.second
+
+
+def taylor_samples(problem: Any, dtype: torch.dtype, **options: Any) -> tuple[float, float]:
+    """Mean and standard error in a number each."""
+    model, loss, x, y = problem
+    estimate = metacurv.estimate_trace(
+        copy.deepcopy(model).to(dtype),
+        loss,
+        x.to(dtype),
+        y,
+        method="taylor",
+        n_samples=5,
+        seed=8,
+        **options,
+    )
+    return estimate.value, estimate.stderr
+
+
+def taylor_problems() -> dict[str, Any]:
+    found: dict[str, Any] = {
+        f"{name} {sizes}": network(list(sizes), torch.float64, activation)
+        for name, activation in (("relu", nn.ReLU), ("tanh", nn.Tanh), ("gelu", nn.GELU))
+        for sizes in ((5, 3), (40, 100, 100, 10), (7, 33, 17, 9, 3), (4, 1, 2), (3, 200, 300, 7))
+    }
+    model, loss, x, y = network([7, 12, 5], torch.float64, nn.Tanh)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        found["by function"] = ByFunction(), loss, x, y
+        for rows in (1, 127, 128, 129, 300):
+            found[f"{rows} rows"] = model, loss, torch.randn(rows, 7), torch.arange(rows) % 5
+    found["ignored"] = model, nn.CrossEntropyLoss(ignore_index=1, reduction="sum"), x, y
+    return found
+
+
+TAYLOR = taylor_problems()
+
+
+@needs_native
+@pytest.mark.parametrize("name", TAYLOR)
+def test_the_compiled_taylor(name):
+    """Single probes in float32 against the rules in float64, which dense Hessians have been held against."""
+    found = taylor_samples(TAYLOR[name], torch.float32)
+    expected = taylor_samples(TAYLOR[name], torch.float64, backend="reference")
+    assert found == pytest.approx(expected, rel=2e-5, abs=2e-5 * expected[1])
+
+
+@needs_native
+def test_which_taylor(monkeypatch):
+    calls = []
+    compiled = _kernels.chain_taylor
+    monkeypatch.setattr(
+        _kernels, "chain_taylor", lambda *a, **k: calls.append(1) or compiled(*a, **k)
+    )
+    for sizes, dtype, by_kernel in (
+        ([5, 256, 256, 3], torch.float32, True),
+        ([5, 256, 257, 3], torch.float32, False),
+        ([5, 6, 3], torch.float64, False),
+    ):
+        calls.clear()
+        taylor_samples(network(sizes, dtype), dtype)
+        assert bool(calls) == by_kernel
+        calls.clear()
+        taylor_samples(network(sizes, dtype), dtype, backend="reference")
+        assert not calls
+
+
+@needs_native
+def test_taylor_on_any_thread_count(restore_threads):
+    problem = network([40, 100, 100, 10], torch.float32)
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results.append(taylor_samples(problem, torch.float32))
+    assert results[0] == results[1] == results[2]
+
+
+def test_taylor_of_a_loss_with_weights_of_its_own():
+    """Which are not asked for, and so not probed: not for the chain."""
+    head = nn.Linear(4, 3).double()
+    case = build(
+        lambda: general(
+            nn.Sequential(nn.Linear(3, 4), nn.Tanh()),
+            rand(6, 3),
+            lambda h, y: F.cross_entropy(head(h), y),
+        )
+    )
+    assert is_chain(case)
+    for n in (1, 20):
+        taylor, hutchinson = (
+            measure(case, method=m, n_samples=n) for m in ("taylor", "hutchinson")
+        )
+        assert taylor.value == pytest.approx(hutchinson.value, rel=1e-10)
+    assert_exact(measure(case, method="exact"), dense_truth(case))

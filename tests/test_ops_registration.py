@@ -38,6 +38,7 @@ def calls(dtype):
         "row_products": (torch.randn(9, 7), torch.randn(2, 9, 5), torch.randn(2, 9, 5)),
         "chain_draws": (*softmax(), -1, 3, 2, *chain()),
         "chain_columns": (*softmax(), 1, 4, *chain()),
+        "chain_taylor": (*softmax(), -1, 3, 2, *taylor_chain()),
     }
 
 
@@ -50,6 +51,13 @@ def chain():
     inputs = [torch.randn(9, 7), torch.rand(9, 6), torch.randn(9, 3)]
     weights = [torch.randn(5, 7), torch.randn(7, 6)]
     return inputs, weights, [torch.randn(9, 7), torch.rand(9, 6)], [True, False]
+
+
+def taylor_chain():
+    """The same with numbers of parameters, weights stored either way, and one activation that bends."""
+    numbers, transposed = [4, 5, 2, -1, 0, 2**32 - 1], [True, False, True]
+    cotangents = [torch.randn(9, 5), torch.randn(9, 7)]
+    return numbers, transposed, *chain(), cotangents, [torch.empty(0), torch.randn(9, 6)]
 
 
 OPS = list(calls(torch.float32))
@@ -103,6 +111,7 @@ def test_schemas_declare_what_is_written():
     assert written("row_products") == []
     assert written("chain_draws") == []
     assert written("chain_columns") == []
+    assert written("chain_taylor") == []
 
 
 @needs_native
@@ -125,6 +134,8 @@ def test_shapes_without_data():
         assert (draws.shape, draws.dtype) == ((4, 6), torch.float64)
         columns = torch.ops.metacurv.chain_columns(*softmax(), 1, 4, *chain())
         assert (columns.shape, columns.dtype) == ((3, 6), torch.float64)
+        samples = torch.ops.metacurv.chain_taylor(*softmax(), 0, 0, 4, *taylor_chain())
+        assert (samples.shape, samples.dtype) == ((4,), torch.float64)
     tensors = [torch.empty(3, device="meta"), torch.empty(4, device="meta")]
     ops.rademacher_(tensors, seed=0, probe=0)
     result = ops.signed_sum(tensors, seed=0, probe=0)

@@ -4,9 +4,7 @@
 #include "chain_step.h"
 
 #if defined(__x86_64__)
-#include <immintrin.h>
-#define METACURV_FMA __attribute__((target("avx2,fma")))
-#define METACURV_FMA_INLINE METACURV_FMA inline __attribute__((always_inline))
+#include "fma.h"
 #endif
 
 namespace metacurv {
@@ -15,9 +13,6 @@ namespace metacurv {
 
 namespace {
 
-constexpr int kTileRows = 6;
-constexpr int64_t kVector = 8;
-constexpr int64_t kPanel = 2 * kVector;
 static_assert(kRowMultiple % kVector == 0, "stores are whole vectors");
 
 METACURV_FMA_INLINE __m256d squares_of(__m256 y, __m256d sum) {
@@ -26,33 +21,13 @@ METACURV_FMA_INLINE __m256d squares_of(__m256 y, __m256d sum) {
   return _mm256_fmadd_pd(high, high, _mm256_fmadd_pd(low, low, sum));
 }
 
-// All bits set in the first n of eight lanes, n > 0; in all of them for n >= 8.
-METACURV_FMA_INLINE __m256i first_lanes(int64_t n) {
-  static constexpr int32_t kMasks[2 * kVector] = {-1, -1, -1, -1, -1, -1, -1, -1};
-  const int64_t kept = n < kVector ? n : kVector;
-  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kMasks + kVector - kept));
-}
-
-METACURV_FMA_INLINE double sum_of(__m256d lanes) {
-  const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(lanes), _mm256_extractf128_pd(lanes, 1));
-  return _mm_cvtsd_f64(two) + _mm_cvtsd_f64(_mm_unpackhi_pd(two, two));
-}
-
-template <bool kMasked>
-METACURV_FMA_INLINE __m256 load(const float* x, __m256i mask) {
-  if constexpr (kMasked) {
-    return _mm256_maskload_ps(x, mask);
-  } else {
-    return _mm256_loadu_ps(x);
-  }
-}
-
 // Rows row ... row + kRows - 1 and kVectors vectors of columns from `column` on, of which the last
 // is cut by `mask`. slopes: of the task's
 // rows; sums: four lanes a row.
 template <int kRows, int kVectors, bool kMasked>
 METACURV_FMA_INLINE void tile(const ChainTask& task, int64_t row, int64_t column, __m256i mask,
                               const float* const* slopes, double* sums) {
+  constexpr bool kIsCut = kMasked && kVectors == 1;
   __m256 y[kRows][kVectors];
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
@@ -65,7 +40,7 @@ METACURV_FMA_INLINE void tile(const ChainTask& task, int64_t row, int64_t column
   const float* weight = task.weight + column;
   for (int64_t k = 0; k < task.outputs; ++k, weight += task.inputs) {
     __m256 w[kVectors];
-    w[0] = load < kMasked && kVectors == 1 > (weight, mask);
+    w[0] = load<kIsCut>(weight, mask);
     if constexpr (kVectors == 2) {
       w[1] = load<kMasked>(weight + kVector, mask);
     }
@@ -87,19 +62,14 @@ METACURV_FMA_INLINE void tile(const ChainTask& task, int64_t row, int64_t column
       const bool is_cut = kMasked && v == kVectors - 1;
       const float* at = slope + v * kVector;
       const __m256 s = is_cut ? load<kMasked>(at, mask) : load<false>(at, mask);
-      const __m256 below =
-          task.is_rectified
-              ? _mm256_and_ps(y[r][v], _mm256_cmp_ps(s, _mm256_setzero_ps(), _CMP_GT_OQ))
-              : _mm256_mul_ps(y[r][v], s);
+      const __m256 below = times_slope(y[r][v], s, task.is_rectified);
       squares = _mm256_fmadd_ps(below, below, squares);
       if (task.y != nullptr) {
         _mm256_storeu_ps(task.y + (row + r) * task.y_stride + column + v * kVector, below);
       }
     }
     double* lanes = sums + 4 * (row + r);
-    const __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(squares));
-    const __m256d high = _mm256_cvtps_pd(_mm256_extractf128_ps(squares, 1));
-    _mm256_storeu_pd(lanes, _mm256_add_pd(_mm256_loadu_pd(lanes), _mm256_add_pd(low, high)));
+    _mm256_storeu_pd(lanes, _mm256_add_pd(_mm256_loadu_pd(lanes), widened(squares)));
   }
 }
 

@@ -20,7 +20,8 @@ from metacurv.estimators.opened import Opened
 from metacurv.estimators.sampling import Budget, Draw, Groups, Summary, sample
 from metacurv.estimators.state import recording
 from metacurv.estimators.tangent_plan import plan_tangents
-from metacurv.estimators.taylor import Taylor, taylor_of_chain, taylor_of_steps
+from metacurv.estimators.taylor import Taylor, taylor_of_steps
+from metacurv.estimators.taylor_chain import CompiledTaylor, taylor_of_chain
 
 METHODS = ("exact", "activation", "taylor", "hutchinson", "finite_difference")
 
@@ -55,20 +56,24 @@ def measure(method: str, opened: Opened, groups: Groups, budget: Budget) -> Summ
     Raises:
         Unserved: it turned out not to serve after all.
     """
+    if opened.is_chain(method):  # runs none of the user's code, and no backward pass
+        return _measure(method, opened, groups, budget)
     if method not in ("exact", "activation"):
         refuse_reentrant_checkpoints({node.name() for node in nodes_below([_root(opened)])})
     if (
         method == "finite_difference"
     ):  # runs forward passes of its own, as the caller's autocast has them
         return sample(_finite_difference(opened), groups, budget)
-    is_chain = method in ("exact", "activation") and opened.is_chain(for_columns=method == "exact")
-    # A chain runs none of the user's code, and no backward pass beyond the loss function's.
-    with recording() if is_chain else _quiet(opened):
-        if method == "exact":
-            parts = exact_parts(opened.space(for_columns=True), opened.forward.loss, opened.kind)
-            sums = groups.row_with_sums(parts)
-            return Summary(sums, [0.0] * len(sums), 0, converged=True)
-        return sample(_SAMPLERS[method](opened), groups, budget)
+    with _quiet(opened):
+        return _measure(method, opened, groups, budget)
+
+
+def _measure(method: str, opened: Opened, groups: Groups, budget: Budget) -> Summary:
+    if method == "exact":
+        space = opened.space(for_columns=True)
+        sums = groups.row_with_sums(exact_parts(space, opened.forward.loss, opened.kind))
+        return Summary(sums, [0.0] * len(sums), 0, converged=True)
+    return sample(_SAMPLERS[method](opened), groups, budget)
 
 
 def _root(opened: Opened) -> Node:
@@ -97,15 +102,14 @@ def _activation(opened: Opened) -> Draw:
 
 
 def _taylor(opened: Opened) -> Draw:
-    taylor = _taylor_of_chain(opened) or _taylor_of_graph(opened)
+    taylor = _taylor_of_chain(opened) if opened.is_chain("taylor") else _taylor_of_graph(opened)
     return lambda first, n: taylor.samples(
         seed=opened.seed, first_probe=first, n_samples=n
     ).unsqueeze(1)
 
 
-def _taylor_of_chain(opened: Opened) -> Taylor | None:
-    if opened.chain is None:
-        return None
+def _taylor_of_chain(opened: Opened) -> Taylor | CompiledTaylor:
+    assert opened.chain is not None
     return taylor_of_chain(
         opened.forward.loss, opened.chain, opened.problem.parameters, backend=opened.backend
     )

@@ -101,18 +101,19 @@ class Opened:
         names = (walk.names[node] for node in examined.plan.smooth)
         return sorted({name.removesuffix("Backward0") for name in names})
 
-    def is_chain(self, *, for_columns: bool) -> bool:
-        """Whether ``space`` gives a ``ChainSpace``."""
-        # Signs at smooth activations are drawn in the general form only.
-        return self.chain is not None and (
-            for_columns or self.kind == "ggn" or not self.chain.has_smooth
-        )
+    def is_chain(self, method: str) -> bool:
+        """Whether ``method`` may take the forward pass as a chain."""
+        if method not in ("exact", "activation", "taylor") or self.chain is None:
+            return False
+        if method == "activation":  # signs at smooth activations are drawn in the general form only
+            return self.kind == "ggn" or not self.chain.has_smooth
+        return method == "exact" or all(layer.weight >= 0 for layer in self.chain.layers)
 
     def space(self, *, for_columns: bool) -> ActivationSpace | ChainSpace:
         """The batch in activation space; ``for_columns``: with as many samples as may share a column."""
         run = ops.implementation(self.backend, self.problem.device)
         parameters = self.problem.parameters
-        if self.chain is not None and self.is_chain(for_columns=for_columns):
+        if self.chain is not None and self.is_chain("exact" if for_columns else "activation"):
             return ChainSpace(self.chain, parameters, run, self.max_memory)
         walk, examined = self._walk_and_examined
         return ActivationSpace(

@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from metacurv import ops
-from metacurv.estimators.chain_graph import Chain
 from metacurv.estimators.cotangent_capture import prepare_rules
 from metacurv.estimators.double_backward import gradient_graph, hessian_vector_products
 from metacurv.estimators.errors import NotApplicable, explain_differentiation_errors
@@ -28,7 +27,6 @@ from metacurv.estimators.parameters import NumberedParameter
 from metacurv.estimators.probe_products import dot
 from metacurv.estimators.tangent_plan import Step
 from metacurv.estimators.tangent_rules import Layer
-from metacurv.estimators.taylor_chain import chain_rules
 from metacurv.estimators.taylor_probes import Probes
 from metacurv.estimators.taylor_rules import TaylorRule, taylor_rule
 
@@ -46,7 +44,7 @@ class Pass:
 
 
 class Taylor:
-    """Samples of v . (H v), all parameters together; made by ``taylor_of_chain`` or ``taylor_of_steps``.
+    """Samples of v . (H v), all parameters together; made by ``taylor_of_steps``, or for a chain of layers by ``taylor_chain``.
 
     Args:
         passes: the operations from the parameters up, chain by chain.
@@ -169,20 +167,3 @@ def taylor_of_steps(
     largest = max(math.prod(step.node._input_metadata[0].shape) for step in steps)
     device = parameters[0].tensor.device
     return Taylor(passes, probed, device, largest, backend, edges, gradients)
-
-
-def taylor_of_chain(
-    loss: Tensor, chain: Chain, parameters: Sequence[NumberedParameter], *, backend: str
-) -> Taylor | None:
-    """For a chain, all of whose weights are asked for; None for another."""
-    if any(layer.weight < 0 for layer in chain.layers):
-        return None
-    passes = [
-        Pass(rule, is_foot=index == 0, is_under_head=False)
-        for index, rule in enumerate(chain_rules(loss, chain, parameters))
-    ]
-    used = {index for layer in chain.layers for index in (layer.weight, layer.bias)}
-    probed = [parameter for index, parameter in enumerate(parameters) if index in used]
-    widths = [chain.log_p.shape[1], *(layer.a.shape[1] for layer in chain.layers[:-1])]
-    largest = len(chain.log_p) * max(widths)
-    return Taylor(passes, probed, chain.log_p.device, largest, backend)

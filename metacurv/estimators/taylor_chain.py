@@ -1,14 +1,22 @@
-"""Taylor mode's rules for a chain of layers, prepared without a backward pass through the graph."""
+"""Taylor mode for a chain of layers: what it needs of the chain, by no backward pass through the graph, and two ways to run it.
+
+The kernel ``chain_taylor`` takes all probes through all layers in one call. Where it does not serve (float64, CUDA, layers that
+fall out of the cache, no kernels) the same is done by ``Taylor``, a layer at a time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from metacurv import _kernels, ops
 from metacurv.estimators.chain_graph import Chain
 from metacurv.estimators.parameters import NumberedParameter
+from metacurv.estimators.taylor import Pass, Taylor
 from metacurv.estimators.taylor_rules import (
     TaylorElementwise,
     TaylorLayer,
@@ -18,30 +26,106 @@ from metacurv.estimators.taylor_rules import (
 )
 
 
+@dataclass(frozen=True)
+class Descent:
+    """Of every layer but the bottom one, from the top: dL/dz [N, O], and of what lies below s'(z) and c = s''(z) dL/da [N, I].
+
+    ``curvatures``: None where c is 0.
+    """
+
+    cotangents: list[Tensor]
+    slopes: list[Tensor]
+    curvatures: list[Tensor | None]
+
+
 @torch.no_grad()
-def chain_rules(
-    loss: Tensor, chain: Chain, parameters: Sequence[NumberedParameter]
+def descend(loss: Tensor, chain: Chain) -> Descent:
+    """One backward pass by hand."""
+    found = Descent([], [], [])
+    d = chain.gradient(loss)
+    for index, layer in enumerate(chain.layers):
+        if layer.matrix is None:
+            break
+        at_a = d @ layer.matrix
+        slope = chain.slope(index)
+        found.cotangents.append(d)
+        found.slopes.append(slope)
+        found.curvatures.append(chain.second_derivative(index, at_a))
+        d = at_a.mul_(slope)
+    return found
+
+
+class CompiledTaylor:
+    """Samples of v . (H v) of a chain by the kernel."""
+
+    def __init__(
+        self, chain: Chain, descent: Descent, parameters: Sequence[NumberedParameter]
+    ) -> None:
+        layers = chain.layers
+        numbers = [
+            parameters[index].number if index >= 0 else -1
+            for layer in layers
+            for index in (layer.weight, layer.bias)
+        ]
+        nothing = chain.log_p.new_empty(0)
+        self._run = partial(
+            _kernels.chain_taylor,
+            chain.log_p,
+            chain.sample_weight,
+            numbers=numbers,
+            transposed=[layer.transposed for layer in layers],
+            inputs=[layer.a for layer in layers],
+            weights=[layer.matrix for layer in layers if layer.matrix is not None],
+            slopes=descent.slopes,
+            rectified=[False] * len(descent.slopes),
+            cotangents=descent.cotangents,
+            curvatures=[nothing if c is None else c for c in descent.curvatures],
+        )
+
+    def samples(self, *, seed: int, first_probe: int, n_samples: int) -> Tensor:
+        """As ``Taylor.samples``."""
+        return self._run(seed=ops.as_int64(seed), probe=first_probe % (1 << 32), n_probes=n_samples)
+
+
+def taylor_of_chain(
+    loss: Tensor, chain: Chain, parameters: Sequence[NumberedParameter], *, backend: str
+) -> Taylor | CompiledTaylor:
+    """For a chain all of whose weights are asked for."""
+    descent = descend(loss, chain)
+    run = ops.implementation(backend, chain.log_p.device)
+    weights = [parameters[layer.weight].tensor for layer in chain.layers]
+    if run is _kernels and _kernels.chain_is_compiled(chain.log_p, weights):
+        return CompiledTaylor(chain, descent, parameters)
+    passes = [
+        Pass(rule, is_foot=index == 0, is_under_head=False)
+        for index, rule in enumerate(_rules(chain, descent, parameters))
+    ]
+    used = {index for layer in chain.layers for index in (layer.weight, layer.bias)}
+    probed = [parameter for index, parameter in enumerate(parameters) if index in used]
+    widths = [chain.log_p.shape[1], *(layer.a.shape[1] for layer in chain.layers[:-1])]
+    largest = len(chain.log_p) * max(widths)
+    return Taylor(passes, probed, chain.log_p.device, largest, backend)
+
+
+def _rules(
+    chain: Chain, descent: Descent, parameters: Sequence[NumberedParameter]
 ) -> list[TaylorRule]:
     """From the lowest layer up."""
     p = chain.log_p.exp()
     rules: list[TaylorRule] = [TaylorLogSoftmax(p, p * chain.sample_weight.unsqueeze(1), -1)]
-    d = chain.gradient(loss)
     for index, layer in enumerate(chain.layers):
-        right = None if layer.matrix is None else layer.matrix.t()
+        is_bottom = layer.matrix is None
         rules.append(
             TaylorLayer(
                 layer.a,
-                right,
-                None if right is None else d,
+                None if layer.matrix is None else layer.matrix.t(),
+                None if is_bottom else descent.cotangents[index],
                 parameters[layer.weight].number,
                 parameters[layer.bias].number if layer.bias >= 0 else None,
                 transposed=layer.transposed,
             )
         )
-        if layer.matrix is not None:
-            at_a = d @ layer.matrix
-            slope = chain.slope(index)
-            c = chain.second_derivative(index, at_a)
+        if not is_bottom:
+            slope, c = descent.slopes[index], descent.curvatures[index]
             rules.append(TaylorElementwise(slope) if c is None else TaylorSmooth(slope, c))
-            d = at_a * slope
     return rules[::-1]
