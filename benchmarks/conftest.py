@@ -22,6 +22,11 @@ PEERS = {
     "pyhessian": "pyhessian",
     "curvlinops": "curvlinops-for-pytorch",
     "backpack": "backpack-for-pytorch",
+    "hessian_eigenthings": "hessian-eigenthings",
+    "nngeometry": "nngeometry",
+    "asdl": "asdfghjkl",
+    "pytorch_optimizer": "pytorch_optimizer",
+    "sklearn": "scikit-learn",
 }
 # compares metacurv, the first call, with another one, and saves the outcome under the name of the comparison
 Versus = Callable[[str, Call, Call], None]

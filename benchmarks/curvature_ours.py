@@ -41,13 +41,9 @@ def few_columns(workload: Workload) -> bool:
     return workload.family != TRANSFORMER
 
 
-def piecewise_linear(workload: Workload) -> bool:
-    return workload.piecewise_linear
-
-
 # method, kind, noise, the networks of the workloads that it serves
 METHODS: tuple[tuple[str, Kind, Noise, Callable[[Workload], bool]], ...] = (
-    ("exact", "hessian", "none", piecewise_linear),
+    ("exact", "hessian", "none", perceptrons),
     ("exact", "ggn", "none", few_columns),
     ("activation", "hessian", "draw", perceptrons),
     ("activation", "ggn", "draw", any_network),
