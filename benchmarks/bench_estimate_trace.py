@@ -20,6 +20,7 @@ from benchmarks.estimate_lines import (
     RELU,
     STEP,
     call,
+    is_race,
 )
 
 pytestmark = [
@@ -34,7 +35,7 @@ pytestmark = [
 
 K = 16
 NEVER = 1 << 40
-RACES = [name for line in ESTIMATE_LINES for name in line.keys if " / to " in name] + list(ALSO)
+RACES = [name for line in ESTIMATE_LINES if is_race(line) for name in line.keys] + list(ALSO)
 # metacurv's methods that may win to a given error; the quicker one runs.
 MAY_WIN = ("exact", "activation")
 

@@ -50,6 +50,11 @@ def all_to(error: str, workloads: tuple[str, ...], others: tuple[str, ...]) -> t
     return tuple(to(error, workload, other) for workload in workloads for other in others)
 
 
+def is_race(line: Line) -> bool:
+    """Whether a line is about times to an equal error."""
+    return any(" / to " in name for name in line.keys)
+
+
 def call(workload: str, method: str, other: str) -> str:
     """The name of a comparison of single calls."""
     return key("estimate_trace", workload, method, other)

@@ -6,7 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.estimate_lines import ESTIMATE_LINES
 from benchmarks.lines import LINES, Kind, Line
+
+PROMISES = (*ESTIMATE_LINES, *LINES)
 
 # extra_info of a benchmark that compares, by the name of its comparison
 Comparisons = Mapping[str, Mapping[str, Any]]
@@ -64,7 +67,7 @@ def measure(kind: Kind, info: Mapping[str, Any]) -> Measured:
     return Measured(1 / paired["speedup"], interval, ours, other)
 
 
-def rows(found: Comparisons, lines: Iterable[Line] = LINES) -> list[Row]:
+def rows(found: Comparisons, lines: Iterable[Line] = PROMISES) -> list[Row]:
     made = []
     for line in lines:
         if any(name not in found for name in line.keys):
@@ -116,7 +119,7 @@ def lines_table(made: Iterable[Row]) -> str:
     return "\n".join(text)
 
 
-def others_table(found: Comparisons, lines: Iterable[Line] = LINES) -> str:
+def others_table(found: Comparisons, lines: Iterable[Line] = PROMISES) -> str:
     """What was compared without a promise; traces with the standard error of both sides."""
     promised = {name for line in lines for name in line.keys}
     text = [

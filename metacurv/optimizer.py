@@ -97,8 +97,9 @@ class MetaCurvatureLR(OptimizerWrapper):
             step is due a forward hook on it finds the pass that made the loss. Only estimators other than "hutchinson" need it.
         estimator: "hutchinson" draws probes in parameter space, for any loss. The others reuse the step's own forward pass and
             add only backward passes to the layers; ``estimate_trace`` says where they are right. "activation" draws samples
-            with much less noise; "exact", for networks that are linear in pieces, has none. "auto" takes exact where that needs
-            few columns, else activation, and hutchinson where neither is right: ``last_estimate.method`` and ``.why`` tell.
+            with much less noise; "exact", for networks that are linear in pieces and for plain stacks of layers, has none.
+            "auto" takes exact where that needs few columns, else activation, and hutchinson where neither is right:
+            ``last_estimate.method`` and ``.why`` tell.
             Gradients that carry a graph (on the right above) are always measured by hutchinson.
 
     Raises:

@@ -51,11 +51,11 @@ def comparison(name: str, kind: str, value: float) -> dict[str, Any]:
 
 def a_run(report: ModuleType, factor: float = 1.25) -> dict[str, Any]:
     """All lines, each better than required by ``factor``."""
-    from benchmarks.lines import LINES
+    from benchmarks.table import PROMISES
 
     benchmarks = [
         comparison(name, line.kind, line.bound * (factor if line.kind == "faster" else 1 / factor))
-        for line in LINES
+        for line in PROMISES
         for name in line.keys
     ]
     benchmarks.append({"group": "g", "name": "ours", "extra_info": {}, "stats": {}})
@@ -124,6 +124,23 @@ def test_missing(report: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixtu
     captured = capsys.readouterr()
     assert "not measured" in captured.out
     assert captured.err.startswith("not measured: `hessian_trace`, MLP 40-256-256-10")
+
+
+def test_without_races(
+    report: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only what is about times to an equal error may be missing."""
+    run = a_run(report)
+    run["benchmarks"] = [
+        b for b in run["benchmarks"] if " / to " not in b["extra_info"].get("comparison", "")
+    ]
+    path = save(tmp_path, run)
+    assert report.main([path, "--check"]) == 1
+    assert report.main([path, "--check", "--without-races"]) == 0
+    drop(run, "estimate_trace / relu MLP, trained / exact / BackPACK DiagHessian")
+    capsys.readouterr()
+    assert report.main([save(tmp_path, run), "--check", "--without-races"]) == 1
+    assert capsys.readouterr().err.count("not measured") == 1
 
 
 def test_nothing_measured(report: ModuleType, tmp_path: Path) -> None:

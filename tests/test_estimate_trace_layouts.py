@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metacurv import TraceEstimate
+from metacurv.estimators.sample_layout import Layout, follows_scaling, scalings
 from tests.dense.case import Case, build, general, labels, rand
 from tests.dense.checks import assert_exact, assert_within_errors, measure
 from tests.dense.truth import KINDS, dense_truth
@@ -256,3 +257,42 @@ def test_sequences_before_batches(kind, order):
         )
     )
     assert_right(case, kind)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("samples", [2, 3, 16, 63, 64, 65, 100, 4096, 4097])
+def test_scalings_tell_any_two_samples_apart(samples, dtype):
+    found = torch.stack(scalings(samples, dtype), 1)
+    assert len(found.unique(dim=0)) == samples
+    assert found.dtype == dtype
+    assert bool((found > 0).all())
+    assert bool(torch.isfinite(found).all())
+    assert bool((torch.frexp(found.double())[0] == 0.5).all())  # powers of two
+    if dtype == torch.float32:
+        assert found.shape[1] == 1 + (samples > 64) + (samples > 4096)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("leak", [1.0, 1e-4])
+@pytest.mark.parametrize("shape", [(5, 7), (7, 5), (3, 5, 4)])
+def test_a_leak_between_any_two_samples_is_seen(shape, leak, dtype):
+    samples = 5
+    axis = shape.index(samples)
+    layout = Layout("axis", samples, axis)
+    x = torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(0))
+
+    def scaled(y: Tensor, scales: Tensor) -> Tensor:
+        return (y.movedim(axis, -1) * scales).movedim(-1, axis)
+
+    def mixed(y: Tensor, source: int, target: int) -> Tensor:
+        rows = y.movedim(axis, 0).clone()
+        rows[target] += leak * rows[source]
+        return rows.movedim(0, axis)
+
+    for scales in scalings(samples, dtype):
+        assert follows_scaling(layout, scaled(3 * x, scales), 3 * x, scales)
+        for source in range(samples):
+            for target in range(samples):
+                if source != target:
+                    back, reference = (mixed(y, source, target) for y in (scaled(x, scales), x))
+                    assert not follows_scaling(layout, back, reference, scales)

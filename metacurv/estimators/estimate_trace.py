@@ -46,7 +46,8 @@ def estimate_trace(
     Methods, from the fastest at a given error to the most general (``docs/estimators.md`` derives them):
 
     - "exact": no sampling error. GGN of any model; Hessian of networks that are linear in pieces (ReLU ...), where both are the
-      same almost everywhere. One backward pass to the layers for each column of the loss's factor (classes - 1).
+      same almost everywhere, and of plain stacks of linear layers and smooth activations under cross-entropy. One backward pass
+      to the layers for each column of the loss's factor (classes - 1).
     - "activation": one random backward pass to the layers a sample, two through smooth activations. GGN of any model; Hessian
       where all that lies above a parameter is linear, linear in pieces, or elementwise.
     - "taylor": Hutchinson's samples in second-order forward mode, for stacks of known layers (totals only).

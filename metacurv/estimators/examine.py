@@ -2,8 +2,8 @@
 
 Two things are tested with a random cotangent on the first graph of a structure, since they cannot be read off it with
 certainty: that the gradients which the sites give add up to autograd's own (a parameter for which they do not is left to
-autograd), and which axis of each activation holds the samples (what flows back from some samples must leave the others' part
-at zero).
+autograd), and which axis of each activation holds the samples (what flows back to a sample must follow a change of scale of its
+own cotangent, and of no other).
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ from metacurv.estimators.sample_layout import (
     WHOLE,
     Layout,
     candidates,
+    follows_scaling,
     keeps_apart,
+    scalings,
     separating_sets,
 )
 from metacurv.estimators.use_sites import Site, bind
@@ -260,30 +262,47 @@ def _layouts_from(
     ]
     is_sure = plan.head.kind != "generic" and not plan.indirect
     is_sure = is_sure and all(keeps_samples(walk, node) for node in leading_to_sites(walk, plan))
+    if plan.head.kind == "generic" and not _loss_keeps_apart(loss, walk, plan, full, boundary):
+        return None
+    reference = _arrived(walk, plan, full)
+    is_sure &= all(u is None or bool(torch.count_nonzero(u)) for u in reference)
+    for scales in scalings(boundary.samples, full.dtype):
+        here = scales.to(full.device)
+        cotangent = full.clone()
+        brought = boundary.bring(cotangent)
+        brought.mul_(here.view(-1, *([1] * (brought.dim() - 1))))
+        for i, (before, u) in enumerate(
+            zip(reference, _arrived(walk, plan, cotangent), strict=True)
+        ):
+            if before is None or u is None or not bool(torch.count_nonzero(before)):
+                possible[i] = []
+                continue
+            possible[i] = [
+                layout for layout in possible[i] if follows_scaling(layout, u, before, here)
+            ]
+    found = [fit[0] if fit else WHOLE for fit in possible]
+    in_front = all(layout.axis == 0 and layout.style != "minor" for layout in (boundary, *found))
+    return _Layouts(boundary, found, is_sure and in_front)
+
+
+def _arrived(walk: Walk, plan: ActivationPlan, cotangent: Tensor) -> Sequence[Tensor | None]:
+    """What flows back to the sites from a cotangent at the boundary."""
+    edges = [walk.edge(site.node) for site in plan.all_sites]
+    return run_backward([walk.edge(*plan.head.boundary)], edges, [cotangent])
+
+
+def _loss_keeps_apart(
+    loss: Tensor, walk: Walk, plan: ActivationPlan, full: Tensor, boundary: Layout
+) -> bool:
+    """Whether a loss of no known form passes nothing between samples."""
+    factor = GenericFactor(loss, walk.edge(*plan.head.boundary), full, boundary.samples)
     for chosen in separating_sets(boundary.samples):
         here = chosen.to(full.device)
         mask = torch.zeros_like(full)
         boundary.bring(mask)[here] = 1
-        cotangent = full * mask
-        if plan.head.kind == "generic":
-            factor = GenericFactor(loss, walk.edge(*plan.head.boundary), full, boundary.samples)
-            cotangent = cotangent + factor.times_hessian(cotangent)
-            if not keeps_apart(boundary, cotangent, here):
-                return None
-        arrived = run_backward(
-            [walk.edge(*plan.head.boundary)],
-            [walk.edge(site.node) for site in sites],
-            [cotangent],
-        )
-        for i, u in enumerate(arrived):
-            if u is None or not bool(torch.count_nonzero(u)):
-                is_sure &= u is None
-                possible[i] = []
-                continue
-            possible[i] = [layout for layout in possible[i] if keeps_apart(layout, u, here)]
-    found = [fit[0] if fit else WHOLE for fit in possible]
-    in_front = all(layout.axis == 0 and layout.style != "minor" for layout in (boundary, *found))
-    return _Layouts(boundary, found, is_sure and in_front)
+        if not keeps_apart(boundary, factor.times_hessian(full * mask), here):
+            return False
+    return True
 
 
 def _may_hold_samples(site: Site, walk: Walk, layout: Layout) -> bool:

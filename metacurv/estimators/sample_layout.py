@@ -64,6 +64,34 @@ def keeps_apart(layout: Layout, u: Tensor, chosen: Tensor) -> bool:
     return not bool(torch.count_nonzero(rows[~chosen]))
 
 
+def follows_scaling(layout: Layout, u: Tensor, reference: Tensor, scales: Tensor) -> bool:
+    """Whether each sample's part of ``u`` is that of ``reference`` times the sample's own scale, and so free of the others'.
+
+    u, reference: [*shape], what flows back from a cotangent with and without its samples scaled.
+    scales: powers of two [samples], by which what is linear scales without rounding (but for numbers near the end of the range,
+    which are small beside their row).
+    """
+    rows, expected = (layout.bring(x).reshape(layout.samples, -1) for x in (u, reference))
+    expected = expected * scales.unsqueeze(1)
+    off = (rows - expected).abs().amax(1)
+    return bool((off <= 16 * torch.finfo(u.dtype).eps * expected.abs().amax(1)).all())
+
+
+def scalings(samples: int, dtype: torch.dtype) -> list[Tensor]:
+    """Powers of two [samples] by which any two samples are told apart: their (shuffled) numbers' digits are the exponents.
+
+    One for up to 64 samples, two for up to 4096 (16-bit floats have no room for as many exponents, and need more).
+    """
+    order = torch.randperm(samples, generator=torch.Generator().manual_seed(3))
+    base = min(max(2, samples), 8 if dtype == torch.float16 else 64)
+    found = []
+    while True:
+        found.append(torch.exp2((order % base - base // 2).to(torch.float64)).to(dtype))
+        order = order // base
+        if not bool(order.any()):
+            return found
+
+
 def separating_sets(samples: int) -> list[Tensor]:
     """Sets of samples, bool [samples], of which for every ordered pair of samples one holds the first and not the second.
 
