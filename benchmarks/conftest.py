@@ -1,6 +1,6 @@
 """One thread, facts that every saved result carries, and comparisons within one loop.
 
-``pytest benchmarks --benchmark-json=benchmarks/results/latest.json`` runs all of it in a few minutes.
+``pytest benchmarks --benchmark-json=benchmarks/results/latest.json`` runs all of it in half an hour.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Turns saved benchmark results into the speed table, its picture, and README.md's speed section.
 
-Measure first, in a few minutes on a quiet machine:
+Measure first, in half an hour on a quiet machine:
 
     pytest benchmarks --benchmark-json=benchmarks/results/latest.json
 """

@@ -119,7 +119,6 @@ _MOST_LOGITS = 1 << 16
 
 
 def chain_is_compiled(log_p: Tensor, weights: Sequence[Tensor]) -> bool:
-    """Whether the ops on chains of layers have a kernel for these."""
     return (
         log_p.dtype is torch.float32
         and log_p.is_cpu
@@ -178,12 +177,6 @@ def chain_taylor(
     cotangents: Sequence[Tensor],
     curvatures: Sequence[Tensor],
 ) -> Tensor:
-    """v . H v of probes ``probe`` ... ``probe`` + n_probes - 1, float64 [n_probes]; only where ``chain_is_compiled``.
-
-    The chain is that of ``chain_draws``. numbers: [2 L], of weight and bias of each layer, -1 for no bias; transposed: [L],
-    whether the weight is [O, I]; cotangents: L - 1 x dL/dz [N, O]; curvatures: L - 1 x s''(z) dL/da [N, I], or empty where 0.
-    The specification is ``metacurv.estimators.taylor``.
-    """
     samples: Tensor = _ops.chain_taylor.default(
         log_p,
         sample_weight,

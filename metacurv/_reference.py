@@ -249,3 +249,13 @@ def chain_draws(*arguments: Any) -> Tensor:
 def chain_columns(*arguments: Any) -> Tensor:
     """See ``metacurv._chain``."""
     return _chain.chain_columns(sys.modules[__name__], *arguments)
+
+
+def chain_is_compiled(log_p: Tensor, weights: Sequence[Tensor]) -> bool:
+    """Whether the ops on chains of layers have a kernel for these."""
+    return False
+
+
+def chain_taylor(*arguments: Any, **named: Any) -> Tensor:
+    """See ``metacurv._chain``."""
+    return _chain.chain_taylor(sys.modules[__name__], *arguments, **named)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from metacurv.estimators.activation_plan import ActivationPlan, Head, softmax_dim
+from metacurv.estimators.at_once import how_many
 from metacurv.estimators.double_backward import run_backward
 from metacurv.estimators.engine_pull import Bends, EnginePull
 from metacurv.estimators.examine import Examined
@@ -37,9 +38,6 @@ from metacurv.estimators.parameters import NumberedParameter
 from metacurv.estimators.parts import Parts
 from metacurv.estimators.replicated_pull import ReplicatedPull
 from metacurv.estimators.second_derivative import second_derivative
-
-# More cotangents at once gain nothing.
-_MOST_AT_ONCE = 64
 
 
 def make_factor(loss: Tensor, walk: Walk, plan: ActivationPlan, samples: int) -> OutputFactor:
@@ -125,7 +123,7 @@ class ActivationSpace:
         self.column_count = self.factor.columns_per_sample
         # Cotangents, and what is made of them.
         size = 2 * examined.elements * max(4, int(self._dtype.itemsize))
-        self.at_once = max(1, min(_MOST_AT_ONCE, max_memory // max(1, size)))
+        self.at_once = how_many(size, max_memory)
 
     def _curvatures(self, loss: Tensor) -> dict[tuple[int, int], Tensor]:
         """c = s''(z) dl/da of every smooth activation, by the (node, output) that z is."""

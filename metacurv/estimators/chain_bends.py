@@ -11,6 +11,8 @@ at every activation instead of at the output alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -30,54 +32,52 @@ def bend_columns(chain: Chain) -> int:
 @torch.no_grad()
 def bend_parts(space: ChainSpace, loss: Tensor) -> Tensor:
     """The share of all smooth activations, float64 [parameters]; ``loss``: of the chain."""
-    layers = space.chain.layers
-    table = torch.zeros(1, 2 * len(layers), dtype=torch.float64, device=space.device)
-    gradient = space.chain.gradient(loss)
+    chain = space.chain
+    table = torch.zeros(1, 2 * len(chain.layers), dtype=torch.float64, device=space.device)
+    slopes = [chain.slope(index) for index in range(len(chain.layers) - 1)]
+    gradient = chain.gradient(loss)
     carried: Tensor | None = None  # sum of c (dz/dz_below)^2 from the layer above
-    for index, layer in enumerate(layers[:-1]):
-        assert layer.matrix is not None
-        slope = _slope(space, index)
-        at_a = gradient @ layer.matrix  # dL/da
+    for index, slope in enumerate(slopes):
+        matrix = chain.layers[index].matrix
+        assert matrix is not None
+        at_a = gradient @ matrix  # dL/da
         total = None
         if carried is not None:
-            total = (carried @ layer.matrix.square()) * slope.square()
-        carried = None
-        c = space.chain.second_derivative(index, at_a)
-        if c is not None:
-            carried = c
-            total = c if total is None else total + c
-            _add_columns(space, index, c, table)
+            total = (carried @ matrix.square()) * slope.square()
+        carried = chain.second_derivative(index, at_a)
+        if carried is not None:
+            total = carried if total is None else total + carried
+            _add_columns(space, index, carried, slopes, table)
         if total is not None:
-            _add(space, index + 1, total.unsqueeze(0), table)
+            _add(space, index + 1, total, table)
         gradient = at_a * slope
     return space.by_parameter(table)[0]
 
 
-def _add_columns(space: ChainSpace, index: int, c: Tensor, table: Tensor) -> None:
+def _add_columns(
+    space: ChainSpace, index: int, c: Tensor, slopes: Sequence[Tensor], table: Tensor
+) -> None:
     """The share of the units below layer ``index`` in layers ``index + 3`` and on; c: [N, units]."""
     layers = space.chain.layers
     if index + 3 >= len(layers):
         return
-    matrix, slope = layers[index + 1].matrix, _slope(space, index + 1)
+    matrix = layers[index + 1].matrix
     assert matrix is not None
-    for start in range(0, c.shape[1], space.at_once):
-        units = slice(start, start + space.at_once)
-        u = matrix[units].unsqueeze(1) * slope  # [R, N, units of the layer below]
+    at_once = max(1, space.at_once // 2)  # two results and their squares at a time
+    for start in range(0, c.shape[1], at_once):
+        units = slice(start, start + at_once)
+        u = matrix[units].unsqueeze(1) * slopes[index + 1]  # [R, N, units of the layer below]
         factors = c[:, units].t().unsqueeze(2)
         for below in range(index + 2, len(layers) - 1):
             weight = layers[below].matrix
             assert weight is not None
-            u = (u @ weight).mul_(_slope(space, below))
-            _add(space, below + 1, u.square().mul_(factors), table)
+            u = (u @ weight).mul_(slopes[below])
+            _add(space, below + 1, u.square().mul_(factors).sum(0), table)
 
 
 def _add(space: ChainSpace, index: int, squares: Tensor, table: Tensor) -> None:
-    """Adds sum over r, n, i of (||a_n||^2, 1) squares_rni to layer ``index``; squares: [R, N, I], signed."""
-    # Products with ones: squares of either sign in a form made for u . w.
-    sums = space.run.row_products(space.inputs[index], squares, torch.ones_like(squares))
-    table[0, 2 * index : 2 * index + 2] += sums.sum(0)
-
-
-def _slope(space: ChainSpace, index: int) -> Tensor:
-    slope = space.slopes[index]
-    return slope.sign() if space.rectified[index] else slope
+    """Adds sum over n, i of (||a_n||^2, 1) squares_ni to layer ``index``; squares: [N, I], signed."""
+    of_samples = squares.sum(1, dtype=torch.float64)
+    norms = space.inputs[index].square().sum(1, dtype=torch.float64)
+    table[0, 2 * index] += of_samples @ norms
+    table[0, 2 * index + 1] += of_samples.sum()

@@ -102,18 +102,24 @@ class Chain:
 
 
 def find_chain(loss: Tensor, parameters: Sequence[NumberedParameter]) -> Chain | None:
-    """The chain that ``loss``, of one element and with a graph, is; None where it is anything else."""
+    """The chain that ``loss``, of one element and with a graph, is; None where it is anything else.
+
+    Saved tensors are looked at only once all else fits: under a checkpoint looking at one runs the forward pass again.
+    """
     top: Any = loss.grad_fn
     if top.name() != "NllLossBackward0":
         return None
     softmax: Any = top.next_functions[0][0]
     if softmax is None or softmax.name() != "LogSoftmaxBackward0":
         return None
+    links = _links(softmax.next_functions[0][0], parameters)
+    if links is None:
+        return None
     log_p = softmax._saved_result.detach()
     if log_p.dim() != 2 or signed(softmax._saved_dim) % 2 != 1 or log_p.dtype not in _DTYPES:
         return None
     sample_weight = _sample_weight(top, log_p)
-    layers = _layers(softmax.next_functions[0][0], log_p.shape[1], parameters)
+    layers = _layers(links, log_p)
     if sample_weight is None or layers is None:
         return None
     return Chain((top, softmax), layers, log_p, sample_weight)
@@ -137,60 +143,73 @@ def _constant(value: float, dtype: torch.dtype) -> Tensor:
         return torch.full((1,), value, dtype=dtype, device="cpu")
 
 
-def _layers(
-    node: Any, width: int, parameters: Sequence[NumberedParameter]
-) -> list[ChainLayer] | None:
-    """From the layer at ``node`` down, whose output is [N, width]."""
+class _Link(NamedTuple):
+    """A layer as far as the graph's structure tells: the node of z, of the weight, of the bias if any, of what lies below."""
+
+    node: Any
+    weight_node: Any
+    bias_node: Any
+    weight: int
+    bias: int
+    below: Any
+
+
+def _links(node: Any, parameters: Sequence[NumberedParameter]) -> list[_Link] | None:
+    """Layers from ``node`` down, if nothing else is there, each parameter is used once, and some is asked for."""
     index_of = {id(parameter.tensor): index for index, parameter in enumerate(parameters)}
-    layers: list[ChainLayer] = []
+    links: list[_Link] = []
     used: list[int] = []
-    while True:
+    while node is not None:
         name = node.name()
+        bias_node = None
         if name == "AddmmBackward0":
-            (above_bias, _), (below, _), (above_weight, _) = node.next_functions
-            if above_weight is None or node._saved_alpha != 1 or node._saved_beta != 1:
-                return None
-            a = node._saved_mat1
+            (bias_node, _), (below, _), (weight_node, _) = node.next_functions
         elif name == "MmBackward0":
-            (below, _), (above_weight, _) = node.next_functions
-            if above_weight is None:
-                return None
-            above_bias = None
-            a = node._saved_self
+            (below, _), (weight_node, _) = node.next_functions
         else:
             return None
-        weight = _parameter(above_weight, index_of)
-        bias = _bias(above_bias, width, index_of)
+        weight = _leaf(weight_node, index_of, through="TBackward0")
+        bias = -1 if bias_node is None else _leaf(bias_node, index_of)
         if weight is None or bias is None:
             return None
         used += [index for index in (weight, bias) if index >= 0]
-        matrix = None if below is None else node._saved_mat2.detach().t()
-        a = a.detach()
-        transposed = above_weight.name() == "TBackward0"
-        layers.append(ChainLayer(node, a, weight, bias, transposed, matrix, below))
-        width = a.shape[1]
+        links.append(_Link(node, weight_node, bias_node, weight, bias, below))
         if below is None:
-            return layers if len(set(used)) == len(used) else None
+            return links if used and len(set(used)) == len(used) else None
         if not is_elementwise(below.name()) or len(below.next_functions) != 1:
             return None
         node = below.next_functions[0][0]
-        if node is None:
-            return None
+    return None
 
 
-def _parameter(node: Any, index_of: dict[int, int]) -> int | None:
-    """Index of the parameter that a weight is, as it is or transposed; -1 for another leaf; None for anything else."""
-    if node.name() == "TBackward0":
+def _leaf(node: Any, index_of: dict[int, int], through: str = "") -> int | None:
+    """Index of the parameter at a node, or behind one called ``through``; -1 for another leaf, None for anything else."""
+    if node is not None and node.name() == through:
         node = node.next_functions[0][0]
     if node is None or node.name() != ACCUMULATE:
         return None
     return index_of.get(id(node.variable), -1)
 
 
-def _bias(node: Any, width: int, index_of: dict[int, int]) -> int | None:
-    """The same of a bias; -1 also where there is none, or a frozen one."""
-    if node is None:
-        return -1
-    if node.name() != ACCUMULATE or tuple(node.variable.shape) != (width,):
-        return None
-    return index_of.get(id(node.variable), -1)
+def _layers(links: list[_Link], log_p: Tensor) -> list[ChainLayer] | None:
+    """What the nodes saved, if shapes, dtypes and layouts are plain."""
+    layers: list[ChainLayer] = []
+    width = log_p.shape[1]
+    for link in links:
+        node = link.node
+        if node.name() == "AddmmBackward0":
+            if node._saved_alpha != 1 or node._saved_beta != 1:
+                return None
+            a = node._saved_mat1
+        else:
+            a = node._saved_self
+        if link.bias_node is not None and tuple(link.bias_node.variable.shape) != (width,):
+            return None
+        if a.dtype != log_p.dtype or a.layout != torch.strided:
+            return None
+        a = a.detach()
+        matrix = None if link.below is None else node._saved_mat2.detach().t()
+        transposed = link.weight_node.name() == "TBackward0"
+        layers.append(ChainLayer(node, a, link.weight, link.bias, transposed, matrix, link.below))
+        width = a.shape[1]
+    return layers

@@ -9,11 +9,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from metacurv.estimators.at_once import how_many
 from metacurv.estimators.chain_graph import Chain
 from metacurv.estimators.parameters import NumberedParameter
-
-# More cotangents at once gain nothing.
-_MOST_AT_ONCE = 64
 
 
 class ChainSpace:
@@ -47,8 +45,9 @@ class ChainSpace:
         ]
         self._weights = [layer.matrix for layer in chain.layers[:-1]]
         width = max(chain.log_p.shape[1], *(a.shape[1] for a in self.inputs))
-        size = 2 * len(chain.log_p) * width * chain.log_p.element_size()
-        self.at_once = max(1, min(_MOST_AT_ONCE, max_memory // max(1, size)))
+        # Cotangents of two layers at a time, and a float64 sum for each row and layer.
+        size = len(chain.log_p) * (2 * width * chain.log_p.element_size() + 8 * len(self.inputs))
+        self.at_once = how_many(size, max_memory)
         self.column_count = chain.columns
 
     def draw(self, key: int, first_probe: int, n_samples: int) -> Tensor:

@@ -22,8 +22,8 @@ def choose_and_measure(opened: Opened, groups: Groups, budget: Budget) -> tuple[
     reasons: list[str] = []
     against = why_not("exact", opened)
     if against is None:
-        count = _count(opened.columns)
-        if worth_columns(opened.columns, budget.first):
+        count = _count(*opened.columns)
+        if worth_columns(sum(opened.columns), budget.first):
             return "exact", f"exact: {count}", measure("exact", opened, groups, budget)
         reasons.append(f"exact would take {count}")
     else:
@@ -65,7 +65,7 @@ def measure_by_name(
     return method, "asked for by name", measure(method, opened, groups, budget)
 
 
-def _count(columns: int) -> str:
-    return (
-        f"{columns} column{'s' if columns != 1 else ''} of the loss's factor, a backward pass each"
-    )
+def _count(of_loss: int, of_activations: int) -> str:
+    plural = "s" if of_loss != 1 else ""
+    more = f" and {of_activations} for smooth activations" if of_activations else ""
+    return f"{of_loss} column{plural} of the loss's factor{more}, a backward pass each"

@@ -18,7 +18,7 @@ from metacurv.estimators.linear_uses import find_linear_uses
 from metacurv.estimators.loss_checks import refuse_reentrant_checkpoints, without_hooks
 from metacurv.estimators.opened import Opened
 from metacurv.estimators.sampling import Budget, Draw, Groups, Summary, sample
-from metacurv.estimators.state import recording
+from metacurv.estimators.state import plain_arithmetic, recording
 from metacurv.estimators.tangent_plan import plan_tangents
 from metacurv.estimators.taylor import Taylor, taylor_of_steps
 from metacurv.estimators.taylor_chain import CompiledTaylor, taylor_of_chain
@@ -56,8 +56,9 @@ def measure(method: str, opened: Opened, groups: Groups, budget: Budget) -> Summ
     Raises:
         Unserved: it turned out not to serve after all.
     """
-    if opened.is_chain(method):  # runs none of the user's code, and no backward pass
-        return _measure(method, opened, groups, budget)
+    if opened.is_chain(method):  # runs none of the user's code but for hooks on smooth activations
+        with plain_arithmetic(opened.problem.device):
+            return _measure(method, opened, groups, budget)
     if method not in ("exact", "activation"):
         refuse_reentrant_checkpoints({node.name() for node in nodes_below([_root(opened)])})
     if (

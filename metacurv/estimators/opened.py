@@ -86,11 +86,14 @@ class Opened:
         return found
 
     @property
-    def columns(self) -> int:
-        """Backward passes to the layers that the exact trace takes; only where there is no obstacle."""
+    def columns(self) -> tuple[int, int]:
+        """Backward passes to the layers that the exact trace takes; only where there is no obstacle.
+
+        Those of the loss's factor, and those of smooth activations.
+        """
         if self.chain is None:
-            return self._walk_and_examined[1].columns
-        return self.chain.columns + (bend_columns(self.chain) if self.kind == "hessian" else 0)
+            return self._walk_and_examined[1].columns, 0
+        return self.chain.columns, bend_columns(self.chain) if self.kind == "hessian" else 0
 
     @property
     def bent_by(self) -> list[str]:

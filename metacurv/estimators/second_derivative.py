@@ -23,5 +23,9 @@ def second_derivative(node: Any, cotangent: Tensor, below: GradientEdge) -> Tens
         slopes = node(cotangent)
         if not slopes.requires_grad:
             return None
-        (c,) = torch.autograd.grad(slopes.sum(), [below], retain_graph=True, allow_unused=True)
+        # With something asked for further down, z's gradient is taken before hooks on z see it.
+        further = [GradientEdge(n, i) for n, i in below.node.next_functions if n is not None]
+        c, *_ = torch.autograd.grad(
+            slopes.sum(), [below, *further[:1]], retain_graph=True, allow_unused=True
+        )
     return c

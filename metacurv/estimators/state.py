@@ -62,6 +62,16 @@ def recording() -> AbstractContextManager[object]:
     return torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
 
 
+def plain_arithmetic(device: torch.device) -> AbstractContextManager[object]:
+    """Out of inference mode and autocast, for what takes tensors as they are; nothing where both are off."""
+    if not torch.is_autocast_enabled(device.type):
+        return recording()
+    stack = ExitStack()
+    stack.enter_context(recording())
+    stack.enter_context(torch.autocast(device.type, enabled=False))
+    return stack
+
+
 def gradients_on() -> AbstractContextManager[object]:
     """``recording`` with gradients enabled; nothing where they are."""
     if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():

@@ -22,7 +22,7 @@ from metacurv.estimators.examine import examine
 from metacurv.estimators.loss_checks import without_hooks
 from metacurv.estimators.moments import TraceReading
 from metacurv.estimators.parameters import NumberedParameter
-from metacurv.estimators.state import recording
+from metacurv.estimators.state import plain_arithmetic
 
 MAX_MEMORY = 1 << 28
 
@@ -55,10 +55,10 @@ def read_step_trace(
     Raises:
         NotInActivationSpace: it would be wrong there; the message says why.
     """
-    with recording():
+    with plain_arithmetic(loss.device):
         found = _chain_space(loss, parameters, estimator, n_samples, backend)
-        # No backward pass beyond the loss function's runs on a chain, and nothing that records one.
-        with nullcontext() if found is not None else _quiet(loss, parameters):
+        # On a chain no backward pass runs, but for the derivatives of smooth activations.
+        with nullcontext() if found is not None else _quiet(parameters):
             space, is_exact = found or _activation_space(
                 loss, parameters, edge, samples, estimator, n_samples, backend
             )
@@ -131,11 +131,7 @@ def _takes_columns(estimator: str, columns: int, n_samples: int) -> bool:
 
 
 @contextmanager
-def _quiet(loss: Tensor, parameters: Sequence[NumberedParameter]) -> Iterator[None]:
-    """Backward passes take the dtypes that the forward pass chose, and run no hooks of the user's parameters."""
-    with (
-        torch.autocast(loss.device.type, enabled=False),
-        torch.no_grad(),
-        without_hooks(parameters),
-    ):
+def _quiet(parameters: Sequence[NumberedParameter]) -> Iterator[None]:
+    """Backward passes build no graph, and run no hooks of the user's parameters."""
+    with torch.no_grad(), without_hooks(parameters):
         yield

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from metacurv import _kernels, ops
+from metacurv import ops
 from metacurv.estimators.chain_graph import Chain
 from metacurv.estimators.parameters import NumberedParameter
 from metacurv.estimators.taylor import Pass, Taylor
@@ -59,7 +60,11 @@ class CompiledTaylor:
     """Samples of v . (H v) of a chain by the kernel."""
 
     def __init__(
-        self, chain: Chain, descent: Descent, parameters: Sequence[NumberedParameter]
+        self,
+        chain: Chain,
+        descent: Descent,
+        parameters: Sequence[NumberedParameter],
+        run: ModuleType,
     ) -> None:
         layers = chain.layers
         numbers = [
@@ -68,23 +73,30 @@ class CompiledTaylor:
             for index in (layer.weight, layer.bias)
         ]
         nothing = chain.log_p.new_empty(0)
+        below = [
+            (layers[index].a, slope, chain.is_rectified(index))
+            for index, slope in enumerate(descent.slopes)
+        ]
         self._run = partial(
-            _kernels.chain_taylor,
+            run.chain_taylor,
             chain.log_p,
             chain.sample_weight,
             numbers=numbers,
             transposed=[layer.transposed for layer in layers],
             inputs=[layer.a for layer in layers],
             weights=[layer.matrix for layer in layers if layer.matrix is not None],
-            slopes=descent.slopes,
-            rectified=[False] * len(descent.slopes),
+            slopes=[a if is_rectified else s for a, s, is_rectified in below],
+            rectified=[is_rectified for _, _, is_rectified in below],
             cotangents=descent.cotangents,
             curvatures=[nothing if c is None else c for c in descent.curvatures],
         )
 
     def samples(self, *, seed: int, first_probe: int, n_samples: int) -> Tensor:
         """As ``Taylor.samples``."""
-        return self._run(seed=ops.as_int64(seed), probe=first_probe % (1 << 32), n_probes=n_samples)
+        found: Tensor = self._run(
+            seed=ops.as_int64(seed), probe=first_probe % (1 << 32), n_probes=n_samples
+        )
+        return found
 
 
 def taylor_of_chain(
@@ -94,8 +106,8 @@ def taylor_of_chain(
     descent = descend(loss, chain)
     run = ops.implementation(backend, chain.log_p.device)
     weights = [parameters[layer.weight].tensor for layer in chain.layers]
-    if run is _kernels and _kernels.chain_is_compiled(chain.log_p, weights):
-        return CompiledTaylor(chain, descent, parameters)
+    if run.chain_is_compiled(chain.log_p, weights):
+        return CompiledTaylor(chain, descent, parameters, run)
     passes = [
         Pass(rule, is_foot=index == 0, is_under_head=False)
         for index, rule in enumerate(_rules(chain, descent, parameters))
