@@ -348,7 +348,8 @@ def test_modes_of_the_caller(activation, method):
         quiet = value()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cast = value()
-    assert inside == quiet == cast == value()
+    # Some derivatives are computed by other formulas where gradients are on.
+    assert [inside, quiet, cast] == pytest.approx([value()] * 3, rel=1e-6)
 
 
 def test_a_reading_under_autocast():

@@ -56,7 +56,8 @@ class Opened:
 
     @cached_property
     def _activation_space(self) -> tuple[Walk, Examined] | NotInActivationSpace:
-        with without_hooks(self.problem.parameters):
+        # Under a checkpoint a look at what was saved runs the forward pass again.
+        with without_hooks(self.problem.parameters), self.problem.state_kept():
             try:
                 return examine(
                     self.forward.loss,
