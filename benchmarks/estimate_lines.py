@@ -81,6 +81,7 @@ ESTIMATE_LINES = (
         "time",
         1.6,
         calls("exact", (GRADIENT,)),
+        "of 0.9 ms the kernel takes 0.33, at two thirds of the core's peak, the forward pass 0.2, and Python the rest",
     ),
     Line(
         "`activation`, one draw, ReLU MLP, untrained and trained",
@@ -88,6 +89,7 @@ ESTIMATE_LINES = (
         "time",
         0.9,
         calls("activation", (GRADIENT,)),
+        "the forward pass takes a third of a gradient and the kernel a sixth; the rest is Python, cold after it",
     ),
     Line(
         '`update_curvature`, `estimator="activation"`, added to a step that has its forward',
@@ -95,6 +97,7 @@ ESTIMATE_LINES = (
         "time",
         0.5,
         calls(STEP, (GRADIENT,)),
+        "the kernel takes a sixth of a gradient; reading the graph, the rule and the record, in Python, take the rest",
     ),
     Line(
         "Hessian to 1 %, ReLU MLP, untrained and trained",
@@ -102,6 +105,7 @@ ESTIMATE_LINES = (
         "faster",
         100,
         all_to("1 %", RELU, HESSIAN_PROBES + HESSIAN_SKETCHES),
+        "an exact reading takes two gradients, and sketches of the trained network's Hessian need some hundred products",
     ),
     Line(
         "Hessian to 1 %, ReLU MLP, where it is the GGN",
@@ -123,6 +127,7 @@ ESTIMATE_LINES = (
         "faster",
         1,
         all_to("1 %", RELU, BY_HAND),
+        "by hand nothing is checked: not the graph, not the loss, not the layers",
     ),
     Line(
         "`taylor`, K = 16, ReLU MLP, untrained and trained",
@@ -158,6 +163,7 @@ ESTIMATE_LINES = (
         "faster",
         2,
         all_to("2 %", (DIGITS,), GGN_PROBES + GGN_SKETCHES + GGN_ON_CNN),
+        "oneDNN's backward convolution of the nine columns takes 8 of 18 ms, and BackPACK's exact diagonal 30",
     ),
     Line(
         "GGN to 2 %, character transformer",

@@ -35,12 +35,15 @@ README = HERE.parent / "README.md"
 BEGIN, END = "<!-- speed:begin -->", "<!-- speed:end -->"
 
 
-def newest_result(folder: Path = RESULTS) -> Path:
-    """The JSON file of ``folder`` that was written last."""
-    found = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise FileNotFoundError(f"no *.json in {folder}; measure first (see --help)")
-    return found[-1]
+def saved_results(folder: Path = RESULTS) -> list[Path]:
+    """The results of pytest-benchmark in ``folder``, by when they were measured."""
+    found = {path: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    results = [path for path, content in found.items() if "machine_info" in content]
+    if not results:
+        raise FileNotFoundError(
+            f"no results of pytest-benchmark in {folder}; measure first (see --help)"
+        )
+    return sorted(results, key=lambda path: found[path]["datetime"])
 
 
 def with_block(text: str, block: str) -> str:
@@ -60,7 +63,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         nargs="*",
         type=Path,
         metavar="JSON",
-        help="results of pytest-benchmark; a later one replaces what it measured again (default: the newest in "
+        help="results of pytest-benchmark; a later one replaces what it measured again (default: all in "
         "benchmarks/results)",
     )
     parser.add_argument(
@@ -98,7 +101,7 @@ def load(path: Path) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     try:
-        paths = options.results or [newest_result()]
+        paths = options.results or saved_results()
         results = [load(path) for path in paths]
         found = comparisons(results)
     except (OSError, ValueError) as error:

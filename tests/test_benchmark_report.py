@@ -197,18 +197,18 @@ def test_readme_without_its_marks(text: str, report: ModuleType) -> None:
         report.with_block(text.format(begin=report.BEGIN, end=report.END), "block")
 
 
-def test_the_newest_result_is_the_default(report: ModuleType, tmp_path: Path) -> None:
-    import os
-
-    for age, name in enumerate(("b.json", "a.json", "c.json")):
-        (tmp_path / name).write_text("{}")
-        os.utime(tmp_path / name, (1000 - age, 1000 - age))
-    assert report.newest_result(tmp_path) == tmp_path / "b.json"
+def test_all_saved_results_are_the_default(report: ModuleType, tmp_path: Path) -> None:
+    """In the order in which they were measured; other files are other things."""
+    for day, name in enumerate(("b.json", "a.json", "c.json")):
+        content = {"machine_info": {}, "datetime": f"2026-01-0{9 - day}T00:00:00"}
+        (tmp_path / name).write_text(json.dumps(content))
+    (tmp_path / "growth.json").write_text("{}")
+    assert [path.name for path in report.saved_results(tmp_path)] == ["c.json", "a.json", "b.json"]
 
 
 def test_no_result_at_all(report: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="measure first"):
-        report.newest_result(tmp_path)
+        report.saved_results(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "not json"])
