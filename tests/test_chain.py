@@ -393,6 +393,21 @@ def test_hooks_that_change_gradients(method, activation):
     assert hooked.value == pytest.approx(plain.value, rel=1e-12)
 
 
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.GELU, nn.SiLU])
+def test_hooks_on_parameters_do_not_run(activation):
+    model, loss_fn, x, y = network([5, 6, 7, 3], torch.float32, activation)
+    calls: list[Tensor] = []
+    for parameter in model.parameters():
+        parameter.register_hook(calls.append)
+    for method in ("exact", "activation", "taylor"):
+        metacurv.estimate_trace(model, loss_fn, x, y, method=method, n_samples=2)
+    opt = metacurv.MetaCurvatureLR(
+        torch.optim.SGD(model.parameters(), lr=0.1), model=model, estimator="exact"
+    )
+    opt.update_curvature(loss_fn(model(x), y))
+    assert not calls
+
+
 def test_a_chain_without_the_parameters():
     """Nothing is 0 without a word where the loss depends on none of those that are asked for."""
     weight = torch.randn(3, 3, requires_grad=True)

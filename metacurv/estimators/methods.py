@@ -57,7 +57,7 @@ def measure(method: str, opened: Opened, groups: Groups, budget: Budget) -> Summ
         Unserved: it turned out not to serve after all.
     """
     if opened.is_chain(method):  # runs none of the user's code but for hooks on smooth activations
-        with plain_arithmetic(opened.problem.device):
+        with plain_arithmetic(opened.problem.device), without_hooks(opened.problem.parameters):
             return _measure(method, opened, groups, budget)
     if method not in ("exact", "activation"):
         refuse_reentrant_checkpoints({node.name() for node in nodes_below([_root(opened)])})

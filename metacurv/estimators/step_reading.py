@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -55,10 +55,10 @@ def read_step_trace(
     Raises:
         NotInActivationSpace: it would be wrong there; the message says why.
     """
-    with plain_arithmetic(loss.device):
+    with plain_arithmetic(loss.device), without_hooks(parameters):
         found = _chain_space(loss, parameters, estimator, n_samples, backend)
         # On a chain no backward pass runs, but for the derivatives of smooth activations.
-        with nullcontext() if found is not None else _quiet(parameters):
+        with nullcontext() if found is not None else torch.no_grad():
             space, is_exact = found or _activation_space(
                 loss, parameters, edge, samples, estimator, n_samples, backend
             )
@@ -128,10 +128,3 @@ def _activation_space(
 
 def _takes_columns(estimator: str, columns: int, n_samples: int) -> bool:
     return estimator == "exact" or (estimator == "auto" and worth_columns(columns, n_samples))
-
-
-@contextmanager
-def _quiet(parameters: Sequence[NumberedParameter]) -> Iterator[None]:
-    """Backward passes build no graph, and run no hooks of the user's parameters."""
-    with torch.no_grad(), without_hooks(parameters):
-        yield
