@@ -5,8 +5,11 @@ They come with ``pip install ".[benchmark]"``. Without them these tests are skip
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import statistics
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,13 +17,16 @@ from torch import nn
 
 import metacurv
 
-try:
-    from benchmarks.curvature_peers import NAMED
-    from benchmarks.curvature_workloads import CNN, MLP, Workload
-except ImportError as error:
-    if os.environ.get("METACURV_PEERS") == "1":
-        raise
-    pytest.skip(f"a library to compare with is missing: {error}", allow_module_level=True)
+LIBRARIES = ("asdl", "backpack", "curvlinops", "hessian_eigenthings", "nngeometry", "pyhessian")
+LIBRARIES += ("pytorch_optimizer", "sklearn")
+missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
+if missing and os.environ.get("METACURV_PEERS") != "1":
+    pytest.skip(f"to compare with: {', '.join(missing)} not installed", allow_module_level=True)
+
+# The last place to look: the metacurv that is tested need not be the one that lies beside benchmarks/.
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+from benchmarks.curvature_peers import NAMED  # noqa: E402
+from benchmarks.curvature_workloads import CNN, MLP, Workload  # noqa: E402
 
 pytestmark = [
     # The peers' ways: graphs in .grad, hooks, old spellings.
