@@ -68,6 +68,16 @@ def backend(value: Any) -> str:
     return str(value)
 
 
+def loss_function(loss_fn: Any) -> None:
+    """Callable, and no class that somebody forgot to make an instance of."""
+    if not callable(loss_fn):
+        raise TypeError(f"loss_fn must be callable, got {describe(loss_fn)}")
+    if isinstance(loss_fn, type):
+        raise TypeError(
+            f"loss_fn must take (output, targets), got the class {loss_fn.__name__}; did you mean {loss_fn.__name__}()?"
+        )
+
+
 def is_real_tensor(tensor: Any) -> bool:
     """What ``real_tensor`` wants, without making up a name for it."""
     return isinstance(tensor, Tensor) and tensor.layout is torch.strided and tensor.dtype in DTYPES

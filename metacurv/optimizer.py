@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict
 
@@ -20,6 +21,7 @@ from metacurv.estimators.hutchinson import read_trace, trace_of_loss
 from metacurv.estimators.loss_checks import check_loss
 from metacurv.estimators.moments import TraceReading
 from metacurv.estimators.parameters import NumberedParameter, number_parameters
+from metacurv.estimators.state import StateKept
 from metacurv.estimators.trace_estimate import TraceEstimate
 from metacurv.rules.reciprocal import ReciprocalRule
 from metacurv.rules.smoothing import BiasCorrectedEma
@@ -147,8 +149,10 @@ class MetaCurvatureLR(OptimizerWrapper):
         self._numbered: tuple[list[tuple[int, bool]], list[NumberedParameter]] | None = None
         super().__init__(optimizer)
         parameters = self._parameters()
+        self._with_buffers: list[nn.Module] = []
         if model is not None:
             capture = StepCapture(model, parameters)  # checks it
+            self._with_buffers = [module for module in model.modules() if module._buffers]
             self._capture = None if estimator == "hutchinson" else capture
         self._reset()
 
@@ -252,6 +256,12 @@ class MetaCurvatureLR(OptimizerWrapper):
             self._capture.listen(self._is_due())
 
     def _read(self, loss: Tensor, parameters: list[NumberedParameter]) -> TraceReading:
+        # A backward pass through a checkpoint runs batch norm again.
+        kept = StateKept(self._with_buffers, parameters[0].tensor.device)
+        with kept if self._with_buffers else nullcontext():
+            return self._read_now(loss, parameters)
+
+    def _read_now(self, loss: Tensor, parameters: list[NumberedParameter]) -> TraceReading:
         if self._capture is None or self._estimator == "hutchinson":
             return trace_of_loss(loss, parameters, **self._probing())
         try:

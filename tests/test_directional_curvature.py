@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -492,3 +493,58 @@ def test_a_loss_that_is_differentiable_once():
     arguments = (two_parameters(), lambda z, _: OnceCube.apply(z).sum(), rand(10, 4), None, [W, B])
     with pytest.raises(NotTwiceDifferentiableError, match="once_differentiable"):
         directional_curvature(*arguments)
+
+
+class Aliased(nn.Module):
+    """Reads its first weight from a list of its own, where nothing put in the module's place is seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 5), nn.Linear(5, 3)
+        self.held = [self.first.weight]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.linear(x, self.held[0], self.first.bias).tanh())
+
+
+@pytest.mark.parametrize("cached", [False, True], ids=["alias", "parametrize.cached"])
+def test_a_weight_that_is_read_elsewhere(cached):
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        model = Aliased().double()
+        x = rand(10, 4)
+    direction = {name: torch.randn_like(p) for name, p in model.named_parameters()}
+    plain = copy.deepcopy(model)
+
+    def outputs(h: float) -> Tensor:
+        moved = copy.deepcopy(model)
+        with torch.no_grad():
+            for name, p in moved.named_parameters():
+                p.add_(direction[name], alpha=h)
+        return moved(x).detach()
+
+    tangent = (outputs(1e-5) - outputs(-1e-5)) / 2e-5
+    z = model(x).detach().requires_grad_()
+    (g,) = torch.autograd.grad(F.cross_entropy(z, CLASSES), z, create_graph=True)
+    (h,) = torch.autograd.grad((g * tangent).sum(), z)
+    expected = float((h * tangent).sum())
+    if cached:
+        model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+        model[0].load_state_dict(plain.first.state_dict())
+        model[2].load_state_dict(plain.last.state_dict())
+        torch.nn.utils.parametrize.register_parametrization(model[0], "weight", nn.Identity())
+        direction = {
+            "0.parametrizations.weight.original": direction["first.weight"],
+            "0.bias": direction["first.bias"],
+            "2.weight": direction["last.weight"],
+            "2.bias": direction["last.bias"],
+        }
+    context = torch.nn.utils.parametrize.cached() if cached else contextlib.nullcontext()
+    with context:
+        if cached:
+            model(x)  # the cache now holds what the true parameter gave
+        found = directional_curvature(model, F.cross_entropy, x, CLASSES, direction)
+        assert found == pytest.approx(expected, rel=1e-6)
+        for method in METHODS:
+            with pytest.raises(ValueError, match=r"reads .* elsewhere.*method='auto'"):
+                directional_curvature(model, F.cross_entropy, x, CLASSES, direction, method=method)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
+from collections import UserDict
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -213,3 +215,118 @@ def test_targets_may_be_none_beside_a_tensor():
     )
     truth = dense_truth(Case(case.model, case.loss_fn, case.inputs, None))
     assert_exact(measure(Case(case.model, case.loss_fn, case.inputs, None)), truth)
+
+
+class Record(UserDict):
+    """As tokenizers of Hugging Face give it: a mapping that torch's tree functions take for a leaf."""
+
+
+@dataclasses.dataclass
+class Fields:
+    x: Tensor
+
+
+class Point(NamedTuple):
+    """One argument, and no tuple of them."""
+
+    x: Tensor
+
+
+class Opens(nn.Module):
+    """Takes its tensor out of what it is given."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Any) -> Tensor:
+        return self.inner(x.x if isinstance(x, (Fields, Point)) else x)
+
+
+@pytest.mark.parametrize("form", [lambda x: Record(x=x), Fields, lambda x: Point(x), lambda x: x])
+@pytest.mark.parametrize("method", ["exact", "activation"])
+def test_inputs_in_forms_of_their_own(form, method):
+    """8 + 2 samples: weights 0.8 and 0.2, and as precise as plain tensors."""
+    case = perceptron(F.cross_entropy)
+    model = Opens(case.model)
+    batches = [(form(x), y) for x, y in pairs(case, 8)]
+    plain = over(case, pairs(case, 8), method=method, n_samples=8)
+    found = estimate_trace(model, case.loss_fn, batches, method=method, n_samples=8)
+    assert found.value == pytest.approx(plain.value, rel=1e-9)
+    assert found.stderr == pytest.approx(plain.stderr, rel=1e-9)
+
+
+def test_batches_without_a_length():
+    """Their weights are not known, unless losses add up."""
+
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(2, dtype=torch.float64))
+
+        def forward(self, _: str) -> Tensor:
+            return self.w.exp()
+
+    batches = [("a", rand(2)), ("b", rand(2))]
+    with pytest.raises(
+        ValueError, match=r"length is the number of samples.* got str 'b' in batch 1"
+    ):
+        estimate_trace(Constant(), nn.MSELoss(), batches)
+    assert estimate_trace(Constant(), nn.MSELoss(reduction="sum"), batches).n_samples >= 0
+
+
+def test_batches_whose_traces_cancel():
+    """Each to 5 %, their sum not: said, and not taken for converged."""
+    layers = [nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3), nn.Tanh(), nn.Linear(4 - 1, 3)]
+    case = build(lambda: general(nn.Sequential(*layers), rand(16, 3)))
+    signs = iter(())
+
+    def loss_fn(z: Tensor, y: Tensor) -> Tensor:
+        return next(signs) * F.cross_entropy(z, y)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        nonlocal signs
+        for sign in (1.0, -1.0):
+            signs = iter([sign] * 10_000)
+            yield case.inputs, case.targets
+
+    with pytest.warns(UserWarning, match="batches whose traces cancel"):
+        found = estimate_trace(case.model, loss_fn, batches(), rtol=0.05, method="hutchinson")
+    assert not found.converged
+    assert "cancel" in found.why
+
+
+def test_a_bad_batch_is_named():
+    case = perceptron(F.cross_entropy)
+    batches = pairs(case, 5)
+    batches[1][0].fill_(math.nan)
+    with pytest.raises(ValueError, match=r"batch 1 of inputs \(counted from 0\): .*finite"):
+        over(case, batches)
+
+
+def test_the_order_of_a_loader_is_not_moved_on():
+    case = perceptron(F.cross_entropy)
+    own = torch.Generator().manual_seed(3)
+    data = TensorDataset(case.inputs, case.targets)
+    shuffled = DataLoader(data, batch_size=5, shuffle=True, generator=own)
+    before = own.get_state()
+    over(case, shuffled, method="exact")
+    assert torch.equal(own.get_state(), before)
+
+
+def test_two_samples_are_too_few_to_converge():
+    """By chance a standard error of two is small: one seed in fifty."""
+    case = perceptron(F.cross_entropy)
+    for seed in range(100):
+        with pytest.warns(UserWarning, match="max_samples"):
+            found = estimate_trace(
+                case.model,
+                case.loss_fn,
+                case.inputs,
+                case.targets,
+                method="hutchinson",
+                rtol=0.9,
+                max_samples=2,
+                seed=seed,
+            )
+        assert not found.converged

@@ -164,7 +164,8 @@ def _find_head(walk: Walk, live: set[int], output: tuple[int, int] | None, kind:
             "the loss is of no known form, and where the model's output enters it is not known"
         )
     above = _body(walk, 0, stop=output[0])
-    if any(walk.names[node] == ACCUMULATE and node in live for node in above):
+    passes_by = any(walk.names[node] == ACCUMULATE and node in live for node in above)
+    if passes_by or not _enters_only_at(walk, above, output):
         raise NotInActivationSpace(
             "the loss depends on parameters otherwise than through the model's output"
         )
@@ -181,7 +182,10 @@ def _begins_at(walk: Walk, live: set[int], head: Head, output: tuple[int, int], 
     boundary = head.boundary[0]
     if output[0] not in _body(walk, boundary):
         return kind == "hessian"
-    between = [node for node in _body(walk, boundary, stop=output[0]) if node in live]
+    above = _body(walk, boundary, stop=output[0])
+    if not _enters_only_at(walk, above, output):
+        return False
+    between = [node for node in above if node in live]
     return all(
         kind_of(walk.names[node], walk.nodes[node], _live(walk, node, live)) == "linear"
         and walk.names[node] != ACCUMULATE
@@ -226,6 +230,12 @@ def _body(walk: Walk, root: int, stop: int = -1) -> set[int]:
                 found.add(below)
                 stack.append(below)
     return found
+
+
+def _enters_only_at(walk: Walk, above: set[int], output: tuple[int, int]) -> bool:
+    """Whether what lies ``above`` takes nothing else from the output's node, such as the other half of a chunk."""
+    taken = {edge for node in above for edge in walk.inputs[node] if edge[0] == output[0]}
+    return taken <= {output}
 
 
 def _separate_sites(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from metacurv.estimators.errors import NotTwiceDifferentiableError
-from metacurv.estimators.methods import measure, why_not
+from metacurv.estimators.errors import NotTwiceDifferentiableError, without_advice
+from metacurv.estimators.methods import measure, refuse_kinks, why_not
 from metacurv.estimators.opened import Opened
 from metacurv.estimators.sampling import Budget, Groups, Summary
 
@@ -42,7 +42,8 @@ def choose_and_measure(opened: Opened, groups: Groups, budget: Budget) -> tuple[
     try:
         summary = measure("hutchinson", opened, groups, budget)
     except NotTwiceDifferentiableError as error:
-        reasons.append(f"not hutchinson: {str(error).split('. ')[0]}")
+        refuse_kinks(opened, error)
+        reasons.append(f"not hutchinson: {without_advice(error)}")
         why = "; ".join(["finite_difference: needs gradients only", *reasons])
         return "finite_difference", why, measure("finite_difference", opened, groups, budget)
     return "hutchinson", "; ".join(["hutchinson: serves any loss", *reasons]), summary

@@ -3,9 +3,8 @@
     u . G u = z' . H_out z',  z' = J u      J the Jacobian of the model, H_out the Hessian of the loss in the model's output
 
 G = J' H_out J is the generalized Gauss-Newton matrix (Schraudolph 2002, "Fast curvature matrix-vector products"). z' comes from
-one forward-mode pass through the model or, where an operation has no forward-mode derivative (fused attention, custom
-functions), from the outputs on both sides; H_out z' from a double backward through the loss alone. So nothing passes backward
-through the model. u . H u takes a double backward through model and loss (Pearlmutter 1994).
+one pass forward through the model (``push_tangent``), H_out z' from a double backward through the loss alone. u . H u takes a
+double backward through model and loss (Pearlmutter 1994).
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
 from metacurv import _validate
@@ -24,10 +22,10 @@ from metacurv.estimators.double_backward import (
     hessian_vector_products,
     refuse_cut_graph,
 )
-from metacurv.estimators.finite_difference import relative_step, root_mean_square
 from metacurv.estimators.loss_checks import check_loss, without_hooks
 from metacurv.estimators.model_loss import ModelLoss
 from metacurv.estimators.parameters import number_parameters
+from metacurv.estimators.push_tangent import push_tangent
 
 _METHODS = {"ggn": ("auto", "forward_mode", "finite_difference"), "hessian": ("auto",)}
 
@@ -87,8 +85,7 @@ def directional_curvature(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {_validate.describe(model)}")
-    if not callable(loss_fn):
-        raise TypeError(f"loss_fn must be callable, got {_validate.describe(loss_fn)}")
+    _validate.loss_function(loss_fn)
     if not isinstance(kind, str) or kind not in _METHODS:
         raise ValueError(f"kind must be 'ggn' or 'hessian', got {_validate.describe(kind)}")
     if method not in _METHODS[kind]:
@@ -106,60 +103,6 @@ def directional_curvature(
             return _along_hessian(problem, moving)
         output, tangent = push_tangent(problem, moving, method, step)
         return _along_output(problem, output, tangent)
-
-
-def push_tangent(
-    problem: ModelLoss, moving: Mapping[str, Tensor], method: str, step: float | None
-) -> tuple[Tensor, Tensor]:
-    """The output, and its derivative along the direction."""
-    with torch.no_grad():
-        if method != "finite_difference":
-            try:
-                return _push_dual(problem, moving)
-            except RuntimeError:
-                # What is not forward mode's fault fails again below.
-                if method == "forward_mode":
-                    raise
-        return _push_difference(problem, moving, step)
-
-
-def _push_dual(problem: ModelLoss, moving: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """By dual numbers. Not torch.func.jvp, which forbids batch norm its running statistics."""
-    with forward_ad.dual_level():
-        values = _values(problem)
-        for name, u in moving.items():
-            values[name] = forward_ad.make_dual(values[name], u)  # type: ignore[no-untyped-call]
-        output = _one_tensor(problem.forward_with(values))
-        primal, tangent = forward_ad.unpack_dual(output)  # type: ignore[no-untyped-call]
-        return primal.detach(), torch.zeros_like(primal) if tangent is None else tangent
-
-
-def _push_difference(
-    problem: ModelLoss, moving: Mapping[str, Tensor], step: float | None
-) -> tuple[Tensor, Tensor]:
-    values = _values(problem)
-    output = _one_tensor(problem.forward_with(values))
-    if step is None:
-        moved = [values[name] for name in moving]
-        step = relative_step([output.dtype, *(x.dtype for x in moved)])
-        step *= root_mean_square(moved) / root_mean_square(list(moving.values()))
-    sides = []
-    for h in (step, -step):
-        shifted = {name: torch.add(values[name], u, alpha=h) for name, u in moving.items()}
-        sides.append(_one_tensor(problem.forward_with({**values, **shifted})).to(torch.float64))
-    return output, ((sides[0] - sides[1]) / (2 * step)).to(output.dtype)
-
-
-def _values(problem: ModelLoss) -> dict[str, Tensor]:
-    """The parameters by name, as constants: autocast's cache takes only what requires a gradient."""
-    return {p.name: p.tensor.detach() for p in problem.parameters}
-
-
-def _one_tensor(output: Any) -> Tensor:
-    if isinstance(output, Tensor) and _validate.is_real_tensor(output):
-        return output
-    got = f"a {output.dtype} one" if isinstance(output, Tensor) else _validate.describe(output)
-    raise TypeError(f"kind='ggn' needs a model whose output is one dense real tensor, got {got}")
 
 
 def _along_output(problem: ModelLoss, output: Tensor, tangent: Tensor) -> float:

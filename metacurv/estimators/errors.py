@@ -26,6 +26,11 @@ _ADVICE = (
 )
 
 
+def without_advice(error: NotTwiceDifferentiableError) -> str:
+    """What failed, and why."""
+    return str(error).partition(f". {_ADVICE}")[0]
+
+
 @contextmanager
 def explain_differentiation_errors(what: str) -> Iterator[None]:
     """Wraps a call of ``torch.autograd.grad`` that computes ``what``.

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from metacurv import _validate
 from metacurv._warnings import warn_user
+from metacurv.estimators.batches import adds_up, batches, checked_size, in_batch
 from metacurv.estimators.choice import choose_and_measure, measure_by_name
 from metacurv.estimators.methods import METHODS
 from metacurv.estimators.model_loss import LossFunction, ModelLoss
-from metacurv.estimators.opened import Opened, batch_size
+from metacurv.estimators.opened import Opened
 from metacurv.estimators.parameters import NumberedParameter, number_parameters
 from metacurv.estimators.sampling import Budget, Groups, Summary
 from metacurv.estimators.trace_estimate import TraceEstimate
@@ -98,24 +97,27 @@ def estimate_trace(
     memory = _validate.integer("max_memory", max_memory, low=1)
     parameters = number_parameters(model.named_parameters(), of_model=True)
     results: list[tuple[int, tuple[str, str, Summary]]] = []
+    is_sum = adds_up(loss_fn)
     layers = _layers(parameters)
     # Taylor mode gives totals only.
     groups = Groups([], 1) if method == "taylor" else Groups([*layers.values()], len(parameters))
-    for batch_inputs, batch_targets in _batches(inputs, targets):
+    for batch_inputs, batch_targets in batches(inputs, targets):
+        size = checked_size(batch_inputs, len(results), is_sum)
         problem = ModelLoss(model, loss_fn, batch_inputs, batch_targets, parameters)
         # Batches draw probes of their own: the same ones would tie their errors together.
         batch_seed = (checked_seed + len(results) * _SEED_STEP) % (1 << 64)
         opened = Opened(problem, kind, batch_seed, backend, memory)
-        if method == "auto":
-            found = choose_and_measure(opened, groups, budget)
-        else:
-            found = measure_by_name(method, opened, groups, budget)
-        results.append((batch_size(batch_inputs), found))
+        with in_batch(len(results)):
+            if method == "auto":
+                found = choose_and_measure(opened, groups, budget)
+            else:
+                found = measure_by_name(method, opened, groups, budget)
+        results.append((size, found))
     if not results:
         raise ValueError("inputs must give at least one batch, got none")
     names = [] if method == "taylor" else [parameter.name for parameter in parameters]
     return _combine(
-        results, names, list(layers) if names else [], kind, checked_seed, _adds_up(loss_fn)
+        results, names, list(layers) if names else [], kind, checked_seed, is_sum, budget.rtol
     )
 
 
@@ -130,8 +132,7 @@ def _check(
 ) -> Budget:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {_validate.describe(model)}")
-    if not callable(loss_fn):
-        raise TypeError(f"loss_fn must be callable, got {_validate.describe(loss_fn)}")
+    _validate.loss_function(loss_fn)
     if kind not in ("hessian", "ggn"):
         raise ValueError(f"kind must be 'hessian' or 'ggn', got {_validate.describe(kind)}")
     if method not in ("auto", *METHODS):
@@ -166,44 +167,21 @@ def _layers(parameters: list[NumberedParameter]) -> dict[str, list[int]]:
     return layers
 
 
-def _batches(inputs: Any, targets: Any) -> Iterator[tuple[Any, Any]]:
-    is_batch = isinstance(inputs, (Tensor, tuple, Mapping)) or targets is not None
-    if is_batch or not isinstance(inputs, Iterable):
-        yield inputs, targets
-        return
-    state = torch.get_rng_state()  # a data loader draws seeds while it is iterated over
-    try:
-        for index, pair in enumerate(inputs):
-            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-                raise TypeError(
-                    "inputs must give (inputs, targets) pairs where targets is None, got "
-                    f"{_validate.describe(pair)} at {index}"
-                )
-            yield pair[0], pair[1]
-    finally:
-        torch.set_rng_state(state)
-
-
-def _adds_up(loss_fn: Any) -> bool:
-    """Whether the loss is a sum over samples, so that batches add up instead of being averaged."""
-    keywords = getattr(loss_fn, "keywords", {})  # of a functools.partial
-    return bool(getattr(loss_fn, "reduction", keywords.get("reduction")) == "sum")
-
-
 def _combine(
     results: list[tuple[int, tuple[str, str, Summary]]],
     names: list[str],
     layers: list[str],
     kind: str,
     seed: int,
-    adds_up: bool,
+    is_sum: bool,
+    rtol: float | None,
 ) -> TraceEstimate:
     """Batches' traces weighted by their sizes; their errors are independent."""
     summaries = [summary for _, (_, _, summary) in results]
     mean, error = summaries[0].mean, summaries[0].stderr
     if len(results) > 1:
         total_size = sum(size for size, _ in results)
-        weights = [1.0 if adds_up else size / total_size for size, _ in results]
+        weights = [1.0 if is_sum else size / total_size for size, _ in results]
         by_part = zip(*(summary.mean for summary in summaries), strict=True)
         mean = [sum(map(operator.mul, weights, values)) for values in by_part]
         by_part = zip(*(summary.stderr for summary in summaries), strict=True)
@@ -211,10 +189,20 @@ def _combine(
     methods = list(dict.fromkeys(method for _, (method, _, _) in results))
     why = " | ".join(dict.fromkeys(why for _, (_, why, _) in results))
     n_samples = sum(summary.n_samples for summary in summaries)
-    converged = all(summary.converged for summary in summaries)
+    each_converged = all(summary.converged for summary in summaries)
+    converged = each_converged
+    if rtol is not None and len(results) > 1:
+        converged = error[-1] <= rtol * abs(mean[-1])
     if not math.isfinite(mean[-1]):
         why += f"; the trace is not finite ({mean[-1]})"
         warn_user("estimate_trace found a trace that is not finite: see per_parameter", UserWarning)
+    elif not converged and each_converged:
+        why += "; each batch reached rtol, but their traces cancel"
+        warn_user(
+            f"estimate_trace found batches whose traces cancel, to {mean[-1]:.6g} with a standard error of {error[-1]:.3g}: "
+            "each reached rtol, their mean did not; ask for n_samples or a smaller rtol",
+            UserWarning,
+        )
     elif not converged:
         why += f"; stopped by max_samples after {n_samples} samples, before rtol was reached"
         warn_user(

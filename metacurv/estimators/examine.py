@@ -261,7 +261,9 @@ def _layouts_from(
         for site in sites
     ]
     is_sure = plan.head.kind != "generic" and not plan.indirect
-    is_sure = is_sure and all(keeps_samples(walk, node) for node in leading_to_sites(walk, plan))
+    is_sure = is_sure and all(
+        keeps_samples(walk, node, boundary.samples) for node in leading_to_sites(walk, plan)
+    )
     if plan.head.kind == "generic" and not _loss_keeps_apart(loss, walk, plan, full, boundary):
         return None
     reference = _arrived(walk, plan, full)

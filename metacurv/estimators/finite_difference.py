@@ -31,6 +31,8 @@ from metacurv import _validate, ops
 from metacurv.estimators.loss_checks import check_loss, without_hooks
 from metacurv.estimators.model_loss import ModelLoss
 
+_COMPARED = 4  # probes
+
 
 def relative_step(dtypes: Iterable[torch.dtype]) -> float:
     """The step of a central difference, relative to what it moves, for the coarsest of ``dtypes``."""
@@ -124,6 +126,20 @@ class FiniteDifference:
                     f"loss must be finite within a step of {step:g} from the parameters, got {loss.item()}"
                 )
         return rows
+
+    def disagreement(self) -> float:
+        """How far samples at the step and at twice the step are apart, relative to their size; 0 in half precision.
+
+        Smooth losses change by a share of h^2; kinks make samples depend on what they happen to step over.
+        """
+        if any(x.dtype in (torch.float16, torch.bfloat16) for x in self._leaves):
+            return 0.0  # rounding alone gives up to 0.2
+        twice = FiniteDifference(
+            self.problem, seed=self._seed, backend=self._backend, step=2 * self.step
+        )
+        near, far = (way.samples(0, _COMPARED).sum(1) for way in (self, twice))
+        size = float(near.norm())
+        return float((near - far).norm()) / size if size else 0.0
 
     @contextmanager
     def _restored(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from metacurv import ops
-from metacurv.estimators.directional import push_tangent
 from metacurv.estimators.double_backward import refuse_cut_graph
 from metacurv.estimators.hessian_products import choose_products
 from metacurv.estimators.hutchinson import ProbeLoop
@@ -18,6 +17,7 @@ from metacurv.estimators.loss_checks import without_hooks
 from metacurv.estimators.model_loss import Forward, ModelLoss
 from metacurv.estimators.moments import SampleMoments, StreamedMoments
 from metacurv.estimators.output_factor import GenericFactor
+from metacurv.estimators.push_tangent import push_tangent
 
 
 class HessianSamples:

@@ -9,7 +9,12 @@ import torch
 from torch.autograd.graph import Node
 
 from metacurv import ops
-from metacurv.estimators.errors import NotApplicable, explain_differentiation_errors
+from metacurv.estimators.errors import (
+    NotApplicable,
+    NotTwiceDifferentiableError,
+    explain_differentiation_errors,
+    without_advice,
+)
 from metacurv.estimators.exact import exact_parts
 from metacurv.estimators.finite_difference import FiniteDifference
 from metacurv.estimators.graph import LossGraph, nodes_below
@@ -23,6 +28,8 @@ from metacurv.estimators.tangent_plan import plan_tangents
 from metacurv.estimators.taylor import Taylor, taylor_of_steps
 from metacurv.estimators.taylor_chain import CompiledTaylor, taylor_of_chain
 
+# Between samples at one step and at twice that: in float32 smooth networks are below 0.003, those with kinks above 0.1.
+_KINKS = 0.02
 METHODS = ("exact", "activation", "taylor", "hutchinson", "finite_difference")
 
 
@@ -64,9 +71,26 @@ def measure(method: str, opened: Opened, groups: Groups, budget: Budget) -> Summ
     if (
         method == "finite_difference"
     ):  # runs forward passes of its own, as the caller's autocast has them
-        return sample(_finite_difference(opened), groups, budget)
+        return sample(_finite_differences(opened).samples, groups, budget)
+    try:
+        with _quiet(opened):
+            return _measure(method, opened, groups, budget)
+    except NotTwiceDifferentiableError:
+        if not opened.avoid_fused_attention():
+            raise
     with _quiet(opened):
         return _measure(method, opened, groups, budget)
+
+
+def refuse_kinks(opened: Opened, reason: NotTwiceDifferentiableError) -> None:
+    """Raises a NotTwiceDifferentiableError where finite differences would not give autograd's Hessian either."""
+    disagreement = _finite_differences(opened).disagreement()
+    if disagreement > _KINKS:
+        raise NotTwiceDifferentiableError(
+            f"{without_advice(reason)}; and finite differences see kinks (ReLU, max pooling): samples at steps h and 2h differ "
+            f"by {disagreement:.0%}, so they would give no second derivative of the smooth pieces. Measure kind='ggn', which "
+            "is the same for networks that are linear in pieces, or ask for method='finite_difference' by name"
+        ) from reason
 
 
 def _measure(method: str, opened: Opened, groups: Groups, budget: Budget) -> Summary:
@@ -130,8 +154,9 @@ def _taylor_of_graph(opened: Opened) -> Taylor:
             return taylor_of_steps(loss, parameters, steps, start=start, backend=opened.backend)
     except NotApplicable:
         raise Unserved(
-            "method='taylor' serves stacks of linear layers and elementwise activations in which each parameter is used "
-            "once and no hook changes a gradient, which this model is not; use method='hutchinson' or 'auto'"
+            "method='taylor' serves stacks of linear layers and elementwise activations, in one number format (float32 or "
+            "float64), in which each parameter is used once and no hook changes a gradient, which this model is not; use "
+            "method='hutchinson' or 'auto'"
         ) from None
 
 
@@ -143,8 +168,8 @@ def _hutchinson(opened: Opened) -> Draw:
         ).samples
 
 
-def _finite_difference(opened: Opened) -> Draw:
-    return FiniteDifference(opened.problem, seed=opened.seed, backend=opened.backend).samples
+def _finite_differences(opened: Opened) -> FiniteDifference:
+    return FiniteDifference(opened.problem, seed=opened.seed, backend=opened.backend)
 
 
 _SAMPLERS: dict[str, Callable[[Opened], Draw]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from metacurv.estimators.parameters import NumberedParameter
@@ -37,6 +38,8 @@ class ModelLoss:
 
     ``inputs``: a tuple is passed as positional arguments, a mapping as keyword arguments, anything else as the one argument.
     ``parameters``: those of the model that require a gradient, numbered by their position among all.
+    ``eager``: whether forward passes go around torch.compile; ``math_attention``: around fused attention. Both lack second
+    derivatives, and a compiled model hides its layers.
     """
 
     model: nn.Module
@@ -44,6 +47,8 @@ class ModelLoss:
     inputs: Any
     targets: Any
     parameters: list[NumberedParameter]
+    eager: bool = False
+    math_attention: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -52,7 +57,7 @@ class ModelLoss:
 
     def forward(self) -> Forward:
         """One pass with gradients on. All passes see the same random numbers, so that dropout keeps its mask."""
-        with gradients_on(), self.state_kept():
+        with gradients_on(), self.state_kept(), self._ways_around():
             output = call_model(self.model, _out_of_inference(self.inputs))
             edge = output_edge(output)
             return Forward(output, self.loss_fn(output, _out_of_inference(self.targets)), edge)
@@ -71,6 +76,16 @@ class ModelLoss:
         with gradients_on(), self.state_kept():
             return self.loss_fn(output, _out_of_inference(self.targets))
 
+    def _ways_around(self) -> AbstractContextManager[object]:
+        if not self.eager and not self.math_attention:
+            return nullcontext()
+        stack = ExitStack()
+        if self.eager:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        if self.math_attention:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        return stack
+
     def state_kept(self) -> StateKept:
         """Puts random state and buffers back at the end: a backward pass changes them too where it repeats the forward pass."""
         return StateKept(self._modules, self.device)
@@ -88,8 +103,8 @@ def output_edge(output: Any) -> GradientEdge | None:
 
 
 def call_model(model: Callable[..., Any], inputs: Any) -> Any:
-    """model(inputs), with a tuple as positional and a mapping as keyword arguments."""
-    if isinstance(inputs, tuple):
+    """model(inputs), with a tuple (no named one) as positional and a mapping as keyword arguments."""
+    if type(inputs) is tuple:
         return model(*inputs)
     if isinstance(inputs, Mapping):
         return model(**inputs)

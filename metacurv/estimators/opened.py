@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -17,11 +18,14 @@ from metacurv.estimators.chain_bends import bend_columns
 from metacurv.estimators.chain_graph import Chain, find_chain
 from metacurv.estimators.chain_space import ChainSpace
 from metacurv.estimators.examine import Examined, examine
+from metacurv.estimators.graph import nodes_below
 from metacurv.estimators.graph_walk import Walk
 from metacurv.estimators.loss_checks import check_loss, without_hooks
 from metacurv.estimators.model_loss import Forward, ModelLoss
 
 Kind = Literal["hessian", "ggn"]
+
+_FUSED_ATTENTION = "ScaledDotProduct"  # in the names of its nodes
 
 
 @dataclass
@@ -37,9 +41,27 @@ class Opened:
     @cached_property
     def forward(self) -> Forward:
         """One forward pass, with a loss that can be measured."""
+        forward = self._checked_forward()
+        if self.problem.eager or not _is_compiled(forward.loss):
+            return forward
+        # Compiled code is one node of the graph, with nothing to see inside and no second derivative.
+        self.problem = dataclasses.replace(self.problem, eager=True)
+        return self._checked_forward()
+
+    def _checked_forward(self) -> Forward:
         forward = self.problem.forward()
         check_loss(forward.loss)
         return forward
+
+    def avoid_fused_attention(self) -> bool:
+        """Goes around it from now on; False where there is none to avoid."""
+        is_fused = any(_FUSED_ATTENTION in name for name in _names(self.forward.loss))
+        if self.problem.math_attention or not is_fused:
+            return False
+        self.problem = dataclasses.replace(self.problem, math_attention=True)
+        for name in ("forward", "chain", "_activation_space"):
+            self.__dict__.pop(name, None)
+        return True
 
     @cached_property
     def samples(self) -> int:
@@ -132,10 +154,33 @@ class Opened:
         )
 
 
+def _names(loss: Tensor) -> Iterator[str]:
+    """Of the nodes in its graph."""
+    assert loss.grad_fn is not None  # check_loss saw to it
+    return (node.name() for node in nodes_below([loss.grad_fn]))
+
+
+def _is_compiled(loss: Tensor) -> bool:
+    return any(name.startswith("CompiledFunction") for name in _names(loss))
+
+
 def batch_size(inputs: Any) -> int:
     """The length of the first tensor in ``inputs`` that has one; 1 where there is none."""
-    if not isinstance(inputs, Tensor):
-        leaves = pytree.tree_leaves(inputs)
-        tensors = (leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.dim())
-        inputs = next(tensors, None)
-    return len(inputs) if inputs is not None and inputs.dim() else 1
+    found = found_batch_size(inputs)
+    return 1 if found is None else found
+
+
+def found_batch_size(inputs: Any) -> int | None:
+    """The same, None where there is none."""
+    if isinstance(inputs, Tensor):
+        return len(inputs) if inputs.dim() else None
+    parts: Iterable[Any] = ()
+    if isinstance(inputs, Mapping):  # also those that torch's tree functions take for leaves
+        parts = inputs.values()
+    elif isinstance(inputs, (tuple, list)):
+        parts = inputs
+    elif dataclasses.is_dataclass(inputs):
+        parts = (getattr(inputs, field.name) for field in dataclasses.fields(inputs))
+    elif not pytree.tree_is_leaf(inputs):
+        parts = pytree.tree_leaves(inputs)
+    return next((size for part in parts if (size := found_batch_size(part)) is not None), None)

@@ -18,7 +18,6 @@ _BY_SAMPLE = frozenset(
         "AdaptiveMaxPool2DBackward0",
         "AvgPool2DBackward0",
         "CloneBackward0",
-        "EmbeddingBackward0",
         "MaxPool2DWithIndicesBackward0",
         "MeanBackward1",
         "NativeBatchNormBackward0",
@@ -31,8 +30,8 @@ _BY_SAMPLE = frozenset(
 )
 
 
-def keeps_samples(walk: Walk, node: int) -> bool:
-    """Whether a node passes nothing between slices along the first axis of what leads to it."""
+def keeps_samples(walk: Walk, node: int, samples: int) -> bool:
+    """Whether a node passes nothing between samples, each of which is a stretch along the first axis of what leads to it."""
     name, shape = walk.names[node], walk.shape(node)
     at: Any = walk.nodes[node]
     inputs = [below for below, _ in walk.inputs[node]]
@@ -43,7 +42,12 @@ def keeps_samples(walk: Walk, node: int) -> bool:
         return is_weight and (inputs[left] < 0 or walk.shape(inputs[left])[:1] == shape[:1])
     if name in _VIEWS:
         before = walk.shape(inputs[0])
-        return bool(before and shape) and (before[0] % shape[0] == 0 or shape[0] % before[0] == 0)
+        # Rows of one sample may be merged; fewer rows than samples are what several of them share.
+        return bool(before and shape) and before[0] % samples == 0 and shape[0] % samples == 0
+    if name == "EmbeddingBackward0":
+        return _is_matrix_of_weights(
+            walk, inputs[0]
+        )  # rows of activations are those of other samples
     if name in ("AddBackward0", "SubBackward0") or is_elementwise(name):
         return all(
             below < 0 or walk.shape(below) == shape or _is_matrix_of_weights(walk, below)

@@ -96,7 +96,8 @@ def sample(draw: Draw, groups: Groups, budget: Budget) -> Summary:
         if budget.rtol is None:
             return _summary(moments, converged=True)
         value, error = float(moments.mean[-1]), _total_error(moments)
-        if not math.isfinite(value) or error <= budget.rtol * abs(value):
+        is_known = moments.count >= MIN_SAMPLES
+        if not math.isfinite(value) or (is_known and error <= budget.rtol * abs(value)):
             return _summary(moments, converged=True)
         if moments.count >= budget.max_samples:
             return _summary(moments, converged=False)

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import lr_scheduler
+from torch.utils.checkpoint import checkpoint
 
 import metacurv
 from metacurv import MetaCurvatureLR, NotTwiceDifferentiableError, UpdateRecord, estimate_trace
@@ -1060,3 +1061,23 @@ def test_a_loss_without_a_second_derivative() -> None:
             OnceDifferentiable.apply(model(batch(0, torch.float64)[0])).exp().mean()
         )
     assert opt.update_curvature(loss_of(model))
+
+
+@pytest.mark.parametrize("estimator", ["hutchinson", *IN_ACTIVATION_SPACE[2:]])
+def test_batch_norm_under_a_checkpoint_counts_no_batches_of_a_reading(estimator: str) -> None:
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU())
+            self.last = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(checkpoint(self.inner, x, use_reentrant=False))
+
+    model = Checkpointed().double()
+    opt = wrap(model, estimator)
+    loss = loss_of(model)
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    assert opt.update_curvature(loss)
+    assert_same(dict(model.named_buffers()), before)
+    loss.backward()

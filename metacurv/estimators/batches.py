@@ -1,0 +1,73 @@
+"""The batches that a trace is taken over: one, or those of an iterable such as a data loader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from metacurv import _validate
+from metacurv.estimators.opened import found_batch_size
+
+
+def batches(inputs: Any, targets: Any) -> Iterator[tuple[Any, Any]]:
+    """The one batch, or those that ``inputs`` gives. Random numbers drawn on the way are given back."""
+    if targets is not None and isinstance(inputs, DataLoader):
+        raise TypeError(
+            f"targets must be left out where inputs is a DataLoader, which gives them, got {_validate.describe(targets)}"
+        )
+    is_batch = isinstance(inputs, (Tensor, tuple, Mapping)) or targets is not None
+    if is_batch or not isinstance(inputs, Iterable):
+        yield inputs, targets
+        return
+    # A data loader draws seeds and its order while it is iterated over.
+    state = torch.get_rng_state()
+    own = [
+        getattr(inputs, "generator", None),
+        getattr(getattr(inputs, "sampler", None), "generator", None),
+    ]
+    generators = [(g, g.get_state()) for g in own if isinstance(g, torch.Generator)]
+    try:
+        for index, pair in enumerate(inputs):
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                raise TypeError(
+                    "inputs must give (inputs, targets) pairs where targets is None, got "
+                    f"{_validate.describe(pair)} at {index}; batches of another form can be turned into pairs by a generator"
+                )
+            yield pair[0], pair[1]
+    finally:
+        torch.set_rng_state(state)
+        for generator, before in generators:
+            generator.set_state(before)
+
+
+def checked_size(inputs: Any, index: int, is_sum: bool) -> int:
+    """The weight of a batch of several."""
+    size = found_batch_size(inputs)
+    if size is None and index > 0 and not is_sum:
+        raise ValueError(
+            "inputs must hold a tensor whose length is the number of samples, which several batches are weighted by, got "
+            f"{_validate.describe(inputs)} in batch {index} (counted from 0)"
+        )
+    return 1 if size is None else size
+
+
+@contextmanager
+def in_batch(index: int) -> Iterator[None]:
+    """Says in which batch something went wrong; the first may be the only one."""
+    try:
+        yield
+    except ValueError as error:
+        if index == 0:
+            raise
+        raise type(error)(f"batch {index} of inputs (counted from 0): {error}") from error
+
+
+def adds_up(loss_fn: Any) -> bool:
+    """Whether the loss is a sum over samples, so that batches add up instead of being averaged."""
+    keywords = getattr(loss_fn, "keywords", {})  # of a functools.partial
+    return bool(getattr(loss_fn, "reduction", keywords.get("reduction")) == "sum")
