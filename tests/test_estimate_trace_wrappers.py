@@ -10,8 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
+import metacurv
 from metacurv import NotTwiceDifferentiableError, TraceEstimate
 from tests.dense.case import Case, Lambda, build, elementwise, general, labels, piecewise, rand
 from tests.dense.checks import assert_exact, assert_within_errors, measure
@@ -183,9 +186,10 @@ def test_without_a_second_derivative(method, kind, name):
     estimate = served(case, method, kind, must=must)
     assert_right(estimate, truth)
     if method == "auto":
-        assert estimate.method == ("finite_difference" if kind == "hessian" else "exact")
+        of_hessian = "hutchinson" if name == "fused attention" else "finite_difference"
+        assert estimate.method == (of_hessian if kind == "hessian" else "exact")
     if (method, kind) == ("hutchinson", "hessian"):
-        assert estimate is None
+        assert (estimate is None) == (name == "once differentiable")
 
 
 class Hidden(torch.autograd.Function):
@@ -231,3 +235,87 @@ def test_compiled_models(backend, activation):
         if estimate is not None:
             error = 4 * estimate.stderr + 1e-8
             assert abs(estimate.value - truth.trace(kind)) <= error, method
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+def test_a_compiled_model_is_measured_as_what_it_was_compiled_from():
+    """Compiled ReLU has no second derivative, and finite differences see its kinks: 42 for 11.9, a newcomer found."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 10))
+    x, y = torch.randn(64, 40), torch.randint(10, (64,))
+    plain = metacurv.estimate_trace(model, F.cross_entropy, x, y)
+    compiled = torch.compile(model, backend="aot_eager")
+    found = metacurv.estimate_trace(compiled, F.cross_entropy, x, y)
+    assert (found.method, found.value) == ("exact", plain.value)
+    assert compiled(x).grad_fn.name().startswith("CompiledFunction")  # still
+
+
+class FusedAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.layer(x)).flatten(0, 1)
+
+
+@pytest.mark.parametrize("method", ["auto", "hutchinson"])
+def test_fused_attention_is_measured_unfused(method):
+    """On CPU it has no second derivative; its ReLU lets finite differences down."""
+    torch.manual_seed(0)
+    model, x, y = FusedAttention(), torch.randn(4, 5, 8), torch.randint(3, (20,))
+    arguments = {"method": method, "n_samples": 8, "seed": 3}
+    found = metacurv.estimate_trace(model, F.cross_entropy, x, y, **arguments)
+    with sdpa_kernel(SDPBackend.MATH):
+        unfused = metacurv.estimate_trace(model, F.cross_entropy, x, y, **arguments)
+    assert found.method == "hutchinson"
+    assert found.value == pytest.approx(unfused.value, rel=1e-5)
+
+
+class OnceRelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.clamp(min=0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        return g * (ctx.saved_tensors[0] > 0)
+
+
+class OnceTanh(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        y = x.tanh()
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        return g * (1 - ctx.saved_tensors[0] ** 2)
+
+
+def test_finite_differences_are_not_taken_over_kinks():
+    torch.manual_seed(0)
+    x, y = torch.randn(64, 40), torch.randint(10, (64,))
+
+    def network(function):
+        class Once(nn.Module):
+            def forward(self, x):
+                return function.apply(x)
+
+        return nn.Sequential(nn.Linear(40, 30), Once(), nn.Linear(30, 10))
+
+    bent = network(OnceRelu)
+    with pytest.raises(NotTwiceDifferentiableError, match=r"once_differentiable; .*see kinks"):
+        metacurv.estimate_trace(bent, F.cross_entropy, x, y)
+    by_name = metacurv.estimate_trace(
+        bent, F.cross_entropy, x, y, method="finite_difference", n_samples=4
+    )
+    assert by_name.method == "finite_difference"
+    smooth = metacurv.estimate_trace(network(OnceTanh), F.cross_entropy, x, y, n_samples=16)
+    assert smooth.method == "finite_difference"
+    assert "once_differentiable" in smooth.why

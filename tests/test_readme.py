@@ -1,4 +1,4 @@
-"""The Python of README.md runs as written, from top to bottom, and prints what the comments beside it say."""
+"""The Python of README.md and docs/estimators.md runs as written, and prints what stands beside it."""
 
 from __future__ import annotations
 
@@ -9,25 +9,39 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
 NUMBER = re.compile(r"\d+\.?\d*(?:e[+-]?\d+)?")
 
 
-def test_python_blocks():
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) >= 3
-    printed, names = io.StringIO(), {}
-    with contextlib.redirect_stdout(printed):
-        for block in blocks:
-            exec(compile(block, README.name, "exec"), names)
-    expected = [
-        line.split("  # ")[1] for line in "".join(blocks).splitlines() if line.startswith("print(")
-    ]
-    assert len(expected) >= 4
-    for told, got in zip(expected, printed.getvalue().splitlines(), strict=True):
-        assert NUMBER.sub("#", got) == NUMBER.sub("#", told)
-        # In the last digit that is told, other versions of torch may round differently.
+def blocks(path: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / path).read_text(), re.DOTALL)
+
+
+def printed_by(code: list[str]) -> list[str]:
+    """By blocks of one program."""
+    out, names = io.StringIO(), {}
+    with contextlib.redirect_stdout(out):
+        for block in code:
+            exec(compile(block, "<document>", "exec"), names)
+    return out.getvalue().splitlines()
+
+
+def assert_alike(found: list[str], told: list[str]) -> None:
+    """In the last digit that is told, another torch may round otherwise."""
+    for got, expected in zip(found, told, strict=True):
+        assert NUMBER.sub("#", got) == NUMBER.sub("#", expected)
         numbers = [float(number) for number in NUMBER.findall(got)]
-        assert numbers == pytest.approx(
-            [float(number) for number in NUMBER.findall(told)], rel=1e-3
-        )
+        assert numbers == pytest.approx([float(x) for x in NUMBER.findall(expected)], rel=1e-3)
+
+
+def test_readme():
+    code = blocks("README.md", "python")
+    lines = [line for line in "".join(code).splitlines() if line.startswith("print(")]
+    assert len(lines) >= 4
+    assert_alike(printed_by(code), [line.split("  # ")[1] for line in lines])
+
+
+def test_worked_example_of_the_estimators():
+    (code,) = blocks("docs/estimators.md", "python")
+    (told,) = blocks("docs/estimators.md", "text")
+    assert_alike(printed_by([code]), told.splitlines())

@@ -51,7 +51,7 @@ def estimate_trace(
       where all that lies above a parameter is linear, linear in pieces, or elementwise.
     - "taylor": Hutchinson's samples in second-order forward mode, for stacks of known layers (totals only).
     - "hutchinson": parameter space, any loss that can be differentiated twice.
-    - "finite_difference": two gradients a sample, any model that has a gradient (compiled, fused attention).
+    - "finite_difference": two gradients a sample, any model that has a gradient; smooth ones, or it sees their kinks.
     - "auto": the first of exact, activation, hutchinson, finite_difference that is right for this model, loss and kind, by the
       graph of its loss; ``why`` of the result says what decided.
 
