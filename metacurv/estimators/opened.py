@@ -37,12 +37,13 @@ class Opened:
     seed: int
     backend: str
     max_memory: int
+    _whole_chain: Chain | None = dataclasses.field(default=None, init=False)
 
     @cached_property
     def forward(self) -> Forward:
         """One forward pass, with a loss that can be measured."""
         forward = self._checked_forward()
-        if self.problem.eager or not _is_compiled(forward.loss):
+        if self.problem.eager or self._whole_chain is not None or not _is_compiled(forward.loss):
             return forward
         # Compiled code is one node of the graph, with nothing to see inside and no second derivative.
         self.problem = dataclasses.replace(self.problem, eager=True)
@@ -51,6 +52,7 @@ class Opened:
     def _checked_forward(self) -> Forward:
         forward = self.problem.forward()
         check_loss(forward.loss)
+        self._whole_chain = find_chain(forward.loss, self.problem.parameters)
         return forward
 
     def avoid_fused_attention(self) -> bool:
@@ -71,8 +73,9 @@ class Opened:
     @cached_property
     def chain(self) -> Chain | None:
         """The forward pass as a chain of layers, where it is one, and for the Gauss-Newton matrix ends with its logits."""
-        chain = find_chain(self.forward.loss, self.problem.parameters)
-        if chain is not None and self.kind == "ggn" and not chain.begins_at(self.forward.edge):
+        forward = self.forward
+        chain = self._whole_chain
+        if chain is not None and self.kind == "ggn" and not chain.begins_at(forward.edge):
             return None
         return chain
 
