@@ -257,8 +257,8 @@ class MetaCurvatureLR(OptimizerWrapper):
 
     def _read(self, loss: Tensor, parameters: list[NumberedParameter]) -> TraceReading:
         # A backward pass through a checkpoint runs batch norm again.
-        kept = StateKept(self._with_buffers, parameters[0].tensor.device)
-        with kept if self._with_buffers else nullcontext():
+        device = parameters[0].tensor.device
+        with StateKept(self._with_buffers, device) if self._with_buffers else nullcontext():
             return self._read_now(loss, parameters)
 
     def _read_now(self, loss: Tensor, parameters: list[NumberedParameter]) -> TraceReading:

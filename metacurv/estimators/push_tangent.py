@@ -116,9 +116,9 @@ def _values(problem: ModelLoss) -> dict[str, Tensor]:
 def _output_with(problem: ModelLoss, values: Mapping[str, Tensor]) -> Tensor:
     output = _one_tensor(problem.forward_with(values))
     if output.grad_fn is not None:
-        walk = walk_graph(output.grad_fn, problem.parameters)
-        for parameter in walk.leaves.values():
-            raise _ReadElsewhere(problem.parameters[parameter].name)
+        leaves = walk_graph(output.grad_fn, problem.parameters).leaves
+        if leaves:
+            raise _ReadElsewhere(problem.parameters[min(leaves.values())].name)
     return output
 
 

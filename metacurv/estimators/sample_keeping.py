@@ -45,9 +45,8 @@ def keeps_samples(walk: Walk, node: int, samples: int) -> bool:
         # Rows of one sample may be merged; fewer rows than samples are what several of them share.
         return bool(before and shape) and before[0] % samples == 0 and shape[0] % samples == 0
     if name == "EmbeddingBackward0":
-        return _is_matrix_of_weights(
-            walk, inputs[0]
-        )  # rows of activations are those of other samples
+        # Rows of activations may be those of other samples.
+        return _is_matrix_of_weights(walk, inputs[0])
     if name in ("AddBackward0", "SubBackward0") or is_elementwise(name):
         return all(
             below < 0 or walk.shape(below) == shape or _is_matrix_of_weights(walk, below)
