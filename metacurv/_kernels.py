@@ -193,3 +193,6 @@ def chain_taylor(
         curvatures,
     )
     return samples
+
+
+from metacurv._step import move_, step_direction_  # noqa

@@ -259,3 +259,6 @@ def chain_is_compiled(log_p: Tensor, weights: Sequence[Tensor]) -> bool:
 def chain_taylor(*arguments: Any, **named: Any) -> Tensor:
     """See ``metacurv._chain``."""
     return _chain.chain_taylor(sys.modules[__name__], *arguments, **named)
+
+
+from metacurv._step import move_, step_direction_  # noqa

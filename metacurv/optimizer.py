@@ -1,79 +1,43 @@
-"""MetaCurvatureLR: any torch optimizer, with its learning rate scaled by measured curvature."""
+"""MetaCurvatureLR: any torch optimizer, with its learning rate set by measured curvature."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from metacurv import _validate
-from metacurv._reference import MIN_SCALE
-from metacurv._warnings import warn_user
-from metacurv.estimators.activation_plan import NotInActivationSpace
-from metacurv.estimators.double_backward import DoubleBackward, refuse_cut_graph
-from metacurv.estimators.hutchinson import read_trace, trace_of_loss
-from metacurv.estimators.loss_checks import check_loss
-from metacurv.estimators.moments import TraceReading
-from metacurv.estimators.parameters import NumberedParameter, number_parameters
-from metacurv.estimators.state import StateKept
+from metacurv.directional.control import DirectionalControl
+from metacurv.directional.record import DirectionalRecord
 from metacurv.estimators.trace_estimate import TraceEstimate
+from metacurv.rules.directional import DirectionalRule
 from metacurv.rules.reciprocal import ReciprocalRule
-from metacurv.rules.smoothing import BiasCorrectedEma
-from metacurv.step_capture import ACTIVATION_ESTIMATORS, ActivationEstimator, StepCapture
+from metacurv.trace_control import Estimator, TraceControl, UpdateRecord
 from metacurv.wrapper import OptimizerWrapper
 
-Estimator = Literal["hutchinson"] | ActivationEstimator
-
-_STATE_VERSION = 1
-_FROM_GRADIENTS = (
-    "hutchinson: gradients carry a graph, but the others need the loss: call update_curvature(loss)"
-)
-
-
-class _Probing(TypedDict):
-    seed: int
-    first_probe: int
-    n_samples: int
-    backend: str
-
-
-@dataclass(frozen=True)
-class UpdateRecord:
-    """One curvature reading and what the rule made of it, for ``on_update`` callbacks.
-
-    Attributes:
-        step: optimizer steps taken before the reading.
-        trace, stderr: the reading, as ``TraceEstimate`` has it.
-        smoothed_trace: what the rule was given.
-        scale: factor on every group's lr from now on, in [2^-40, 1].
-        effective_lrs: lr x scale of every parameter group.
-        accepted: False where the reading was not finite; it then changed nothing.
-    """
-
-    step: int
-    trace: float
-    stderr: float
-    smoothed_trace: float
-    scale: float
-    effective_lrs: list[float]
-    accepted: bool
+LossFunction = Callable[[Any, Any], Tensor]
 
 
 class MetaCurvatureLR(OptimizerWrapper):
-    """Wraps an optimizer and multiplies its learning rates by a scale that follows the trace of the loss's Hessian.
+    """Wraps an optimizer and sets its learning rate from measured curvature.
 
-    The rule "reciprocal" is that of the experiment this package starts from:  lr <- lr / (1 + alpha max(tr H, 0)).
-    The learning rates in ``param_groups`` stay the user's and the scheduler's: the scale is applied inside ``step`` and taken
-    back after it. ``group["lr_scale"]`` holds it for logs. Decoupled weight decay (AdamW) shrinks with the effective rate,
-    as it does under any schedule.
+    **rule="directional"** finds and follows a learning rate by itself: on few steps it measures, on a batch that the step did not
+    use, the slope n and the curvature d of the loss along the optimizer's own step u, and moves the rate towards the edge
+    where lr d / n says that progress ends. The training loop stays as it was::
 
-    Two ways to supply the loss::
+        opt = MetaCurvatureLR(torch.optim.Adam(model.parameters()), rule="directional",
+                              model=model, loss_fn=loss_fn, probe=train_loader)
+
+    The base's lr only gives the ratios between parameter groups, and what a scheduler does to it later multiplies the rate found.
+
+    **rule="reciprocal"** is that of the experiment this package starts from:  lr <- lr / (1 + alpha max(tr H, 0)), tr H the trace
+    of the loss's Hessian. The learning rates in ``param_groups`` stay the user's and the scheduler's: the rate is applied inside
+    ``step`` and taken back after it. ``group["lr_scale"]`` holds the factor for logs. Decoupled weight decay (AdamW) shrinks with
+    the effective rate, as it does under any schedule. Two ways to supply the loss::
 
         opt.zero_grad()                          opt.zero_grad()
         loss = loss_fn(model(x), y)              loss = loss_fn(model(x), y)
@@ -87,16 +51,24 @@ class MetaCurvatureLR(OptimizerWrapper):
 
     Args:
         optimizer: any torch optimizer that steps from gradients (not LBFGS). Its parameter groups are used in place.
-        alpha: strength of the rule, >= 0, in units of 1 / trace.
+        rule: "reciprocal", "directional", or a ``DirectionalRule`` with settings of its own.
+        model: what the loop calls for its outputs. The directional rule calls it in eval mode. The reciprocal rule needs it for
+            estimators other than "hutchinson" (inside DDP the module itself is best, as DDP may add to its graph): while a step
+            is due, a forward hook on it finds the pass that made the loss.
+        seed: int in [0, 2^64) of probes and probe batches; the global random state is not used.
+        backend: "auto", "native" or "reference" (see ``metacurv.ops``).
+        on_update: called with an ``UpdateRecord`` or ``DirectionalRecord`` after every reading (on CUDA this waits for the device).
+        loss_fn: (directional) of the model's output and targets; a scalar, twice differentiable in the output.
+        probe: (directional) where the batches to measure on come from: a ``DataLoader``, of whose data set it draws in an order of its
+            own; a list of (inputs, targets) pairs; any other iterable of them, begun again at its end; or a function that returns
+            one. Training data, or held-out data, which stops training early by itself (see ``DirectionalRule.held_out``). Tuples
+            of inputs are passed to the model as positional arguments, mappings as keyword arguments.
+        horizon: (directional) number of steps of the training to come, over the last part of which the rate goes to zero.
+        average: (directional) keep an average of the iterates, for ``averaged_parameters``, and seek the rate that serves it.
+        alpha: (reciprocal, as all below) strength of the rule, >= 0, in units of 1 / trace.
         update_freq: optimizer steps between readings, >= 1; step 0 is due.
         n_hutchinson_samples: probes in a reading, >= 1; of "activation" too, where a probe is one backward pass to the layers.
-        seed: int in [0, 2^64) of the probes; the global random state is not used.
-        rule: "reciprocal".
         smoothing: decay in [0, 1) of a bias-corrected moving average of the trace; 0 is the seed's rule.
-        on_update: called with an ``UpdateRecord`` after every reading (on CUDA this waits for the device).
-        backend: "auto", "native" or "reference" (see ``metacurv.ops``).
-        model: what the loop calls for its outputs (inside DDP the module itself is best, as DDP may add to its graph). While a
-            step is due a forward hook on it finds the pass that made the loss. Only estimators other than "hutchinson" need it.
         estimator: "hutchinson" draws probes in parameter space, for any loss. The others reuse the step's own forward pass and
             add only backward passes to the layers; ``estimate_trace`` says where they are right. "activation" draws samples
             with much less noise; "exact", for networks that are linear in pieces and for plain stacks of layers, has none.
@@ -126,99 +98,158 @@ class MetaCurvatureLR(OptimizerWrapper):
         update_freq: int = 10,
         n_hutchinson_samples: int = 1,
         seed: int = 0,
-        rule: str = "reciprocal",
+        rule: str | DirectionalRule = ReciprocalRule.name,
         smoothing: float = 0.0,
-        on_update: Callable[[UpdateRecord], None] | None = None,
+        on_update: Callable[[Any], None] | None = None,
         backend: str = "auto",
         model: nn.Module | None = None,
         estimator: Estimator = "hutchinson",
+        loss_fn: LossFunction | None = None,
+        probe: Any = None,
+        horizon: int | None = None,
+        average: bool = False,
     ) -> None:
-        self._capture: StepCapture | None = None
-        self.update_freq = update_freq
-        self.n_hutchinson_samples = n_hutchinson_samples
-        self.seed = _validate.seed(seed)
-        self.backend = _validate.backend(backend)
-        if rule != ReciprocalRule.name:
-            raise ValueError(f"rule must be {ReciprocalRule.name!r}, got {rule!r}")
+        super().__init__(optimizer)
         if on_update is not None and not callable(on_update):
             raise TypeError(f"on_update must be callable, got {_validate.describe(on_update)}")
-        self.rule = ReciprocalRule(alpha, self.backend)
-        self.on_update = on_update
-        self._estimator = _checked_estimator(estimator, model)
-        self._ema = BiasCorrectedEma(smoothing)
-        self._numbered: tuple[list[tuple[int, bool]], list[NumberedParameter]] | None = None
-        super().__init__(optimizer)
-        parameters = self._parameters()
-        self._with_buffers: list[nn.Module] = []
-        if model is not None:
-            capture = StepCapture(model, parameters)  # checks it
-            self._with_buffers = [module for module in model.modules() if module._buffers]
-            self._capture = None if estimator == "hutchinson" else capture
-        self._reset()
-
-    def _reset(self) -> None:
-        """Before any reading: the scale is 1 and the base steps alone."""
-        self._steps = 0
-        self._probes = 0
-        self._readings = 0
-        self._measured_step = -1  # the last step count at which a reading was taken
-        self._warned_no_reading = False
-        self._last: TraceReading | None = None
-        self._ema = BiasCorrectedEma(self._ema.beta)
-        self._skipped = torch.zeros((), dtype=torch.int64, device="cpu")
-        self._set_scale(torch.ones((), dtype=torch.float64, device="cpu"))
-        self._listen_if_due()
-
-    # What a user may set later on.
-
-    @property
-    def update_freq(self) -> int:
-        """Optimizer steps between readings, >= 1."""
-        return self._update_freq
-
-    @update_freq.setter
-    def update_freq(self, value: int) -> None:
-        self._update_freq = _validate.integer("update_freq", value, low=1)
-        self._listen_if_due()
+        self._trace: TraceControl | None = None
+        self._directional: DirectionalControl | None = None
+        if isinstance(rule, DirectionalRule) or rule == DirectionalRule.name:
+            self._directional = DirectionalControl(
+                optimizer,
+                rule if isinstance(rule, DirectionalRule) else DirectionalRule(),
+                model=model,
+                loss_fn=loss_fn,
+                probe=probe,
+                horizon=horizon,
+                average=average,
+                seed=seed,
+                backend=backend,
+                on_update=on_update,
+            )
+        elif rule == ReciprocalRule.name:
+            _refuse_directional_arguments(
+                loss_fn=loss_fn, probe=probe, horizon=horizon, average=average or None
+            )
+            self._trace = TraceControl(
+                optimizer,
+                alpha=alpha,
+                update_freq=update_freq,
+                n_hutchinson_samples=n_hutchinson_samples,
+                seed=seed,
+                smoothing=smoothing,
+                on_update=on_update,
+                backend=backend,
+                model=model,
+                estimator=estimator,
+            )
+        else:
+            raise ValueError(
+                f"rule must be {ReciprocalRule.name!r}, {DirectionalRule.name!r} or a DirectionalRule, got {_validate.describe(rule)}"
+            )
 
     @property
-    def n_hutchinson_samples(self) -> int:
-        """Probes in a reading, >= 1."""
-        return self._n_samples
+    def _control(self) -> TraceControl | DirectionalControl:
+        control = self._trace or self._directional
+        assert control is not None
+        return control
 
-    @n_hutchinson_samples.setter
-    def n_hutchinson_samples(self, value: int) -> None:
-        self._n_samples = _validate.integer("n_hutchinson_samples", value, low=1, high=1 << 32)
+    def _traced(self, asked: str) -> TraceControl:
+        if self._trace is None:
+            raise AttributeError(f"{asked} belongs to rule='reciprocal', got rule='directional'")
+        return self._trace
 
-    # What a user reads.
+    def _directed(self, asked: str) -> DirectionalControl:
+        if self._directional is None:
+            raise AttributeError(f"{asked} belongs to rule='directional', got rule='reciprocal'")
+        return self._directional
+
+    # Of both rules.
 
     @property
-    def estimator(self) -> Estimator:
-        """What measures the loss that ``update_curvature`` is given."""
-        return self._estimator
+    def rule(self) -> ReciprocalRule | DirectionalRule:
+        """The rule and its settings."""
+        return self._control.rule
 
     @property
-    def last_estimate(self) -> TraceEstimate | None:
-        """The latest reading, or None before the first (and after loading a checkpoint)."""
-        return None if self._last is None else self._last.estimate()
+    def seed(self) -> int:
+        """Of the probes or the probe batches."""
+        return self._control.seed
+
+    @property
+    def on_update(self) -> Callable[[Any], None] | None:
+        """Called after every reading."""
+        return self._control.on_update
+
+    @on_update.setter
+    def on_update(self, value: Callable[[Any], None] | None) -> None:
+        self._control.on_update = value
 
     @property
     def effective_lrs(self) -> list[float]:
-        """lr x scale of every parameter group: what the next ``step`` will use."""
-        scale = self._host_scale()
-        return [float(group["lr"]) * scale for group in self.param_groups]
+        """What the next ``step`` will use, for every parameter group (on CUDA this waits for the device)."""
+        return self._control.effective_lrs
 
     @property
     def skipped_readings(self) -> int:
         """Readings that were not finite and so changed nothing."""
-        return int(self._skipped)
+        return self._control.skipped_readings
 
-    # Measuring.
+    # Of the directional rule.
+
+    @property
+    def history(self) -> list[DirectionalRecord]:
+        """All readings since the start or the last ``load_state_dict`` (on CUDA this waits for the device)."""
+        return self._directed("history").history
+
+    @contextmanager
+    def averaged_parameters(self) -> Iterator[None]:
+        """Within the ``with`` block the parameters are the average of the iterates; ``average=True`` keeps it.
+
+        Evaluate or save the model inside it. Batch norm's statistics are those of the last iterate: ``torch.optim.swa_utils.update_bn``
+        makes the average's. No step may be taken inside.
+
+        Raises:
+            ValueError: ``average`` is False.
+        """
+        with self._directed("averaged_parameters").averaged_parameters():
+            yield
+
+    # Of the reciprocal rule.
+
+    @property
+    def update_freq(self) -> int:
+        """Optimizer steps between readings, >= 1."""
+        return self._traced("update_freq").update_freq
+
+    @update_freq.setter
+    def update_freq(self, value: int) -> None:
+        self._traced("update_freq").update_freq = value
+
+    @property
+    def n_hutchinson_samples(self) -> int:
+        """Probes in a reading, >= 1."""
+        return self._traced("n_hutchinson_samples").n_hutchinson_samples
+
+    @n_hutchinson_samples.setter
+    def n_hutchinson_samples(self, value: int) -> None:
+        self._traced("n_hutchinson_samples").n_hutchinson_samples = value
+
+    @property
+    def estimator(self) -> Estimator:
+        """What measures the loss that ``update_curvature`` is given."""
+        return self._traced("estimator").estimator
+
+    @property
+    def last_estimate(self) -> TraceEstimate | None:
+        """The latest reading, or None before the first (and after loading a checkpoint)."""
+        return self._traced("last_estimate").last_estimate
 
     def update_curvature(self, loss: Tensor) -> bool:
         """Measures the curvature of ``loss`` if this step is due, and sets the scale that the next ``step`` uses.
 
-        Call it between the forward and the backward pass. Steps that are not due cost one comparison.
+        Call it between the forward and the backward pass. Steps that are not due cost one comparison. The directional rule
+        measures on its own batches inside ``step`` and has no use for the loss; the call then does nothing.
 
         Args:
             loss: one element with a graph, before any loss scaling.
@@ -233,158 +264,17 @@ class MetaCurvatureLR(OptimizerWrapper):
                 not come from a forward pass of ``model`` since the step became due. The message says what to use instead.
             NotTwiceDifferentiableError: the graph has an operation without a second derivative.
         """
-        if not self._is_due():
-            return False
-        check_loss(loss, finite=not self._stays_on_device())
-        parameters = self._parameters()
-        self._commit(self._read(loss, parameters))
-        return True
+        return False if self._trace is None else self._trace.update_curvature(loss)
 
-    def _parameters(self) -> list[NumberedParameter]:
-        """Those of all groups, numbered; looked through again only where one came, went, was frozen or thawed."""
-        key = [(id(p), p.requires_grad) for group in self.param_groups for p in group["params"]]
-        if self._numbered is None or self._numbered[0] != key:
-            self._numbered = key, number_parameters(_named_parameters(self))
-        return self._numbered[1]
-
-    def _is_due(self) -> bool:
-        return self._steps % self.update_freq == 0 and self._measured_step != self._steps
-
-    def _listen_if_due(self) -> None:
-        """To be called wherever it may have become due, or not be any more."""
-        if self._capture is not None:
-            self._capture.listen(self._is_due())
-
-    def _read(self, loss: Tensor, parameters: list[NumberedParameter]) -> TraceReading:
-        # A backward pass through a checkpoint runs batch norm again.
-        device = parameters[0].tensor.device
-        with StateKept(self._with_buffers, device) if self._with_buffers else nullcontext():
-            return self._read_now(loss, parameters)
-
-    def _read_now(self, loss: Tensor, parameters: list[NumberedParameter]) -> TraceReading:
-        if self._capture is None or self._estimator == "hutchinson":
-            return trace_of_loss(loss, parameters, **self._probing())
-        try:
-            return self._capture.read(loss, parameters, self._estimator, **self._probing())
-        except NotInActivationSpace as reason:
-            if self._estimator != "auto":
-                raise ValueError(
-                    f"loss cannot be measured with estimator={self._estimator!r}: {reason}. MetaCurvatureLR(..., "
-                    "estimator='auto') takes what is right for each loss, and estimator='hutchinson' serves any"
-                ) from reason
-            why = f"hutchinson: serves any loss; neither exact nor activation: {reason}"
-        return replace(trace_of_loss(loss, parameters, **self._probing()), why=why)
-
-    def _stays_on_device(self) -> bool:
-        return any(
-            group.get("capturable") and group["params"] and group["params"][0].is_cuda
-            for group in self.param_groups
-        )
-
-    def _probing(self) -> _Probing:
-        """The probes of the next reading."""
-        return {
-            "seed": self.seed,
-            "first_probe": self._probes,
-            "n_samples": self.n_hutchinson_samples,
-            "backend": self.backend,
-        }
-
-    def _commit(self, reading: TraceReading) -> None:
-        """Lets the rule turn a reading into the scale that the next step uses."""
-        self._last = reading
-        self._readings += 1
-        self._measured_step = self._steps
-        self._listen_if_due()
-        self._probes = (self._probes + self.n_hutchinson_samples) % (1 << 32)
-        smoothed = self._ema.update(reading.trace)
-        scale = self._scale.to(reading.trace.device, copy=True)
-        self.rule.update_(scale, smoothed)
-        if scale.is_cpu and not self._stays_on_device():
-            self._skipped = self._skipped + int(not math.isfinite(reading.trace.item()))
-        else:  # without waiting for the device
-            self._skipped = self._skipped.to(scale.device) + ~torch.isfinite(reading.trace)
-        self._set_scale(scale)
-        if self.on_update is not None:
-            self.on_update(self._record(reading.estimate(), float(smoothed)))
-
-    def _record(self, estimate: TraceEstimate, smoothed: float) -> UpdateRecord:
-        return UpdateRecord(
-            step=self._steps,
-            trace=estimate.value,
-            stderr=estimate.stderr,
-            smoothed_trace=smoothed,
-            scale=self._host_scale(),
-            effective_lrs=self.effective_lrs,
-            accepted=math.isfinite(estimate.value),
-        )
-
-    def _set_scale(self, scale: Tensor) -> None:
-        self._scale = scale
-        self._cached_scale: float | None = None
-        on_device = self._stays_on_device()
-        for group in self.param_groups:
-            group["lr_scale"] = scale if on_device else self._host_scale()
-
-    def _host_scale(self) -> float:
-        """The scale as a float, read from the device at most once a reading."""
-        if self._cached_scale is None:
-            self._cached_scale = float(self._scale)
-        return self._cached_scale
-
-    # Stepping.
+    # What OptimizerWrapper asks for.
 
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         result = None
         if closure is not None:
             with torch.enable_grad():
                 result = closure()
-        self._use_and_free_gradient_graphs()
-        if self._readings == 0:
-            self._warn_no_reading()
-            self.optimizer.step()
-        else:
-            self._step_base_scaled(self._scale, self._host_scale)
-        self._steps += 1
-        self._listen_if_due()
+        self._control.step()
         return result
-
-    def _use_and_free_gradient_graphs(self) -> None:
-        """Serves ``backward(create_graph=True)``: reads the curvature on due steps.
-
-        On all steps it then cuts the cycle parameter -> .grad -> graph -> parameter, which would keep each graph alive.
-        """
-        carriers = [
-            parameter
-            for group in self.param_groups
-            for parameter in group["params"]
-            if (gradient := parameter.grad) is not None and gradient.requires_grad
-        ]
-        if not carriers:
-            return
-        try:
-            if self._is_due():
-                parameters = self._parameters()
-                gradients = [parameter.tensor.grad for parameter in parameters]
-                refuse_cut_graph(gradients)
-                reading = read_trace(DoubleBackward(gradients, parameters), **self._probing())
-                if self._estimator != "hutchinson":
-                    reading = replace(reading, why=_FROM_GRADIENTS)
-                self._commit(reading)
-        finally:
-            for parameter in carriers:
-                _cut_graph(parameter)
-
-    def _warn_no_reading(self) -> None:
-        if not self._warned_no_reading:
-            self._warned_no_reading = True
-            warn_user(
-                "MetaCurvatureLR steps without a curvature reading, so its learning rate is the base optimizer's: call "
-                "opt.update_curvature(loss) between the forward and the backward pass",
-                UserWarning,
-            )
-
-    # Resuming.
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group to the base; its parameters get the next parameter numbers.
@@ -392,7 +282,7 @@ class MetaCurvatureLR(OptimizerWrapper):
         Raises:
             TypeError, ValueError: a parameter whose curvature cannot be measured; nothing is added.
         """
-        held = [tensor for _, tensor in _named_parameters(self)]
+        held = [tensor for group in self.param_groups for tensor in group["params"]]
         super().add_param_group(
             param_group
         )  # torch's own checks first: what it adds is well formed
@@ -404,107 +294,22 @@ class MetaCurvatureLR(OptimizerWrapper):
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
-        self._set_scale(self._scale)
+        self._control.group_added()
 
     def _own_state(self) -> dict[str, Any]:
-        return {
-            "version": _STATE_VERSION,
-            "seed": self.seed,
-            "steps": self._steps,
-            "probes": self._probes,
-            "readings": self._readings,
-            "skipped": self.skipped_readings,
-            "measured_step": self._measured_step,
-            "scale": self._host_scale(),
-            "ema": self._ema.state(),
-        }
+        return self._control.own_state()
 
     def _checked_own_state(self, state: Any) -> Callable[[], None]:
-        if state is None:
-            return self._reset
-        name = "state_dict['metacurv']"
-        version = state.get("version") if isinstance(state, dict) else None
-        if version != _STATE_VERSION:
-            raise ValueError(
-                f"{name} must be a dict of version {_STATE_VERSION}, got {_validate.describe(state)}"
-            )
-        missing = sorted(self._own_state().keys() - state.keys())
-        if missing:
-            raise ValueError(f"{name} must have all its entries, lacks {missing}")
-        counters = {
-            key: _validate.integer(f"{name}[{key!r}]", state[key], low=low, high=high)
-            for key, low, high in (
-                ("seed", 0, 1 << 64),
-                ("steps", 0, None),
-                ("probes", 0, 1 << 32),
-                ("readings", 0, None),
-                ("skipped", 0, None),
-                ("measured_step", -1, None),
-            )
-        }
-        scale = _validate.real(f"{name}['scale']", state["scale"], low=MIN_SCALE, high=1)
-        ema = BiasCorrectedEma(self._ema.beta)
-        ema.load(state["ema"], f"{name}['ema']")
-
-        def load() -> None:
-            self._reset()
-            self.seed = counters["seed"]
-            self._steps = counters["steps"]
-            self._probes = counters["probes"]
-            self._readings = counters["readings"]
-            self._measured_step = counters["measured_step"]
-            self._skipped.fill_(counters["skipped"])
-            self._ema = ema
-            self._set_scale(torch.tensor(scale, dtype=torch.float64, device="cpu"))
-            self._listen_if_due()
-
-        return load
+        return self._control.checked_own_state(state)
 
     def __repr__(self) -> str:
-        return (
-            f"MetaCurvatureLR(rule={self.rule.name!r}, alpha={self.rule.alpha:g}, update_freq={self.update_freq}, "
-            f"n_hutchinson_samples={self.n_hutchinson_samples}, smoothing={self._ema.beta:g},\n{self.optimizer!r})"
-        )
+        return f"MetaCurvatureLR({self._control.describe()},\n{self.optimizer!r})"
 
 
-def _checked_estimator(estimator: Any, model: object) -> Estimator:
-    known = ("hutchinson", *ACTIVATION_ESTIMATORS)
-    if estimator not in known:
-        raise ValueError(
-            f"estimator must be one of {', '.join(known)}, got {_validate.describe(estimator)}"
-        )
-    if estimator != "hutchinson" and model is None:
-        raise ValueError(
-            f"model must be given with estimator={estimator!r}, which looks at its forward pass, got None"
-        )
-    checked: Estimator = estimator
-    return checked
-
-
-def _cut_graph(parameter: Tensor) -> None:
-    """Frees the graph that ``.grad`` carries: in place, or by another tensor on the same memory where it is a view."""
-    gradient = parameter.grad
-    assert gradient is not None
-    if gradient._is_view():
-        parameter.grad = gradient.detach()
-    else:
-        gradient.detach_()
-
-
-def _named_parameters(optimizer: Optimizer) -> list[tuple[str, Tensor]]:
-    """All parameters in ``param_groups`` order, which is their numbering.
-
-    Names are those the base was given, with the group's index in front where two groups share one; else positions.
-    """
-    named: list[tuple[str, Tensor]] = []
-    for group in optimizer.param_groups:
-        names = group.get("param_names") or [
-            str(len(named) + i) for i in range(len(group["params"]))
-        ]
-        named.extend(zip(names, group["params"], strict=True))
-    if len({name for name, _ in named}) == len(named):
-        return named
-    groups = [index for index, group in enumerate(optimizer.param_groups) for _ in group["params"]]
-    return [
-        (f"{group}.{name}", tensor) for group, (name, tensor) in zip(groups, named, strict=True)
-    ]
+def _refuse_directional_arguments(**given: Any) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(
+                f"{name} must be left out with rule={ReciprocalRule.name!r}; rule={DirectionalRule.name!r} takes it, got "
+                f"{_validate.describe(value)}"
+            )

@@ -169,30 +169,3 @@ class OptimizerWrapper(Optimizer):
     # torch wraps every optimizer's step in a profiler range and in global hooks. The base's step has both already, and a
     # second set would cost 5 us a step and fire global hooks twice; this flag is how torch marks a step that is wrapped.
     step.hooked = True  # type: ignore[attr-defined]
-
-    def _step_base_scaled(self, scale: Tensor, host_scale: Callable[[], float]) -> None:
-        """Steps the base with every group's lr multiplied, then puts it back, so that schedulers own ``group["lr"]``.
-
-        A tensor lr keeps its identity. Where the base may run in a CUDA graph (a tensor lr on the device, or
-        ``capturable``) the scale stays on the device and nothing waits for the host.
-        """
-        numbers: list[tuple[dict[str, Any], Any]] = []
-        tensors: dict[int, tuple[Tensor, Tensor]] = {}  # groups may share one tensor: scale it once
-        try:
-            for group in self.param_groups:
-                lr = group["lr"]
-                if not isinstance(lr, Tensor):
-                    numbers.append((group, lr))
-                    group["lr"] = scale * lr if group.get("capturable") else lr * host_scale()
-                elif id(lr) not in tensors:
-                    memory = (
-                        lr.detach()
-                    )  # an lr that requires a gradient may only change behind autograd's back
-                    tensors[id(lr)] = (memory, memory.clone())
-                    memory.mul_(scale if lr.device == scale.device else host_scale())
-            self.optimizer.step()
-        finally:
-            for group, lr in numbers:
-                group["lr"] = lr
-            for memory, before in tensors.values():
-                memory.copy_(before)

@@ -1,0 +1,50 @@
+"""One step of a base optimizer at given learning rates, which are the user's again afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+Rate = float | Tensor
+
+
+def step_base_at(base: Optimizer, rates: Sequence[Rate]) -> None:
+    """Steps ``base`` with ``rates``, one a parameter group, and puts the groups' own back, so that schedulers own ``group["lr"]``.
+
+    A tensor lr keeps its identity. Groups that share one tensor must be given one rate.
+    """
+    numbers: list[tuple[dict[str, object], object]] = []
+    tensors: dict[int, tuple[Tensor, Tensor]] = {}
+    try:
+        for group, rate in zip(base.param_groups, rates, strict=True):
+            lr = group["lr"]
+            if not isinstance(lr, Tensor):
+                numbers.append((group, lr))
+                group["lr"] = rate
+            elif id(lr) not in tensors:
+                memory = lr.detach()  # one that requires a gradient may only change behind autograd
+                tensors[id(lr)] = (memory, memory.clone())
+                _set(memory, rate)
+        base.step()
+    finally:
+        for group, lr in numbers:
+            group["lr"] = lr
+        for memory, before in tensors.values():
+            memory.copy_(before)
+
+
+def stays_on_device(base: Optimizer) -> bool:
+    """Whether the base steps in a way that never waits for a GPU, which nothing else then may do."""
+    return any(
+        group.get("capturable") and group["params"] and group["params"][0].is_cuda
+        for group in base.param_groups
+    )
+
+
+def _set(memory: Tensor, rate: Rate) -> None:
+    if isinstance(rate, Tensor):
+        memory.copy_(rate)
+    else:
+        memory.fill_(rate)

@@ -1,0 +1,409 @@
+"""The learning rate from slope and curvature along the optimizer's own step, measured on batches drawn for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer, Rprop
+
+from metacurv import _validate
+from metacurv.base_step import Rate, stays_on_device, step_base_at
+from metacurv.directional.group_rates import GroupRates
+from metacurv.directional.iterate_average import IterateAverage
+from metacurv.directional.probe_batches import ProbeBatches
+from metacurv.directional.probe_model import ProbeBatch, ProbeModel
+from metacurv.directional.record import DirectionalRecord
+from metacurv.directional.step_line import StepLine
+from metacurv.directional.timing import MeasuringTimes
+from metacurv.estimators.line_reading import LineReading, read_lines
+from metacurv.rules.directional import DirectionalRule, DirectionalState
+
+_STATE_VERSION = 1
+_FIRST_BATCHES = 4  # whose mean slope and curvature give the first rate
+_FIRST_TRIES = 10  # rounds of them, while the slope is not positive
+_HALVINGS = 40  # of a first rate that raises the loss
+_TAIL = 0.2  # of the horizon, over which the rate goes to zero
+
+
+class DirectionalControl:
+    """What ``MetaCurvatureLR`` does with ``rule="directional"``; its arguments are described there."""
+
+    def __init__(
+        self,
+        base: Optimizer,
+        rule: DirectionalRule,
+        *,
+        model: nn.Module | None,
+        loss_fn: Callable[[Any, Any], Tensor] | None,
+        probe: Any,
+        horizon: int | None,
+        average: bool,
+        seed: int,
+        backend: str,
+        on_update: Callable[[DirectionalRecord], None] | None,
+    ) -> None:
+        if isinstance(base, (Rprop, torch.optim.ASGD)):
+            raise TypeError(
+                f"optimizer must take lr for the length of its step with rule='directional', got {type(base).__name__}, which "
+                "makes step lengths of its own from the first lr"
+            )
+        if not isinstance(average, bool):
+            raise TypeError(f"average must be True or False, got {_validate.describe(average)}")
+        self._base = base
+        self.rule = rule
+        self.seed = _validate.seed(seed)
+        self.on_update = on_update
+        self._backend = _validate.backend(backend)
+        self._model = ProbeModel(model, loss_fn, base)
+        self._probes = ProbeBatches(probe, self.seed)
+        self._horizon = None if horizon is None else _validate.integer("horizon", horizon, low=1)
+        self._rates = GroupRates(base, rule.per_group)
+        self._averages = average
+        self._reset()
+
+    def _reset(self) -> None:
+        """Before the first step: there is no rate."""
+        self._steps = 0
+        self._started = False
+        self._skipped = 0
+        self._state = DirectionalState(self.rule, len(self._rates.scales), self._device)
+        self._times = MeasuringTimes(self.rule.interval)
+        self._measured_step = 0
+        self._probes.load(0)
+        self._average = IterateAverage(self._all_parameters()) if self._averages else None
+        self._records: list[DirectionalRecord] = []
+        self._host_lr: list[float] | None = None
+
+    # What a user reads.
+
+    @property
+    def effective_lrs(self) -> list[float]:
+        """Of every group; nan before the first step, which finds the rate."""
+        if not self._started:
+            return [math.nan] * len(self._base.param_groups)
+        return [float(rate) for rate in self._group_rates()]
+
+    @property
+    def skipped_readings(self) -> int:
+        """Readings with a number that was not finite."""
+        return sum(not record.accepted for record in self._records) + self._skipped
+
+    @property
+    def history(self) -> list[DirectionalRecord]:
+        """All readings."""
+        return list(self._records)
+
+    @contextmanager
+    def averaged_parameters(self) -> Iterator[None]:
+        """See ``MetaCurvatureLR``."""
+        if self._average is None:
+            raise ValueError(
+                "averaged_parameters needs MetaCurvatureLR(..., average=True), got average=False"
+            )
+        with self._average.in_place():
+            yield
+
+    # Stepping.
+
+    def step(self) -> None:
+        """One step of the base at the rate of the rule; where it is due, measured."""
+        if not self._started:
+            self._first_step()
+        elif self._times.is_due(self._steps) and not self._is_tail():
+            self._measured_step_of_base()
+        else:
+            step_base_at(self._base, self._group_rates())
+        self._steps += 1
+        if self._average is not None:
+            self._average.take()
+        self._show_scale()
+
+    def _first_step(self) -> None:
+        """Steps the base at a rate of 1, puts that back, and takes the part of it that slope and curvature allow."""
+        moving = self._moving()
+        if not any(moving):
+            self._base.step()
+            return
+        batches = [self._draw() for _ in range(_FIRST_BATCHES)]
+        shares = self._rates.first_shares()
+        line = StepLine(moving, self._backend)
+        try:
+            step_base_at(self._base, shares)
+            ones = [1.0] * len(moving)
+            line.stepped(self._keep(moving, shares), ones)
+            reading = self._first_reading(line, batches)
+            self._state.begin(reading.slope.abs(), reading.curvature, self._start())
+            self._halve_while_it_rises(line, moving, batches, reading.loss)
+        except BaseException:
+            line.go_before()
+            raise
+        self._started = True
+        self._record(reading, accepted=True, interval=self._times.measured(self._steps, self._state.change))
+
+    def _first_reading(self, line: StepLine, batches: list[ProbeBatch]) -> LineReading:
+        """The mean over batches, other ones while the slope says that the step goes uphill."""
+        for attempt in range(_FIRST_TRIES):
+            if attempt:
+                batches[:] = [self._draw() for _ in range(_FIRST_BATCHES)]
+            readings = [self._read(line, batch) for batch in batches]
+            mean = LineReading(
+                *(torch.stack(parts).mean(0) for parts in zip(*((r.loss, r.slope, r.curvature) for r in readings), strict=True))
+            )
+            if bool((mean.slope > 0).all()) and bool((mean.curvature > 0).all()):
+                return mean
+        if not bool(torch.isfinite(mean.loss)):
+            raise ValueError(f"loss_fn must be finite at the first step, got {float(mean.loss)}")
+        if not bool((mean.curvature > 0).all()):
+            raise ValueError(
+                "loss_fn must be curved in the model's output (twice differentiable, and not linear in pieces as L1 and hinge "
+                f"losses are) and the model must answer to the step, got curvatures {mean.curvature.tolist()} along it"
+            )
+        return mean
+
+    def _halve_while_it_rises(
+        self,
+        line: StepLine,
+        moving: list[list[Tensor]],
+        batches: list[ProbeBatch],
+        before: Tensor,
+    ) -> None:
+        for _ in range(_HALVINGS):
+            lr = self._state.lr
+            rates = [
+                float(lr[s]) * share
+                for s, share in zip(self._scale_of_group(), self._rates.first_shares(), strict=True)
+            ]
+            line.step_to(self._keep(moving, rates), list(lr))
+            after = torch.stack([batch.value() for batch in batches]).mean()
+            if bool(self._model.over_ranks(after) <= before):
+                return
+            self._state.lr = lr / 2
+
+    def _measured_step_of_base(self) -> None:
+        batch = self._draw()  # what may fail in the user's code fails before the step
+        rates = self._group_rates()
+        moving = self._moving()
+        if not any(moving) or any(float(rate) == 0 for rate in rates):
+            step_base_at(self._base, rates)
+            return
+        line = StepLine(moving, self._backend)
+        step_base_at(self._base, rates)
+        line.stepped(self._keep(moving, rates), self._unit_rates())
+        try:
+            reading = self._read(line, batch)
+        finally:
+            line.go_after()
+        accepted = self._state.update(
+            reading.slope, reading.curvature, self._steps - self._measured_step
+        )
+        self._measured_step = self._steps
+        self._host_lr = None
+        interval = self._times.measured(self._steps, self._state.change)
+        self._record(reading, accepted=bool(accepted), interval=interval)
+
+    def _read(self, line: StepLine, batch: ProbeBatch) -> LineReading:
+        """Slope and curvature where the step began. Leaves the parameters somewhere on the line."""
+        line.go_before()
+        sides = []
+        for scale in range(len(line.reach)):
+            outputs = []
+            for sign in (1, -1):
+                line.move(scale, sign)
+                outputs.append(batch.output())
+            line.go_before(scale)
+            sides.append(outputs)
+        inverse = torch.where(line.reach > 0, 0.5 / line.reach, 0.0)
+        tangents = [
+            [(plus - minus) * by.to(plus.dtype) for plus, minus in zip(*outputs, strict=True)]
+            for by, outputs in zip(inverse, sides, strict=True)
+        ]
+        centre = [(plus + minus) / 2 for plus, minus in zip(*sides[0], strict=True)]
+        weights = self._state.lr if self._started else torch.ones_like(line.reach)
+        reading = read_lines(batch.loss, centre, tangents, weights)
+        packed = self._model.over_ranks(
+            torch.cat([reading.loss.reshape(1), reading.slope, reading.curvature])
+        )
+        loss, slope, curvature = packed.split([1, len(line.reach), len(line.reach)])
+        return LineReading(loss[0], slope, curvature)
+
+    # Rates.
+
+    def _scale_rates(self) -> list[float]:
+        """Of every scale, with the factor of the horizon."""
+        if self._host_lr is None:
+            self._host_lr = self._state.lr.tolist()
+        factor = self._horizon_factor()
+        return [lr * factor for lr in self._host_lr]
+
+    def _group_rates(self) -> list[Rate]:
+        """The learning rate of every group at the next step."""
+        scales = self._scale_rates()
+        return [
+            scales[s] * share
+            for s, share in zip(self._scale_of_group(), self._rates.shares(), strict=True)
+        ]
+
+    def _unit_rates(self) -> list[float]:
+        """Of every scale: the largest of its groups' rates, for which the step's direction is taken."""
+        rates, of_group = self._group_rates(), self._scale_of_group()
+        return [
+            max(float(rate) for rate, s in zip(rates, of_group, strict=True) if s == scale)
+            for scale in range(len(self._rates.scales))
+        ]
+
+    def _scale_of_group(self) -> list[int]:
+        scales = self._rates.scales
+        if len(scales) == 1:
+            return [0] * len(self._base.param_groups)
+        return list(range(len(scales)))
+
+    def _tail_begins(self) -> float:
+        return math.inf if self._horizon is None else self._horizon * (1 - _TAIL)
+
+    def _is_tail(self) -> bool:
+        return self._steps > self._tail_begins()
+
+    def _horizon_factor(self) -> float:
+        """1, then linear to 1 / steps of the tail at the last step of the horizon and from then on."""
+        begins = self._tail_begins()
+        if self._steps <= begins:
+            return 1.0
+        assert self._horizon is not None
+        return max(self._horizon - self._steps, 1) / (self._horizon - begins)
+
+    def _start(self) -> float:
+        if self.rule.start is not None:
+            return self.rule.start
+        # Momentum that is not normalised multiplies a constant slope's step by 1 / (1 - momentum) later on.
+        return 0.03 if any(group.get("momentum") for group in self._base.param_groups) else 0.1
+
+    # Parameters.
+
+    def _all_parameters(self) -> list[Tensor]:
+        return [p for group in self._base.param_groups for p in group["params"]]
+
+    @property
+    def _device(self) -> torch.device:
+        device: torch.device = self._all_parameters()[0].device
+        return device
+
+    def _moving(self) -> list[list[Tensor]]:
+        """What the base is about to step, under each scale."""
+        groups = self._base.param_groups
+        return [
+            [p for g in scale for p in groups[g]["params"] if p.grad is not None]
+            for scale in self._rates.scales
+        ]
+
+    def _keep(self, moving: list[list[Tensor]], rates: list[Rate]) -> list[list[float]]:
+        """For every tensor of ``moving``: what decoupled weight decay leaves of it."""
+        of_group = self._rates.keep(rates)
+        groups = self._base.param_groups
+        return [
+            [of_group[g] for g in scale for p in groups[g]["params"] if p.grad is not None]
+            for scale in self._rates.scales
+        ]
+
+    def _draw(self) -> ProbeBatch:
+        return self._model.batch(self._probes.draw(self._device), self._device)
+
+    # Reporting.
+
+    def _record(self, reading: LineReading, *, accepted: bool, interval: int) -> None:
+        lr = self._state.lr
+        record = DirectionalRecord(
+            step=self._steps,
+            probe_loss=float(reading.loss),
+            slope=reading.slope.tolist(),
+            curvature=reading.curvature.tolist(),
+            lr=lr.tolist(),
+            ratio=(lr * reading.curvature / reading.slope).tolist(),
+            interval=interval,
+            accepted=accepted,
+        )
+        self._records.append(record)
+        if self.on_update is not None:
+            self.on_update(record)
+
+    def _show_scale(self) -> None:
+        """``group["lr_scale"]``: the effective rate over the group's lr."""
+        if not self._started:
+            return
+        for group, rate in zip(self._base.param_groups, self._group_rates(), strict=True):
+            lr = float(group["lr"])
+            group["lr_scale"] = float(rate) / lr if lr > 0 else 0.0
+
+    def group_added(self) -> None:
+        """The base has a new parameter group."""
+        self._rates.group_added()
+
+    def describe(self) -> str:
+        """The rule and its settings, for ``repr``."""
+        return f"rule={self.rule!r}, horizon={self._horizon}, average={self._averages}"
+
+    # Resuming.
+
+    def own_state(self) -> dict[str, Any]:
+        """Numbers, strings and the averages' tensors."""
+        return {
+            "version": _STATE_VERSION,
+            "rule": DirectionalRule.name,
+            "seed": self.seed,
+            "steps": self._steps,
+            "started": self._started,
+            "measured_step": self._measured_step,
+            "skipped": self.skipped_readings,
+            "first_lrs": self._rates.state(),
+            "state": self._state.state(),
+            "times": self._times.state(),
+            "probes": self._probes.state(),
+            "average": None if self._average is None else self._average.state(),
+        }
+
+    def checked_own_state(self, state: Any) -> Callable[[], None]:
+        """Checks ``state`` (None: a checkpoint of the bare base) and returns what loads it."""
+        if state is None:
+            return self._reset
+        name = "state_dict['metacurv']"
+        if (
+            not isinstance(state, dict)
+            or (state.get("version"), state.get("rule")) != (_STATE_VERSION, DirectionalRule.name)
+        ):
+            raise ValueError(
+                f"{name} must be a dict of version {_STATE_VERSION} of rule='directional', got {_validate.describe(state)}"
+            )
+        missing = sorted(self.own_state().keys() - state.keys())
+        if missing:
+            raise ValueError(f"{name} must have all its entries, lacks {missing}")
+        counters = {
+            key: _validate.integer(f"{name}[{key!r}]", state[key], low=0)
+            for key in ("seed", "steps", "measured_step", "skipped", "probes")
+        }
+        if (state["average"] is None) != (self._average is None):
+            raise ValueError(
+                f"{name} must be of MetaCurvatureLR(average={self._averages}), got one of average={not self._averages}"
+            )
+        if self._average is not None:
+            self._average.check(state["average"], f"{name}['average']")
+        rule_state = self._state.checked(state["state"], f"{name}['state']")
+        times = self._times.checked(state["times"], f"{name}['times']")
+
+        def load() -> None:
+            self._reset()
+            self.seed = counters["seed"]
+            self._steps = counters["steps"]
+            self._measured_step = counters["measured_step"]
+            self._skipped = counters["skipped"]
+            self._started = bool(state["started"])
+            self._rates.load(state["first_lrs"])
+            self._state, self._times = rule_state, times
+            self._probes.load(counters["probes"])
+            if self._average is not None:
+                self._average.load(state["average"])
+
+        return load

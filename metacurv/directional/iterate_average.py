@@ -1,0 +1,64 @@
+"""An average of the iterates in which later ones count more: Shamir and Zhang 2013, "Stochastic gradient descent for non-smooth
+optimization" (ICML), polynomial-decay averaging with eta = 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metacurv import _validate
+
+_POWER = 8  # the last ninth of the iterates has about two thirds of the weight
+
+
+class IterateAverage:
+    """a_t = a_(t-1) + 9 / (t + 9) (theta_t - a_(t-1)), t = 1, 2, ..."""
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self._parameters = [p.detach() for p in parameters]
+        self.values = [p.clone() for p in self._parameters]
+        self._taken = 0
+
+    @torch.no_grad()
+    def take(self) -> None:
+        """Counts the parameters in as they are."""
+        self._taken += 1
+        weight = (_POWER + 1) / (self._taken + _POWER + 1)
+        torch._foreach_lerp_(self.values, self._parameters, weight)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The parameters hold the average within the block."""
+        with torch.no_grad():
+            held = [p.clone() for p in self._parameters]
+            torch._foreach_copy_(self._parameters, self.values)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(self._parameters, held)
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and numbers, for a state dict."""
+        return {"taken": self._taken, "values": list(self.values)}
+
+    def check(self, state: Any, name: str) -> None:
+        """Raises TypeError or ValueError unless ``state``, called ``name`` in the message, is from an average of such parameters."""
+        if not isinstance(state, dict) or not {"taken", "values"} <= state.keys():
+            raise ValueError(f"{name} must be a dict with taken and values, got {_validate.describe(state)}")
+        _validate.integer(f"{name}['taken']", state["taken"], low=0)
+        shapes = [tuple(v.shape) for v in state["values"]]
+        if shapes != (own := [tuple(v.shape) for v in self.values]):
+            raise ValueError(f"{name}['values'] must have the parameters' shapes {own}, got {shapes}")
+
+    @torch.no_grad()
+    def load(self, state: dict[str, Any]) -> None:
+        """Takes back what ``state`` gave and ``check`` let pass."""
+        self._taken = state["taken"]
+        for mine, saved in zip(self.values, state["values"], strict=True):
+            mine.copy_(saved)

@@ -1,0 +1,98 @@
+"""The user's model and loss as the rule calls them: in eval mode, without a trace in modes, buffers or random state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from metacurv import _validate
+from metacurv.estimators.line_reading import Leaves, OutputLoss
+from metacurv.estimators.model_loss import call_model
+from metacurv.estimators.precision import wide
+from metacurv.estimators.state import StateKept
+
+
+class ProbeModel:
+    """Args:
+        model, loss_fn: see ``MetaCurvatureLR``.
+        base: whose parameters the model must have some of.
+
+    Raises:
+        TypeError, ValueError: a wrong argument.
+    """
+
+    def __init__(
+        self, model: Any, loss_fn: Callable[[Any, Any], Tensor] | None, base: Optimizer
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                f"model must be a torch.nn.Module with rule='directional', got {_validate.describe(model)}"
+            )
+        _validate.loss_function(loss_fn)
+        stepped = {id(p) for group in base.param_groups for p in group["params"]}
+        if not any(id(p) in stepped for p in model.parameters()):
+            raise ValueError(
+                f"model must have parameters that the optimizer steps, got a {type(model).__name__} with none of them"
+            )
+        self.model = model
+        self.loss_fn = loss_fn
+        self.is_distributed = isinstance(model, DistributedDataParallel)
+
+    def batch(self, pair: tuple[Any, Any], device: torch.device) -> ProbeBatch:
+        """The loss on one batch."""
+        assert self.loss_fn is not None
+        return ProbeBatch(self, pair[0], OutputLoss(self.loss_fn, pair[1]), device)
+
+    def over_ranks(self, numbers: Tensor) -> Tensor:
+        """The mean over the processes of a DDP model, which must all come to the same rate; ``numbers`` itself elsewhere."""
+        if not self.is_distributed:
+            return numbers
+        group = self.model.process_group
+        mean = numbers.clone()
+        torch.distributed.all_reduce(mean, group=group)
+        return mean / torch.distributed.get_world_size(group)
+
+
+class ProbeBatch:
+    """A batch, and what the model makes of it with its parameters as they are when asked."""
+
+    def __init__(
+        self, owner: ProbeModel, inputs: Any, loss: OutputLoss, device: torch.device
+    ) -> None:
+        self._model, self._inputs, self.loss, self._device = owner.model, inputs, loss, device
+
+    @torch.no_grad()
+    def output(self) -> Leaves:
+        """The floating tensors that the model returns; every pass sees the same random numbers."""
+        modules = list(self._model.modules())
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            StateKept(modules, self._device),
+            _eval_mode(modules),
+        ):
+            return [wide(x.detach()) for x in self.loss.leaves(call_model(self._model, self._inputs))]
+
+    @torch.no_grad()
+    def value(self) -> Tensor:
+        """The loss, 0-dim float64."""
+        return self.loss.at(self.output()).to(torch.float64)
+
+
+@contextmanager
+def _eval_mode(modules: list[nn.Module]) -> Iterator[None]:
+    """Not by ``model.eval()``, which a model may have overridden to do more."""
+    training = [module for module in modules if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,113 @@
+"""Slope and curvature of a loss along lines in parameter space, from the model's outputs at points on them.
+
+    slope n = grad L . J u,   curvature d = J u . H_out J u          u the direction, J the Jacobian of the model
+
+J u is the difference of outputs over the distance, so no pass goes backward through the model; H_out J u is a double backward
+through the loss alone. d is the curvature of the generalized Gauss-Newton matrix (Schraudolph 2002).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from metacurv import _validate
+
+Leaves = list[Tensor]
+
+
+@dataclass(frozen=True)
+class LineReading:
+    """Of one batch. ``loss``: 0-dim; ``slope``, ``curvature``: [S] for S lines; float64, on the outputs' device.
+
+    ``curvature[s]`` is u_s . G (sum over r of w_r u_r) / w_s, w the weights: u . G u for a single line.
+    """
+
+    loss: Tensor
+    slope: Tensor
+    curvature: Tensor
+
+
+class OutputLoss:
+    """The loss of a batch as a function of the floating tensors in the model's output, whatever holds them."""
+
+    def __init__(self, loss_fn: Callable[[Any, Any], Tensor], targets: Any) -> None:
+        self._loss_fn, self._targets = loss_fn, targets
+        self._spec: pytree.TreeSpec | None = None
+        self._others: list[Any] = []
+
+    def leaves(self, output: Any) -> Leaves:
+        """The floating tensors of ``output``; the last output seen gives the form in which they go to the loss."""
+        flat, self._spec = pytree.tree_flatten(output)
+        floating = [isinstance(x, Tensor) and x.is_floating_point() for x in flat]
+        self._others = [None if is_leaf else x for x, is_leaf in zip(flat, floating, strict=True)]
+        self._places = [i for i, is_leaf in enumerate(floating) if is_leaf]
+        if not self._places:
+            raise TypeError(f"model must return a floating tensor, or a structure with one, got {_validate.describe(output)}")
+        return [flat[i] for i in self._places]
+
+    def at(self, leaves: Leaves) -> Tensor:
+        """The loss of an output of the form last seen, with ``leaves`` in it."""
+        assert self._spec is not None
+        flat = list(self._others)
+        for place, leaf in zip(self._places, leaves, strict=True):
+            flat[place] = leaf
+        loss = self._loss_fn(pytree.tree_unflatten(flat, self._spec), self._targets)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            got = tuple(loss.shape) if isinstance(loss, Tensor) else _validate.describe(loss)
+            raise ValueError(f"loss_fn must return a scalar tensor, got {got}")
+        return loss.reshape(())
+
+
+def read_lines(
+    loss: OutputLoss, centre: Leaves, tangents: Sequence[Leaves], weights: Tensor
+) -> LineReading:
+    """Slope and curvature at ``centre`` along lines with the output tangents ``tangents`` [S]; weights: [S] float64, > 0."""
+    with torch.enable_grad():
+        leaves = [x.detach().requires_grad_() for x in centre]
+        value = loss.at(leaves)
+        gradients = _gradients(value, leaves, create_graph=True)
+        slope = torch.stack([_dot(gradients, tangent) for tangent in tangents])
+        summed = tangents[0]
+        if len(tangents) > 1:
+            summed = [
+                sum((w.to(x.dtype) * x for w, x in zip(weights, parts, strict=True)), torch.zeros_like(parts[0]))
+                for parts in zip(*tangents, strict=True)
+            ]
+        along = _dot(gradients, summed)
+        products = (
+            _gradients(along, leaves)
+            if along.requires_grad
+            else [torch.zeros_like(x) for x in leaves]
+        )
+    curvature = torch.stack([_dot(products, tangent) for tangent in tangents])
+    if len(tangents) > 1:
+        curvature = curvature / weights
+    return LineReading(value.detach().to(torch.float64), slope.detach(), curvature)
+
+
+def slope_along(loss: OutputLoss, at: Leaves, tangent: Leaves) -> tuple[Tensor, Tensor]:
+    """(loss, slope) at one point, 0-dim float64."""
+    with torch.enable_grad():
+        leaves = [x.detach().requires_grad_() for x in at]
+        value = loss.at(leaves)
+        gradients = _gradients(value, leaves)
+    return value.detach().to(torch.float64), _dot(gradients, tangent)
+
+
+def _gradients(value: Tensor, leaves: Leaves, *, create_graph: bool = False) -> Leaves:
+    return list(
+        torch.autograd.grad(
+            value, leaves, create_graph=create_graph, allow_unused=True, materialize_grads=True
+        )
+    )
+
+
+def _dot(a: Leaves, b: Leaves) -> Tensor:
+    parts = [(x * y).sum(dtype=torch.float64) for x, y in zip(a, b, strict=True)]
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum()

@@ -1,0 +1,25 @@
+"""The parameters of an optimizer's groups, in the order that numbers them."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+def named_parameters(optimizer: Optimizer) -> list[tuple[str, Tensor]]:
+    """All parameters in ``param_groups`` order, which is their numbering.
+
+    Names are those the base was given, with the group's index in front where two groups share one; else positions.
+    """
+    named: list[tuple[str, Tensor]] = []
+    for group in optimizer.param_groups:
+        names = group.get("param_names") or [
+            str(len(named) + i) for i in range(len(group["params"]))
+        ]
+        named.extend(zip(names, group["params"], strict=True))
+    if len({name for name, _ in named}) == len(named):
+        return named
+    groups = [index for index, group in enumerate(optimizer.param_groups) for _ in group["params"]]
+    return [
+        (f"{group}.{name}", tensor) for group, (name, tensor) in zip(groups, named, strict=True)
+    ]

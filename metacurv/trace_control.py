@@ -1,0 +1,416 @@
+"""The learning rate from the trace of the Hessian of the loss that the training loop hands over."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypedDict
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from metacurv import _validate
+from metacurv._reference import MIN_SCALE
+from metacurv._warnings import warn_user
+from metacurv.base_step import Rate, stays_on_device, step_base_at
+from metacurv.estimators.activation_plan import NotInActivationSpace
+from metacurv.estimators.double_backward import DoubleBackward, refuse_cut_graph
+from metacurv.estimators.hutchinson import read_trace, trace_of_loss
+from metacurv.estimators.loss_checks import check_loss
+from metacurv.estimators.moments import TraceReading
+from metacurv.estimators.parameters import NumberedParameter, number_parameters
+from metacurv.estimators.state import StateKept
+from metacurv.estimators.trace_estimate import TraceEstimate
+from metacurv.group_parameters import named_parameters
+from metacurv.rules.reciprocal import ReciprocalRule
+from metacurv.rules.smoothing import BiasCorrectedEma
+from metacurv.step_capture import ACTIVATION_ESTIMATORS, ActivationEstimator, StepCapture
+
+Estimator = Literal["hutchinson"] | ActivationEstimator
+
+_STATE_VERSION = 1
+_FROM_GRADIENTS = (
+    "hutchinson: gradients carry a graph, but the others need the loss: call update_curvature(loss)"
+)
+
+
+class _Probing(TypedDict):
+    seed: int
+    first_probe: int
+    n_samples: int
+    backend: str
+
+
+@dataclass(frozen=True)
+class UpdateRecord:
+    """One curvature reading and what the rule made of it, for ``on_update`` callbacks.
+
+    Attributes:
+        step: optimizer steps taken before the reading.
+        trace, stderr: the reading, as ``TraceEstimate`` has it.
+        smoothed_trace: what the rule was given.
+        scale: factor on every group's lr from now on, in [2^-40, 1].
+        effective_lrs: lr x scale of every parameter group.
+        accepted: False where the reading was not finite; it then changed nothing.
+    """
+
+    step: int
+    trace: float
+    stderr: float
+    smoothed_trace: float
+    scale: float
+    effective_lrs: list[float]
+    accepted: bool
+
+
+class TraceControl:
+    """What ``MetaCurvatureLR`` does with ``rule="reciprocal"``; its arguments are described there."""
+
+    def __init__(
+        self,
+        base: Optimizer,
+        *,
+        alpha: float,
+        update_freq: int,
+        n_hutchinson_samples: int,
+        seed: int,
+        smoothing: float,
+        on_update: Callable[[UpdateRecord], None] | None,
+        backend: str,
+        model: nn.Module | None,
+        estimator: Estimator,
+    ) -> None:
+        self._base = base
+        self._capture: StepCapture | None = None
+        self.update_freq = update_freq
+        self.n_hutchinson_samples = n_hutchinson_samples
+        self.seed = _validate.seed(seed)
+        self._backend = _validate.backend(backend)
+        self.rule = ReciprocalRule(alpha, self._backend)
+        self.on_update = on_update
+        self._estimator = _checked_estimator(estimator, model)
+        self._ema = BiasCorrectedEma(smoothing)
+        self._numbered: tuple[list[tuple[int, bool]], list[NumberedParameter]] | None = None
+        parameters = self._parameters()
+        self._with_buffers: list[nn.Module] = []
+        if model is not None:
+            capture = StepCapture(model, parameters)  # checks it
+            self._with_buffers = [module for module in model.modules() if module._buffers]
+            self._capture = None if estimator == "hutchinson" else capture
+        self._reset()
+
+    def _reset(self) -> None:
+        """Before any reading: the scale is 1 and the base steps alone."""
+        self._steps = 0
+        self._probes = 0
+        self._readings = 0
+        self._measured_step = -1  # the last step count at which a reading was taken
+        self._warned_no_reading = False
+        self._last: TraceReading | None = None
+        self._ema = BiasCorrectedEma(self._ema.beta)
+        self._skipped = torch.zeros((), dtype=torch.int64, device="cpu")
+        self._set_scale(torch.ones((), dtype=torch.float64, device="cpu"))
+        self._listen_if_due()
+
+    @property
+    def update_freq(self) -> int:
+        """Optimizer steps between readings, >= 1."""
+        return self._update_freq
+
+    @update_freq.setter
+    def update_freq(self, value: int) -> None:
+        self._update_freq = _validate.integer("update_freq", value, low=1)
+        self._listen_if_due()
+
+    @property
+    def n_hutchinson_samples(self) -> int:
+        """Probes in a reading, >= 1."""
+        return self._n_samples
+
+    @n_hutchinson_samples.setter
+    def n_hutchinson_samples(self, value: int) -> None:
+        self._n_samples = _validate.integer("n_hutchinson_samples", value, low=1, high=1 << 32)
+
+    @property
+    def estimator(self) -> Estimator:
+        """What measures the loss that ``update_curvature`` is given."""
+        return self._estimator
+
+    @property
+    def last_estimate(self) -> TraceEstimate | None:
+        """The latest reading, or None before the first (and after loading a checkpoint)."""
+        return None if self._last is None else self._last.estimate()
+
+    @property
+    def effective_lrs(self) -> list[float]:
+        """lr x scale of every parameter group: what the next ``step`` will use."""
+        scale = self._host_scale()
+        return [float(group["lr"]) * scale for group in self._base.param_groups]
+
+    @property
+    def skipped_readings(self) -> int:
+        """Readings that were not finite and so changed nothing."""
+        return int(self._skipped)
+
+    # Measuring.
+
+    def update_curvature(self, loss: Tensor) -> bool:
+        """Measures the curvature of ``loss`` if this step is due, and sets the scale that the next ``step`` uses.
+
+        Call it between the forward and the backward pass. Steps that are not due cost one comparison.
+
+        Args:
+            loss: one element with a graph, before any loss scaling.
+
+        Returns:
+            Whether a reading was taken. At most one is taken between two steps.
+
+        Raises:
+            TypeError, ValueError: ``loss`` is no finite scalar with a graph that reaches the parameters (on CUDA with a
+                ``capturable`` base a loss that is not finite is skipped instead: looking at it would wait for the device).
+            ValueError: ``estimator`` is "activation" or "exact", which is not right for this model and loss, or ``loss`` does
+                not come from a forward pass of ``model`` since the step became due. The message says what to use instead.
+            NotTwiceDifferentiableError: the graph has an operation without a second derivative.
+        """
+        if not self._is_due():
+            return False
+        check_loss(loss, finite=not stays_on_device(self._base))
+        parameters = self._parameters()
+        self._commit(self._read(loss, parameters))
+        return True
+
+    def _parameters(self) -> list[NumberedParameter]:
+        """Those of all groups, numbered; looked through again only where one came, went, was frozen or thawed."""
+        key = [(id(p), p.requires_grad) for group in self._base.param_groups for p in group["params"]]
+        if self._numbered is None or self._numbered[0] != key:
+            self._numbered = key, number_parameters(named_parameters(self._base))
+        return self._numbered[1]
+
+    def _is_due(self) -> bool:
+        return self._steps % self.update_freq == 0 and self._measured_step != self._steps
+
+    def _listen_if_due(self) -> None:
+        """To be called wherever it may have become due, or not be any more."""
+        if self._capture is not None:
+            self._capture.listen(self._is_due())
+
+    def _read(self, loss: Tensor, parameters: list[NumberedParameter]) -> TraceReading:
+        # A backward pass through a checkpoint runs batch norm again.
+        device = parameters[0].tensor.device
+        with StateKept(self._with_buffers, device) if self._with_buffers else nullcontext():
+            return self._read_now(loss, parameters)
+
+    def _read_now(self, loss: Tensor, parameters: list[NumberedParameter]) -> TraceReading:
+        if self._capture is None or self._estimator == "hutchinson":
+            return trace_of_loss(loss, parameters, **self._probing())
+        try:
+            return self._capture.read(loss, parameters, self._estimator, **self._probing())
+        except NotInActivationSpace as reason:
+            if self._estimator != "auto":
+                raise ValueError(
+                    f"loss cannot be measured with estimator={self._estimator!r}: {reason}. MetaCurvatureLR(..., "
+                    "estimator='auto') takes what is right for each loss, and estimator='hutchinson' serves any"
+                ) from reason
+            why = f"hutchinson: serves any loss; neither exact nor activation: {reason}"
+        return replace(trace_of_loss(loss, parameters, **self._probing()), why=why)
+
+    def _probing(self) -> _Probing:
+        """The probes of the next reading."""
+        return {
+            "seed": self.seed,
+            "first_probe": self._probes,
+            "n_samples": self.n_hutchinson_samples,
+            "backend": self._backend,
+        }
+
+    def _commit(self, reading: TraceReading) -> None:
+        """Lets the rule turn a reading into the scale that the next step uses."""
+        self._last = reading
+        self._readings += 1
+        self._measured_step = self._steps
+        self._listen_if_due()
+        self._probes = (self._probes + self.n_hutchinson_samples) % (1 << 32)
+        smoothed = self._ema.update(reading.trace)
+        scale = self._scale.to(reading.trace.device, copy=True)
+        self.rule.update_(scale, smoothed)
+        if scale.is_cpu and not stays_on_device(self._base):
+            self._skipped = self._skipped + int(not math.isfinite(reading.trace.item()))
+        else:  # without waiting for the device
+            self._skipped = self._skipped.to(scale.device) + ~torch.isfinite(reading.trace)
+        self._set_scale(scale)
+        if self.on_update is not None:
+            self.on_update(self._record(reading.estimate(), float(smoothed)))
+
+    def _record(self, estimate: TraceEstimate, smoothed: float) -> UpdateRecord:
+        return UpdateRecord(
+            step=self._steps,
+            trace=estimate.value,
+            stderr=estimate.stderr,
+            smoothed_trace=smoothed,
+            scale=self._host_scale(),
+            effective_lrs=self.effective_lrs,
+            accepted=math.isfinite(estimate.value),
+        )
+
+    def _set_scale(self, scale: Tensor) -> None:
+        self._scale = scale
+        self._cached_scale: float | None = None
+        on_device = stays_on_device(self._base)
+        for group in self._base.param_groups:
+            group["lr_scale"] = scale if on_device else self._host_scale()
+
+    def _host_scale(self) -> float:
+        """The scale as a float, read from the device at most once a reading."""
+        if self._cached_scale is None:
+            self._cached_scale = float(self._scale)
+        return self._cached_scale
+
+    # Stepping.
+
+    def step(self) -> None:
+        """One step of the base at its learning rates times the scale."""
+        self._use_and_free_gradient_graphs()
+        if self._readings == 0:
+            self._warn_no_reading()
+            self._base.step()
+        else:
+            step_base_at(self._base, [self._scaled(group) for group in self._base.param_groups])
+        self._steps += 1
+        self._listen_if_due()
+
+    def _scaled(self, group: dict[str, Any]) -> Rate:
+        lr = group["lr"]
+        if isinstance(lr, Tensor):
+            return lr.detach() * (
+                self._scale if lr.device == self._scale.device else self._host_scale()
+            )
+        return self._scale * lr if group.get("capturable") else float(lr * self._host_scale())
+
+    def _use_and_free_gradient_graphs(self) -> None:
+        """Serves ``backward(create_graph=True)``: reads the curvature on due steps.
+
+        On all steps it then cuts the cycle parameter -> .grad -> graph -> parameter, which would keep each graph alive.
+        """
+        carriers = [
+            parameter
+            for group in self._base.param_groups
+            for parameter in group["params"]
+            if (gradient := parameter.grad) is not None and gradient.requires_grad
+        ]
+        if not carriers:
+            return
+        try:
+            if self._is_due():
+                parameters = self._parameters()
+                gradients = [parameter.tensor.grad for parameter in parameters]
+                refuse_cut_graph(gradients)
+                reading = read_trace(DoubleBackward(gradients, parameters), **self._probing())
+                if self._estimator != "hutchinson":
+                    reading = replace(reading, why=_FROM_GRADIENTS)
+                self._commit(reading)
+        finally:
+            for parameter in carriers:
+                _cut_graph(parameter)
+
+    def _warn_no_reading(self) -> None:
+        if not self._warned_no_reading:
+            self._warned_no_reading = True
+            warn_user(
+                "MetaCurvatureLR steps without a curvature reading, so its learning rate is the base optimizer's: call "
+                "opt.update_curvature(loss) between the forward and the backward pass",
+                UserWarning,
+            )
+
+    # Resuming.
+
+    def group_added(self) -> None:
+        """The base has a new parameter group; its parameters get the next numbers."""
+        self._set_scale(self._scale)
+
+    def own_state(self) -> dict[str, Any]:
+        return {
+            "version": _STATE_VERSION,
+            "seed": self.seed,
+            "steps": self._steps,
+            "probes": self._probes,
+            "readings": self._readings,
+            "skipped": self.skipped_readings,
+            "measured_step": self._measured_step,
+            "scale": self._host_scale(),
+            "ema": self._ema.state(),
+        }
+
+    def checked_own_state(self, state: Any) -> Callable[[], None]:
+        if state is None:
+            return self._reset
+        name = "state_dict['metacurv']"
+        version = state.get("version") if isinstance(state, dict) else None
+        if version != _STATE_VERSION:
+            raise ValueError(
+                f"{name} must be a dict of version {_STATE_VERSION}, got {_validate.describe(state)}"
+            )
+        missing = sorted(self.own_state().keys() - state.keys())
+        if missing:
+            raise ValueError(f"{name} must have all its entries, lacks {missing}")
+        counters = {
+            key: _validate.integer(f"{name}[{key!r}]", state[key], low=low, high=high)
+            for key, low, high in (
+                ("seed", 0, 1 << 64),
+                ("steps", 0, None),
+                ("probes", 0, 1 << 32),
+                ("readings", 0, None),
+                ("skipped", 0, None),
+                ("measured_step", -1, None),
+            )
+        }
+        scale = _validate.real(f"{name}['scale']", state["scale"], low=MIN_SCALE, high=1)
+        ema = BiasCorrectedEma(self._ema.beta)
+        ema.load(state["ema"], f"{name}['ema']")
+
+        def load() -> None:
+            self._reset()
+            self.seed = counters["seed"]
+            self._steps = counters["steps"]
+            self._probes = counters["probes"]
+            self._readings = counters["readings"]
+            self._measured_step = counters["measured_step"]
+            self._skipped.fill_(counters["skipped"])
+            self._ema = ema
+            self._set_scale(torch.tensor(scale, dtype=torch.float64, device="cpu"))
+            self._listen_if_due()
+
+        return load
+
+    def describe(self) -> str:
+        """The rule and its settings, for ``repr``."""
+        return (
+            f"rule={self.rule.name!r}, alpha={self.rule.alpha:g}, update_freq={self.update_freq}, "
+            f"n_hutchinson_samples={self.n_hutchinson_samples}, smoothing={self._ema.beta:g}"
+        )
+
+
+def _checked_estimator(estimator: Any, model: object) -> Estimator:
+    known = ("hutchinson", *ACTIVATION_ESTIMATORS)
+    if estimator not in known:
+        raise ValueError(
+            f"estimator must be one of {', '.join(known)}, got {_validate.describe(estimator)}"
+        )
+    if estimator != "hutchinson" and model is None:
+        raise ValueError(
+            f"model must be given with estimator={estimator!r}, which looks at its forward pass, got None"
+        )
+    checked: Estimator = estimator
+    return checked
+
+
+def _cut_graph(parameter: Tensor) -> None:
+    """Frees the graph that ``.grad`` carries: in place, or by another tensor on the same memory where it is a view."""
+    gradient = parameter.grad
+    assert gradient is not None
+    if gradient._is_view():
+        parameter.grad = gradient.detach()
+    else:
+        gradient.detach_()
