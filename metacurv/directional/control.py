@@ -20,13 +20,15 @@ from metacurv.directional.probe_model import ProbeBatch, ProbeModel
 from metacurv.directional.record import DirectionalRecord
 from metacurv.directional.step_line import StepLine
 from metacurv.directional.timing import MeasuringTimes
-from metacurv.estimators.line_reading import LineReading, read_lines
+from metacurv.estimators.line_reading import LineReading, read_lines, slope_along
+from metacurv.rules.averaged import AveragedState, AverageReading
 from metacurv.rules.directional import DirectionalRule, DirectionalState
 
 _STATE_VERSION = 1
 _FIRST_BATCHES = 4  # whose mean slope and curvature give the first rate
 _FIRST_TRIES = 10  # rounds of them, while the slope is not positive
 _HALVINGS = 40  # of a first rate that raises the loss
+_GROWING = 0.25  # of the horizon, in which the rate for an average may grow
 _TAIL = 0.2  # of the horizon, over which the rate goes to zero
 
 
@@ -71,7 +73,8 @@ class DirectionalControl:
         self._steps = 0
         self._started = False
         self._skipped = 0
-        self._state = DirectionalState(self.rule, len(self._rates.scales), self._device)
+        kind = AveragedState if self._averages else DirectionalState
+        self._state: DirectionalState = kind(self.rule, len(self._rates.scales), self._device)
         self._times = MeasuringTimes(self.rule.interval)
         self._measured_step = 0
         self._probes.load(0)
@@ -198,9 +201,15 @@ class DirectionalControl:
             reading = self._read(line, batch)
         finally:
             line.go_after()
-        accepted = self._state.update(
-            reading.slope, reading.curvature, self._steps - self._measured_step
-        )
+        since = self._steps - self._measured_step
+        averaged = isinstance(self._state, AveragedState)
+        if averaged:
+            moved = self._read_average(batch)
+            self._average.mark()
+        if not averaged or since < self.rule.interval[0]:
+            accepted = self._state.update(reading.slope, reading.curvature, since)
+        else:
+            accepted = self._state.update_averaged(reading.slope, reading.curvature, moved, since, self._may_grow())
         self._measured_step = self._steps
         self._host_lr = None
         interval = self._times.measured(self._steps, self._state.change)
@@ -230,6 +239,20 @@ class DirectionalControl:
         )
         loss, slope, curvature = packed.split([1, len(line.reach), len(line.reach)])
         return LineReading(loss[0], slope, curvature)
+
+    def _read_average(self, batch: ProbeBatch) -> AverageReading:
+        """The slopes along the average's move since the last reading."""
+        assert self._average is not None
+        with self._average.in_place(marked=True):
+            old = batch.output()
+        with self._average.in_place():
+            new = batch.output()
+        move = [b - a for a, b in zip(old, new, strict=True)]
+        slopes = [-slope_along(batch.loss, at, move)[1] for at in (old, new)]
+        return AverageReading(*self._model.over_ranks(torch.stack(slopes)).unbind())
+
+    def _may_grow(self) -> bool:
+        return self._horizon is None or self._steps < self._horizon * _GROWING
 
     # Rates.
 

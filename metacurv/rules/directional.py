@@ -92,7 +92,7 @@ class DirectionalState:
     def __init__(self, rule: DirectionalRule, scales: int, device: torch.device) -> None:
         self.rule = rule
         zeros = torch.zeros(scales, dtype=torch.float64, device=device)
-        self.lr, self.slope, self.curvature, self.braked = (zeros.clone() for _ in self._FIELDS)
+        self.lr, self.slope, self.curvature, self.braked = (zeros.clone() for _ in range(4))
         self.readings = zeros.new_zeros(())
         self.change = zeros.new_full((), math.inf)
 
@@ -147,7 +147,7 @@ class DirectionalState:
                 f"{name} must be a dict with {sorted(wanted)}, got {_validate.describe(state)}"
             )
         scales = len(self.lr)
-        new = DirectionalState(self.rule, scales, self.lr.device)
+        new = type(self)(self.rule, scales, self.lr.device)
         for field in self._FIELDS:
             values = state[field]
             if not isinstance(values, list) or len(values) != scales:

@@ -154,7 +154,7 @@ def test_line_4_a_capturable_base_never_reads_the_device(
     smoothing: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Readings and steps on the path that CUDA takes, for which a CPU tensor has to pass here."""
-    monkeypatch.setattr(MetaCurvatureLR, "_stays_on_device", lambda self: True)
+    monkeypatch.setattr(trace_control, "stays_on_device", lambda base: True)
     w, u = leaf(1.0, dtype=torch.float32), leaf(2.0, dtype=torch.float32)
     lr = torch.tensor(0.5)
     base = CapturableSGD([{"params": [w], "lr": 0.25}, {"params": [u], "lr": lr}], lr=1.0)
