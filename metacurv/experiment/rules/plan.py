@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from .grid import GRID
-from .tasks import TASKS, Task
+from .tasks import Task
 from .training import Record
 
 SCREENING_SEEDS = 3
@@ -66,7 +66,3 @@ def method_runs(task: Task, methods: Iterable[str], seeds: Iterable[int]) -> lis
     methods = list(methods)
     return [Run(task.name, method, seed, task.steps) for seed in seeds for method in methods]
 
-
-def named(tasks: Iterable[str]) -> list[Task]:
-    """Tasks by name."""
-    return [TASKS[name] for name in tasks]

@@ -7,6 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from .plan import Run
+from .tasks import Task
 from .training import Record
 
 
@@ -27,6 +28,10 @@ class Store:
         """The record of a finished run."""
         return self._records.get(run)
 
+    def record(self, run: Run) -> Record:
+        """The record of a run that is known to be finished."""
+        return self._records[run]
+
     def add(self, run: Run, record: Record) -> None:
         """Keeps a finished run."""
         path = self.folder / f"{run.task}.jsonl"
@@ -35,17 +40,13 @@ class Store:
             file.write(("" if whole else "\n") + json.dumps(record) + "\n")
         self._records[run] = record
 
-    def by_method(self, task: str) -> dict[str, dict[int, Record]]:
-        """Records of one task with the user's own lr at its default: method -> seed -> record."""
+    def by_method(self, task: Task) -> dict[str, dict[int, Record]]:
+        """Records of one task at its number of steps, with the user's lr at its default: method -> seed -> record."""
         found: dict[str, dict[int, Record]] = defaultdict(dict)
         for run, record in self._records.items():
-            if run.task == task and run.is_plain:
+            if run.task == task.name and run.steps == task.steps and run.is_plain:
                 found[run.method][run.seed] = record
         return dict(found)
-
-    def of_sensitivity(self) -> list[tuple[Run, Record]]:
-        """The runs with another lr of the user's, and the others of those methods."""
-        return sorted(self._records.items(), key=lambda pair: str(pair[0]))
 
     def _read(self, path: Path) -> None:
         for line in path.read_text(encoding="utf-8").splitlines():

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from ..training import Batches
-from .methods import METHODS, Method, Setting
+from .catalogue import METHODS
+from .methods import Method, Setting
 from .tasks import TASKS, Task
 
 _CHECK_EVERY = 50  # steps between looks at whether the loss is finite
@@ -41,13 +42,13 @@ def run(task_name: str, method_name: str, seed: int, *, steps: int | None = None
         started = time.perf_counter()
         for step in range(begin, end):
             rows = batches[step]
-            method.before_step(step)
+            x, y = train.x[rows], train.y[rows]
+            method.begin(step, x, y)
             optimizer.zero_grad()
-            loss = task.loss_fn(model(train.x[rows]), train.y[rows])
+            loss = task.loss_fn(model(x), y)
             method.with_loss(loss)
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            optimizer.step()
-            method.after_step(step)
+            method.step()
             if step >= task.steps - _CHECK_EVERY:
                 last.append(loss.detach())
             elif step % _CHECK_EVERY == 0 and not math.isfinite(loss.item()):

@@ -1,0 +1,87 @@
+"""The command line of the comparison of rules."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..environment import describe
+from ..storage import write_atomically, write_json
+from . import figures, options, plan, sensitivity, summary
+from .store import Store
+from .tasks import TASKS, Task
+from .workers import finished
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the comparison that the arguments describe. Returns: the exit status."""
+    arguments = options.build_parser().parse_args(argv)
+    names = arguments.tasks or (options.QUICK_TASKS if arguments.quick else list(TASKS))
+    tasks = [TASKS[name] for name in names]
+    if arguments.quick:
+        tasks = [replace(task, steps=options.QUICK_STEPS) for task in tasks]
+    seeds = range(arguments.seeds or (options.QUICK_SEEDS if arguments.quick else 10))
+    store = Store(arguments.out or Path("runs") / ("rules-quick" if arguments.quick else "rules"))
+    methods = options.chosen_methods(arguments.methods)
+    try:
+        if arguments.sensitivity:
+            return sensitivity.run(tasks, seeds, store, arguments.jobs, arguments.progress)
+        for task in tasks:
+            if not arguments.summary_only:
+                with_grid = "grid" in arguments.methods
+                _train(task, methods, seeds, store, with_grid, arguments.jobs, arguments.progress)
+            _report(tasks, methods, seeds, store, quiet=task is not tasks[-1])
+    except KeyboardInterrupt:
+        print("\nInterrupted; run the same command again to go on", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _train(
+    task: Task,
+    methods: Sequence[str],
+    seeds: range,
+    store: Store,
+    with_grid: bool,
+    jobs: int,
+    progress: bool,
+) -> None:
+    def grid() -> list[plan.Run]:
+        return plan.grid_runs(task, seeds, store.get) if with_grid else []
+
+    # The second round is known when the first is finished.
+    for stage in (lambda: plan.method_runs(task, methods, seeds), grid, grid):
+        todo = [each for each in stage() if each not in store]
+        bar = tqdm(finished(todo, jobs), total=len(todo), desc=task.name, disable=not progress or not todo)
+        for each, record in bar:
+            store.add(each, record)
+
+
+def _report(
+    tasks: Sequence[Task], methods: Sequence[str], seeds: range, store: Store, *, quiet: bool
+) -> None:
+    found = [summary.summarise(task, store.by_method(task), seeds) for task in tasks]
+    done = [each for each in found if each is not None]
+    if not done:
+        if not quiet:
+            print("nothing to summarise yet: no task has its whole grid")
+        return
+    ranks = summary.mean_ranks(done)
+    table = summary.markdown(done, methods)
+    lines = [f"{rank:5.2f}  {name}" for name, rank in ranks.items()]
+    text = table + "\nmean rank over the tasks, 1 is best:\n\n" + "\n".join(f"    {line}" for line in lines) + "\n"
+    write_atomically(store.folder / "summary.md", text)
+    write_json(
+        store.folder / "summary.json",
+        {"environment": describe(1), "tasks": [summary.to_json(each) for each in done], "mean_ranks": ranks},
+    )
+    write_atomically(store.folder / "rules.png", figures.draw_gains(done))
+    if not quiet:
+        print(text)
+        print(f"written to {store.folder}: summary.md, summary.json, rules.png")

@@ -1,0 +1,54 @@
+"""The directional rule, and the seed's, as the README has them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import metacurv
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from .methods import Maker, Method, Setting
+
+
+def directional(setting: Setting, *, held_out: bool = False, **options: Any) -> Method:
+    """``MetaCurvatureLR(rule="directional")`` on the task's base optimizer with the user's lr.
+
+    Args:
+        setting: where to work.
+        held_out: probe the validation data instead of the training data.
+        options: of ``MetaCurvatureLR``, beside those every use of the rule has.
+    """
+    task, part = setting.task, setting.splits.validation if held_out else setting.splits.train
+    optimizer = metacurv.MetaCurvatureLR(
+        task.optimizer(setting.model, setting.user_lr),
+        model=setting.model,
+        loss_fn=task.loss_fn,
+        probe=DataLoader(TensorDataset(part.x, part.y), batch_size=task.batch_size),
+        seed=setting.seed,
+        **{"rule": "directional", **options},
+    )
+    method = Method(optimizer)
+    if options.get("average"):
+        method.averaged = optimizer.averaged_parameters
+    return method
+
+
+class SeedRule(Method):
+    """lr / (1 + alpha max(trace, 0)), from lr = 1e-3 and with alpha = 0.01, as in the experiment that metacurv starts from."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._wrapper = metacurv.MetaCurvatureLR(
+            setting.task.optimizer(setting.model, setting.user_lr), alpha=1e-2, seed=setting.seed
+        )
+        super().__init__(self._wrapper)
+
+    def with_loss(self, loss: Tensor) -> None:
+        """The line that the rule needs in the loop."""
+        self._wrapper.update_curvature(loss)
+
+
+DIRECTIONAL: dict[str, Maker] = {
+    "directional": lambda setting: directional(setting),
+    "seed rule": SeedRule,
+}

@@ -1,0 +1,66 @@
+"""The options of ``python -m metacurv.experiment rules``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..argument_types import whole
+from .catalogue import DIRECTIONAL, PUBLISHED
+from .tasks import TASKS
+
+GROUPS = {"grid": (), "published": tuple(PUBLISHED), "own": tuple(DIRECTIONAL)}
+QUICK_TASKS = ("mlp-relu", "friedman", "digits-mlp")
+QUICK_STEPS, QUICK_SEEDS = 150, 2
+DESCRIPTION = """
+Compare learning-rate rules on many tasks, from the same initial weights and on the same batches, over several seeds: a grid of rates,
+schedules, warm-up and averaging, published optimizers without a rate to tune, and metacurv's rules. Ends with a table of paired
+differences, JSON and a picture. Killed, it goes on when the same command is given again.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m metacurv.experiment rules", description=DESCRIPTION, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--tasks", nargs="+", choices=list(TASKS), metavar="TASK",
+        help=f"of {', '.join(TASKS)} (default: all; with --quick {', '.join(QUICK_TASKS)})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--methods", nargs="+", choices=[*GROUPS, *PUBLISHED, *DIRECTIONAL], default=list(GROUPS), metavar="METHOD",
+        help=f"groups {', '.join(GROUPS)}, or single ones of {', '.join([*PUBLISHED, *DIRECTIONAL])} (default: all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seeds", type=whole(2), metavar="N",
+        help=f"how many; each sets data, initial weights and batches (default: 10; {QUICK_SEEDS} with --quick)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--jobs", type=whole(1), default=1, metavar="N",
+        help="runs at a time, a process of one thread each (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="run folder (default: runs/rules, or runs/rules-quick)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true",
+        help=f"three tasks, {QUICK_STEPS} steps, {QUICK_SEEDS} seeds: under two minutes, to see that it works; its results mean little",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sensitivity", action="store_true",
+        help="instead, the result against the lr that the user gives, 1e-6 to 1e-1, on four tasks",
+    )  # fmt: skip
+    parser.add_argument(
+        "--summary-only", action="store_true", help="run nothing; summarise what the run folder holds"
+    )
+    parser.add_argument(
+        "--no-progress", action="store_false", dest="progress", help="no progress bars"
+    )
+    return parser
+
+
+def chosen_methods(names: list[str]) -> list[str]:
+    """Methods beside the grid, groups spelt out, each once."""
+    spelt = [method for name in names for method in GROUPS.get(name, (name,))]
+    return list(dict.fromkeys(spelt))

@@ -1,0 +1,52 @@
+"""How much the user's lr matters: a constant rate's result has a peak, the directional rule's should be a line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tqdm import tqdm
+
+from ..storage import write_atomically, write_json
+from . import figures
+from .plan import Run
+from .store import Store
+from .tasks import Task
+from .workers import finished
+
+RATES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+METHODS = {"user's rate": "last", "directional": "average"}  # and the iterate that is read
+TASK_NAMES = ("mlp-relu", "friedman", "digits-mlp", "conv")
+
+
+def run(tasks: Sequence[Task], seeds: range, store: Store, jobs: int, progress: bool) -> int:
+    """Trains what is missing and draws. Returns: the exit status."""
+    results: dict[str, dict[str, dict[float, list[float]]]] = {}
+    for task in tasks:
+        if task.name not in TASK_NAMES:
+            continue
+        runs = [
+            Run(task.name, method, seed, task.steps, rate)
+            for method in METHODS
+            for rate in RATES
+            for seed in seeds
+        ]
+        todo = [each for each in runs if each not in store]
+        for each, record in tqdm(finished(todo, jobs), total=len(todo), desc=task.name, disable=not progress):
+            store.add(each, record)
+        results[task.name] = {
+            method: {
+                rate: [
+                    store.record(Run(task.name, method, seed, task.steps, rate))[f"test_{which}"]
+                    for seed in seeds
+                ]
+                for rate in RATES
+            }
+            for method, which in METHODS.items()
+        }
+    write_json(store.folder / "sensitivity.json", {
+        task: {method: {f"{rate:g}": values for rate, values in by_lr.items()} for method, by_lr in methods.items()}
+        for task, methods in results.items()
+    })  # fmt: skip
+    write_atomically(store.folder / "sensitivity.png", figures.draw_sensitivity(results))
+    print(f"written to {store.folder}: sensitivity.json, sensitivity.png")
+    return 0
