@@ -135,3 +135,39 @@ def _(
     curvatures: list[Tensor],
 ) -> Tensor:
     return log_p.new_empty(n_probes, dtype=torch.float64)
+
+
+@_shape_of("step_direction_")
+def _(
+    direction: list[Tensor],
+    before: list[Tensor],
+    after: list[Tensor],
+    keep: list[float],
+    lr: Tensor,
+) -> Tensor:
+    return lr.new_empty(3, dtype=torch.float64)
+
+
+@_shape_of("step_direction_.number")
+def _(
+    direction: list[Tensor],
+    before: list[Tensor],
+    after: list[Tensor],
+    keep: list[float],
+    lr: float,
+) -> Tensor:
+    return direction[0].new_empty(3, dtype=torch.float64)
+
+
+@_shape_of("move_")
+def _(
+    parameters: list[Tensor], start: list[Tensor], direction: list[Tensor], distance: Tensor
+) -> None:
+    return None
+
+
+@_shape_of("move_.number")
+def _(
+    parameters: list[Tensor], start: list[Tensor], direction: list[Tensor], distance: float
+) -> None:
+    return None

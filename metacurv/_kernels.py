@@ -195,4 +195,27 @@ def chain_taylor(
     return samples
 
 
-from metacurv._step import move_, step_direction_  # noqa
+def step_direction_(
+    direction: Sequence[Tensor],
+    before: Sequence[Tensor],
+    after: Sequence[Tensor],
+    keep: Sequence[float],
+    lr: float | Tensor,
+) -> Tensor:
+    op = _ops.step_direction_
+    overload = op.default if isinstance(lr, Tensor) else op.number
+    sums: Tensor = overload(direction, before, after, keep, lr)
+    increment_version(direction)
+    return sums
+
+
+def move_(
+    parameters: Sequence[Tensor],
+    start: Sequence[Tensor],
+    direction: Sequence[Tensor],
+    distance: float | Tensor,
+) -> None:
+    op = _ops.move_
+    overload = op.default if isinstance(distance, Tensor) else op.number
+    overload(parameters, start, direction, distance)
+    increment_version(parameters)

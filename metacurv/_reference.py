@@ -17,17 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metacurv import _chain
+from metacurv import _chain, _step
+from metacurv._sums import CHUNK, PIECE, WORD, chunk_sums, halved, in_order
 
 BLOCK = 128  # elements served by one Philox call
-WORD = 32  # elements served by one of its words
-CHUNK = 1 << 15  # elements summed lane by lane before partial sums are added
 MIN_SCALE = 2.0**-40  # the smallest scale of reciprocal_lr_
 
 _MASK = 0xFFFFFFFF
 _M0, _M1 = 0xD2511F53, 0xCD9E8D57
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
-_PIECE = 32 * CHUNK  # elements handled at a time, so that the integer temporaries stay small
 
 
 def _rounds(counter: list[Tensor], key: tuple[int, int]) -> list[Tensor]:
@@ -78,29 +76,13 @@ def rademacher_(
     """Fills every tensor with +1 and -1."""
     for tensor, number, offset in zip(tensors, numbers, offsets, strict=True):
         signs = torch.empty(tensor.numel(), dtype=tensor.dtype, device=tensor.device)
-        for begin in range(0, tensor.numel(), _PIECE):
-            end = min(begin + _PIECE, tensor.numel())
+        for begin in range(0, tensor.numel(), PIECE):
+            end = min(begin + PIECE, tensor.numel())
             bits = negative_bits(
                 offset + begin, offset + end, seed=seed, probe=probe, number=number
             )
             signs[begin:end] = 1 - 2 * bits
         tensor.copy_(signs.view(tensor.shape))
-
-
-def _in_order(terms: Tensor, dim: int) -> Tensor:
-    """Sum along ``dim``, one term after the other (``Tensor.sum`` leaves its order open; a running sum cannot)."""
-    return terms.cumsum(dim).select(dim, -1)
-
-
-def _chunk_sums(terms: Tensor) -> Tensor:
-    """terms: float64 [n], starting at a chunk boundary -> the sum of each chunk, [ceil(n / CHUNK)].
-
-    Element i is added to lane i % 32 in index order; then the 32 lanes are halved as a tree.
-    """
-    rows = min(-(-terms.numel() // WORD), CHUNK // WORD)
-    chunks = -(-terms.numel() // (rows * WORD))
-    padded = torch.nn.functional.pad(terms, (0, chunks * rows * WORD - terms.numel()))
-    return _halved(_in_order(padded.view(chunks, rows, WORD), dim=1))
 
 
 def rademacher_stacks_(
@@ -121,14 +103,6 @@ def stack_by_stack_(
         run.rademacher_(tensors, seed, index, numbers, [0] * len(numbers))
 
 
-def _halved(lanes: Tensor) -> Tensor:
-    """[n, 2^k] -> [n], adding the second half to the first until one is left."""
-    while lanes.shape[1] > 1:
-        half = lanes.shape[1] // 2
-        lanes = lanes[:, :half] + lanes[:, half:]
-    return lanes[:, 0]
-
-
 def _signed_sum(tensor: Tensor, *, offset: int, seed: int, probe: Tensor, number: int) -> Tensor:
     """0-dim float64."""
     if tensor.numel() == 0:
@@ -136,13 +110,13 @@ def _signed_sum(tensor: Tensor, *, offset: int, seed: int, probe: Tensor, number
     flat = tensor.detach().reshape(-1)
     last = offset + flat.numel()
     sums = []
-    for piece in range(offset // _PIECE * _PIECE, last, _PIECE):
-        begin, end = max(piece, offset), min(piece + _PIECE, last)
+    for piece in range(offset // PIECE * PIECE, last, PIECE):
+        begin, end = max(piece, offset), min(piece + PIECE, last)
         bits = negative_bits(begin, end, seed=seed, probe=probe, number=number)
         x = flat[begin - offset : end - offset].to(torch.float64)
         lead = begin - begin // CHUNK * CHUNK
-        sums.append(_chunk_sums(torch.nn.functional.pad(torch.where(bits == 1, -x, x), (lead, 0))))
-    return _in_order(torch.cat(sums), dim=0)
+        sums.append(chunk_sums(torch.nn.functional.pad(torch.where(bits == 1, -x, x), (lead, 0))))
+    return in_order(torch.cat(sums), dim=0)
 
 
 def signed_sum(
@@ -172,7 +146,7 @@ def hutchinson_accumulate_(
 ) -> None:
     """Welford's update of mean and M2 with the signed sums of ``products`` and, last, their total."""
     sums = signed_sum(products, seed, probe, numbers, offsets)
-    total = _in_order(sums, dim=0) if sums.numel() else sums.new_zeros(())
+    total = in_order(sums, dim=0) if sums.numel() else sums.new_zeros(())
     samples = torch.cat([sums, total.view(1)])
     count.add_(1)
     delta = samples - mean
@@ -225,13 +199,13 @@ def _row_sums(rows: Tensor) -> Tensor:
     """[M, C] -> float64 [M]."""
     steps = -(-rows.shape[1] // SUM_LANES)
     padded = torch.nn.functional.pad(rows.to(torch.float64), (0, steps * SUM_LANES - rows.shape[1]))
-    return _halved(_in_order(padded.view(-1, steps, SUM_LANES), dim=1))
+    return halved(in_order(padded.view(-1, steps, SUM_LANES), dim=1))
 
 
 def row_products(a: Tensor, u: Tensor, w: Tensor) -> Tensor:
     """sum_n ||a_n||^2 (u_rn . w_rn) and sum_n u_rn . w_rn: a [N, I], u and w [R, N, O] -> float64 [R, 2]."""
     norms = a.to(torch.float64).square().sum(1)
-    draws = max(1, _PIECE // max(1, u.shape[1] * u.shape[2]))
+    draws = max(1, PIECE // max(1, u.shape[1] * u.shape[2]))
     products = torch.cat(
         [
             (u_piece.to(torch.float64) * w_piece.to(torch.float64)).sum(2)
@@ -261,4 +235,11 @@ def chain_taylor(*arguments: Any, **named: Any) -> Tensor:
     return _chain.chain_taylor(sys.modules[__name__], *arguments, **named)
 
 
-from metacurv._step import move_, step_direction_  # noqa
+def step_direction_(*arguments: Any) -> Tensor:
+    """See ``metacurv._step``."""
+    return _step.step_direction_(*arguments)
+
+
+def move_(*arguments: Any) -> None:
+    """See ``metacurv._step``."""
+    _step.move_(*arguments)

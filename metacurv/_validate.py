@@ -38,20 +38,25 @@ def integer(name: str, value: Any, *, low: int, high: int | None = None) -> int:
 
 
 def real(
-    name: str, value: Any, *, low: float, below: float = math.inf, high: float = math.inf
+    name: str,
+    value: Any,
+    *,
+    low: float = -math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+    high: float = math.inf,
 ) -> float:
-    """``low <= value``, ``value < below`` and ``value <= high``, else TypeError or ValueError."""
-    if type(value) is float and low <= value < below and value <= high and math.isfinite(value):
-        return value
-    needs = f"a finite number >= {low:g}"
-    if below < math.inf:
-        needs += f" and < {below:g}"
-    if high < math.inf:
-        needs += f" and <= {high:g}"
+    """``low <= value``, ``above < value``, ``value < below`` and ``value <= high``, else TypeError or ValueError."""
+    inside = type(value) is float and low <= value < below and above < value <= high
+    if inside and math.isfinite(value):
+        return float(value)
+    bounds = ((">=", low), (">", above), ("<", below), ("<=", high))
+    limits = [f"{sign} {bound:g}" for sign, bound in bounds if math.isfinite(bound)]
+    needs = " ".join(["a finite number", " and ".join(limits)]).rstrip()
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be {needs}, got {describe(value)}")
     result = float(value)
-    if not (math.isfinite(result) and low <= result < below and result <= high):
+    if not (math.isfinite(result) and low <= result < below and above < result <= high):
         raise ValueError(f"{name} must be {needs}, got {result}")
     return result
 

@@ -17,6 +17,8 @@ CUDA: the kernels are compiled and checked without a GPU; no GPU has run them ye
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -27,12 +29,14 @@ from metacurv import _kernels, _native, _reference, _validate
 
 __all__ = [
     "hutchinson_accumulate_",
+    "move_",
     "rademacher_",
     "reciprocal_lr_",
     "row_products",
     "signed_matmul",
     "signed_sum",
     "softmax_factor",
+    "step_direction_",
 ]
 
 
@@ -134,11 +138,11 @@ def _probe_argument(
     return _probe_tensor(probe, device)
 
 
-def _device_of(tensors: Sequence[Tensor], probe: int | Tensor) -> torch.device:
-    """An empty list runs where the probe is."""
+def _device_of(tensors: Sequence[Tensor], number: float | Tensor) -> torch.device:
+    """An empty list runs where the number that goes with it is."""
     if tensors:
         return tensors[0].device
-    return probe.device if isinstance(probe, Tensor) else torch.device("cpu")
+    return number.device if isinstance(number, Tensor) else torch.device("cpu")
 
 
 def as_int64(seed: int) -> int:
@@ -163,6 +167,20 @@ def _elements_overlap(tensor: Tensor) -> bool:
                 return tensor.numel() > 0
             reach += stride * (size - 1)
     return False
+
+
+def _check_written(name: str, t: int, tensor: Tensor) -> None:
+    negated = _is_negated(tensor)
+    if negated or _elements_overlap(tensor):
+        kind = (
+            "a lazily negated view"
+            if negated
+            else "overlapping elements of an expanded or unfolded view"
+        )
+        raise ValueError(
+            f"{name}[{t}] must own each of its elements, got {kind} (shape {tuple(tensor.shape)}, "
+            f"strides {tensor.stride()})"
+        )
 
 
 def rademacher_(
@@ -196,17 +214,7 @@ def rademacher_(
     """
     checked, number_list, offset_list = _check_list("tensors", tensors, numbers, offsets)
     for t, tensor in enumerate(checked):
-        negated = _is_negated(tensor)
-        if negated or _elements_overlap(tensor):
-            kind = (
-                "a lazily negated view"
-                if negated
-                else "overlapping elements of an expanded or unfolded view"
-            )
-            raise ValueError(
-                f"tensors[{t}] must own each of its elements, got {kind} (shape {tuple(tensor.shape)}, "
-                f"strides {tensor.stride()})"
-            )
+        _check_written("tensors", t, tensor)
     device = _device_of(checked, probe)
     run = implementation(backend, device)
     number = _probe_argument(probe, run, checked, device)
@@ -526,3 +534,163 @@ def row_products(a: Tensor, u: Tensor, w: Tensor, backend: str = "auto") -> Tens
     run = _floats_only(backend, implementation(backend, a.device), a.dtype, a.device)
     sums: Tensor = run.row_products(a.detach(), u.detach(), w.detach())
     return sums
+
+
+def _op_checks(backend: str, lists: tuple[Sequence[Tensor], ...]) -> bool:
+    """Whether the compiled op sees for itself all that may be wrong with these lists, of which the first is written to.
+
+    Checks in Python take longer than a pass over ten thousand elements. They are left for where the op complains, to say why.
+    """
+    if backend not in ("auto", "native") or torch.compiler.is_compiling():
+        return False
+    if not _native.native_available() or not all([type(tensors) is list for tensors in lists]):
+        return False
+    if not lists[0]:
+        return False
+    try:
+        on_cpu = all([tensor.is_cpu for tensors in lists for tensor in tensors])
+        return on_cpu and not any([tensor.is_neg() for tensor in lists[0]])
+    except AttributeError:  # no tensor
+        return False
+
+
+def _check_alike(lists: dict[str, Sequence[Tensor]]) -> list[list[Tensor]]:
+    """Lists of real tensors, alike in length and, place by place, in shape, dtype and device; the first is written to."""
+    names = list(lists)
+    first = names[0]
+    checked = [_check_list(name, tensors, None, None)[0] for name, tensors in lists.items()]
+    for name, tensors in zip(names[1:], checked[1:], strict=True):
+        if len(tensors) != len(checked[0]):
+            raise ValueError(
+                f"{name} must have one tensor for each of {first}, got {len(tensors)} for {len(checked[0])}"
+            )
+        for t, (like, tensor) in enumerate(zip(checked[0], tensors, strict=True)):
+            if (
+                tensor.shape != like.shape
+                or tensor.dtype != like.dtype
+                or tensor.device != like.device
+            ):
+                raise ValueError(
+                    f"{name}[{t}] must be as {first}[{t}] is, {like.dtype} of shape {tuple(like.shape)} on "
+                    f"{like.device}, got {tensor.dtype} of shape {tuple(tensor.shape)} on {tensor.device}"
+                )
+    for t, tensor in enumerate(checked[0]):
+        _check_written(first, t, tensor)
+    return checked
+
+
+def _number_argument(
+    name: str, value: float | Tensor, tensors: Sequence[Tensor], *, above: float = -math.inf
+) -> float | Tensor:
+    """A number, in a tensor where there are no other tensors to tell the device."""
+    if not isinstance(value, Tensor):
+        number = _validate.real(name, value, above=above)
+        return number if tensors else torch.full((), number, dtype=torch.float64)
+    device = tensors[0].device if tensors else value.device
+    if (
+        value.layout != torch.strided
+        or value.dtype != torch.float64
+        or value.dim() != 0
+        or value.device != device
+    ):
+        raise ValueError(
+            f"{name} must be a number or one float64 element of shape () on {device}, got {value.dtype} of shape "
+            f"{tuple(value.shape)} on {value.device}"
+        )
+    return value.detach()
+
+
+def step_direction_(
+    direction: Sequence[Tensor],
+    before: Sequence[Tensor],
+    after: Sequence[Tensor],
+    keep: Sequence[float],
+    lr: float | Tensor,
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    """direction <- (keep before - after) / lr: the step that an optimizer took, as a descent direction per unit of ``lr``.
+
+    One pass reads ``before`` and ``after``, writes ``direction`` and sums, without a host sync. Arithmetic is in float32, for
+    float64 tensors in float64, and rounded once to the tensor's dtype; sums are in float64, of the rounded elements. Where
+    ``lr`` or ``keep`` is beyond float32, elements of other tensors than float64 come out as not finite, and are counted.
+
+    Args:
+        direction: T dense float32, float64, float16 or bfloat16 tensors of any shape and stride, on one device, written; they
+            may be the very tensors ``before`` or ``after``, and may not overlap with them or each other otherwise.
+        before: T tensors of the same shapes and dtypes, the parameters before the step.
+        after: likewise, after it.
+        keep: T finite numbers, what decoupled weight decay alone left of ``before``: 1 - lr weight_decay; 1 for none.
+        lr: finite, > 0: the step's learning rate, as a number or a 0-dim float64 tensor on the tensors' device, whose value
+            nobody checks.
+        backend: "auto", "native" or "reference".
+
+    Returns:
+        float64 [3] on the tensors' device: the sum of direction^2, the sum of before^2, and the number of elements of
+        ``direction`` that are not finite. On CPU native and reference agree bit for bit, on any number of threads.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type, dtype, shape, layout, length or range; nothing is written.
+        RuntimeError: ``backend="native"`` where it was not built.
+
+    Example:
+        >>> u, x, y = torch.empty(2), torch.tensor([2.0, 4.0]), torch.tensor([1.0, 5.0])
+        >>> step_direction_([u], [x], [y], [1.0], 0.5).tolist()
+        [8.0, 20.0, 0.0]
+        >>> u.tolist()
+        [2.0, -2.0]
+    """
+    of_floats = type(lr) is float and type(keep) is list and {*map(type, keep)} == {float}
+    if of_floats and _op_checks(backend, (direction, before, after)):
+        with contextlib.suppress(RuntimeError), torch.no_grad():
+            return _kernels.step_direction_(direction, before, after, keep, lr)
+    us, xs, ys = _check_alike({"direction": direction, "before": before, "after": after})
+    if not hasattr(keep, "__len__") or isinstance(keep, (str, Tensor)):
+        raise TypeError(f"keep must be a list or tuple of numbers, got {_validate.describe(keep)}")
+    if len(keep) != len(us):
+        raise ValueError(f"keep must have one entry per tensor, got {len(keep)} for {len(us)}")
+    factors = [_validate.real(f"keep[{t}]", value) for t, value in enumerate(keep)]
+    number = _number_argument("lr", lr, us, above=0.0)
+    device = _device_of(us, number)
+    sums: Tensor = implementation(backend, device).step_direction_(us, xs, ys, factors, number)
+    return sums
+
+
+def move_(
+    parameters: Sequence[Tensor],
+    start: Sequence[Tensor],
+    direction: Sequence[Tensor],
+    distance: float | Tensor,
+    *,
+    backend: str = "auto",
+) -> None:
+    """parameters <- start + distance direction, in one pass and without a host sync.
+
+    Arithmetic is as in ``step_direction_``; the product is rounded before the sum.
+
+    Args:
+        parameters: T tensors as ``direction`` of ``step_direction_``, written; they may be the very tensors ``start`` or
+            ``direction``, and may not overlap with them or each other otherwise. No graph is recorded.
+        start: T tensors of the same shapes and dtypes.
+        direction: likewise.
+        distance: finite, in units of the learning rate that ``direction`` is per: a number or a 0-dim float64 tensor on the
+            tensors' device, whose value nobody checks.
+        backend: "auto", "native" or "reference".
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as ``step_direction_``; nothing is written.
+
+    Example:
+        >>> x = torch.tensor([1.0, 2.0])
+        >>> move_([x], [x], [torch.tensor([2.0, -2.0])], 0.25)
+        >>> x.tolist()
+        [1.5, 1.5]
+    """
+    if type(distance) is float and _op_checks(backend, (parameters, start, direction)):
+        with contextlib.suppress(RuntimeError), torch.no_grad():
+            _kernels.move_(parameters, start, direction, distance)
+            return
+    ps, xs, us = _check_alike({"parameters": parameters, "start": start, "direction": direction})
+    number = _number_argument("distance", distance, ps)
+    device = _device_of(ps, number)
+    implementation(backend, device).move_(ps, xs, us, number)
