@@ -3,14 +3,19 @@
 from metacurv import ops
 from metacurv._native import build_info, cuda_compiled, native_available
 from metacurv._version import __version__
+from metacurv.directional.record import DirectionalRecord
 from metacurv.estimators.directional import directional_curvature
 from metacurv.estimators.errors import NotTwiceDifferentiableError
 from metacurv.estimators.estimate_trace import estimate_trace
 from metacurv.estimators.hutchinson import hessian_trace
 from metacurv.estimators.trace_estimate import TraceEstimate
-from metacurv.optimizer import MetaCurvatureLR, UpdateRecord
+from metacurv.optimizer import MetaCurvatureLR
+from metacurv.rules.directional import DirectionalRule
+from metacurv.trace_control import UpdateRecord
 
 __all__ = [
+    "DirectionalRecord",
+    "DirectionalRule",
     "MetaCurvatureLR",
     "NotTwiceDifferentiableError",
     "TraceEstimate",

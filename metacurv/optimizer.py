@@ -16,7 +16,7 @@ from metacurv.directional.record import DirectionalRecord
 from metacurv.estimators.trace_estimate import TraceEstimate
 from metacurv.rules.directional import DirectionalRule
 from metacurv.rules.reciprocal import ReciprocalRule
-from metacurv.trace_control import Estimator, TraceControl, UpdateRecord
+from metacurv.trace_control import Estimator, TraceControl
 from metacurv.wrapper import OptimizerWrapper
 
 LossFunction = Callable[[Any, Any], Tensor]
@@ -25,19 +25,20 @@ LossFunction = Callable[[Any, Any], Tensor]
 class MetaCurvatureLR(OptimizerWrapper):
     """Wraps an optimizer and sets its learning rate from measured curvature.
 
-    **rule="directional"** finds and follows a learning rate by itself: on few steps it measures, on a batch that the step did not
-    use, the slope n and the curvature d of the loss along the optimizer's own step u, and moves the rate towards the edge
-    where lr d / n says that progress ends. The training loop stays as it was::
+    **rule="directional"** finds and follows a learning rate by itself: on few steps it measures, on a batch that the step
+    did not use, the slope n and the curvature d of the loss along the optimizer's own step u, and moves the rate towards the
+    edge where lr d / n says that progress ends. The training loop stays as it was::
 
         opt = MetaCurvatureLR(torch.optim.Adam(model.parameters()), rule="directional",
                               model=model, loss_fn=loss_fn, probe=train_loader)
 
-    The base's lr only gives the ratios between parameter groups, and what a scheduler does to it later multiplies the rate found.
+    The base's lr only gives the ratios between parameter groups, and what a scheduler does to it later multiplies the rate
+    found.
 
-    **rule="reciprocal"** is that of the experiment this package starts from:  lr <- lr / (1 + alpha max(tr H, 0)), tr H the trace
-    of the loss's Hessian. The learning rates in ``param_groups`` stay the user's and the scheduler's: the rate is applied inside
-    ``step`` and taken back after it. ``group["lr_scale"]`` holds the factor for logs. Decoupled weight decay (AdamW) shrinks with
-    the effective rate, as it does under any schedule. Two ways to supply the loss::
+    **rule="reciprocal"** is that of the experiment this package starts from:  lr <- lr / (1 + alpha max(tr H, 0)), tr H the
+    trace of the loss's Hessian. The learning rates in ``param_groups`` stay the user's and the scheduler's: the rate is
+    applied inside ``step`` and taken back after it. ``group["lr_scale"]`` holds the factor for logs. Decoupled weight decay
+    (AdamW) shrinks with the effective rate, as it does under any schedule. Two ways to supply the loss::
 
         opt.zero_grad()                          opt.zero_grad()
         loss = loss_fn(model(x), y)              loss = loss_fn(model(x), y)
@@ -57,12 +58,14 @@ class MetaCurvatureLR(OptimizerWrapper):
             is due, a forward hook on it finds the pass that made the loss.
         seed: int in [0, 2^64) of probes and probe batches; the global random state is not used.
         backend: "auto", "native" or "reference" (see ``metacurv.ops``).
-        on_update: called with an ``UpdateRecord`` or ``DirectionalRecord`` after every reading (on CUDA this waits for the device).
+        on_update: called with an ``UpdateRecord`` or ``DirectionalRecord`` after every reading (on CUDA this waits for the
+        device).
         loss_fn: (directional) of the model's output and targets; a scalar, twice differentiable in the output.
-        probe: (directional) where the batches to measure on come from: a ``DataLoader``, of whose data set it draws in an order of its
-            own; a list of (inputs, targets) pairs; any other iterable of them, begun again at its end; or a function that returns
-            one. Training data, or held-out data, which stops training early by itself (see ``DirectionalRule.held_out``). Tuples
-            of inputs are passed to the model as positional arguments, mappings as keyword arguments.
+        probe: (directional) where the batches to measure on come from: a ``DataLoader``, of whose data set it draws in an
+            order of its own; a list of (inputs, targets) pairs; any other iterable of them, begun again at its end; or a
+            function that returns one. Training data, or held-out data, which stops training early by itself (see
+            ``DirectionalRule.held_out``). Tuples of inputs are passed to the model as positional arguments, mappings as
+            keyword arguments.
         horizon: (directional) number of steps of the training to come, over the last part of which the rate goes to zero.
         average: (directional) keep an average of the iterates, for ``averaged_parameters``, and seek the rate that serves it.
         alpha: (reciprocal, as all below) strength of the rule, >= 0, in units of 1 / trace.
@@ -145,7 +148,8 @@ class MetaCurvatureLR(OptimizerWrapper):
             )
         else:
             raise ValueError(
-                f"rule must be {ReciprocalRule.name!r}, {DirectionalRule.name!r} or a DirectionalRule, got {_validate.describe(rule)}"
+                f"rule must be {ReciprocalRule.name!r}, {DirectionalRule.name!r} or a DirectionalRule, got "
+                f"{_validate.describe(rule)}"
             )
 
     @property
@@ -206,8 +210,8 @@ class MetaCurvatureLR(OptimizerWrapper):
     def averaged_parameters(self) -> Iterator[None]:
         """Within the ``with`` block the parameters are the average of the iterates; ``average=True`` keeps it.
 
-        Evaluate or save the model inside it. Batch norm's statistics are those of the last iterate: ``torch.optim.swa_utils.update_bn``
-        makes the average's. No step may be taken inside.
+        Evaluate or save the model inside it; no step may be taken there. Batch norm's statistics are those of the last iterate:
+        ``torch.optim.swa_utils.update_bn`` makes the average's.
 
         Raises:
             ValueError: ``average`` is False.

@@ -184,7 +184,9 @@ class TraceControl:
 
     def _parameters(self) -> list[NumberedParameter]:
         """Those of all groups, numbered; looked through again only where one came, went, was frozen or thawed."""
-        key = [(id(p), p.requires_grad) for group in self._base.param_groups for p in group["params"]]
+        key = [
+            (id(p), p.requires_grad) for group in self._base.param_groups for p in group["params"]
+        ]
         if self._numbered is None or self._numbered[0] != key:
             self._numbered = key, number_parameters(named_parameters(self._base))
         return self._numbered[1]
@@ -331,6 +333,7 @@ class TraceControl:
         self._set_scale(self._scale)
 
     def own_state(self) -> dict[str, Any]:
+        """Numbers that resume bit for bit."""
         return {
             "version": _STATE_VERSION,
             "seed": self.seed,
@@ -344,6 +347,7 @@ class TraceControl:
         }
 
     def checked_own_state(self, state: Any) -> Callable[[], None]:
+        """Checks ``state`` (None: a checkpoint of the bare base) and returns what loads it."""
         if state is None:
             return self._reset
         name = "state_dict['metacurv']"

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer, Rprop
+from torch.optim import ASGD, SGD, Optimizer, Rprop
 
 from metacurv import _validate
-from metacurv.base_step import Rate, stays_on_device, step_base_at
+from metacurv.base_step import Rate, step_base_at
 from metacurv.directional.group_rates import GroupRates
 from metacurv.directional.iterate_average import IterateAverage
 from metacurv.directional.probe_batches import ProbeBatches
@@ -20,16 +20,14 @@ from metacurv.directional.probe_model import ProbeBatch, ProbeModel
 from metacurv.directional.record import DirectionalRecord
 from metacurv.directional.step_line import StepLine
 from metacurv.directional.timing import MeasuringTimes
-from metacurv.estimators.line_reading import LineReading, read_lines, slope_along
-from metacurv.rules.averaged import AveragedState, AverageReading
-from metacurv.rules.directional import DirectionalRule, DirectionalState
+from metacurv.estimators.line_reading import LineReading, read_lines
+from metacurv.rules.directional import DirectionalRule
+from metacurv.rules.directional_state import DirectionalState
 
 _STATE_VERSION = 1
 _FIRST_BATCHES = 4  # whose mean slope and curvature give the first rate
 _FIRST_TRIES = 10  # rounds of them, while the slope is not positive
 _HALVINGS = 40  # of a first rate that raises the loss
-_GROWING = 0.25  # of the horizon, in which the rate for an average may grow
-_TAIL = 0.2  # of the horizon, over which the rate goes to zero
 
 
 class DirectionalControl:
@@ -49,7 +47,7 @@ class DirectionalControl:
         backend: str,
         on_update: Callable[[DirectionalRecord], None] | None,
     ) -> None:
-        if isinstance(base, (Rprop, torch.optim.ASGD)):
+        if isinstance(base, (Rprop, ASGD)):
             raise TypeError(
                 f"optimizer must take lr for the length of its step with rule='directional', got {type(base).__name__}, which "
                 "makes step lengths of its own from the first lr"
@@ -64,6 +62,9 @@ class DirectionalControl:
         self._model = ProbeModel(model, loss_fn, base)
         self._probes = ProbeBatches(probe, self.seed)
         self._horizon = None if horizon is None else _validate.integer("horizon", horizon, low=1)
+        self._plan = rule.plan(
+            horizon=self._horizon, average=average, plain_momentum=_has_plain_momentum(base)
+        )
         self._rates = GroupRates(base, rule.per_group)
         self._averages = average
         self._reset()
@@ -73,11 +74,10 @@ class DirectionalControl:
         self._steps = 0
         self._started = False
         self._skipped = 0
-        kind = AveragedState if self._averages else DirectionalState
-        self._state: DirectionalState = kind(self.rule, len(self._rates.scales), self._device)
-        self._times = MeasuringTimes(self.rule.interval)
+        self._state = DirectionalState(self._plan, len(self._rates.scales), self._device)
+        self._times = MeasuringTimes(self._plan.interval, self._plan.longest)
         self._measured_step = 0
-        self._probes.load(0)
+        self._probes.go_to(0)
         self._average = IterateAverage(self._all_parameters()) if self._averages else None
         self._records: list[DirectionalRecord] = []
         self._host_lr: list[float] | None = None
@@ -117,7 +117,7 @@ class DirectionalControl:
         """One step of the base at the rate of the rule; where it is due, measured."""
         if not self._started:
             self._first_step()
-        elif self._times.is_due(self._steps) and not self._is_tail():
+        elif self._times.is_due(self._steps) and not self._plan.is_finishing(self._steps):
             self._measured_step_of_base()
         else:
             step_base_at(self._base, self._group_rates())
@@ -140,13 +140,15 @@ class DirectionalControl:
             ones = [1.0] * len(moving)
             line.stepped(self._keep(moving, shares), ones)
             reading = self._first_reading(line, batches)
-            self._state.begin(reading.slope.abs(), reading.curvature, self._start())
+            self._state.begin(reading.loss, reading.slope.abs(), reading.curvature)
             self._halve_while_it_rises(line, moving, batches, reading.loss)
         except BaseException:
             line.go_before()
             raise
         self._started = True
-        self._record(reading, accepted=True, interval=self._times.measured(self._steps, self._state.change))
+        self._record(
+            reading, accepted=True, interval=self._times.measured(self._steps, self._state.change)
+        )
 
     def _first_reading(self, line: StepLine, batches: list[ProbeBatch]) -> LineReading:
         """The mean over batches, other ones while the slope says that the step goes uphill."""
@@ -155,7 +157,12 @@ class DirectionalControl:
                 batches[:] = [self._draw() for _ in range(_FIRST_BATCHES)]
             readings = [self._read(line, batch) for batch in batches]
             mean = LineReading(
-                *(torch.stack(parts).mean(0) for parts in zip(*((r.loss, r.slope, r.curvature) for r in readings), strict=True))
+                *(
+                    torch.stack(parts).mean(0)
+                    for parts in zip(
+                        *((r.loss, r.slope, r.curvature) for r in readings), strict=True
+                    )
+                )
             )
             if bool((mean.slope > 0).all()) and bool((mean.curvature > 0).all()):
                 return mean
@@ -201,15 +208,13 @@ class DirectionalControl:
             reading = self._read(line, batch)
         finally:
             line.go_after()
-        since = self._steps - self._measured_step
-        averaged = isinstance(self._state, AveragedState)
-        if averaged:
-            moved = self._read_average(batch)
-            self._average.mark()
-        if not averaged or since < self.rule.interval[0]:
-            accepted = self._state.update(reading.slope, reading.curvature, since)
-        else:
-            accepted = self._state.update_averaged(reading.slope, reading.curvature, moved, since, self._may_grow())
+        accepted = self._state.update(
+            reading.loss,
+            reading.slope,
+            reading.curvature,
+            steps=self._steps - self._measured_step,
+            searching=self._steps < self._plan.search_ends,
+        )
         self._measured_step = self._steps
         self._host_lr = None
         interval = self._times.measured(self._steps, self._state.change)
@@ -237,22 +242,8 @@ class DirectionalControl:
         packed = self._model.over_ranks(
             torch.cat([reading.loss.reshape(1), reading.slope, reading.curvature])
         )
-        loss, slope, curvature = packed.split([1, len(line.reach), len(line.reach)])
-        return LineReading(loss[0], slope, curvature)
-
-    def _read_average(self, batch: ProbeBatch) -> AverageReading:
-        """The slopes along the average's move since the last reading."""
-        assert self._average is not None
-        with self._average.in_place(marked=True):
-            old = batch.output()
-        with self._average.in_place():
-            new = batch.output()
-        move = [b - a for a, b in zip(old, new, strict=True)]
-        slopes = [-slope_along(batch.loss, at, move)[1] for at in (old, new)]
-        return AverageReading(*self._model.over_ranks(torch.stack(slopes)).unbind())
-
-    def _may_grow(self) -> bool:
-        return self._horizon is None or self._steps < self._horizon * _GROWING
+        scales = len(line.reach)
+        return LineReading(packed[0], packed[1 : 1 + scales], packed[1 + scales :])
 
     # Rates.
 
@@ -260,7 +251,7 @@ class DirectionalControl:
         """Of every scale, with the factor of the horizon."""
         if self._host_lr is None:
             self._host_lr = self._state.lr.tolist()
-        factor = self._horizon_factor()
+        factor = self._plan.factor(self._steps)
         return [lr * factor for lr in self._host_lr]
 
     def _group_rates(self) -> list[Rate]:
@@ -285,26 +276,6 @@ class DirectionalControl:
             return [0] * len(self._base.param_groups)
         return list(range(len(scales)))
 
-    def _tail_begins(self) -> float:
-        return math.inf if self._horizon is None else self._horizon * (1 - _TAIL)
-
-    def _is_tail(self) -> bool:
-        return self._steps > self._tail_begins()
-
-    def _horizon_factor(self) -> float:
-        """1, then linear to 1 / steps of the tail at the last step of the horizon and from then on."""
-        begins = self._tail_begins()
-        if self._steps <= begins:
-            return 1.0
-        assert self._horizon is not None
-        return max(self._horizon - self._steps, 1) / (self._horizon - begins)
-
-    def _start(self) -> float:
-        if self.rule.start is not None:
-            return self.rule.start
-        # Momentum that is not normalised multiplies a constant slope's step by 1 / (1 - momentum) later on.
-        return 0.03 if any(group.get("momentum") for group in self._base.param_groups) else 0.1
-
     # Parameters.
 
     def _all_parameters(self) -> list[Tensor]:
@@ -323,7 +294,7 @@ class DirectionalControl:
             for scale in self._rates.scales
         ]
 
-    def _keep(self, moving: list[list[Tensor]], rates: list[Rate]) -> list[list[float]]:
+    def _keep(self, moving: list[list[Tensor]], rates: Sequence[Rate]) -> list[list[float]]:
         """For every tensor of ``moving``: what decoupled weight decay leaves of it."""
         of_group = self._rates.keep(rates)
         groups = self._base.param_groups
@@ -384,7 +355,7 @@ class DirectionalControl:
             "first_lrs": self._rates.state(),
             "state": self._state.state(),
             "times": self._times.state(),
-            "probes": self._probes.state(),
+            "probes": self._probes.drawn,
             "average": None if self._average is None else self._average.state(),
         }
 
@@ -393,9 +364,9 @@ class DirectionalControl:
         if state is None:
             return self._reset
         name = "state_dict['metacurv']"
-        if (
-            not isinstance(state, dict)
-            or (state.get("version"), state.get("rule")) != (_STATE_VERSION, DirectionalRule.name)
+        if not isinstance(state, dict) or (state.get("version"), state.get("rule")) != (
+            _STATE_VERSION,
+            DirectionalRule.name,
         ):
             raise ValueError(
                 f"{name} must be a dict of version {_STATE_VERSION} of rule='directional', got {_validate.describe(state)}"
@@ -425,8 +396,13 @@ class DirectionalControl:
             self._started = bool(state["started"])
             self._rates.load(state["first_lrs"])
             self._state, self._times = rule_state, times
-            self._probes.load(counters["probes"])
+            self._probes.go_to(counters["probes"])
             if self._average is not None:
                 self._average.load(state["average"])
 
         return load
+
+
+def _has_plain_momentum(base: Optimizer) -> bool:
+    """Whether a step grows with the gradient and, through momentum, with its past: SGD's, not that of RMSprop or Muon."""
+    return isinstance(base, SGD) and any(group["momentum"] > 0 for group in base.param_groups)

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-# torch's optimizers that multiply parameters by 1 - lr * weight_decay whatever their flags (Loshchilov and Hutter 2019), by name:
-# Muon came with torch 2.9 only.
+# torch's optimizers that multiply parameters by 1 - lr * weight_decay whatever their flags (Loshchilov and Hutter 2019), by
+# name: Muon came with torch 2.9 only.
 _ALWAYS = frozenset({"Adafactor", "AdamW", "Muon"})
 
 

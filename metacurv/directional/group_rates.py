@@ -15,8 +15,8 @@ from metacurv.directional.decoupled_decay import decoupled_decay
 class GroupRates:
     """The user's lr of a group counts in two ways: beside those of other groups, and beside what it was at first.
 
-    A group's rate is that of its scale times lr / reference, the reference being the largest first lr under the scale. So the level
-    of the user's lr has no effect, the ratios of groups stay, and what a scheduler does multiplies the rate.
+    A group's rate is that of its scale times lr / reference, the reference being the largest first lr under the scale. So
+    the level of the user's lr has no effect, the ratios of groups stay, and what a scheduler does multiplies the rate.
 
     Args:
         base: the optimizer.

@@ -1,5 +1,6 @@
-"""An average of the iterates in which later ones count more: Shamir and Zhang 2013, "Stochastic gradient descent for non-smooth
-optimization" (ICML), polynomial-decay averaging with eta = 8.
+"""An average of the iterates in which later ones count more.
+
+Shamir and Zhang 2013, "Stochastic gradient descent for non-smooth optimization" (ICML): polynomial-decay averaging, eta = 8.
 """
 
 from __future__ import annotations
@@ -22,13 +23,7 @@ class IterateAverage:
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self._parameters = [p.detach() for p in parameters]
         self.values = [p.clone() for p in self._parameters]
-        self._marked = [p.clone() for p in self._parameters]
         self._taken = 0
-
-    @torch.no_grad()
-    def mark(self) -> None:
-        """Remembers the average as it is."""
-        torch._foreach_copy_(self._marked, self.values)
 
     @torch.no_grad()
     def take(self) -> None:
@@ -38,11 +33,11 @@ class IterateAverage:
         torch._foreach_lerp_(self.values, self._parameters, weight)
 
     @contextmanager
-    def in_place(self, *, marked: bool = False) -> Iterator[None]:
-        """The parameters hold the average within the block, as it is or as it was when it was marked."""
+    def in_place(self) -> Iterator[None]:
+        """The parameters hold the average within the block."""
         with torch.no_grad():
             held = [p.clone() for p in self._parameters]
-            torch._foreach_copy_(self._parameters, self._marked if marked else self.values)
+            torch._foreach_copy_(self._parameters, self.values)
         try:
             yield
         finally:
@@ -51,21 +46,23 @@ class IterateAverage:
 
     def state(self) -> dict[str, Any]:
         """Tensors and numbers, for a state dict."""
-        return {"taken": self._taken, "values": list(self.values), "marked": list(self._marked)}
+        return {"taken": self._taken, "values": list(self.values)}
 
     def check(self, state: Any, name: str) -> None:
-        """Raises TypeError or ValueError unless ``state``, called ``name`` in the message, is from an average of such parameters."""
-        if not isinstance(state, dict) or not {"taken", "values", "marked"} <= state.keys():
-            raise ValueError(f"{name} must be a dict with taken, values and marked, got {_validate.describe(state)}")
+        """Raises TypeError or ValueError unless ``state``, ``name`` in the message, is of an average of such parameters."""
+        if not isinstance(state, dict) or not {"taken", "values"} <= state.keys():
+            raise ValueError(
+                f"{name} must be a dict with taken and values, got {_validate.describe(state)}"
+            )
         _validate.integer(f"{name}['taken']", state["taken"], low=0)
         own = [tuple(v.shape) for v in self.values]
-        for key in ("values", "marked"):
-            if (shapes := [tuple(v.shape) for v in state[key]]) != own:
-                raise ValueError(f"{name}[{key!r}] must have the parameters' shapes {own}, got {shapes}")
+        if (shapes := [tuple(v.shape) for v in state["values"]]) != own:
+            raise ValueError(
+                f"{name}['values'] must have the parameters' shapes {own}, got {shapes}"
+            )
 
     @torch.no_grad()
     def load(self, state: dict[str, Any]) -> None:
         """Takes back what ``state`` gave and ``check`` let pass."""
         self._taken = state["taken"]
         torch._foreach_copy_(self.values, state["values"])
-        torch._foreach_copy_(self._marked, state["marked"])

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
 
 from metacurv import _validate
 
-_EXPECTED = (
-    "a DataLoader, an iterable of (inputs, targets) pairs that can be begun again, or a function that returns one pair"
-)
+_EXPECTED = "a DataLoader, an iterable of (inputs, targets) pairs that can be begun again, or a function that returns one pair"
 
 
 class ProbeBatches:
@@ -32,10 +32,13 @@ class ProbeBatches:
 
     def __init__(self, probe: Any, seed: int) -> None:
         self._seed = seed
-        self._drawn = 0
         self._source = _source_of(probe)
-        self._round = -1
-        self._order: Iterator[Any] = iter(())
+        self.go_to(0)
+
+    @property
+    def drawn(self) -> int:
+        """How many batches were drawn."""
+        return self._drawn
 
     def draw(self, device: torch.device) -> tuple[Any, Any]:
         """The next batch, on ``device``; the global random states are as before.
@@ -45,70 +48,117 @@ class ProbeBatches:
             ValueError: there is none.
         """
         with _global_randomness_kept():
-            pair = self._next()
-        self._drawn += 1
+            pair = self._source.batch(self._next_item())
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise TypeError(f"probe must give (inputs, targets) pairs, got {_validate.describe(pair)}")
-        inputs, targets = pair
-        return _on(device, inputs), _on(device, targets)
+            raise TypeError(
+                f"probe must give (inputs, targets) pairs, got {_validate.describe(pair)}"
+            )
+        self._drawn += 1
+        return _on(device, pair[0]), _on(device, pair[1])
 
-    def state(self) -> int:
-        """How many were drawn."""
-        return self._drawn
+    def go_to(self, drawn: int) -> None:
+        """Goes on as after ``drawn`` batches. A plain iterable is gone through again up to there; a function is not called."""
+        self._drawn, self._round, self._items = drawn, -1, iter(())
+        length = self._source.length
+        if length is not None:  # whole rounds need not be gone through
+            self._round, drawn = drawn // length - 1, drawn % length
+        with _global_randomness_kept():
+            for _ in range(drawn):
+                self._next_item()
 
-    def load(self, drawn: int) -> None:
-        """Goes on after ``drawn`` batches. A plain iterable is gone through again up to there; a function is not called."""
-        self._drawn, self._round, self._order = drawn, -1, iter(())
-        if isinstance(self._source, _Rounds) and drawn:
-            self._drawn = 0
-            with _global_randomness_kept():
-                while self._drawn < drawn:
-                    self._skip(drawn)
-
-    def _skip(self, drawn: int) -> None:
-        source = self._source
-        assert isinstance(source, _Rounds)
-        if source.length is not None:  # whole rounds need not be gone through
-            self._round = drawn // source.length - 1
-            self._drawn = (self._round + 1) * source.length
-            if self._drawn == drawn:
-                return
-        for _ in range(drawn - self._drawn):
-            self._next(fetch=False)
-        self._drawn = drawn
-
-    def _next(self, fetch: bool = True) -> Any:
-        if not isinstance(self._source, _Rounds):
-            return self._source()
-        for item in self._order:
-            return self._source.fetch(item) if fetch else None
+    def _next_item(self) -> Any:
+        for item in self._items:
+            return item
         self._round += 1
-        self._order = self._source.begin(_generator(self._seed, self._round))
-        for item in self._order:
-            return self._source.fetch(item) if fetch else None
+        self._items = self._source.items(_generator(self._seed, self._round))
+        for item in self._items:
+            return item
         raise ValueError(
             f"probe must be {_EXPECTED}, got one with no batch" + (" left" if self._drawn else "")
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_seed": self._seed, "_source": self._source, "_drawn": self._drawn}
 
-class _Rounds:
-    """Something gone through round by round: ``begin`` gives the items of a round, ``fetch`` makes a batch of one.
-
-    ``length``: items in a round, None where that is known only at its end.
-    """
-
-    def __init__(
-        self,
-        begin: Callable[[torch.Generator], Iterator[Any]],
-        fetch: Callable[[Any], Any],
-        length: int | None,
-    ) -> None:
-        self.begin, self.fetch, self.length = begin, fetch, length
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._seed, self._source = state["_seed"], state["_source"]
+        self.go_to(state["_drawn"])
 
 
-def _source_of(probe: Any) -> _Rounds | Callable[[], Any]:
+class _Source(ABC):
+    """Gone through in rounds; ``length``: items in a round, None where that is known only at its end."""
+
+    length: int | None = None
+
+    @abstractmethod
+    def items(self, generator: torch.Generator) -> Iterator[Any]:
+        """Those of a round, whose order ``generator`` decides."""
+
+    def batch(self, item: Any) -> Any:
+        """What an item stands for."""
+        return item
+
+
+class _Function(_Source):
+    length = 1
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._function = function
+
+    def items(self, generator: torch.Generator) -> Iterator[Any]:
+        return iter((None,))
+
+    def batch(self, item: Any) -> Any:
+        return self._function()
+
+
+class _Repeated(_Source):
+    def __init__(self, iterable: Iterable[Any]) -> None:
+        self._iterable = iterable
+
+    def items(self, generator: torch.Generator) -> Iterator[Any]:
+        return iter(self._iterable)
+
+
+class _Shuffled(_Source):
+    def __init__(self, batches: Sequence[Any]) -> None:
+        self._batches, self.length = batches, len(batches)
+
+    def items(self, generator: torch.Generator) -> Iterator[int]:
+        return iter(torch.randperm(len(self._batches), generator=generator).tolist())
+
+    def batch(self, item: int) -> Any:
+        return self._batches[item]
+
+
+class _OfLoader(_Source):
+    """Batches of the loader's size and kind from its data set; its sampler is the training loop's."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self._data: Any = loader.dataset
+        self._collate = loader.collate_fn
+        n = len(self._data)
+        if n == 0:
+            raise ValueError("probe must hold at least one example, got an empty data set")
+        size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or 1
+        self._size = min(size, n)
+        self.length = n // self._size
+        self._slices = type(self._data) is TensorDataset and self._collate is default_collate
+
+    def items(self, generator: torch.Generator) -> Iterator[list[int]]:
+        order = torch.randperm(len(self._data), generator=generator).tolist()
+        return (order[i * self._size : (i + 1) * self._size] for i in range(self.length or 0))
+
+    def batch(self, item: list[int]) -> Any:
+        if self._slices:
+            return [tensor[item] for tensor in self._data.tensors]
+        many = getattr(self._data, "__getitems__", None)
+        return self._collate(many(item) if many is not None else [self._data[row] for row in item])
+
+
+def _source_of(probe: Any) -> _Source:
     if isinstance(probe, DataLoader) and not isinstance(probe.dataset, IterableDataset):
-        return _of_loader(probe)
+        return _OfLoader(probe)
     if isinstance(probe, Tensor) or (
         isinstance(probe, (tuple, list)) and any(isinstance(part, Tensor) for part in probe)
     ):
@@ -119,44 +169,20 @@ def _source_of(probe: Any) -> _Rounds | Callable[[], Any]:
     if isinstance(probe, Sequence) and not isinstance(probe, (str, bytes)):
         if not probe:
             raise ValueError(f"probe must be {_EXPECTED}, got an empty {type(probe).__name__}")
-        return _Rounds(lambda g: _permuted(len(probe), g), probe.__getitem__, len(probe))
+        return _Shuffled(probe)
+    if isinstance(probe, Iterator):
+        raise TypeError(
+            f"probe must be {_EXPECTED}, got {_validate.describe(probe)}, which can be gone through once"
+        )
     if isinstance(probe, Iterable):
-        return _Rounds(lambda _: iter(probe), lambda item: item, None)
+        return _Repeated(probe)
     if callable(probe) and not isinstance(probe, type):
-        return probe
+        return _Function(probe)
     raise TypeError(f"probe must be {_EXPECTED}, got {_validate.describe(probe)}")
 
 
-def _of_loader(loader: DataLoader[Any]) -> _Rounds:
-    """Batches of the loader's size and kind from its data set, whatever its sampler: it must not be drawn from behind the loop."""
-    data: Any = loader.dataset
-    if not isinstance(data, Sized):
-        raise TypeError(f"probe.dataset must have a length, got {_validate.describe(type(data))}")
-    n = len(data)
-    size = min(loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or 1, n)
-    if n == 0:
-        raise ValueError("probe must hold at least one example, got an empty data set")
-    collate = loader.collate_fn
-
-    def begin(generator: torch.Generator) -> Iterator[list[int]]:
-        order = torch.randperm(n, generator=generator).tolist()
-        return iter([order[i : i + size] for i in range(0, n - size + 1, size)])
-
-    def fetch(rows: list[int]) -> Any:
-        if type(data) is torch.utils.data.TensorDataset and collate is torch.utils.data.default_collate:
-            return [tensor[rows] for tensor in data.tensors]
-        many = getattr(data, "__getitems__", None)
-        return collate(many(rows) if many is not None else [data[row] for row in rows])
-
-    return _Rounds(begin, fetch, n // size)
-
-
-def _permuted(n: int, generator: torch.Generator) -> Iterator[int]:
-    return iter(torch.randperm(n, generator=generator).tolist())
-
-
 def _generator(seed: int, number: int) -> torch.Generator:
-    """Of round ``number``. SplitMix64 (Steele, Lea, Flood 2014) mixes the two into 64 bits; torch's generator keeps 32 of them."""
+    """Of round ``number``: SplitMix64 (Steele, Lea, Flood 2014) mixes the two; torch's CPU generator keeps 32 bits."""
     z = (seed + (number + 1) * 0x9E3779B97F4A7C15) % (1 << 64)
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % (1 << 64)
     z = (z ^ z >> 27) * 0x94D049BB133111EB % (1 << 64)
@@ -187,6 +213,4 @@ def _global_randomness_kept() -> Iterator[None]:
 
 def _numpy_random() -> Any:
     """``numpy.random`` where somebody has imported numpy; nobody draws from it before."""
-    import sys
-
     return sys.modules.get("numpy.random")

@@ -19,7 +19,9 @@ from metacurv.estimators.state import StateKept
 
 
 class ProbeModel:
-    """Args:
+    """A model and its loss, to be evaluated on probe batches.
+
+    Args:
         model, loss_fn: see ``MetaCurvatureLR``.
         base: whose parameters the model must have some of.
 
@@ -53,10 +55,10 @@ class ProbeModel:
         """The mean over the processes of a DDP model, which must all come to the same rate; ``numbers`` itself elsewhere."""
         if not self.is_distributed:
             return numbers
-        group = self.model.process_group
-        mean = numbers.clone()
-        torch.distributed.all_reduce(mean, group=group)
-        return mean / torch.distributed.get_world_size(group)
+        group: Any = self.model.process_group
+        total = numbers.clone()
+        torch.distributed.all_reduce(total, group=group)
+        return total.div_(torch.distributed.get_world_size(group))
 
 
 class ProbeBatch:
@@ -77,7 +79,9 @@ class ProbeBatch:
             StateKept(modules, self._device),
             _eval_mode(modules),
         ):
-            return [wide(x.detach()) for x in self.loss.leaves(call_model(self._model, self._inputs))]
+            return [
+                wide(x.detach()) for x in self.loss.leaves(call_model(self._model, self._inputs))
+            ]
 
     @torch.no_grad()
     def value(self) -> Tensor:

@@ -45,13 +45,18 @@ class StepLine:
             ]
         )
         along, size = sums[:, 0], sums[:, 1]
-        self.reach = torch.where(along > 0, relative * (torch.where(size > 0, size, 1.0) / along).sqrt(), 0.0)
+        self.reach = torch.where(
+            along > 0, relative * (torch.where(size > 0, size, 1.0) / along).sqrt(), 0.0
+        )
 
     @torch.no_grad()
     def move(self, scale: int, sign: int) -> None:
         """To before + sign reach u for one scale; the others stay where they are."""
         self._run.move_(
-            self._parameters[scale], self._before[scale], self._direction[scale], sign * self.reach[scale]
+            self._parameters[scale],
+            self._before[scale],
+            self._direction[scale],
+            sign * self.reach[scale],
         )
 
     @torch.no_grad()

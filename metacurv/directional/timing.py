@@ -18,11 +18,11 @@ class MeasuringTimes:
     """Tells which steps, counted from 0, are due.
 
     Args:
-        interval: fewest and most steps from one reading to the next, after the early ones.
+        fewest, most: steps from one reading to the next, after the early ones.
     """
 
-    def __init__(self, interval: tuple[int, int]) -> None:
-        self._fewest, self._most = interval
+    def __init__(self, fewest: int, most: float) -> None:
+        self._fewest, self._most = fewest, most
         self._length = float(self._fewest)
         self._next = 0
         self._change = _Lagged()
@@ -65,7 +65,7 @@ class MeasuringTimes:
             raise ValueError(
                 f"{name} must be a dict with {sorted(wanted)}, got {_validate.describe(state)}"
             )
-        new = MeasuringTimes((self._fewest, self._most))
+        new = MeasuringTimes(self._fewest, self._most)
         new._next = _validate.integer(f"{name}['next']", state["next"], low=0)
         length = _validate.real(f"{name}['length']", state["length"], low=1)
         new._length = min(max(length, self._fewest), self._most)
@@ -89,7 +89,7 @@ class _Lagged:
         if number.is_cuda:
             self._copy = torch.empty_like(number, device="cpu", pin_memory=True)
             self._copy.copy_(number, non_blocking=True)
-            self._arrived = torch.cuda.Event()
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._arrived.record()
         return before
 
@@ -100,4 +100,7 @@ class _Lagged:
         return None if self._copy is None else float(self._copy)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_copy": None if self._copy is None else torch.tensor(self.value()), "_arrived": None}
+        return {
+            "_copy": None if self._copy is None else torch.tensor(self.value()),
+            "_arrived": None,
+        }

@@ -48,7 +48,9 @@ class OutputLoss:
         self._others = [None if is_leaf else x for x, is_leaf in zip(flat, floating, strict=True)]
         self._places = [i for i, is_leaf in enumerate(floating) if is_leaf]
         if not self._places:
-            raise TypeError(f"model must return a floating tensor, or a structure with one, got {_validate.describe(output)}")
+            raise TypeError(
+                f"model must return a floating tensor, or a structure with one, got {_validate.describe(output)}"
+            )
         return [flat[i] for i in self._places]
 
     def at(self, leaves: Leaves) -> Tensor:
@@ -76,7 +78,10 @@ def read_lines(
         summed = tangents[0]
         if len(tangents) > 1:
             summed = [
-                sum((w.to(x.dtype) * x for w, x in zip(weights, parts, strict=True)), torch.zeros_like(parts[0]))
+                sum(
+                    (w.to(x.dtype) * x for w, x in zip(weights, parts, strict=True)),
+                    torch.zeros_like(parts[0]),
+                )
                 for parts in zip(*tangents, strict=True)
             ]
         along = _dot(gradients, summed)
@@ -89,15 +94,6 @@ def read_lines(
     if len(tangents) > 1:
         curvature = curvature / weights
     return LineReading(value.detach().to(torch.float64), slope.detach(), curvature)
-
-
-def slope_along(loss: OutputLoss, at: Leaves, tangent: Leaves) -> tuple[Tensor, Tensor]:
-    """(loss, slope) at one point, 0-dim float64."""
-    with torch.enable_grad():
-        leaves = [x.detach().requires_grad_() for x in at]
-        value = loss.at(leaves)
-        gradients = _gradients(value, leaves)
-    return value.detach().to(torch.float64), _dot(gradients, tangent)
 
 
 def _gradients(value: Tensor, leaves: Leaves, *, create_graph: bool = False) -> Leaves:

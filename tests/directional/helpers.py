@@ -33,12 +33,16 @@ def bowl(stiffness: Sequence[float]) -> Any:
     return loss
 
 
-def pairs(*targets: Sequence[float], dtype: torch.dtype = torch.float64) -> list[tuple[Tensor, Tensor]]:
+def pairs(
+    *targets: Sequence[float], dtype: torch.dtype = torch.float64
+) -> list[tuple[Tensor, Tensor]]:
     """(inputs, targets) batches for ``Point``."""
     return [(torch.zeros(1), torch.tensor(target, dtype=dtype)) for target in targets]
 
 
-def descend(point: Point, opt: torch.optim.Optimizer, loss: Any, target: Tensor, steps: int) -> None:
+def descend(
+    point: Point, opt: torch.optim.Optimizer, loss: Any, target: Tensor, steps: int
+) -> None:
     """The user's loop on a bowl."""
     for _ in range(steps):
         opt.zero_grad()
@@ -50,11 +54,15 @@ def data(dtype: torch.dtype = torch.float32) -> TensorDataset:
     """96 examples of 4 numbers in 3 classes that a linear map tells apart, but for noise."""
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(96, 4, generator=generator)
-    y = (x @ torch.randn(4, 3, generator=generator) + 0.5 * torch.randn(96, 3, generator=generator)).argmax(1)
+    y = (
+        x @ torch.randn(4, 3, generator=generator) + 0.5 * torch.randn(96, 3, generator=generator)
+    ).argmax(1)
     return TensorDataset(x.to(dtype), y)
 
 
-def network(*, dropout: float = 0.0, norm: bool = False, dtype: torch.dtype = torch.float32) -> nn.Sequential:
+def network(
+    *, dropout: float = 0.0, norm: bool = False, dtype: torch.dtype = torch.float32
+) -> nn.Sequential:
     """4 -> 16 -> 3, always the same weights; the global random state stays as it was."""
     with torch.random.fork_rng():
         torch.manual_seed(0)

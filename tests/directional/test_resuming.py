@@ -32,7 +32,9 @@ PROBES = {"loader": loader, "list": parts, "iterable": Endless}
 
 def made(name: str, probe: str, **options: Any) -> Any:
     model = network()
-    opt = directional(OPTIMIZERS[name](list(model.parameters())), model, probe=PROBES[probe](), **options)
+    opt = directional(
+        OPTIMIZERS[name](list(model.parameters())), model, probe=PROBES[probe](), **options
+    )
     return model, opt
 
 
@@ -113,7 +115,7 @@ def test_a_wrong_state_changes_nothing(change: dict[str, Any], message: str) -> 
 def test_a_state_of_the_other_rule_is_refused() -> None:
     from metacurv import MetaCurvatureLR
 
-    model, opt = made("Adam", "list")
+    _, opt = made("Adam", "list")
     traced = MetaCurvatureLR(torch.optim.Adam(network().parameters()))
     with pytest.raises(ValueError, match="rule='directional'"):
         opt.load_state_dict(traced.state_dict())

@@ -38,7 +38,10 @@ def test_first_reading_and_first_rate() -> None:
     assert record.lr[0] == pytest.approx(lr, rel=1e-9)
     assert record.ratio[0] == pytest.approx(0.16, rel=1e-9)
     torch.testing.assert_close(
-        point.w.detach(), torch.tensor([1 - lr * 4, 2 - lr * 2], dtype=torch.float64), rtol=1e-9, atol=0
+        point.w.detach(),
+        torch.tensor([1 - lr * 4, 2 - lr * 2], dtype=torch.float64),
+        rtol=1e-9,
+        atol=0,
     )
 
 
@@ -128,7 +131,9 @@ def test_one_scale_keeps_the_ratio_of_groups_and_per_group_finds_each() -> None:
         a, b = Point(1.0), Point(1.0)
         both = torch.nn.ModuleList([a, b])
         both.forward = lambda _: (a.w, b.w)
-        base = torch.optim.SGD([{"params": a.parameters(), "lr": 0.2}, {"params": b.parameters(), "lr": 0.05}])
+        base = torch.optim.SGD(
+            [{"params": a.parameters(), "lr": 0.2}, {"params": b.parameters(), "lr": 0.05}]
+        )
 
         def loss(output, _):
             return output[0].square().sum() + 25 * output[1].square().sum()
@@ -180,4 +185,6 @@ def test_a_schedule_multiplies_what_the_rule_finds() -> None:
     before = point.w.detach().clone()
     descend(point, opt, loss, target, 1)
     step = before - point.w.detach()
-    torch.testing.assert_close(step, found / 2 * torch.tensor([4.0, 1.0]) * before, rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        step, found / 2 * torch.tensor([4.0, 1.0]) * before, rtol=1e-9, atol=0
+    )

@@ -1,4 +1,4 @@
-"""What belongs to the user stays as it was: gradients, modes, buffers, random states, hooks, and parameters when something fails."""
+"""What belongs to the user stays as it was: gradients, modes, buffers, random states, and parameters when something fails."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from tests.directional.helpers import batch, data, directional, loader, network, train, training_loss
+from tests.directional.helpers import (
+    batch,
+    data,
+    directional,
+    loader,
+    network,
+    train,
+    training_loss,
+)
 
 
 def states():
@@ -35,7 +43,9 @@ def test_nothing_but_the_parameters_moves(average: bool) -> None:
         assert torch.equal(before[0], after[0])
         assert before[1:] == after[1:]
         assert all(p.grad is g for p, g in zip(model.parameters(), kept, strict=True))
-        assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), gradients, strict=True))
+        assert all(
+            torch.equal(p.grad, g) for p, g in zip(model.parameters(), gradients, strict=True)
+        )
         assert all(torch.equal(a, b) for a, b in zip(model.buffers(), buffers, strict=True))
         assert modes == [m.training for m in model.modules()]
         assert all(p.requires_grad and p.is_leaf for p in model.parameters())

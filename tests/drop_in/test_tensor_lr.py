@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer, lr_scheduler
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from metacurv import MetaCurvatureLR
+from metacurv import MetaCurvatureLR, trace_control
 
 from .helpers import (
     assert_same,

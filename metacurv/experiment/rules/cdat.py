@@ -1,13 +1,15 @@
 """CDAT (Roulet, Agarwala et al. 2024, "Stepping on the edge: curvature aware learning rate tuners"), written anew.
 
-lr = sigma max(n, 0) / |d|, with n = g . u and d = u . H u on the training batch, each a moving average of decay 0.9, at every step.
-sigma = 2 keeps to the edge of stability in full batches; they find a little less best in small ones (section 3 there).
+lr = sigma max(n, 0) / |d|, with n = g . u and d = u . H u on the training batch, each a moving average of decay 0.9, at
+every step. sigma = 2 keeps to the edge of stability in full batches; they find a little less best in small ones (section 3
+there).
 """
 
 from __future__ import annotations
 
-import metacurv
 from torch import Tensor
+
+import metacurv
 
 from .methods import Method, Setting
 from .own_step import OwnStep
@@ -32,7 +34,9 @@ class Cdat(Method):
         u = self._own.look()
         model, (x, y) = self._setting.model, self._batch
         slope = sum(
-            float((p.grad * part).sum()) for p, part in zip(model.parameters(), u, strict=True) if p.grad is not None
+            float((p.grad * part).sum())
+            for p, part in zip(model.parameters(), u, strict=True)
+            if p.grad is not None
         )
         curvature = 0.0
         if any(bool(part.any()) for part in u):
@@ -43,5 +47,3 @@ class Cdat(Method):
         self._curvature = _DECAY * self._curvature + (1 - _DECAY) * curvature
         lr = self._sigma * max(self._slope, 0.0) / max(abs(self._curvature), 1e-30)
         self._own.go(u, min(lr, _MOST))
-
-

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ..environment import describe
 from ..storage import write_atomically, write_json
@@ -55,10 +55,15 @@ def _train(
     def grid() -> list[plan.Run]:
         return plan.grid_runs(task, seeds, store.get) if with_grid else []
 
-    # The second round is known when the first is finished.
-    for stage in (lambda: plan.method_runs(task, methods, seeds), grid, grid):
+    def others() -> list[plan.Run]:
+        return plan.method_runs(task, methods, seeds)
+
+    # What the grid's second round is, is known when the first is finished.
+    for stage in (others, grid, grid):
         todo = [each for each in stage() if each not in store]
-        bar = tqdm(finished(todo, jobs), total=len(todo), desc=task.name, disable=not progress or not todo)
+        bar = tqdm(
+            finished(todo, jobs), total=len(todo), desc=task.name, disable=not progress or not todo
+        )
         for each, record in bar:
             store.add(each, record)
 
@@ -75,11 +80,20 @@ def _report(
     ranks = summary.mean_ranks(done)
     table = summary.markdown(done, methods)
     lines = [f"{rank:5.2f}  {name}" for name, rank in ranks.items()]
-    text = table + "\nmean rank over the tasks, 1 is best:\n\n" + "\n".join(f"    {line}" for line in lines) + "\n"
+    text = (
+        table
+        + "\nmean rank over the tasks, 1 is best:\n\n"
+        + "\n".join(f"    {line}" for line in lines)
+        + "\n"
+    )
     write_atomically(store.folder / "summary.md", text)
     write_json(
         store.folder / "summary.json",
-        {"environment": describe(1), "tasks": [summary.to_json(each) for each in done], "mean_ranks": ranks},
+        {
+            "environment": describe(1),
+            "tasks": [summary.to_json(each) for each in done],
+            "mean_ranks": ranks,
+        },
     )
     write_atomically(store.folder / "rules.png", figures.draw_gains(done))
     if not quiet:

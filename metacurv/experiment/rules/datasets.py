@@ -47,7 +47,7 @@ def mnist1d(seed: int) -> Splits:
 
 def friedman(seed: int) -> Splits:
     """Friedman's first regression problem (1991), without noise, 1000 examples each; inputs and targets of variance 1."""
-    from sklearn.datasets import make_friedman1
+    from sklearn.datasets import make_friedman1  # type: ignore[import-untyped]
 
     x, y = make_friedman1(n_samples=3000, n_features=10, noise=0.0, random_state=seed)
     return _in_order(_standardised(x), _standardised(y)[:, None], 1000, 2000)
@@ -70,7 +70,9 @@ def digits(seed: int) -> Splits:
 
 
 def python_topics(seed: int) -> Splits:
-    """The help texts that Python ships (``pydoc_data.topics``), by character, read in a circle from another place for every seed.
+    """The help texts that Python ships (``pydoc_data.topics``), by character.
+
+    They are read in a circle, from another place for every seed.
 
     Inputs are windows of 64 characters, targets the characters after each.
     """
@@ -106,5 +108,7 @@ def _shuffled(x: Tensor, y: Tensor, seed: int) -> Splits:
 
 def _in_order(x: Tensor, y: Tensor, first: int, second: int) -> Splits:
     return Splits(
-        Part(x[:first], y[:first]), Part(x[first:second], y[first:second]), Part(x[second:], y[second:])
+        Part(x[:first], y[:first]),
+        Part(x[first:second], y[first:second]),
+        Part(x[second:], y[second:]),
     )

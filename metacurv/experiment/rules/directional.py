@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import metacurv
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
+
+import metacurv
 
 from .methods import Maker, Method, Setting
 

@@ -39,7 +39,9 @@ def draw_gains(summaries: Sequence[TaskSummary]) -> bytes:
         rows = math.ceil(len(summaries) / columns)
         longest = max(len(s.methods) for s in summaries) + 2
         figure = Figure(
-            figsize=(4.1 * columns, (0.26 * longest + 0.9) * rows + 0.6), dpi=130, layout="constrained"
+            figsize=(4.1 * columns, (0.26 * longest + 0.9) * rows + 0.6),
+            dpi=130,
+            layout="constrained",
         )
         FigureCanvasAgg(figure)
         figure.suptitle(
@@ -62,7 +64,9 @@ def _panel(axis: Any, summary: TaskSummary) -> None:
     span = _span(summary, [entry for entry, _ in shown])
     for y, (entry, label) in enumerate(reversed(shown)):
         gain = summary.gain(entry, summary.best_of_grid)
-        colour = _OURS if label.startswith("directional") else _GRID if y >= len(shown) - 2 else _OTHER
+        colour = (
+            _OURS if label.startswith("directional") else _GRID if y >= len(shown) - 2 else _OTHER
+        )
         if gain.mean < -span:  # far off to the left: an arrow, and the number
             axis.annotate(
                 f"{gain.mean:.3g}", (-span, y), xytext=(-0.72 * span, y), va="center", size=8, color=colour,
@@ -98,7 +102,9 @@ def draw_sensitivity(results: Mapping[str, Mapping[str, Mapping[float, Sequence[
                 rates = sorted(by_lr)
                 means = [float(np.mean(by_lr[rate])) for rate in rates]
                 errors = [
-                    float(np.std(by_lr[rate], ddof=1)) / math.sqrt(len(by_lr[rate])) if len(by_lr[rate]) > 1 else 0.0
+                    float(np.std(by_lr[rate], ddof=1)) / math.sqrt(len(by_lr[rate]))
+                    if len(by_lr[rate]) > 1
+                    else 0.0
                     for rate in rates
                 ]
                 axis.errorbar(

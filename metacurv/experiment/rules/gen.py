@@ -1,7 +1,7 @@
 """GeN (Bu and Xu 2024, "Automatic gradient descent with generalized Newton's method"), written anew.
 
-Every 8 steps a parabola is laid through the training batch's loss at theta and theta +- lr u; its minimum, slope / curvature, enters a
-moving average of decay 0.9 where both are positive (section 3 and algorithm 1 there).
+Every 8 steps a parabola is laid through the training batch's loss at theta and theta +- lr u; its minimum, slope /
+curvature, enters a moving average of decay 0.9 where both are positive (section 3 and algorithm 1 there).
 """
 
 from __future__ import annotations

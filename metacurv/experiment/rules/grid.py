@@ -35,7 +35,7 @@ class GridPoint:
         return self.schedule == "constant" and not self.warm_up
 
     def lr(self, task: Task, step: int) -> float:
-        """The rate of ``step``, counted from 0: linear warm-up to the peak, then the schedule down to zero after the last step."""
+        """Of ``step``, counted from 0: linear warm-up to the peak, then the schedule, to zero after the last step."""
         peak = self.rate * (_SGD_FACTOR if task.base == "sgd" else 1.0)
         warm = int(WARM_UP * task.steps) if self.warm_up else 0
         if step < warm:

@@ -26,7 +26,10 @@ class Setting:
 
 
 class Method:
-    """An optimizer at work, called by the training loop. ``averaged``: a context with the average in place, None without one."""
+    """An optimizer at work, called by the training loop.
+
+    ``averaged``: a context with the average in place, None without one.
+    """
 
     averaged: Callable[[], AbstractContextManager[Any]] | None = None
 

@@ -88,4 +88,5 @@ class _Block(nn.Module):
         q, k, v = parts.permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
-        return x + self.mlp(self.mlp_norm(x))
+        moved: Tensor = x + self.mlp(self.mlp_norm(x))
+        return moved

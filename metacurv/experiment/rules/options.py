@@ -6,16 +6,17 @@ import argparse
 from pathlib import Path
 
 from ..argument_types import whole
-from .catalogue import DIRECTIONAL, PUBLISHED
+from .catalogue import PUBLISHED
+from .directional import DIRECTIONAL
 from .tasks import TASKS
 
 GROUPS = {"grid": (), "published": tuple(PUBLISHED), "own": tuple(DIRECTIONAL)}
 QUICK_TASKS = ("mlp-relu", "friedman", "digits-mlp")
 QUICK_STEPS, QUICK_SEEDS = 150, 2
 DESCRIPTION = """
-Compare learning-rate rules on many tasks, from the same initial weights and on the same batches, over several seeds: a grid of rates,
-schedules, warm-up and averaging, published optimizers without a rate to tune, and metacurv's rules. Ends with a table of paired
-differences, JSON and a picture. Killed, it goes on when the same command is given again.
+Compare learning-rate rules on many tasks, from the same initial weights and on the same batches, over several seeds: a grid
+of rates, schedules, warm-up and averaging, published optimizers without a rate to tune, and metacurv's rules. Ends with a
+table of paired differences, JSON and a picture. Killed, it goes on when the same command is given again.
 """
 
 
@@ -41,18 +42,23 @@ def build_parser() -> argparse.ArgumentParser:
         help="runs at a time, a process of one thread each (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="run folder (default: runs/rules, or runs/rules-quick)"
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="run folder (default: runs/rules, or runs/rules-quick)",
     )
     parser.add_argument(
         "--quick", action="store_true",
-        help=f"three tasks, {QUICK_STEPS} steps, {QUICK_SEEDS} seeds: under two minutes, to see that it works; its results mean little",
+        help=f"three tasks, {QUICK_STEPS} steps, {QUICK_SEEDS} seeds: under two minutes, to see it work; results mean little",
     )  # fmt: skip
     parser.add_argument(
         "--sensitivity", action="store_true",
         help="instead, the result against the lr that the user gives, 1e-6 to 1e-1, on four tasks",
     )  # fmt: skip
     parser.add_argument(
-        "--summary-only", action="store_true", help="run nothing; summarise what the run folder holds"
+        "--summary-only",
+        action="store_true",
+        help="run nothing; summarise what the run folder holds",
     )
     parser.add_argument(
         "--no-progress", action="store_false", dest="progress", help="no progress bars"

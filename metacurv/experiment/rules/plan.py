@@ -1,7 +1,8 @@
 """Which runs a comparison takes.
 
-The grid is searched by halving: all its points on the first seeds, and on the others only the constant rates and those points whose
-last iterate or average was among the best by validation. The best of the grid is then chosen by validation over all seeds.
+The grid is searched by halving: all its points on the first seeds, and on the others only the constant rates and those
+points whose last iterate or average was among the best by validation. The best of the grid is then chosen by validation over
+all seeds.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ class Run:
         return self.user_lr == DEFAULT_LR
 
 
-def grid_runs(
-    task: Task, seeds: Iterable[int], find: Callable[[Run], Record | None]
-) -> list[Run]:
-    """The runs of the grid that are known to be needed, given those that are finished. Empty ones never: ask again when done."""
+def grid_runs(task: Task, seeds: Iterable[int], find: Callable[[Run], Record | None]) -> list[Run]:
+    """The runs of the grid that are known to be needed, given those that are finished; ask again when these are."""
     seeds = list(seeds)
     screened, others = seeds[:SCREENING_SEEDS], seeds[SCREENING_SEEDS:]
-    screening = [Run(task.name, point.name, seed, task.steps) for seed in screened for point in GRID]
+    screening = [
+        Run(task.name, point.name, seed, task.steps) for seed in screened for point in GRID
+    ]
     if any(find(run) is None for run in screening):
         return screening
     kept = [point.name for point in GRID if point.is_constant]
@@ -53,10 +54,13 @@ def _best(task: Task, seeds: list[int], find: Callable[[Run], Record | None]) ->
     def score(name: str) -> float:
         records = [find(Run(task.name, name, seed, task.steps)) for seed in seeds]
         sign = 1 if task.higher_is_better else -1
-        return max(
-            statistics.mean(sign * record[f"val_{which}"] for record in records if record is not None)
+        scores: list[float] = [
+            statistics.mean(
+                sign * record[f"val_{which}"] for record in records if record is not None
+            )
             for which in ("last", "average")
-        )
+        ]
+        return max(scores)
 
     return sorted((point.name for point in GRID), key=score, reverse=True)[:KEPT]
 
@@ -65,4 +69,3 @@ def method_runs(task: Task, methods: Iterable[str], seeds: Iterable[int]) -> lis
     """Every method from every seed."""
     methods = list(methods)
     return [Run(task.name, method, seed, task.steps) for seed in seeds for method in methods]
-

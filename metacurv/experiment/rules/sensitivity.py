@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ..storage import write_atomically, write_json
 from . import figures
@@ -31,7 +31,9 @@ def run(tasks: Sequence[Task], seeds: range, store: Store, jobs: int, progress: 
             for seed in seeds
         ]
         todo = [each for each in runs if each not in store]
-        for each, record in tqdm(finished(todo, jobs), total=len(todo), desc=task.name, disable=not progress):
+        for each, record in tqdm(
+            finished(todo, jobs), total=len(todo), desc=task.name, disable=not progress
+        ):
             store.add(each, record)
         results[task.name] = {
             method: {

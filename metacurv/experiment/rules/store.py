@@ -53,7 +53,11 @@ class Store:
             try:
                 record = json.loads(line)
                 run = Run(
-                    record["task"], record["method"], record["seed"], record["steps"], record["user_lr"]
+                    record["task"],
+                    record["method"],
+                    record["seed"],
+                    record["steps"],
+                    record["user_lr"],
                 )
             except (ValueError, KeyError, TypeError):
                 continue  # cut short by a kill; the run is done again

@@ -1,7 +1,7 @@
 """What the runs say: for every task each method's test result, paired with the best constant rate and the best of the grid.
 
-Everything that is chosen (a point of the grid, the last iterate or the average) is chosen by the mean validation result over all seeds;
-the test result is only reported. Differences are signed so that positive is better.
+Everything that is chosen (a point of the grid, the last iterate or the average) is chosen by the mean validation result over
+all seeds; the test result is only reported. Differences are signed so that positive is better.
 """
 
 from __future__ import annotations
@@ -62,7 +62,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class TaskSummary:
-    """``methods``: all but the points of the grid, each at its better iterate; ``grid``: the points with runs from all seeds."""
+    """Of one task.
+
+    ``methods``: all but the points of the grid, each at its better iterate; ``grid``: the points with runs from all seeds.
+    """
 
     task: Task
     seeds: tuple[int, ...]
@@ -110,8 +113,12 @@ def summarise(task: Task, records: Records, seeds: Sequence[int]) -> TaskSummary
 
 
 def mean_ranks(summaries: Sequence[TaskSummary]) -> dict[str, float]:
-    """Mean rank by test result over the tasks, 1 the best, of methods that ran on all of them; the untuned rate 1e-3 included."""
-    shared = set.intersection(*({entry.name for entry in s.methods} for s in summaries)) if summaries else set()
+    """Mean rank by test result over the tasks, 1 the best, of methods that ran on all, and of the untuned rate 1e-3."""
+    shared = (
+        set.intersection(*({entry.name for entry in s.methods} for s in summaries))
+        if summaries
+        else set()
+    )
     ranks: dict[str, list[float]] = {}
     for summary in summaries:
         entries = [e for e in summary.methods if e.name in shared] + [summary.adam]

@@ -16,7 +16,11 @@ from . import datasets, networks
 from .datasets import Part, Splits
 
 Measure = Literal["accuracy", "mse", "loss"]
-_USELESS = {"accuracy": 0.1, "mse": 1.0, "loss": 4.852}  # of a model that says nothing: log 128 nats
+_USELESS = {
+    "accuracy": 0.1,
+    "mse": 1.0,
+    "loss": 4.852,
+}  # of a model that says nothing: log 128 nats
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class Task:
     @torch.no_grad()
     def result(self, model: nn.Module, part: Part) -> float:
         """The measure over ``part``."""
-        output = torch.cat([model(x) for x in part.x.split(1000)])
+        output = torch.cat([model(x) for x in torch.split(part.x, 1000)])
         if self.measure == "accuracy":
             return self.scaled((output.argmax(-1) == part.y).double().mean().item())
         return self.scaled(self.loss_fn(output, part.y).item())
@@ -91,10 +95,24 @@ _MLP = Task(
     "mlp-relu", datasets.mnist1d, _perceptron(*_SIZES), cross_entropy, "adam", 100, 2000, "accuracy"
 )
 _DIGITS = Task(
-    "digits-mlp", datasets.digits, _perceptron(64, 64, 64, 10), cross_entropy, "adam", 50, 1500, "accuracy"
+    "digits-mlp",
+    datasets.digits,
+    _perceptron(64, 64, 64, 10),
+    cross_entropy,
+    "adam",
+    50,
+    1500,
+    "accuracy",
 )
 _FRIEDMAN = Task(
-    "friedman", datasets.friedman, _perceptron(10, 64, 64, 1), functional.mse_loss, "adam", 50, 2000, "mse"
+    "friedman",
+    datasets.friedman,
+    _perceptron(10, 64, 64, 1),
+    functional.mse_loss,
+    "adam",
+    50,
+    2000,
+    "mse",
 )
 
 TASKS = {

@@ -19,10 +19,15 @@ _CURVE_POINTS = 20
 Record = dict[str, Any]
 
 
-def run(task_name: str, method_name: str, seed: int, *, steps: int | None = None, user_lr: float = 1e-3) -> Record:
+def run(
+    task_name: str, method_name: str, seed: int, *, steps: int | None = None, user_lr: float = 1e-3
+) -> Record:
     """Trains and evaluates. The choice between iterates and methods is by "val_*" alone; "test_*" is there to be reported.
 
     Args:
+        task_name: of ``TASKS``.
+        method_name: of ``METHODS``.
+        seed: of data, initial weights and batches.
         steps: instead of the task's.
         user_lr: what the base optimizer is made with where the method leaves that to the user.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, contextmanager
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -81,9 +81,7 @@ def _d_adaptation(setting: Setting) -> Method:
     if setting.task.base == "sgd":
         return Method(dadaptation.DAdaptSGD(parameters, lr=1.0, momentum=0.9))
     return Method(
-        dadaptation.DAdaptAdam(
-            parameters, lr=1.0, weight_decay=_decay(setting.task), decouple=True
-        )
+        dadaptation.DAdaptAdam(parameters, lr=1.0, weight_decay=_decay(setting.task), decouple=True)
     )
 
 

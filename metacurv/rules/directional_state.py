@@ -1,0 +1,138 @@
+"""The directional rule at work: plain arithmetic on small tensors, on any device and without a host sync."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metacurv import _validate
+from metacurv.rules.directional import Plan
+
+MIN_LR, MAX_LR = 2.0**-60, 2.0**60
+_TINY = 1e-9  # of the slope: below it a curvature counts as none
+_MOST_GROWTH, _MOST_SHRINKING = 3.0, 1.0  # that a reading may ask for, in log units
+_BRAKED_GROWTH = 0.5  # the same once a rate was found too large
+_LOSS_DECAY = 0.7  # of the average of the probe batches' losses
+_MOST_LOST = 0.25  # of the progress in the loss: more is a rate that undoes the training
+_PROGRESS = 0.1  # of the first loss: before that much is gained, nothing is undone
+
+
+class DirectionalState:
+    """The rate and what it is found from; float64.
+
+    Attributes:
+        lr: [S], the rate of each scale.
+        slope, curvature: [S], moving averages of n and d.
+        braked: [S], 1 where the rate was too large once.
+        loss: [3]: the first probe loss, its moving average, and the least of that.
+        readings: accepted ones so far, 0-dim.
+        change: |change of log lr| by the last reading, the largest over scales, 0-dim; inf before the first.
+    """
+
+    _SCALES = ("lr", "slope", "curvature", "braked")
+
+    def __init__(self, plan: Plan, scales: int, device: torch.device) -> None:
+        self.plan = plan
+        zeros = torch.zeros(scales, dtype=torch.float64, device=device)
+        self.lr, self.slope, self.curvature, self.braked = (zeros.clone() for _ in self._SCALES)
+        self.loss = zeros.new_zeros(3)
+        self.readings = zeros.new_zeros(())
+        self.change = zeros.new_full((), math.inf)
+
+    def begin(self, loss: Tensor, slope: Tensor, curvature: Tensor) -> None:
+        """The first rate: a part of sigma n / d. n and d are > 0."""
+        plan = self.plan
+        self.lr = (plan.start * plan.sigma * slope / curvature).clamp(MIN_LR, MAX_LR)
+        self.loss = loss.expand(3).clone()
+
+    def update(
+        self, loss: Tensor, slope: Tensor, curvature: Tensor, *, steps: int, searching: bool
+    ) -> Tensor:
+        """One reading, ``steps`` after the last.
+
+        While ``searching`` the rate moves towards sigma n / d; at all times it is halved where the loss has risen far back up.
+
+        Returns:
+            0-dim bool, whether all of the reading was finite. Else it moves nothing, and a loss that is not finite counts as
+            risen.
+        """
+        accepted = torch.isfinite(torch.cat([loss.reshape(1), slope, curvature])).all()
+        before = self.lr
+        if searching:
+            share = 1.0 if steps < self.plan.interval else steps / self.plan.interval
+            k = self.readings
+            decay = torch.clamp((1 + k) / (10 + k), max=self.plan.beta) ** share
+            self.slope = torch.where(accepted, torch.lerp(slope, self.slope, decay), self.slope)
+            self.curvature = torch.where(
+                accepted, torch.lerp(curvature, self.curvature, decay), self.curvature
+            )
+            moved = self.lr * torch.exp(self.plan.kappa * share * self._error())
+            self.lr = torch.where(accepted, moved, self.lr)
+            self.readings = k + accepted
+        risen = self._has_risen(loss)
+        self.lr = torch.where(risen, self.lr / 2, self.lr).clamp(MIN_LR, MAX_LR)
+        self.braked = torch.where(risen, 1.0, self.braked)
+        self.change = (self.lr / before).log().abs().max()
+        return accepted
+
+    def _error(self) -> Tensor:
+        """log(sigma n / (lr d)): how far the rate is below the one sought, clipped.
+
+        Growth is nearly free until the rate was too large for the first time, and slower from then on.
+        """
+        n, d = self.slope, self.lr * self.curvature
+        error = torch.log(self.plan.sigma * n / torch.maximum(d, _TINY * n))
+        error = torch.where(n > 0, error, -_MOST_SHRINKING).clamp(-_MOST_SHRINKING, _MOST_GROWTH)
+        self.braked = torch.maximum(self.braked, (error < 0).to(torch.float64))
+        return torch.where(self.braked > 0, error.clamp(max=_BRAKED_GROWTH), error)
+
+    def _has_risen(self, loss: Tensor) -> Tensor:
+        """Whether a quarter of the progress is lost, 0-dim bool; a ratio, so that the loss may have any unit."""
+        first, smooth, least = self.loss.unbind()
+        bound = least + _MOST_LOST * (first - least)
+        risen = ~(loss <= bound) & (first - least > _PROGRESS * first.abs())
+        finite = torch.isfinite(loss)
+        smooth = torch.where(finite, torch.lerp(loss, smooth, _LOSS_DECAY), smooth)
+        self.loss = torch.stack([first, smooth, torch.minimum(least, smooth)])
+        return risen
+
+    def state(self) -> dict[str, Any]:
+        """Numbers only, for a state dict."""
+        fields: dict[str, Any] = {name: getattr(self, name).tolist() for name in self._SCALES}
+        return {
+            **fields,
+            "loss": self.loss.tolist(),
+            "readings": float(self.readings),
+            "change": float(self.change),
+        }
+
+    def checked(self, state: Any, name: str) -> DirectionalState:
+        """A state like this one with the numbers of ``state``.
+
+        Raises:
+            TypeError, ValueError: ``state``, called ``name`` in the message, is something else.
+        """
+        lengths = {**dict.fromkeys(self._SCALES, len(self.lr)), "loss": 3}
+        wanted = {*lengths, "readings", "change"}
+        if not isinstance(state, dict) or not wanted <= state.keys():
+            raise ValueError(
+                f"{name} must be a dict with {sorted(wanted)}, got {_validate.describe(state)}"
+            )
+        new = DirectionalState(self.plan, len(self.lr), self.lr.device)
+        for field, length in lengths.items():
+            values = state[field]
+            if not isinstance(values, list) or len(values) != length:
+                raise ValueError(
+                    f"{name}[{field!r}] must be a list of {length} numbers, got {_validate.describe(values)}"
+                )
+            numbers = [_validate.real(f"{name}[{field!r}]", v, low=-math.inf) for v in values]
+            setattr(new, field, self.lr.new_tensor(numbers))
+        new.readings.fill_(_validate.real(f"{name}['readings']", state["readings"], low=0))
+        change = state["change"]
+        new.change.fill_(
+            change if change == math.inf else _validate.real(f"{name}['change']", change, low=0)
+        )
+        return new
