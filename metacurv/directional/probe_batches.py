@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default
 
 from metacurv import _validate
 
+_END = object()
 _EXPECTED = "a DataLoader, an iterable of (inputs, targets) pairs that can be begun again, or a function that returns one pair"
 
 
@@ -58,7 +59,8 @@ class ProbeBatches:
 
     def go_to(self, drawn: int) -> None:
         """Goes on as after ``drawn`` batches. A plain iterable is gone through again up to there; a function is not called."""
-        self._drawn, self._round, self._items = drawn, -1, iter(())
+        self._drawn, self._round = drawn, -1
+        self._items: Iterator[Any] = iter(())
         length = self._source.length
         if length is not None:  # whole rounds need not be gone through
             self._round, drawn = drawn // length - 1, drawn % length
@@ -67,11 +69,12 @@ class ProbeBatches:
                 self._next_item()
 
     def _next_item(self) -> Any:
-        for item in self._items:
-            return item
-        self._round += 1
-        self._items = self._source.items(_generator(self._seed, self._round))
-        for item in self._items:
+        item = next(self._items, _END)
+        if item is _END:
+            self._round += 1
+            self._items = self._source.items(_generator(self._seed, self._round))
+            item = next(self._items, _END)
+        if item is not _END:
             return item
         raise ValueError(
             f"probe must be {_EXPECTED}, got one with no batch" + (" left" if self._drawn else "")
@@ -135,9 +138,8 @@ class _OfLoader(_Source):
     """Batches of the loader's size and kind from its data set; its sampler is the training loop's."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
-        self._data: Any = loader.dataset
-        self._collate = loader.collate_fn
-        n = len(self._data)
+        data: Any = loader.dataset
+        self._data, self._collate, n = data, loader.collate_fn, len(data)
         if n == 0:
             raise ValueError("probe must hold at least one example, got an empty data set")
         size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or 1

@@ -79,8 +79,11 @@ class ProbeBatch:
             StateKept(modules, self._device),
             _eval_mode(modules),
         ):
+            leaves = self.loss.leaves(call_model(self._model, self._inputs))
+            held = {p.untyped_storage().data_ptr() for p in self._model.parameters()}
+            # A parameter that is the output would move with the next pass.
             return [
-                wide(x.detach()) for x in self.loss.leaves(call_model(self._model, self._inputs))
+                wide(x.clone() if x.untyped_storage().data_ptr() in held else x) for x in leaves
             ]
 
     @torch.no_grad()

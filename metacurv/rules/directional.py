@@ -60,11 +60,11 @@ class DirectionalRule:
     def __post_init__(self) -> None:
         for name in ("sigma", "start"):
             if getattr(self, name) is not None:
-                _positive(name, getattr(self, name))
+                _validate.real(name, getattr(self, name), above=0)
         if self.search is not None:
-            _positive("search", self.search, high=1.0)
+            _validate.real("search", self.search, above=0, high=1)
         _validate.real("finish", self.finish, low=0, below=1)
-        _positive("kappa", self.kappa, high=1.0)
+        _validate.real("kappa", self.kappa, above=0, high=1)
         _validate.real("beta", self.beta, low=0, below=1)
         if self.interval is not None:
             _validate.integer("interval", self.interval, low=1)
@@ -147,8 +147,3 @@ class Plan:
             return 1.0
         assert self.horizon is not None
         return max(self.horizon - step, 1) / (self.horizon - self.finish_begins)
-
-
-def _positive(name: str, value: Any, high: float = math.inf) -> None:
-    if _validate.real(name, value, low=0, high=high) == 0:
-        raise ValueError(f"{name} must be > 0, got 0")

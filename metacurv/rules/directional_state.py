@@ -29,7 +29,7 @@ class DirectionalState:
         braked: [S], 1 where the rate was too large once.
         loss: [3]: the first probe loss, its moving average, and the least of that.
         readings: accepted ones so far, 0-dim.
-        change: |change of log lr| by the last reading, the largest over scales, 0-dim; inf before the first.
+        change: |change of log lr| by the last reading, the largest over scales, 0-dim; 1 before there are two.
     """
 
     _SCALES = ("lr", "slope", "curvature", "braked")
@@ -40,7 +40,7 @@ class DirectionalState:
         self.lr, self.slope, self.curvature, self.braked = (zeros.clone() for _ in self._SCALES)
         self.loss = zeros.new_zeros(3)
         self.readings = zeros.new_zeros(())
-        self.change = zeros.new_full((), math.inf)
+        self.change = zeros.new_ones(())
 
     def begin(self, loss: Tensor, slope: Tensor, curvature: Tensor) -> None:
         """The first rate: a part of sigma n / d. n and d are > 0."""
@@ -56,10 +56,11 @@ class DirectionalState:
         While ``searching`` the rate moves towards sigma n / d; at all times it is halved where the loss has risen far back up.
 
         Returns:
-            0-dim bool, whether all of the reading was finite. Else it moves nothing, and a loss that is not finite counts as
-            risen.
+            0-dim bool, whether all of the reading was finite and some step was taken. Else it moves nothing; a loss that is
+            not finite counts as risen.
         """
-        accepted = torch.isfinite(torch.cat([loss.reshape(1), slope, curvature])).all()
+        finite = torch.isfinite(torch.cat([loss.reshape(1), slope, curvature])).all()
+        accepted = finite & ((slope != 0) | (curvature != 0)).all()
         before = self.lr
         if searching:
             share = 1.0 if steps < self.plan.interval else steps / self.plan.interval
@@ -131,8 +132,5 @@ class DirectionalState:
             numbers = [_validate.real(f"{name}[{field!r}]", v, low=-math.inf) for v in values]
             setattr(new, field, self.lr.new_tensor(numbers))
         new.readings.fill_(_validate.real(f"{name}['readings']", state["readings"], low=0))
-        change = state["change"]
-        new.change.fill_(
-            change if change == math.inf else _validate.real(f"{name}['change']", change, low=0)
-        )
+        new.change.fill_(_validate.real(f"{name}['change']", state["change"], low=0))
         return new
