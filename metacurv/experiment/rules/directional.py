@@ -50,6 +50,11 @@ class SeedRule(Method):
 
 
 DIRECTIONAL: dict[str, Maker] = {
-    "directional": lambda setting: directional(setting),
+    "directional": lambda setting: directional(setting, horizon=setting.task.steps, average=True),
+    "directional, no horizon": lambda setting: directional(setting, average=True),
+    "directional, following": lambda setting: directional(setting),
+    "directional, held out": lambda setting: directional(
+        setting, held_out=True, rule=metacurv.DirectionalRule.held_out(), average=True
+    ),
     "seed rule": SeedRule,
 }
