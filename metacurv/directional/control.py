@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.optim import ASGD, SGD, Optimizer, Rprop
 
 from metacurv import _validate
-from metacurv.base_step import Rate, step_base_at
+from metacurv.base_step import Rate, stays_on_device, step_base_at
 from metacurv.directional.group_rates import GroupRates
 from metacurv.directional.iterate_average import IterateAverage
 from metacurv.directional.probe_batches import ProbeBatches
 from metacurv.directional.probe_model import ProbeBatch, ProbeModel
-from metacurv.directional.record import DirectionalRecord
+from metacurv.directional.record import DirectionalRecord, Records
 from metacurv.directional.step_line import StepLine
 from metacurv.directional.timing import MeasuringTimes
 from metacurv.estimators.line_reading import LineReading, read_lines
@@ -79,7 +79,7 @@ class DirectionalControl:
         self._measured_step = 0
         self._probes.go_to(0)
         self._average = IterateAverage(self._all_parameters()) if self._averages else None
-        self._records: list[DirectionalRecord] = []
+        self._records = Records()
         self._host_lr: list[float] | None = None
 
     # What a user reads.
@@ -94,12 +94,12 @@ class DirectionalControl:
     @property
     def skipped_readings(self) -> int:
         """Readings with a number that was not finite."""
-        return sum(not record.accepted for record in self._records) + self._skipped
+        return sum(not record.accepted for record in self.history) + self._skipped
 
     @property
     def history(self) -> list[DirectionalRecord]:
         """All readings."""
-        return list(self._records)
+        return self._records.all()
 
     @contextmanager
     def averaged_parameters(self) -> Iterator[None]:
@@ -117,14 +117,15 @@ class DirectionalControl:
         """One step of the base at the rate of the rule; where it is due, measured."""
         if not self._started:
             self._first_step()
-        elif self._times.is_due(self._steps) and not self._plan.is_finishing(self._steps):
-            self._measured_step_of_base()
         else:
-            step_base_at(self._base, self._group_rates())
+            rates = self._group_rates()
+            is_due = self._times.is_due(self._steps) and not self._plan.is_finishing(self._steps)
+            if not is_due or not self._measured_step_of_base(rates):
+                step_base_at(self._base, rates)
+            self._show_scale(rates)
         self._steps += 1
         if self._average is not None:
             self._average.take()
-        self._show_scale()
 
     def _first_step(self) -> None:
         """Steps the base at a rate of 1, puts that back, and takes the part of it that slope and curvature allow."""
@@ -138,17 +139,16 @@ class DirectionalControl:
         try:
             step_base_at(self._base, shares)
             ones = [1.0] * len(moving)
-            line.stepped(self._keep(moving, shares), ones)
+            line.stepped(self._keep(shares), ones)
             reading = self._first_reading(line, batches)
             self._state.begin(reading.loss, reading.slope.abs(), reading.curvature)
-            self._halve_while_it_rises(line, moving, batches, reading.loss)
+            self._halve_while_it_rises(line, batches, reading.loss)
         except BaseException:
             line.go_before()
             raise
         self._started = True
-        self._record(
-            reading, accepted=True, interval=self._times.measured(self._steps, self._state.change)
-        )
+        self._record(reading, torch.ones_like(reading.loss))
+        self._show_scale(self._group_rates())
 
     def _first_reading(self, line: StepLine, batches: list[ProbeBatch]) -> LineReading:
         """The mean over batches, other ones while the slope says that the step goes uphill."""
@@ -164,11 +164,12 @@ class DirectionalControl:
                     )
                 )
             )
-            if bool((mean.slope > 0).all()) and bool((mean.curvature > 0).all()):
+            still = line.reach == 0  # nothing under this scale has a gradient
+            if bool(((mean.slope > 0) & (mean.curvature > 0) | still).all()):
                 return mean
         if not bool(torch.isfinite(mean.loss)):
             raise ValueError(f"loss_fn must be finite at the first step, got {float(mean.loss)}")
-        if not bool((mean.curvature > 0).all()):
+        if not bool(((mean.curvature > 0) | still).all()) or bool(still.all()):
             raise ValueError(
                 "loss_fn must be curved in the model's output (twice differentiable, and not linear in pieces as L1 and hinge "
                 f"losses are) and the model must answer to the step, got curvatures {mean.curvature.tolist()} along it"
@@ -176,34 +177,27 @@ class DirectionalControl:
         return mean
 
     def _halve_while_it_rises(
-        self,
-        line: StepLine,
-        moving: list[list[Tensor]],
-        batches: list[ProbeBatch],
-        before: Tensor,
+        self, line: StepLine, batches: list[ProbeBatch], before: Tensor
     ) -> None:
         for _ in range(_HALVINGS):
-            lr = self._state.lr
-            rates = [
-                float(lr[s]) * share
-                for s, share in zip(self._scale_of_group(), self._rates.first_shares(), strict=True)
-            ]
-            line.step_to(self._keep(moving, rates), list(lr))
+            lr = self._state.lr.tolist()
+            shares = zip(self._rates.scale_of_group, self._rates.first_shares(), strict=True)
+            line.step_to(self._keep([lr[scale] * share for scale, share in shares]), lr)
             after = torch.stack([batch.value() for batch in batches]).mean()
             if bool(self._model.over_ranks(after) <= before):
                 return
-            self._state.lr = lr / 2
+            self._state.lr = self._state.lr / 2
 
-    def _measured_step_of_base(self) -> None:
-        batch = self._draw()  # what may fail in the user's code fails before the step
-        rates = self._group_rates()
+    def _measured_step_of_base(self, rates: Sequence[Rate]) -> bool:
+        """Returns: whether a step was taken; none is where there is nothing to measure."""
         moving = self._moving()
-        if not any(moving) or any(float(rate) == 0 for rate in rates):
-            step_base_at(self._base, rates)
-            return
+        if not any(moving) or any(isinstance(rate, float) and rate == 0 for rate in rates):
+            return False
+        batch = self._draw()  # what may fail in the user's code fails before the step
         line = StepLine(moving, self._backend)
         step_base_at(self._base, rates)
-        line.stepped(self._keep(moving, rates), self._unit_rates())
+        scales, largest = self._scale_rates(), self._rates.largest(self._rates.shares())
+        line.stepped(self._keep(rates), [a * b for a, b in zip(scales, largest, strict=True)])
         try:
             reading = self._read(line, batch)
         finally:
@@ -217,8 +211,8 @@ class DirectionalControl:
         )
         self._measured_step = self._steps
         self._host_lr = None
-        interval = self._times.measured(self._steps, self._state.change)
-        self._record(reading, accepted=bool(accepted), interval=interval)
+        self._record(reading, accepted)
+        return True
 
     def _read(self, line: StepLine, batch: ProbeBatch) -> LineReading:
         """Slope and curvature where the step began. Leaves the parameters somewhere on the line."""
@@ -247,34 +241,22 @@ class DirectionalControl:
 
     # Rates.
 
-    def _scale_rates(self) -> list[float]:
-        """Of every scale, with the factor of the horizon."""
+    def _scale_rates(self) -> list[Rate]:
+        """Of every scale, with the factor of the horizon; tensors where nothing may wait for the device."""
+        factor = self._plan.factor(self._steps)
+        if stays_on_device(self._base):
+            return [lr * factor for lr in self._state.lr.unbind()]
         if self._host_lr is None:
             self._host_lr = self._state.lr.tolist()
-        factor = self._plan.factor(self._steps)
         return [lr * factor for lr in self._host_lr]
 
     def _group_rates(self) -> list[Rate]:
         """The learning rate of every group at the next step."""
-        scales = self._scale_rates()
+        scales, shares = self._scale_rates(), self._rates.shares()
         return [
-            scales[s] * share
-            for s, share in zip(self._scale_of_group(), self._rates.shares(), strict=True)
+            scales[scale] * share
+            for scale, share in zip(self._rates.scale_of_group, shares, strict=True)
         ]
-
-    def _unit_rates(self) -> list[float]:
-        """Of every scale: the largest of its groups' rates, for which the step's direction is taken."""
-        rates, of_group = self._group_rates(), self._scale_of_group()
-        return [
-            max(float(rate) for rate, s in zip(rates, of_group, strict=True) if s == scale)
-            for scale in range(len(self._rates.scales))
-        ]
-
-    def _scale_of_group(self) -> list[int]:
-        scales = self._rates.scales
-        if len(scales) == 1:
-            return [0] * len(self._base.param_groups)
-        return list(range(len(scales)))
 
     # Parameters.
 
@@ -294,8 +276,8 @@ class DirectionalControl:
             for scale in self._rates.scales
         ]
 
-    def _keep(self, moving: list[list[Tensor]], rates: Sequence[Rate]) -> list[list[float]]:
-        """For every tensor of ``moving``: what decoupled weight decay leaves of it."""
+    def _keep(self, rates: Sequence[Rate]) -> list[list[Rate]]:
+        """For every tensor of ``_moving``: what decoupled weight decay leaves of it."""
         of_group = self._rates.keep(rates)
         groups = self._base.param_groups
         return [
@@ -308,33 +290,26 @@ class DirectionalControl:
 
     # Reporting.
 
-    def _record(self, reading: LineReading, *, accepted: bool, interval: int) -> None:
-        lr = self._state.lr
-        record = DirectionalRecord(
-            step=self._steps,
-            probe_loss=float(reading.loss),
-            slope=reading.slope.tolist(),
-            curvature=reading.curvature.tolist(),
-            lr=lr.tolist(),
-            ratio=(lr * reading.curvature / reading.slope).tolist(),
-            interval=interval,
-            accepted=accepted,
-        )
-        self._records.append(record)
+    def _record(self, reading: LineReading, accepted: Tensor) -> None:
+        interval = self._times.measured(self._steps, self._state.change)
+        self._records.add(self._steps, interval, reading, self._state.lr, accepted)
         if self.on_update is not None:
-            self.on_update(record)
+            self.on_update(self._records.all()[-1])
 
-    def _show_scale(self) -> None:
+    def _show_scale(self, rates: Sequence[Rate]) -> None:
         """``group["lr_scale"]``: the effective rate over the group's lr."""
-        if not self._started:
-            return
-        for group, rate in zip(self._base.param_groups, self._group_rates(), strict=True):
-            lr = float(group["lr"])
-            group["lr_scale"] = float(rate) / lr if lr > 0 else 0.0
+        for group, rate in zip(self._base.param_groups, rates, strict=True):
+            lr = group["lr"]
+            if isinstance(rate, Tensor):
+                group["lr_scale"] = rate / lr
+            else:
+                group["lr_scale"] = rate / float(lr) if lr > 0 else 0.0
 
     def group_added(self) -> None:
         """The base has a new parameter group."""
         self._rates.group_added()
+        if self._average is not None:
+            self._average.extend(self._base.param_groups[-1]["params"])
 
     def describe(self) -> str:
         """The rule and its settings, for ``repr``."""

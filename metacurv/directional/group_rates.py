@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from metacurv import _validate
+from metacurv.base_step import Rate
 from metacurv.directional.decoupled_decay import decoupled_decay
 
 
@@ -38,31 +40,44 @@ class GroupRates:
         """The base has one more group."""
         self._first.append(_first_lr(self._base.param_groups[-1]))
 
-    def shares(self) -> list[float]:
-        """lr / reference of every group, as the user and the scheduler have it now."""
-        groups = self._base.param_groups
-        if len(groups) == 1:
-            return [float(groups[0]["lr"]) / self._first[0]]
-        references = [max(self._first[g] for g in scale) for scale in self.scales]
-        of_group = references if self._per_group else references * len(groups)
-        return [float(group["lr"]) / r for group, r in zip(groups, of_group, strict=True)]
+    @property
+    def scale_of_group(self) -> list[int]:
+        """Which scale each group is under."""
+        n = len(self._base.param_groups)
+        return list(range(n)) if self._per_group else [0] * n
+
+    def shares(self) -> list[Rate]:
+        """lr / reference of every group, as the user and the scheduler have it now; a tensor where the lr is one on a GPU."""
+        return [
+            _number(group["lr"]) / self._reference(scale)
+            for group, scale in zip(self._base.param_groups, self.scale_of_group, strict=True)
+        ]
+
+    def largest(self, shares: Sequence[Rate]) -> list[Rate]:
+        """The largest share under every scale: what a rate is multiplied by before it comes to the groups."""
+        return [_largest([shares[g] for g in scale]) for scale in self.scales]
 
     def first_shares(self) -> list[float]:
         """Like ``shares``, but 1 for the largest under every scale, wherever a scheduler begins."""
-        shares = self.shares()
-        for scale in self.scales:
-            largest = max(shares[g] for g in scale)
-            first = max(self._first[g] for g in scale)
-            for g in scale:
-                shares[g] = shares[g] / largest if largest > 0 else self._first[g] / first
-        return shares
-
-    def keep(self, rates: Sequence[float | Tensor]) -> list[float]:
-        """1 - rate x decoupled weight decay of every group."""
-        return [
-            1 - float(rate) * decoupled_decay(self._base, group)
-            for rate, group in zip(rates, self._base.param_groups, strict=True)
+        now = [float(share) for share in self.shares()]
+        first = [
+            lr / self._reference(s) for lr, s in zip(self._first, self.scale_of_group, strict=True)
         ]
+        largest = [max(now[g] for g in scale) for scale in self.scales]
+        return [
+            now[g] / largest[scale] if largest[scale] > 0 else first[g]
+            for g, scale in enumerate(self.scale_of_group)
+        ]
+
+    def keep(self, rates: Sequence[Rate]) -> list[Rate]:
+        """1 - rate x decoupled weight decay of every group."""
+        decays = [decoupled_decay(self._base, group) for group in self._base.param_groups]
+        return [
+            1 - rate * decay if decay else 1.0 for rate, decay in zip(rates, decays, strict=True)
+        ]
+
+    def _reference(self, scale: int) -> float:
+        return max(self._first[g] for g in self.scales[scale])
 
     def state(self) -> list[float]:
         """The first learning rates."""
@@ -85,3 +100,19 @@ class GroupRates:
 def _first_lr(group: dict[str, Any]) -> float:
     """Before any scheduler."""
     return _validate.real("optimizer's lr", float(group.get("initial_lr", group["lr"])), low=0)
+
+
+def _number(lr: float | Tensor) -> Rate:
+    """A tensor on a GPU stays one, as a number would wait for it."""
+    return lr.detach() if isinstance(lr, Tensor) and lr.is_cuda else float(lr)
+
+
+def _largest(values: Sequence[Rate]) -> Rate:
+    if len(values) == 1:
+        return values[0]
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    if not tensors:
+        return max(values)
+    return torch.stack(
+        [torch.as_tensor(v, dtype=torch.float64, device=tensors[0].device) for v in values]
+    ).amax()

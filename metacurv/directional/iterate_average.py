@@ -21,9 +21,15 @@ class IterateAverage:
     """a_t = a_(t-1) + 9 / (t + 9) (theta_t - a_(t-1)), t = 1, 2, ..."""
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
-        self._parameters = [p.detach() for p in parameters]
-        self.values = [p.clone() for p in self._parameters]
+        self._parameters: list[Tensor] = []
+        self.values: list[Tensor] = []
         self._taken = 0
+        self.extend(parameters)
+
+    def extend(self, parameters: Sequence[Tensor]) -> None:
+        """More parameters; until now they were what they are."""
+        self._parameters.extend(parameters)
+        self.values.extend(p.detach().clone() for p in parameters)
 
     @torch.no_grad()
     def take(self) -> None:
@@ -36,7 +42,7 @@ class IterateAverage:
     def in_place(self) -> Iterator[None]:
         """The parameters hold the average within the block."""
         with torch.no_grad():
-            held = [p.clone() for p in self._parameters]
+            held = [p.detach().clone() for p in self._parameters]
             torch._foreach_copy_(self._parameters, self.values)
         try:
             yield

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metacurv.estimators.line_reading import LineReading
 
 
 @dataclass(frozen=True)
@@ -11,13 +17,13 @@ class DirectionalRecord:
 
     Attributes:
         step: optimizer steps taken before the one that was measured.
-        probe_loss: loss of the probe batch before the step (with ``average=True``: at the average before it).
+        probe_loss: loss of the probe batch before the step.
         slope: n = g . u, g the gradient on the probe batch and u the optimizer's step for a rate of 1.
         curvature: d = u . G u, of the Gauss-Newton matrix.
         lr: the rate from the next step on, without the factors of a scheduler and of the horizon.
         ratio: lr d / n of this reading alone; 2 is the edge beyond which the step makes no progress on a quadratic.
         interval: steps to the next reading.
-        accepted: False where a number was not finite; the reading then changed nothing.
+        accepted: False where a number was not finite; slope and curvature then changed nothing.
     """
 
     step: int
@@ -28,3 +34,40 @@ class DirectionalRecord:
     ratio: list[float]
     interval: int
     accepted: bool
+
+
+class Records:
+    """Readings so far. Their numbers stay on the device until somebody asks."""
+
+    def __init__(self) -> None:
+        self._read: list[DirectionalRecord] = []
+        self._unread: list[tuple[int, int, Tensor]] = []
+
+    def add(
+        self, step: int, interval: int, reading: LineReading, lr: Tensor, accepted: Tensor
+    ) -> None:
+        """One reading, and the rate that came of it."""
+        parts = (
+            reading.loss.reshape(1),
+            reading.slope,
+            reading.curvature,
+            lr,
+            accepted.to(lr.dtype).reshape(1),
+        )
+        self._unread.append((step, interval, torch.cat(parts)))
+
+    def all(self) -> list[DirectionalRecord]:
+        """As numbers; on CUDA this waits for the device."""
+        for step, interval, numbers in self._unread:
+            loss, *middle, accepted = numbers.tolist()
+            scales = len(middle) // 3
+            slope, curvature, lr = (middle[i * scales : (i + 1) * scales] for i in range(3))
+            ratio = [
+                rate * d / n if n else math.nan
+                for rate, d, n in zip(lr, curvature, slope, strict=True)
+            ]
+            self._read.append(
+                DirectionalRecord(step, loss, slope, curvature, lr, ratio, interval, bool(accepted))
+            )
+        self._unread.clear()
+        return list(self._read)

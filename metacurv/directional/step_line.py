@@ -1,13 +1,15 @@
-"""The line that a step of the base goes along, and the model's outputs at points on it."""
+"""The line that a step of the base goes along, and the places on it where the model is looked at."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from metacurv import ops
+from metacurv.base_step import Rate
 from metacurv.estimators.finite_difference import relative_step
 
 
@@ -15,69 +17,99 @@ class StepLine:
     """Holds parameters as they were before a step, and afterwards the direction u of  after = keep before - lr u.
 
     Args:
-        scales: the parameters under each scale, those that the base is about to step.
+        scales: the parameters under each scale, those that the base is about to step; not all empty.
         backend: see ``metacurv.ops``.
     """
 
     def __init__(self, scales: Sequence[Sequence[Tensor]], backend: str) -> None:
-        self._parameters = [[p.detach() for p in scale] for scale in scales]
-        self._run = ops.implementation(backend, self._parameters[0][0].device)
-        self._before = [[p.clone() for p in scale] for scale in self._parameters]
-        self._after: list[list[Tensor]] = []
-        self._direction: list[list[Tensor]] = []
-        self.reach = torch.empty(0)
+        device = next(p.device for scale in scales for p in scale)
+        self._device = device
+        self._run = ops.implementation(backend, device)
+        self._segments = [_Segment(scale) for scale in scales]
+        self.reach = torch.zeros(len(scales), dtype=torch.float64, device=device)
 
-    @torch.no_grad()
-    def stepped(self, keep: Sequence[Sequence[float]], lrs: Sequence[float | Tensor]) -> None:
+    def stepped(self, keep: Sequence[Sequence[Rate]], lrs: Sequence[Rate]) -> None:
         """To be called after the base's step, with 1 - lr decay of each tensor and the rate of each scale.
 
-        Sets ``reach`` [S], float64: the distance along u by which outputs are compared, small beside the parameters.
+        Sets ``reach`` [S], float64: the distance along u by which outputs are compared, small beside the parameters; 0 where
+        there was no step.
         """
-        self._after = [[p.clone() for p in scale] for scale in self._parameters]
-        self._direction = [[torch.empty_like(p) for p in scale] for scale in self._parameters]
-        relative = relative_step({p.dtype for scale in self._parameters for p in scale})
         sums = torch.stack(
             [
-                self._run.step_direction_(u, before, after, kept, lr)
-                for u, before, after, kept, lr in zip(
-                    self._direction, self._before, self._after, keep, lrs, strict=True
-                )
+                segment.stepped(self._run, factors, lr)
+                if segment
+                else torch.zeros(3, dtype=torch.float64, device=self._device)
+                for segment, factors, lr in zip(self._segments, keep, lrs, strict=True)
             ]
         )
         along, size = sums[:, 0], sums[:, 1]
-        self.reach = torch.where(
-            along > 0, relative * (torch.where(size > 0, size, 1.0) / along).sqrt(), 0.0
+        relative = relative_step(
+            {p.dtype for segment in self._segments for p in segment.parameters}
         )
+        ratio = torch.where(size > 0, size, 1.0) / along
+        self.reach = torch.where(along > 0, relative * ratio.sqrt(), 0.0)
 
-    @torch.no_grad()
     def move(self, scale: int, sign: int) -> None:
         """To before + sign reach u for one scale; the others stay where they are."""
-        self._run.move_(
-            self._parameters[scale],
-            self._before[scale],
-            self._direction[scale],
-            sign * self.reach[scale],
-        )
+        segment = self._segments[scale]
+        if segment:
+            segment.move(self._run, sign * self.reach[scale])
 
-    @torch.no_grad()
-    def step_to(self, keep: Sequence[Sequence[float]], lrs: Sequence[Tensor]) -> None:
+    def step_to(self, keep: Sequence[Sequence[Rate]], lrs: Sequence[float]) -> None:
         """To keep before - lr u, what the base would have come to at rates ``lrs`` [S]."""
-        for parameters, before, direction, kept, lr in zip(
-            self._parameters, self._before, self._direction, keep, lrs, strict=True
-        ):
-            for p, b, k in zip(parameters, before, kept, strict=True):
-                torch.mul(b, k, out=p)
-            self._run.move_(parameters, parameters, direction, -lr)
+        for segment, factors, lr in zip(self._segments, keep, lrs, strict=True):
+            if segment:
+                segment.step_to(self._run, factors, lr)
 
-    @torch.no_grad()
     def go_before(self, scale: int | None = None) -> None:
         """To where the step began."""
-        for s, (parameters, before) in enumerate(zip(self._parameters, self._before, strict=True)):
-            if scale is None or s == scale:
-                torch._foreach_copy_(parameters, before)
+        for s, segment in enumerate(self._segments):
+            if segment and (scale is None or s == scale):
+                segment.go_to(segment.before)
 
-    @torch.no_grad()
     def go_after(self) -> None:
         """To where the base's step came."""
-        for parameters, after in zip(self._parameters, self._after, strict=True):
-            torch._foreach_copy_(parameters, after)
+        for segment in self._segments:
+            if segment:
+                segment.go_to(segment.after)
+
+
+class _Segment:
+    """Of one scale; false where it has no parameters."""
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.parameters = [p.detach() for p in parameters]
+        self.before = [p.clone() for p in self.parameters]
+        self.after: list[Tensor] = []
+        self._direction: list[Tensor] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.parameters)
+
+    def stepped(self, run: Any, keep: Sequence[Rate], lr: Rate) -> Tensor:
+        """[3]: what ``step_direction_`` sums."""
+        self.after = [p.clone() for p in self.parameters]
+        self._direction = [torch.empty_like(p) for p in self.parameters]
+        # On a GPU factors may be tensors, so that nothing waits for them; the op takes numbers.
+        start = [
+            b * k.to(b.dtype) if isinstance(k, Tensor) else b
+            for b, k in zip(self.before, keep, strict=True)
+        ]
+        factors = [1.0 if isinstance(k, Tensor) else k for k in keep]
+        rate = lr.to(torch.float64) if isinstance(lr, Tensor) else lr
+        sums: Tensor = run.step_direction_(self._direction, start, self.after, factors, rate)
+        return sums
+
+    def move(self, run: Any, distance: Tensor) -> None:
+        """To before + distance u."""
+        run.move_(self.parameters, self.before, self._direction, distance)
+
+    def step_to(self, run: Any, keep: Sequence[Rate], lr: float) -> None:
+        """To keep before - lr u."""
+        for p, b, k in zip(self.parameters, self.before, keep, strict=True):
+            torch.mul(b, k, out=p)
+        run.move_(self.parameters, self.parameters, self._direction, -lr)
+
+    def go_to(self, place: list[Tensor]) -> None:
+        """Copies ``place`` into the parameters."""
+        torch._foreach_copy_(self.parameters, place)

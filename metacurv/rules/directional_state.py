@@ -43,9 +43,15 @@ class DirectionalState:
         self.change = zeros.new_ones(())
 
     def begin(self, loss: Tensor, slope: Tensor, curvature: Tensor) -> None:
-        """The first rate: a part of sigma n / d. n and d are > 0."""
+        """The first rate: a part of sigma n / d.
+
+        n and d are > 0 but where both are 0, as nothing under that scale was stepped; it then gets the least of the other
+        rates.
+        """
         plan = self.plan
-        self.lr = (plan.start * plan.sigma * slope / curvature).clamp(MIN_LR, MAX_LR)
+        moved = (slope != 0) | (curvature != 0)
+        rate = torch.where(moved, plan.start * plan.sigma * slope / curvature, math.inf)
+        self.lr = torch.where(moved, rate, rate.amin()).clamp(MIN_LR, MAX_LR)
         self.loss = loss.expand(3).clone()
 
     def update(
@@ -56,28 +62,30 @@ class DirectionalState:
         While ``searching`` the rate moves towards sigma n / d; at all times it is halved where the loss has risen far back up.
 
         Returns:
-            0-dim bool, whether all of the reading was finite and some step was taken. Else it moves nothing; a loss that is
+            0-dim bool, whether all of the reading was finite. Else the slope and the curvature move nothing, and a loss that is
             not finite counts as risen.
         """
         finite = torch.isfinite(torch.cat([loss.reshape(1), slope, curvature])).all()
-        accepted = finite & ((slope != 0) | (curvature != 0)).all()
+        moved = finite & (
+            (slope != 0) | (curvature != 0)
+        )  # [S]; else nothing under the scale was stepped
         before = self.lr
         if searching:
             share = 1.0 if steps < self.plan.interval else steps / self.plan.interval
             k = self.readings
             decay = torch.clamp((1 + k) / (10 + k), max=self.plan.beta) ** share
-            self.slope = torch.where(accepted, torch.lerp(slope, self.slope, decay), self.slope)
+            self.slope = torch.where(moved, torch.lerp(slope, self.slope, decay), self.slope)
             self.curvature = torch.where(
-                accepted, torch.lerp(curvature, self.curvature, decay), self.curvature
+                moved, torch.lerp(curvature, self.curvature, decay), self.curvature
             )
-            moved = self.lr * torch.exp(self.plan.kappa * share * self._error())
-            self.lr = torch.where(accepted, moved, self.lr)
-            self.readings = k + accepted
+            sought = self.lr * torch.exp(self.plan.kappa * share * self._error())
+            self.lr = torch.where(moved, sought, self.lr)
+            self.readings = k + moved.any()
         risen = self._has_risen(loss)
         self.lr = torch.where(risen, self.lr / 2, self.lr).clamp(MIN_LR, MAX_LR)
         self.braked = torch.where(risen, 1.0, self.braked)
         self.change = (self.lr / before).log().abs().max()
-        return accepted
+        return finite
 
     def _error(self) -> Tensor:
         """log(sigma n / (lr d)): how far the rate is below the one sought, clipped.

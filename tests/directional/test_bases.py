@@ -10,7 +10,15 @@ import torch
 from torch import nn
 
 from metacurv import DirectionalRule, MetaCurvatureLR
-from tests.directional.helpers import batch, data, directional, loader, network, train, training_loss
+from tests.directional.helpers import (
+    batch,
+    data,
+    directional,
+    loader,
+    network,
+    train,
+    training_loss,
+)
 from tests.drop_in.helpers import OPTIMIZERS, assert_same, set_lr, weights
 
 BASES = sorted(set(OPTIMIZERS) - {"Rprop", "ASGD"})
@@ -53,7 +61,9 @@ def test_the_users_lr_has_no_effect_to_the_last_bit() -> None:
     trained = []
     for lr in (1e-6, 3.7e-3, 1e-1):
         model = network()
-        opt = directional(torch.optim.Adam(model.parameters(), lr=lr), model, horizon=50, average=True)
+        opt = directional(
+            torch.optim.Adam(model.parameters(), lr=lr), model, horizon=50, average=True
+        )
         train(model, opt, 50)
         trained.append((weights(model), opt.history))
     assert_same(trained[0], trained[1])
@@ -145,7 +155,9 @@ def test_structured_inputs_and_outputs() -> None:
         (plain, [(x, y)], nn.functional.cross_entropy),
         (wrapped, [({"x": x, "scale": 1.0}, {"y": y})], loss_fn),
     ):
-        opt = directional(torch.optim.SGD(model.parameters(), lr=0.1), model, probe=probe, loss_fn=loss)
+        opt = directional(
+            torch.optim.SGD(model.parameters(), lr=0.1), model, probe=probe, loss_fn=loss
+        )
         core = model if model is plain else model.inner
         train(core, opt, 3)
         records.append(opt.history)
