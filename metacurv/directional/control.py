@@ -75,8 +75,9 @@ class DirectionalControl:
         self._started = False
         self._skipped = 0
         self._state = DirectionalState(self._plan, len(self._rates.scales), self._device)
-        self._times = MeasuringTimes(self._plan.interval, self._plan.longest)
-        self._measured_step = 0
+        self._times = MeasuringTimes(
+            self._plan.interval, self._plan.longest, self._plan.regular_until
+        )
         self._probes.go_to(0)
         self._average = IterateAverage(self._all_parameters()) if self._averages else None
         self._records = Records()
@@ -206,10 +207,8 @@ class DirectionalControl:
             reading.loss,
             reading.slope,
             reading.curvature,
-            steps=self._steps - self._measured_step,
             searching=self._steps < self._plan.search_ends,
         )
-        self._measured_step = self._steps
         self._host_lr = None
         self._record(reading, accepted)
         return True
@@ -325,7 +324,6 @@ class DirectionalControl:
             "seed": self.seed,
             "steps": self._steps,
             "started": self._started,
-            "measured_step": self._measured_step,
             "skipped": self.skipped_readings,
             "first_lrs": self._rates.state(),
             "state": self._state.state(),
@@ -351,7 +349,7 @@ class DirectionalControl:
             raise ValueError(f"{name} must have all its entries, lacks {missing}")
         counters = {
             key: _validate.integer(f"{name}[{key!r}]", state[key], low=0)
-            for key in ("seed", "steps", "measured_step", "skipped", "probes")
+            for key in ("seed", "steps", "skipped", "probes")
         }
         if (state["average"] is None) != (self._average is None):
             raise ValueError(
@@ -366,7 +364,6 @@ class DirectionalControl:
             self._reset()
             self.seed = counters["seed"]
             self._steps = counters["steps"]
-            self._measured_step = counters["measured_step"]
             self._skipped = counters["skipped"]
             self._started = bool(state["started"])
             self._rates.load(state["first_lrs"])

@@ -10,7 +10,7 @@ from torch import Tensor
 from metacurv import _validate
 
 _EARLY_STEPS, _EARLY_INTERVAL = 20, 2
-_STEADY, _MOVING = 0.03, 0.06  # |change of log lr| a reading, for the fewest steps
+_STEADY, _MOVING = 0.03, 0.06  # |change of log lr| by a reading
 _LONGER, _SHORTER = 1.25, 1.5
 
 
@@ -19,10 +19,11 @@ class MeasuringTimes:
 
     Args:
         fewest, most: steps from one reading to the next, after the early ones.
+        regular_until: the step up to which they are the fewest.
     """
 
-    def __init__(self, fewest: int, most: float) -> None:
-        self._fewest, self._most = fewest, most
+    def __init__(self, fewest: int, most: float, regular_until: float) -> None:
+        self._fewest, self._most, self._regular_until = fewest, most, regular_until
         self._length = float(self._fewest)
         self._next = 0
         self._change = _Lagged()
@@ -41,11 +42,10 @@ class MeasuringTimes:
         if step + early < _EARLY_STEPS:
             self._next = step + early
             return early
-        if before is not None:
-            per_fewest = before * self._fewest / self._length
-            if per_fewest < _STEADY:
+        if before is not None and step >= self._regular_until:
+            if before < _STEADY:
                 self._length = min(self._length * _LONGER, self._most)
-            elif per_fewest > _MOVING:
+            elif before > _MOVING:
                 self._length = max(self._length / _SHORTER, self._fewest)
         self._next = step + int(self._length)
         return int(self._length)
@@ -65,7 +65,7 @@ class MeasuringTimes:
             raise ValueError(
                 f"{name} must be a dict with {sorted(wanted)}, got {_validate.describe(state)}"
             )
-        new = MeasuringTimes(self._fewest, self._most)
+        new = MeasuringTimes(self._fewest, self._most, self._regular_until)
         new._next = _validate.integer(f"{name}['next']", state["next"], low=0)
         length = _validate.real(f"{name}['length']", state["length"], low=1)
         new._length = min(max(length, self._fewest), self._most)

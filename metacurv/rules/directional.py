@@ -20,7 +20,7 @@ from metacurv import _validate
 ASSUMED_STEPS = 2000  # of a training whose length nobody gave: the search takes a part of them
 _READINGS = 100  # that a horizon would have, were all of it measured at the shortest interval
 _SHORTEST = 5  # interval, on steps
-_LONGEST = 8.0  # interval, in the shortest ones
+_LONGEST = 4.0  # interval, in the shortest ones
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class DirectionalRule:
         kappa: gain of one reading, in (0, 1], of log lr.
         beta: decay of the averages of n and d, in [0, 1).
         start: the first rate as a part of sigma n / d, > 0. None: 0.1, or 0.03 where momentum is not normalised.
-        interval: fewest steps between readings after the first 20 steps, >= 1; there are up to 8 times as many while the
+        interval: fewest steps between readings after the first 20 steps, >= 1; after a search there are up to 4 times as many while the
             rate is steady. None: a hundredth of the horizon but at least 5, or 20 without one.
         per_group: whether each parameter group has a rate of its own; else one scale serves all, and the ratios of
             the groups' learning rates stay.
@@ -113,6 +113,7 @@ class DirectionalRule:
             interval=interval,
             longest=_LONGEST * interval,
             search_ends=math.inf if search == 1 else search * length,
+            regular_until=0.0 if search == 1 else search * length,
             finish_begins=math.inf
             if horizon is None or self.finish == 0
             else horizon * (1 - self.finish),
@@ -124,7 +125,8 @@ class DirectionalRule:
 class Plan:
     """What ``DirectionalRule`` comes to for one training. Steps are counted from 0.
 
-    ``interval``, ``longest``: fewest and most steps between readings. ``search_ends``, ``finish_begins``: inf for never.
+    ``interval``, ``longest``: fewest and most steps between readings, the fewest up to ``regular_until``. ``search_ends``,
+    ``finish_begins``: inf for never.
     """
 
     sigma: float
@@ -134,6 +136,7 @@ class Plan:
     interval: int
     longest: float
     search_ends: float
+    regular_until: float
     finish_begins: float
     horizon: int | None
 

@@ -54,10 +54,8 @@ class DirectionalState:
         self.lr = torch.where(moved, rate, rate.amin()).clamp(MIN_LR, MAX_LR)
         self.loss = loss.expand(3).clone()
 
-    def update(
-        self, loss: Tensor, slope: Tensor, curvature: Tensor, *, steps: int, searching: bool
-    ) -> Tensor:
-        """One reading, ``steps`` after the last.
+    def update(self, loss: Tensor, slope: Tensor, curvature: Tensor, *, searching: bool) -> Tensor:
+        """One reading.
 
         While ``searching`` the rate moves towards sigma n / d; at all times it is halved where the loss has risen far back up.
 
@@ -71,14 +69,13 @@ class DirectionalState:
         )  # [S]; else nothing under the scale was stepped
         before = self.lr
         if searching:
-            share = 1.0 if steps < self.plan.interval else steps / self.plan.interval
             k = self.readings
-            decay = torch.clamp((1 + k) / (10 + k), max=self.plan.beta) ** share
+            decay = torch.clamp((1 + k) / (10 + k), max=self.plan.beta)
             self.slope = torch.where(moved, torch.lerp(slope, self.slope, decay), self.slope)
             self.curvature = torch.where(
                 moved, torch.lerp(curvature, self.curvature, decay), self.curvature
             )
-            sought = self.lr * torch.exp(self.plan.kappa * share * self._error())
+            sought = self.lr * torch.exp(self.plan.kappa * self._error())
             self.lr = torch.where(moved, sought, self.lr)
             self.readings = k + moved.any()
         risen = self._has_risen(loss)
