@@ -166,7 +166,8 @@ class DirectionalControl:
                 )
             )
             still = line.reach == 0  # nothing under this scale has a gradient
-            if bool(((mean.slope > 0) & (mean.curvature > 0) | still).all()):
+            downhill = (mean.slope > 0) & (mean.curvature > 0)
+            if bool((downhill | still).all() & torch.isfinite(mean.loss)):
                 return mean
         if not bool(torch.isfinite(mean.loss)):
             raise ValueError(f"loss_fn must be finite at the first step, got {float(mean.loss)}")

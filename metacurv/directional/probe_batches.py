@@ -168,7 +168,7 @@ def _source_of(probe: Any) -> _Source:
             f"probe must be {_EXPECTED}, got {_validate.describe(type(probe))}; DataLoader(TensorDataset(inputs, targets), "
             "batch_size=...) makes batches of tensors"
         )
-    if isinstance(probe, Sequence) and not isinstance(probe, (str, bytes)):
+    if isinstance(probe, Sequence) and not isinstance(probe, str):
         if not probe:
             raise ValueError(f"probe must be {_EXPECTED}, got an empty {type(probe).__name__}")
         return _Shuffled(probe)
@@ -176,7 +176,7 @@ def _source_of(probe: Any) -> _Source:
         raise TypeError(
             f"probe must be {_EXPECTED}, got {_validate.describe(probe)}, which can be gone through once"
         )
-    if isinstance(probe, Iterable):
+    if isinstance(probe, Iterable) and not isinstance(probe, str):
         return _Repeated(probe)
     if callable(probe) and not isinstance(probe, type):
         return _Function(probe)

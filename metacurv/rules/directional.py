@@ -40,8 +40,8 @@ class DirectionalRule:
         kappa: gain of one reading, in (0, 1], of log lr.
         beta: decay of the averages of n and d, in [0, 1).
         start: the first rate as a part of sigma n / d, > 0. None: 0.1, or 0.03 where momentum is not normalised.
-        interval: fewest steps between readings after the first 20 steps, >= 1; after a search there are up to 4 times as many while the
-            rate is steady. None: a hundredth of the horizon but at least 5, or 20 without one.
+        interval: fewest steps between readings after the first 20 steps, >= 1; there are up to 4 times as many while the rate
+            is steady, but not in a search. None: a hundredth of the horizon but at least 5, or 20 without one.
         per_group: whether each parameter group has a rate of its own; else one scale serves all, and the ratios of
             the groups' learning rates stay.
     """

@@ -1,0 +1,186 @@
+"""Bad input is refused with a message that names the argument, what it needs and what it got; the optimizer stays as it was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from metacurv import DirectionalRule, MetaCurvatureLR
+from tests.directional.helpers import Point, batch, data, loader, network, pairs, train
+
+
+def made(**options: Any) -> MetaCurvatureLR:
+    model = network()
+    settings = {
+        "rule": "directional",
+        "model": model,
+        "loss_fn": nn.functional.cross_entropy,
+        "probe": loader(),
+        **options,
+    }
+    return MetaCurvatureLR(torch.optim.Adam(model.parameters()), **settings)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"model": None}, TypeError, "model must be a torch.nn.Module .* got NoneType None"),
+        ({"model": network}, TypeError, "model must be a torch.nn.Module"),
+        (
+            {"model": nn.Linear(4, 3)},
+            ValueError,
+            "model must have parameters that the optimizer steps",
+        ),
+        ({"loss_fn": None}, TypeError, "loss_fn must be callable, got NoneType None"),
+        (
+            {"loss_fn": nn.MSELoss},
+            TypeError,
+            r"loss_fn .* got the class MSELoss; did you mean MSELoss\(\)",
+        ),
+        ({"probe": None}, TypeError, "probe must be a DataLoader, .* got NoneType None"),
+        ({"probe": 3}, TypeError, "probe must be a DataLoader, .* got int 3"),
+        ({"probe": []}, ValueError, "probe must be .* got an empty list"),
+        ({"probe": data().tensors}, TypeError, "probe must be .*TensorDataset"),
+        ({"probe": torch.ones(3)}, TypeError, "probe must be"),
+        ({"probe": iter([batch(0)])}, TypeError, "probe must be .* can be gone through once"),
+        ({"probe": "train"}, TypeError, "probe must be"),
+        ({"horizon": 0}, ValueError, "horizon must be >= 1, got 0"),
+        ({"horizon": 2.5}, TypeError, "horizon must be an integer >= 1, got float 2.5"),
+        ({"average": 1}, TypeError, "average must be True or False, got int 1"),
+        ({"seed": -1}, ValueError, "seed must be in"),
+        ({"backend": "fast"}, ValueError, "backend must be one of"),
+        (
+            {"rule": "curvature"},
+            ValueError,
+            "rule must be 'reciprocal', 'directional' or a DirectionalRule, got str",
+        ),
+        ({"rule": DirectionalRule}, ValueError, "rule must be"),
+        ({"on_update": 3}, TypeError, "on_update must be callable"),
+    ],
+)
+def test_arguments_of_the_wrapper(options: dict[str, Any], error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        made(**options)
+
+
+@pytest.mark.parametrize("name", ["loss_fn", "probe", "horizon", "average"])
+def test_arguments_of_the_other_rule_are_refused(name: str) -> None:
+    model = network()
+    value = {"loss_fn": nn.functional.mse_loss, "probe": loader(), "horizon": 10, "average": True}[
+        name
+    ]
+    with pytest.raises(ValueError, match=f"{name} must be left out with rule='reciprocal'"):
+        MetaCurvatureLR(torch.optim.Adam(model.parameters()), **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"sigma": 0}, ValueError, "sigma must be a finite number > 0, got 0"),
+        ({"sigma": "2"}, TypeError, "sigma must be a finite number > 0"),
+        ({"search": 1.5}, ValueError, "search must be .* <= 1, got 1.5"),
+        ({"search": 0}, ValueError, "search must be"),
+        ({"finish": 1.0}, ValueError, "finish must be .* < 1, got 1"),
+        ({"kappa": 2}, ValueError, "kappa must be"),
+        ({"beta": 1.0}, ValueError, "beta must be .* < 1, got 1"),
+        ({"start": -1.0}, ValueError, "start must be"),
+        ({"interval": 0}, ValueError, "interval must be >= 1, got 0"),
+        ({"interval": (20, 80)}, TypeError, "interval must be an integer >= 1"),
+        ({"per_group": 1}, TypeError, "per_group must be True or False, got int 1"),
+    ],
+)
+def test_settings_of_the_rule(settings: dict[str, Any], error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        DirectionalRule(**settings)
+
+
+def test_a_zero_learning_rate_has_no_ratio() -> None:
+    model = network()
+    base = torch.optim.SGD(model.parameters(), lr=0.0)
+    with pytest.raises(
+        ValueError, match="optimizer must have a learning rate > 0 in a parameter group, got 0"
+    ):
+        MetaCurvatureLR(
+            base,
+            rule="directional",
+            model=model,
+            loss_fn=nn.functional.cross_entropy,
+            probe=loader(),
+        )
+    assert base.param_groups[0]["lr"] == 0
+
+
+def test_attributes_of_one_rule_name_the_other() -> None:
+    directional = made()
+    for name in ("update_freq", "n_hutchinson_samples", "estimator", "last_estimate"):
+        with pytest.raises(AttributeError, match=f"{name} belongs to rule='reciprocal'"):
+            getattr(directional, name)
+    traced = MetaCurvatureLR(torch.optim.Adam(network().parameters()))
+    with pytest.raises(AttributeError, match="history belongs to rule='directional'"):
+        _ = traced.history
+    with (
+        pytest.raises(ValueError, match=r"averaged_parameters needs .*average=True"),
+        directional.averaged_parameters(),
+    ):
+        pass
+    assert directional.update_curvature(torch.ones(())) is False
+
+
+@pytest.mark.parametrize("drawn", [3, (1, 2, 3), {"x": 1}])
+def test_a_batch_that_is_no_pair(drawn: Any) -> None:
+    model = network()
+    opt = MetaCurvatureLR(
+        torch.optim.Adam(model.parameters()),
+        rule="directional",
+        model=model,
+        loss_fn=nn.functional.cross_entropy,
+        probe=lambda: drawn,
+    )
+    with pytest.raises(TypeError, match=r"probe must give \(inputs, targets\) pairs, got"):
+        train(model, opt, 1)
+
+
+def test_losses_that_cannot_serve() -> None:
+    """Linear in pieces: no curvature. Not a scalar. Not finite."""
+    point = Point(1.0, 2.0)
+
+    def opt(loss: Any) -> MetaCurvatureLR:
+        point.w.grad = torch.ones(2, dtype=torch.float64)
+        return MetaCurvatureLR(
+            torch.optim.SGD(point.parameters(), lr=1.0),
+            rule="directional", model=point, loss_fn=loss, probe=pairs((0.0, 0.0)),
+        )  # fmt: skip
+
+    before = point.w.detach().clone()
+    with pytest.raises(
+        ValueError, match=r"loss_fn must be curved in the model's output .* got curvatures"
+    ):
+        opt(nn.functional.l1_loss).step()
+    with pytest.raises(ValueError, match=r"loss_fn must return a scalar tensor, got \(2,\)"):
+        opt(lambda w, t: (w - t).square()).step()
+    with pytest.raises(ValueError, match="loss_fn must be finite at the first step, got inf"):
+        opt(lambda w, t: (w - t).square().sum() + torch.inf).step()
+    assert torch.equal(before, point.w)
+
+
+def test_a_model_without_a_floating_output() -> None:
+    class Chooses(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, x: Any) -> Any:
+            return self.inner(x).argmax(1)
+
+    model = Chooses()
+    opt = MetaCurvatureLR(
+        torch.optim.Adam(model.parameters()),
+        rule="directional", model=model, loss_fn=nn.functional.cross_entropy, probe=loader(),
+    )  # fmt: skip
+    x, y = batch(0)
+    nn.functional.cross_entropy(model.inner(x), y).backward()
+    with pytest.raises(TypeError, match="model must return a floating tensor"):
+        opt.step()

@@ -1,0 +1,267 @@
+"""The average of the iterates, the horizon, when readings are taken, and how batches are drawn."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from metacurv import DirectionalRecord, DirectionalRule
+from metacurv.directional.probe_batches import ProbeBatches
+from metacurv.directional.timing import MeasuringTimes
+from metacurv.rules.directional_state import DirectionalState
+from tests.directional.helpers import batch, data, directional, network, train
+from tests.drop_in.helpers import weights
+
+CPU = torch.device("cpu")
+
+
+def test_the_average_is_the_weighted_mean_of_the_iterates() -> None:
+    """Written out: theta_i has weight 9 / (i + 9) times the product of j / (j + 9) over later steps j."""
+    model = network(dtype=torch.float64)
+    opt = directional(torch.optim.SGD(model.parameters(), lr=0.1), model, average=True)
+    iterates = [weights(model)]
+    for step in range(12):
+        train(model, opt, 1, start=step)
+        iterates.append(weights(model))
+    shares = [
+        math.prod(j / (j + 9) for j in range(i + 1, 13)) * (9 / (i + 9) if i else 1)
+        for i in range(13)
+    ]
+    assert sum(shares) == pytest.approx(1)
+    last = weights(model)
+    with opt.averaged_parameters():
+        for k, p in enumerate(model.parameters()):
+            expected = sum(
+                share * iterate[k] for share, iterate in zip(shares, iterates, strict=True)
+            )
+            torch.testing.assert_close(p.detach(), expected, rtol=1e-12, atol=1e-14)
+    assert all(torch.equal(a, b) for a, b in zip(last, model.parameters(), strict=True))
+
+
+def test_the_average_leaves_when_an_error_comes() -> None:
+    model = network()
+    opt = directional(torch.optim.SGD(model.parameters(), lr=0.1), model, average=True)
+    train(model, opt, 5)
+    last = weights(model)
+    with pytest.raises(KeyError), opt.averaged_parameters():
+        raise KeyError
+    assert all(torch.equal(a, b) for a, b in zip(last, model.parameters(), strict=True))
+
+
+def test_the_horizon_ends_in_a_rate_next_to_zero_and_never_at_it() -> None:
+    model = network()
+    opt = directional(torch.optim.Adam(model.parameters()), model, horizon=40)
+    applied = []
+    opt.optimizer.register_step_pre_hook(lambda o, *_: applied.append(o.param_groups[0]["lr"]))
+    train(model, opt, 45)
+    found = opt.history[-1].lr[0]
+    # finish = 0.3: full up to step 28, then 11/12 of it, ..., 1/12 at step 39, and at steps beyond what the loop promised.
+    assert applied[28] == pytest.approx(found, rel=1e-12)
+    for step in range(29, 40):
+        assert applied[step] == pytest.approx(found * (40 - step) / 12, rel=1e-12)
+    assert applied[40:] == pytest.approx([found / 12] * 5, rel=1e-12)
+    assert max(record.step for record in opt.history) <= 28
+
+
+def test_after_the_search_the_rate_holds() -> None:
+    model = network()
+    opt = directional(torch.optim.Adam(model.parameters()), model, horizon=400, average=True)
+    train(model, opt, 300)
+    held = {record.lr[0] for record in opt.history if record.step >= 100}
+    assert len(held) == 1  # but for the guard, which nothing woke here
+    steps = [record.step for record in opt.history]
+    assert steps[:11] == [
+        0,
+        2,
+        4,
+        6,
+        8,
+        10,
+        12,
+        14,
+        16,
+        18,
+        23,
+    ]  # 20 and more: every 400 / 100... at least 5
+    assert [b - a for a, b in pairwise(steps) if 18 < a < 95] == [5] * 15
+    assert max(b - a for a, b in pairwise(steps)) == 20  # 4 times as many
+
+
+def test_without_horizon_and_average_it_follows_all_the_time() -> None:
+    assert DirectionalRule().plan(horizon=None, average=False, plain_momentum=False).sigma == 1.6
+    plan = DirectionalRule().plan(horizon=None, average=False, plain_momentum=False)
+    assert (plan.search_ends, plan.finish_begins, plan.interval) == (math.inf, math.inf, 20)
+    plan = DirectionalRule().plan(horizon=None, average=True, plain_momentum=True)
+    assert (plan.sigma, plan.start, plan.search_ends, plan.interval) == (2.0, 0.03, 500, 20)
+    plan = DirectionalRule().plan(horizon=10_000, average=True, plain_momentum=False)
+    assert (plan.sigma, plan.start, plan.search_ends, plan.interval) == (2.5, 0.1, 2500, 100)
+    assert plan.finish_begins == pytest.approx(7000)
+
+
+def state(scales: int = 1) -> DirectionalState:
+    plan = DirectionalRule(beta=0.0).plan(horizon=None, average=False, plain_momentum=False)
+    made = DirectionalState(plan, scales, CPU)
+    made.begin(*tensors(1.0, [1.0] * scales, [1.0] * scales))
+    return made
+
+
+def tensors(loss: float, slope: Any, curvature: Any) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.tensor(v, dtype=torch.float64) for v in (loss, slope, curvature))
+
+
+def test_a_loss_that_rises_far_back_halves_the_rate() -> None:
+    rule = state()
+    one = tensors(0.2, [1.0], [1.0])
+    for _ in range(40):
+        rule.update(*one, searching=False)
+    before = rule.lr.clone()
+    # The average is at 0.2 from 1: a quarter of that progress lost is a loss of 0.4.
+    rule.update(*tensors(0.39, [1.0], [1.0]), searching=False)
+    assert torch.equal(rule.lr, before)
+    rule.update(*tensors(0.45, [1.0], [1.0]), searching=False)
+    assert torch.equal(rule.lr, before / 2)
+    rule.update(*tensors(math.nan, [1.0], [1.0]), searching=False)
+    assert torch.equal(rule.lr, before / 4)
+
+
+def test_noise_before_there_is_progress_halves_nothing() -> None:
+    rule = state()
+    for loss in (0.95, 1.2, 0.97, 1.5):
+        rule.update(*tensors(loss, [1.0], [1.0]), searching=False)
+    assert rule.lr.item() == pytest.approx(0.16)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_reading_that_is_not_finite_moves_nothing(bad: float) -> None:
+    rule = state(2)
+    before = rule.state()
+    accepted = rule.update(*tensors(1.0, [bad, 1.0], [1.0, 1.0]), searching=True)
+    assert not accepted
+    assert rule.state()["lr"] == before["lr"]
+    assert rule.state()["slope"] == before["slope"]
+    assert rule.update(*tensors(1.0, [1.0, 1.0], [1.0, 1.0]), searching=True)
+
+
+def test_rates_stay_finite_and_positive_whatever_is_read() -> None:
+    rule = state()
+    for slope, curvature in (
+        (1e300, 1e-300),
+        (-1e300, 1e300),
+        (1e-320, 1.0),
+        (1.0, -1.0),
+        (0.0, 0.0),
+    ):
+        for _ in range(500):
+            rule.update(*tensors(1.0, [slope], [curvature]), searching=True)
+        assert 0 < rule.lr.item() < math.inf
+
+
+def test_times() -> None:
+    def change(value: float) -> torch.Tensor:
+        return torch.tensor(value, dtype=torch.float64)
+
+    times = MeasuringTimes(20, 80, regular_until=0)
+    step, seen = 0, []
+    for _ in range(16):
+        assert times.is_due(step)
+        assert not times.is_due(step - 1) or step == 0
+        seen.append(step)
+        step += times.measured(step, change(0.0))
+    assert seen[:10] == [0, 2, 4, 6, 8, 10, 12, 14, 16, 18]
+    # From then on a quarter longer each time while the reading before moved by less than 0.03.
+    assert [b - a for a, b in pairwise(seen[9:])] == [25, 31, 39, 48, 61, 76]
+    times.measured(step, change(0.5))
+    assert (
+        times.measured(step + 80, change(0.5)) == 53
+    )  # two thirds of 80: the one before moved much
+    regular = MeasuringTimes(20, 80, regular_until=1000)
+    for step in range(0, 1000, 20):
+        assert regular.measured(step, change(0.0)) <= 20
+
+
+def test_a_loaders_data_are_gone_through_whole_each_round_in_another_order() -> None:
+    numbers = TensorDataset(torch.arange(12), torch.arange(12))
+    probes = ProbeBatches(DataLoader(numbers, batch_size=5), seed=1)
+    rounds = [torch.cat([probes.draw(CPU)[0] for _ in range(2)]) for _ in range(4)]
+    for drawn in rounds:
+        assert len(set(drawn.tolist())) == 10  # the last, shorter batch is left out
+    assert len({tuple(drawn.tolist()) for drawn in rounds}) == 4
+    again = ProbeBatches(DataLoader(numbers, batch_size=5, shuffle=True), seed=1)
+    assert torch.equal(again.draw(CPU)[0], rounds[0][:5])
+    assert not torch.equal(
+        ProbeBatches(DataLoader(numbers, batch_size=5), seed=2).draw(CPU)[0], rounds[0][:5]
+    )
+
+
+def test_data_sets_with_examples_of_their_own_kind() -> None:
+    class Named(torch.utils.data.Dataset[Any]):
+        def __len__(self) -> int:
+            return 8
+
+        def __getitem__(self, i: int) -> Any:
+            return {"x": torch.full((2,), float(i))}, i
+
+    inputs, targets = ProbeBatches(DataLoader(Named(), batch_size=4), seed=0).draw(CPU)
+    assert torch.equal(inputs["x"][:, 0], targets.to(torch.float32))
+
+    class Stream(IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            return iter(zip(*data().tensors, strict=True))
+
+    x, y = ProbeBatches(DataLoader(Stream(), batch_size=4), seed=0).draw(CPU)
+    assert x.shape == (4, 4)
+    assert y.shape == (4,)
+
+
+def test_an_iterable_begins_again_at_its_end() -> None:
+    class Two:
+        def __iter__(self) -> Any:
+            return iter([(0, 0), (1, 1)])
+
+    probes = ProbeBatches(Two(), seed=0)
+    assert [probes.draw(CPU)[0] for _ in range(5)] == [0, 1, 0, 1, 0]
+    probes.go_to(3)
+    assert probes.draw(CPU)[0] == 1
+
+
+def test_an_iterable_without_a_batch_is_refused() -> None:
+    class Empty:
+        def __iter__(self) -> Any:
+            return iter(())
+
+    with pytest.raises(ValueError, match=r"probe must be .* got one with no batch"):
+        ProbeBatches(Empty(), seed=0).draw(CPU)
+
+
+def test_records_and_callback() -> None:
+    model = network()
+    seen: list[DirectionalRecord] = []
+    opt = directional(torch.optim.SGD(model.parameters(), lr=0.1), model, on_update=seen.append)
+    train(model, opt, 9)
+    assert seen == opt.history
+    assert [record.step for record in seen] == [0, 2, 4, 6, 8]
+    last = seen[-1]
+    assert last.ratio[0] == pytest.approx(last.lr[0] * last.curvature[0] / last.slope[0])
+    assert opt.effective_lrs == last.lr
+    assert opt.param_groups[0]["lr_scale"] == pytest.approx(
+        seen[-2].lr[0] / 0.1
+    )  # what step 8 was taken with
+    assert opt.skipped_readings == 0
+    assert "directional" in repr(opt).lower()
+
+
+def test_every_probe_sees_the_same_network_whatever_the_mode() -> None:
+    """In inference mode too, where tensors made outside must not be saved for a backward pass."""
+    model = network()
+    opt = directional(torch.optim.SGD(model.parameters(), lr=0.1), model)
+    x, y = batch(0)
+    nn.functional.cross_entropy(model(x), y).backward()
+    with torch.no_grad():
+        opt.step()
+    assert len(opt.history) == 1
