@@ -11,7 +11,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ..environment import describe
 from ..storage import write_atomically, write_json
-from . import figures, options, plan, sensitivity, summary
+from . import cost, figures, options, plan, sensitivity, summary
 from .store import Store
 from .tasks import TASKS, Task
 from .workers import finished
@@ -30,6 +30,8 @@ def main(argv: Sequence[str]) -> int:
     store = Store(arguments.out or Path("runs") / ("rules-quick" if arguments.quick else "rules"))
     methods = options.chosen_methods(arguments.methods)
     try:
+        if arguments.cost:
+            return cost.run(tasks, store, arguments.progress)
         if arguments.sensitivity:
             return sensitivity.run(tasks, seeds, store, arguments.jobs, arguments.progress)
         for task in tasks:

@@ -56,6 +56,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="instead, the result against the lr that the user gives, 1e-6 to 1e-1, on four tasks",
     )  # fmt: skip
     parser.add_argument(
+        "--cost", action="store_true",
+        help="instead, the time of the directional rule's steps over the base optimizer's, side by side, on five tasks",
+    )  # fmt: skip
+    parser.add_argument(
         "--summary-only",
         action="store_true",
         help="run nothing; summarise what the run folder holds",

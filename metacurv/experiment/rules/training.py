@@ -11,12 +11,62 @@ import torch
 
 from ..training import Batches
 from .catalogue import METHODS
-from .methods import Method, Setting
+from .datasets import Part
+from .methods import Setting
 from .tasks import TASKS, Task
 
 _CHECK_EVERY = 50  # steps between looks at whether the loss is finite
 _CURVE_POINTS = 20
 Record = dict[str, Any]
+
+
+class Training:
+    """A task from a seed by a method, step by step. ``seconds`` counts the steps alone."""
+
+    def __init__(self, task: Task, method: str, seed: int, user_lr: float) -> None:
+        self.task = task
+        self.splits = task.data(seed)
+        self.model = task.network(seed)
+        self.method = METHODS[method](Setting(task, self.model, self.splits, seed, user_lr))
+        self.done, self.seconds, self.diverged = 0, 0.0, False
+        self._batches = Batches(len(self.splits.train), task.batch_size, seed)
+        self._last: list[torch.Tensor] = []
+
+    def advance(self, end: int) -> None:
+        """Takes the steps up to ``end``, or to where the loss is found not to be finite."""
+        started = time.perf_counter()
+        while self.done < end and not self.diverged:
+            self._step()
+        self.seconds += time.perf_counter() - started
+
+    def _step(self) -> None:
+        step, train, method = self.done, self.splits.train, self.method
+        rows = self._batches[step]
+        x, y = train.x[rows], train.y[rows]
+        method.begin(step, x, y)
+        method.optimizer.zero_grad()
+        loss = self.task.loss_fn(self.model(x), y)
+        method.with_loss(loss)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        method.step()
+        self.done += 1
+        if self.done > self.task.steps - _CHECK_EVERY:
+            self._last.append(loss.detach())
+        elif step % _CHECK_EVERY == 0:
+            self.diverged = not math.isfinite(loss.item())
+
+    def train_loss(self) -> float:
+        """Mean over the last batches; nan before them."""
+        return float(torch.stack(self._last).double().mean()) if self._last else math.nan
+
+    def results(self, part: Part) -> dict[str, float]:
+        """Of the last iterate and, where the method has one, the average."""
+        with self.method.evaluating():
+            found = {"last": self.task.result(self.model, part)}
+        if self.method.averaged is not None:
+            with self.method.averaged():
+                found["average"] = self.task.result(self.model, part)
+        return found
 
 
 def run(
@@ -35,73 +85,40 @@ def run(
         What ``store`` keeps: plain numbers and strings.
     """
     task = TASKS[task_name] if steps is None else replace(TASKS[task_name], steps=steps)
-    splits = task.data(seed)
-    model = task.network(seed)
-    method = METHODS[method_name](Setting(task, model, splits, seed, user_lr))
-    batches = Batches(len(splits.train), task.batch_size, seed)
-    train, optimizer = splits.train, method.optimizer
-    curve: list[list[float]] = []
-    seconds, diverged = 0.0, False
-    last: list[torch.Tensor] = []
-    for begin, end in _stretches(task.steps):
-        started = time.perf_counter()
-        for step in range(begin, end):
-            rows = batches[step]
-            x, y = train.x[rows], train.y[rows]
-            method.begin(step, x, y)
-            optimizer.zero_grad()
-            loss = task.loss_fn(model(x), y)
-            method.with_loss(loss)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            method.step()
-            if step >= task.steps - _CHECK_EVERY:
-                last.append(loss.detach())
-            elif step % _CHECK_EVERY == 0 and not math.isfinite(loss.item()):
-                diverged = True
-                break
-        seconds += time.perf_counter() - started
-        if diverged:
+    training = Training(task, method_name, seed, user_lr)
+    validation, test = training.splits.validation, training.splits.test
+    curve = []
+    for i in range(_CURVE_POINTS):
+        training.advance(round(task.steps * (i + 1) / _CURVE_POINTS))
+        if training.diverged:
             break
-        curve.append([end, *_validation(task, method, model, splits.validation)])
-    final = float(torch.stack(last).double().mean()) if last else math.nan
-    record: Record = {
+        curve.append([training.done, *map(_short, training.results(validation).values())])
+    train_loss = training.train_loss()
+    diverged = training.diverged or not math.isfinite(train_loss)
+
+    def counted(value: float) -> float:
+        return task.useless if diverged or not math.isfinite(value) else value
+
+    found = {
+        f"{name}_{which}": _short(counted(value))
+        for name, part in (("val", validation), ("test", test))
+        for which, value in training.results(part).items()
+    }
+    return {
         "task": task_name,
         "method": method_name,
         "seed": seed,
         "steps": task.steps,
         "user_lr": user_lr,
-        "train_loss": final,
-        "seconds": seconds,
-        "diverged": diverged or not math.isfinite(final),
+        "train_loss": _short(train_loss),
+        "seconds": _short(training.seconds),
+        "diverged": diverged,
         "curve": curve,
         "torch": torch.__version__,
+        **found,
     }
-    with method.evaluating():
-        record |= _results(task, model, splits, "last", record["diverged"])
-    if method.averaged is not None:
-        with method.averaged():
-            record |= _results(task, model, splits, "average", record["diverged"])
-    return record
 
 
-def _stretches(steps: int) -> list[tuple[int, int]]:
-    ends = [round(steps * (i + 1) / _CURVE_POINTS) for i in range(_CURVE_POINTS)]
-    return list(zip([0, *ends[:-1]], ends, strict=True))
-
-
-def _validation(task: Task, method: Method, model: Any, part: Any) -> list[float]:
-    """Of the last iterate and, where there is one, the average."""
-    with method.evaluating():
-        found = [task.result(model, part)]
-    if method.averaged is not None:
-        with method.averaged():
-            found.append(task.result(model, part))
-    return found
-
-
-def _results(task: Task, model: Any, splits: Any, which: str, diverged: bool) -> Record:
-    found = {}
-    for name, part in (("val", splits.validation), ("test", splits.test)):
-        value = task.useless if diverged else task.result(model, part)
-        found[f"{name}_{which}"] = value if math.isfinite(value) else task.useless
-    return found
+def _short(value: float) -> float:
+    """Six digits are more than a result has."""
+    return float(f"{value:.6g}")
