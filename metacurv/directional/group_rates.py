@@ -27,30 +27,40 @@ class GroupRates:
 
     def __init__(self, base: Optimizer, per_group: bool) -> None:
         self._base, self._per_group = base, per_group
-        self._first = [_first_lr(group) for group in base.param_groups]
-        self._check()
+        self.load([_first_lr(group) for group in base.param_groups])
 
-    @property
-    def scales(self) -> list[list[int]]:
-        """The groups under each scale, by index."""
-        every = range(len(self._base.param_groups))
-        return [[g] for g in every] if self._per_group else [list(every)]
+    def load(self, first: list[float]) -> None:
+        """Takes the first learning rates, as ``state`` gives them.
+
+        Attributes that follow from them, since every step asks: ``scales``, the groups under each scale, and ``scale_of_group``.
+
+        Raises:
+            ValueError: all groups under a scale had lr 0.
+        """
+        every = range(len(first))
+        scales = [[g] for g in every] if self._per_group else [list(every)]
+        references = [max(first[g] for g in scale) for scale in scales]
+        if min(references) == 0:
+            where = (
+                f"parameter group {references.index(0)}" if self._per_group else "a parameter group"
+            )
+            raise ValueError(
+                f"optimizer must have a learning rate > 0 in {where}, got 0: only ratios of learning rates count with "
+                "rule='directional', but 0 has none"
+            )
+        self._first, self.scales = list(first), scales
+        self.scale_of_group = list(every) if self._per_group else [0] * len(first)
+        self._references = [references[scale] for scale in self.scale_of_group]
 
     def group_added(self) -> None:
         """The base has one more group."""
-        self._first.append(_first_lr(self._base.param_groups[-1]))
-
-    @property
-    def scale_of_group(self) -> list[int]:
-        """Which scale each group is under."""
-        n = len(self._base.param_groups)
-        return list(range(n)) if self._per_group else [0] * n
+        self.load([*self._first, _first_lr(self._base.param_groups[-1])])
 
     def shares(self) -> list[Rate]:
         """lr / reference of every group, as the user and the scheduler have it now; a tensor where the lr is one on a GPU."""
         return [
-            _number(group["lr"]) / self._reference(scale)
-            for group, scale in zip(self._base.param_groups, self.scale_of_group, strict=True)
+            _number(group["lr"]) / reference
+            for group, reference in zip(self._base.param_groups, self._references, strict=True)
         ]
 
     def largest(self, shares: Sequence[Rate]) -> list[Rate]:
@@ -61,7 +71,7 @@ class GroupRates:
         """Like ``shares``, but 1 for the largest under every scale, wherever a scheduler begins."""
         now = [float(share) for share in self.shares()]
         first = [
-            lr / self._reference(s) for lr, s in zip(self._first, self.scale_of_group, strict=True)
+            lr / reference for lr, reference in zip(self._first, self._references, strict=True)
         ]
         largest = [max(now[g] for g in scale) for scale in self.scales]
         return [
@@ -76,25 +86,9 @@ class GroupRates:
             1 - rate * decay if decay else 1.0 for rate, decay in zip(rates, decays, strict=True)
         ]
 
-    def _reference(self, scale: int) -> float:
-        return max(self._first[g] for g in self.scales[scale])
-
     def state(self) -> list[float]:
         """The first learning rates."""
         return list(self._first)
-
-    def load(self, first: list[float]) -> None:
-        """Takes back what ``state`` gave."""
-        self._first = list(first)
-
-    def _check(self) -> None:
-        for scale in self.scales:
-            if max(self._first[g] for g in scale) == 0:
-                raise ValueError(
-                    "optimizer must have a learning rate > 0 in "
-                    + (f"parameter group {scale[0]}" if self._per_group else "a parameter group")
-                    + ", got 0: only ratios of learning rates count with rule='directional', but 0 has none"
-                )
 
 
 def _first_lr(group: dict[str, Any]) -> float:

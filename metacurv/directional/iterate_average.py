@@ -31,12 +31,12 @@ class IterateAverage:
         self._parameters.extend(parameters)
         self.values.extend(p.detach().clone() for p in parameters)
 
-    @torch.no_grad()
     def take(self) -> None:
         """Counts the parameters in as they are."""
         self._taken += 1
         weight = (_POWER + 1) / (self._taken + _POWER + 1)
-        torch._foreach_lerp_(self.values, self._parameters, weight)
+        with torch.no_grad():  # at every step; as a decorator it takes 3 us more
+            torch._foreach_lerp_(self.values, self._parameters, weight)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
