@@ -32,7 +32,7 @@ class GroupRates:
     def load(self, first: list[float]) -> None:
         """Takes the first learning rates, as ``state`` gives them.
 
-        Attributes that follow from them, since every step asks: ``scales``, the groups under each scale, and ``scale_of_group``.
+        Kept with what follows, since every step asks: ``scales``, the groups under each scale, and ``scale_of_group``.
 
         Raises:
             ValueError: all groups under a scale had lr 0.

@@ -75,18 +75,13 @@ class DirectionalRule:
 
     @classmethod
     def held_out(cls, **settings: Any) -> DirectionalRule:
-        """For a ``probe`` of held-out data: follows it fast enough to end the training by itself where it no longer gains."""
-        return cls(
-            **{
-                "sigma": 1.0,
-                "search": 1.0,
-                "finish": 0.0,
-                "kappa": 0.7,
-                "beta": 0.6,
-                "interval": 5,
-                **settings,
-            }
-        )
+        """For a ``probe`` of held-out data: ends the training by itself where that no longer gains.
+
+        It measures every third step, steps by half of what the held-out slope allows, and shrinks the rate fast where that
+        is negative. What it minimises is the held-out loss, which classifiers raise while their accuracy still grows.
+        """
+        quick = {"kappa": 0.7, "beta": 0.6, "start": 0.03, "interval": 3}
+        return cls(**{"sigma": 0.5, "search": 1.0, "finish": 0.0, **quick, **settings})
 
     def plan(self, *, horizon: int | None, average: bool, plain_momentum: bool) -> Plan:
         """The settings with every None replaced.
