@@ -13,13 +13,19 @@ SWEEP = (1e-4, 1e-3, 1e-2, 1e-1)
 
 @dataclass(frozen=True)
 class Method:
-    """An optimizer under comparison: Adam (``alpha`` is None) or ``MetaCurvatureLR(Adam)``."""
+    """An optimizer under comparison.
+
+    Adam; ``MetaCurvatureLR(Adam)`` by the seed's rule, which has an ``alpha``; or by the directional rule.
+    """
 
     alpha: float | None
+    is_directional: bool = False
 
     @property
     def name(self) -> str:
         """The ``method`` column of metrics.csv."""
+        if self.is_directional:
+            return "directional"
         return "Adam" if self.alpha is None else "MetaCurvatureLR"
 
     @property
@@ -29,6 +35,7 @@ class Method:
 
 
 ADAM = Method(None)
+DIRECTIONAL = Method(None, is_directional=True)
 
 
 @dataclass(frozen=True)
@@ -63,12 +70,14 @@ class Config:
     backend: str = "auto"
     num_samples: int = 5000
     data_seed: int = 42
+    directional: bool = True
     quick: bool = False
 
     @property
     def methods(self) -> tuple[Method, ...]:
-        """Adam first, then one method per alpha."""
-        return (ADAM, *(Method(alpha) for alpha in self.alphas))
+        """Adam first, then one method per alpha, and the directional rule at the end."""
+        last = (DIRECTIONAL,) if self.directional else ()
+        return (ADAM, *(Method(alpha) for alpha in self.alphas), *last)
 
     @property
     def runs(self) -> tuple[Run, ...]:

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from .config import Config
+from .config import Config, Method
 from .data import N_CLASSES, N_FEATURES
 from .results import Array, Curves
 
@@ -21,6 +21,7 @@ _ADAM = "#0072B2"  # Okabe and Ito's blue
 # From small alpha to large, told apart by lightness alone, and from the blue by any eye.
 _ALPHAS = ("#F2B134", "#E07B1A", "#C03A2B", "#6E1423")
 _ONE_ALPHA = "#D55E00"  # Okabe and Ito's vermilion
+_DIRECTIONAL = "#009E73"  # their bluish green
 _TITLE: dict[str, Any] = {"size": 15, "weight": "bold"}
 _STYLE: Any = {  # matplotlib types the keys as literals, in its later releases only
     "font.size": 10.5,
@@ -45,26 +46,34 @@ _STYLE: Any = {  # matplotlib types the keys as literals, in its later releases 
 def draw(config: Config, curves: Sequence[Curves]) -> bytes:
     """The picture as PNG: medians over seeds as lines, quartiles as bands; Adam comes first."""
     with rc_context(_STYLE):
-        figure = Figure(figsize=(10, 10.4), dpi=150, layout="constrained")
+        figure = Figure(figsize=(10, 13), dpi=150, layout="constrained")
         FigureCanvasAgg(figure)  # without pyplot: no global state, no display
-        panes: Any = figure.subfigures(2, 1, height_ratios=(1, 11))
+        panes: Any = figure.subfigures(2, 1, height_ratios=(1, 14))
         head, body = panes
-        (train, train_time), (test, test_time), (rate, trace) = body.subplots(3, 2)
+        (accuracy, accuracy_time), (train, train_time), (test, test_time), (rate, trace) = (
+            body.subplots(4, 2)
+        )
+        accuracy_time.sharey(accuracy)
         train_time.sharey(train)
         test_time.sharey(test)
-        for entry, colour in zip(curves, _colours(len(curves) - 1), strict=True):
+        for entry, colour in zip(curves, _colours([entry.method for entry in curves]), strict=True):
+            _band(accuracy, entry.steps, 100 * entry.test_acc, entry, colour)
+            _band(accuracy_time, *_against_seconds(entry, 100 * entry.test_acc), entry, colour)
             _band(train, entry.steps, entry.train_loss, entry, colour)
             _band(train_time, *_against_seconds(entry, entry.train_loss), entry, colour)
             _band(test, entry.steps, entry.test_loss, entry, colour)
             _band(test_time, *_against_seconds(entry, entry.test_loss), entry, colour)
             _band(rate, entry.steps, entry.lr, entry, colour)
             _band(trace, entry.steps, entry.trace, entry, colour)
+        _dress(accuracy, "Test accuracy", "correct (%)", "training step")
+        _dress(accuracy_time, "Test accuracy, against time", "", "training time (s)")
         _dress(train, "Train loss", "cross-entropy (nats)", "training step", log=True)
         _dress(train_time, "Train loss, against time", "", "training time (s)", log=True)
         _dress(test, "Test loss", "cross-entropy (nats)", "training step")
         _dress(test_time, "Test loss, against time", "", "training time (s)")
         _dress(rate, "Learning rate, as applied", "learning rate", "training step", log=True)
         _dress(trace, "Trace of the Hessian, as read", "trace (nats / weight²)", "training step")
+        accuracy_time.tick_params(labelleft=False)
         train_time.tick_params(labelleft=False)
         test_time.tick_params(labelleft=False)
         body.align_ylabels()
@@ -74,12 +83,15 @@ def draw(config: Config, curves: Sequence[Curves]) -> bytes:
     return buffer.getvalue()
 
 
-def _colours(n_alphas: int) -> list[str]:
-    """Adam's colour and one an alpha, spread from light to dark."""
-    if n_alphas == 1:
-        return [_ADAM, _ONE_ALPHA]
+def _colours(methods: Sequence[Method]) -> list[str]:
+    """Adam's colour, the directional rule's, and one an alpha, spread from light to dark."""
+    n_alphas = sum(method.alpha is not None for method in methods)
     places = np.linspace(0, len(_ALPHAS) - 1, n_alphas)
-    return [_ADAM, *(_ALPHAS[round(place)] for place in places)]
+    alphas = iter([_ONE_ALPHA] if n_alphas == 1 else [_ALPHAS[round(place)] for place in places])
+    return [
+        _DIRECTIONAL if method.is_directional else _ADAM if method.alpha is None else next(alphas)
+        for method in methods
+    ]
 
 
 def _against_seconds(curves: Curves, values: Array) -> tuple[Array, Array]:
@@ -130,6 +142,7 @@ def _head(head: SubFigure, config: Config, labelled: Axes) -> None:
     head.text(0.012, 0.5, setting, va="top", size=10, color="#555555")
     handles, labels = labelled.get_legend_handles_labels()
     labels[2:] = [label.replace("MetaCurvatureLR ", "") for label in labels[2:]]
+    labels = ["directional rule, averaged" if label == "directional" else label for label in labels]
     head.legend(
         handles,
         labels,

@@ -17,8 +17,9 @@ from .model import ACTIVATIONS
 DEFAULTS = Config()
 QUICK = {"seeds": 5, "steps": 2000, "eval_every": 100}
 DESCRIPTION = """
-Train the same network on mnist1d with Adam and with MetaCurvatureLR(Adam), from the same initial
-weights and on the same batches, over several seeds. Ends with a table, paired 95% intervals, a
+Train the same network on mnist1d with Adam and with MetaCurvatureLR(Adam), by the rule this package
+starts from and by the directional rule, from the same initial weights and on the same batches, over
+several seeds. Ends with a table, paired 95% intervals, a
 verdict on the hypothesis, and a picture. Killed, it goes on when the same command is given again.
 """
 
@@ -101,6 +102,12 @@ def _add_optimizers(group: argparse._ArgumentGroup) -> None:
         const=list(SWEEP),
         dest="alpha",
         help=f"the same as --alpha {' '.join(map(str, SWEEP))}; Adam is trained once",
+    )
+    group.add_argument(
+        "--no-directional",
+        action="store_false",
+        dest="directional",
+        help="leave the directional rule out",
     )
     group.add_argument(
         "--update-freq",
@@ -188,6 +195,7 @@ def to_config(parser: argparse.ArgumentParser, arguments: argparse.Namespace) ->
         batch_size=arguments.batch_size,
         lr=arguments.lr,
         alphas=tuple(arguments.alpha),
+        directional=arguments.directional,
         update_freq=arguments.update_freq,
         n_hutchinson_samples=arguments.n_hutchinson_samples,
         threads=arguments.threads,

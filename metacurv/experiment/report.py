@@ -18,22 +18,21 @@ WIDTH = 100
 
 
 def text(config: Config, curves: Sequence[Curves]) -> str:
-    """The report; ``curves`` holds Adam first, then one entry an alpha."""
+    """The report; ``curves`` holds Adam first, then one entry an alpha, then the directional rule."""
     adam, *others = curves
-    judgements = [verdict.judge(entry, adam) for entry in others]
     means = [["", *(entry.method.label.replace("MetaCurvatureLR ", "") for entry in curves)]]
     means += [
         [measure.heading, *(_mean_sd(measure, entry) for entry in curves)] for measure in MEASURES
     ]
-    differences = [["", *(f"alpha={entry.method.alpha:g}" for entry in others)]]
+    differences = [["", *(_short_label(entry) for entry in others)]]
     for measure in MEASURES:
         intervals = [verdict.difference(measure, entry, adam) for entry in others]
         differences.append([measure.heading, *map(measure.signed, intervals)])
     quick = "; a quick run, for the whole experiment leave --quick out" if config.quick else ""
     return "\n".join(
         [
-            f"Adam against MetaCurvatureLR(Adam), {config.seeds} seeds of {config.steps} steps: "
-            "mean ± standard deviation over seeds",
+            "Adam against MetaCurvatureLR(Adam), by alpha and by the directional rule, "
+            f"{config.seeds} seeds of {config.steps} steps: mean ± standard deviation over seeds",
             *_table(means),
             "  (mean train loss: over training, by trapezoids between evaluations; the lower, the faster)",
             "",
@@ -41,7 +40,7 @@ def text(config: Config, curves: Sequence[Curves]) -> str:
             *_table(differences),
             "",
             f"Verdict (from the intervals{quick})",
-            *(line for words in verdict.words(judgements, adam) for line in _wrapped(words)),
+            *(line for words in _words(curves) for line in _wrapped(words)),
         ]
     )
 
@@ -49,7 +48,7 @@ def text(config: Config, curves: Sequence[Curves]) -> str:
 def summary(config: Config, curves: Sequence[Curves]) -> dict[str, Any]:
     """What summary.json holds: every number of the table, the verdict, and the traces."""
     adam, *others = curves
-    judgements = [verdict.judge(entry, adam) for entry in others]
+    judgements = _judgements(curves)
     return {
         "quick": config.quick,
         "seeds": config.seeds,
@@ -58,6 +57,7 @@ def summary(config: Config, curves: Sequence[Curves]) -> dict[str, Any]:
         "methods": [_figures(entry) for entry in curves],
         "differences_from_adam": [
             {
+                "method": entry.method.name,
                 "alpha": entry.method.alpha,
                 **{
                     measure.attribute: dataclasses.asdict(verdict.difference(measure, entry, adam))
@@ -69,9 +69,26 @@ def summary(config: Config, curves: Sequence[Curves]) -> dict[str, Any]:
         "verdict": {
             "hypothesis": verdict.over_alphas([each.outcome for each in judgements]).value,
             "per_alpha": [_outcomes(each) for each in judgements],
-            "words": verdict.words(judgements, adam),
+            "words": _words(curves),
         },
     }
+
+
+def _judgements(curves: Sequence[Curves]) -> list[Judgement]:
+    """Of the alphas: the hypothesis is about the rule that has them."""
+    adam, *others = curves
+    return [verdict.judge(entry, adam) for entry in others if entry.method.alpha is not None]
+
+
+def _words(curves: Sequence[Curves]) -> list[str]:
+    adam, *others = curves
+    directional = [verdict.about_directional(e, adam) for e in others if e.method.is_directional]
+    return [*verdict.words(_judgements(curves), adam), *directional]
+
+
+def _short_label(curves: Curves) -> str:
+    alpha = curves.method.alpha
+    return curves.method.label if alpha is None else f"alpha={alpha:g}"
 
 
 def _figures(curves: Curves) -> dict[str, Any]:

@@ -80,6 +80,18 @@ class Curves:
         return 100 * _last(self.test_acc)
 
     @property
+    def best_test_accuracy(self) -> Array:
+        """[S] highest test accuracy at any evaluation, per cent."""
+        best: Array = 100 * self.test_acc.max(axis=1)
+        return best
+
+    @property
+    def best_test_accuracy_step(self) -> Array:
+        """[S] number of finished steps where it was reached first."""
+        found: Array = self.steps[self.test_acc.argmax(axis=1)]
+        return found
+
+    @property
     def total_seconds(self) -> Array:
         """[S] wall time of the training steps, seconds."""
         return _last(self.seconds)
@@ -89,16 +101,27 @@ class Curves:
 
         Linear between evaluations.
         """
-        found = np.full(len(threshold), np.inf)
-        for seed, (losses, goal) in enumerate(zip(self.train_loss, threshold, strict=True)):
-            reached = np.flatnonzero(losses <= goal)
+        return self._first_steps(-self.train_loss, -threshold)
+
+    def steps_to_test_accuracy(self, threshold: Array) -> Array:
+        """[S] steps until each seed's test accuracy is at least its ``threshold`` [S], per cent; inf: never.
+
+        Linear between evaluations.
+        """
+        return self._first_steps(100 * self.test_acc, threshold)
+
+    def _first_steps(self, values: Array, goals: Array) -> Array:
+        """[S] where ``values`` [S, E] first come up to ``goals`` [S]."""
+        found = np.full(len(goals), np.inf)
+        for seed, (row, goal) in enumerate(zip(values, goals, strict=True)):
+            reached = np.flatnonzero(row >= goal)
             if len(reached) == 0:
                 continue
             after = reached[0]
             if after == 0:
                 found[seed] = self.steps[0]
                 continue
-            fraction = (losses[after - 1] - goal) / (losses[after - 1] - losses[after])
+            fraction = (goal - row[after - 1]) / (row[after] - row[after - 1])
             found[seed] = self.steps[after - 1] + fraction * (
                 self.steps[after] - self.steps[after - 1]
             )

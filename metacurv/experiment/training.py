@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
 
 from metacurv import MetaCurvatureLR, UpdateRecord, hessian_trace
 
@@ -56,7 +57,20 @@ class TrainingRun:
         adam = torch.optim.Adam(self.model.parameters(), lr=config.lr)
         self.optimizer: torch.optim.Optimizer = adam
         self._wrapper: MetaCurvatureLR | None = None
-        if run.method.alpha is not None:
+        self._directional: MetaCurvatureLR | None = None
+        if run.method.is_directional:
+            self.optimizer = self._directional = MetaCurvatureLR(
+                adam,
+                rule="directional",
+                model=self.model,
+                loss_fn=functional.cross_entropy,
+                probe=DataLoader(TensorDataset(data.x_train, data.y_train), config.batch_size),
+                horizon=config.steps,
+                average=True,
+                seed=run.seed,
+                backend=config.backend,
+            )
+        elif run.method.alpha is not None:
             self.optimizer = self._wrapper = MetaCurvatureLR(
                 adam,
                 alpha=run.method.alpha,
@@ -111,6 +125,13 @@ class TrainingRun:
         return functional.cross_entropy(self.model(data.x_train[batch]), data.y_train[batch])
 
     def _evaluate(self) -> Row:
+        """Of the directional rule: its average of the iterates."""
+        if self._directional is None:
+            return self._evaluate_as_it_is()
+        with self._directional.averaged_parameters():
+            return self._evaluate_as_it_is()
+
+    def _evaluate_as_it_is(self) -> Row:
         data, wrapper = self.data, self._wrapper
         train_loss, train_acc = _loss_and_accuracy(self.model, data.x_train, data.y_train)
         self._require_finite(train_loss)  # a trace of anything else is an error
@@ -123,9 +144,14 @@ class TrainingRun:
             "test_loss": test_loss,
             "train_acc": train_acc,
             "test_acc": test_acc,
-            "lr": self.config.lr if wrapper is None else wrapper.effective_lrs[0],
+            "lr": self._lr(),
             "trace": self.trace if measured else self._would_be_trace(),
         }
+
+    def _lr(self) -> float:
+        """What the next step will use; before its first step the directional rule has none, nan."""
+        wrapper = self._wrapper or self._directional
+        return self.config.lr if wrapper is None else wrapper.effective_lrs[0]
 
     def _would_be_trace(self) -> float:
         """What a reading would give here: for Adam, and for every method before its first step.

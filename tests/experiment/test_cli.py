@@ -68,13 +68,16 @@ def test_quick_yields_to_what_is_given() -> None:
 def test_the_sweep_trains_adam_once() -> None:
     config = parsed("--alpha-sweep", "--seeds", "2")
     assert config.alphas == SWEEP == (1e-4, 1e-3, 1e-2, 1e-1)
-    assert len(config.runs) == 2 * 5
-    assert sum(run.method.alpha is None for run in config.runs) == 2
+    assert len(config.runs) == 2 * 6
+    assert sum(run.method.name == "Adam" for run in config.runs) == 2
+    assert len(parsed("--alpha-sweep", "--seeds", "2", "--no-directional").runs) == 2 * 5
 
 
 def test_methods_alternate_from_seed_to_seed() -> None:
-    order = [(run.seed, run.method.alpha) for run in parsed("--seeds", "3").runs]
-    assert order == [(0, None), (0, 0.01), (1, 0.01), (1, None), (2, None), (2, 0.01)]
+    order = [(run.seed, run.method.label) for run in parsed("--seeds", "3").runs]
+    there = ["Adam", "MetaCurvatureLR alpha=0.01", "directional"]
+    expected = [(seed, label) for seed in range(3) for label in there[:: -1 if seed == 1 else 1]]
+    assert order == expected
 
 
 def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,13 +177,15 @@ def test_a_run_leaves_every_file_and_prints_every_part(
             ("Adam", ""),
             ("MetaCurvatureLR", "0.01"),
             ("MetaCurvatureLR", "0.1"),
+            ("directional", ""),
         )
         for step in ("0", "20", "40", "60")
     ]
     assert all(float(row[name]) is not None for row in rows for name in columns.split()[4:])
 
     summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
-    assert {entry["alpha"] for entry in summary["differences_from_adam"]} == {0.01, 0.1}
+    assert [entry["alpha"] for entry in summary["differences_from_adam"]] == [0.01, 0.1, None]
+    assert "The directional rule, read at its average" in report
     assert summary["verdict"]["hypothesis"] in {"supported", "not supported", "undecided"}
     with Image.open(tmp_path / "loss_comparison.png") as picture:
         assert picture.width == 1500

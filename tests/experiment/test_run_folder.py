@@ -48,7 +48,7 @@ def test_fresh_discards_results_and_nothing_else(tmp_path: Path, experiment: Exp
     assert experiment("--out", tmp_path, "--alpha", 0.1, "--fresh") == 0
     assert json.loads((tmp_path / "config.json").read_text())["alphas"] == [0.1]
     parts = {path.name for path in tmp_path.glob("parts/*.csv")}
-    runs = ("adam", "metacurvaturelr-alpha0.1")
+    runs = ("adam", "metacurvaturelr-alpha0.1", "directional")
     assert parts == {f"seed00{seed}-{run}.csv" for seed in (0, 1) for run in runs}
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert (tmp_path / "parts" / "notes.txt").read_text() == "mine"

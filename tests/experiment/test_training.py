@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
 
 import metacurv
 from metacurv.experiment import training
-from metacurv.experiment.config import ADAM, Config, Method, Run
+from metacurv.experiment.config import ADAM, DIRECTIONAL, Config, Method, Run
 from metacurv.experiment.data import Data
 from metacurv.experiment.model import ACTIVATIONS, mlp
 from metacurv.experiment.training import Batches, DivergedError, TrainingRun
@@ -184,3 +185,23 @@ def test_backends_agree(config: Config, dataset: Data) -> None:
     for native, reference in zip(runs[0].rows, runs[1].rows, strict=True):
         assert native["trace"] == pytest.approx(reference["trace"], rel=1e-4)
         assert native["train_loss"] == pytest.approx(reference["train_loss"], rel=1e-4)
+
+
+def test_the_directional_rule_is_read_at_its_average(config: Config, dataset: Data) -> None:
+    run = trained(Run(0, DIRECTIONAL), config, dataset)
+    assert math.isnan(run.rows[0]["lr"])  # before its first step there is none
+    assert all(row["lr"] > 0 for row in run.rows[1:])
+    last = run._evaluate_as_it_is()
+    assert last["train_loss"] != run.rows[-1]["train_loss"]
+    with run.optimizer.averaged_parameters():
+        assert run._evaluate_as_it_is()["train_loss"] == run.rows[-1]["train_loss"]
+
+
+def test_the_directional_rule_does_not_use_the_lr(config: Config, dataset: Data) -> None:
+    losses = {
+        trained(Run(0, DIRECTIONAL), dataclasses.replace(config, lr=lr), dataset).rows[-1][
+            "test_loss"
+        ]
+        for lr in (1e-6, 1e-1)
+    }
+    assert len(losses) == 1

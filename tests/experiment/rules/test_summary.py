@@ -1,0 +1,107 @@
+"""Choices by validation, reports by test, pairs by seed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from metacurv.experiment.rules import figures, summary
+from metacurv.experiment.rules.grid import GRID
+from metacurv.experiment.rules.plan import Run
+from metacurv.experiment.rules.tasks import TASKS
+from tests.experiment.rules.test_plan_and_store import record
+
+TASK = TASKS["mlp-relu"]
+SEEDS = range(4)
+GOOD, TRAP = "grid 0.01 constant", "grid 0.1 constant"
+
+
+def records(offset: float = 0.0) -> dict[str, dict[int, dict[str, object]]]:
+    """GOOD has the best validation result, TRAP the best test result; "directional" its average 2 better than GOOD."""
+    found = {}
+    for point in GRID:
+        runs = {}
+        for seed in SEEDS:
+            value = 60.0 + seed if point.name == GOOD else 50.0 + seed
+            made = record(Run(TASK.name, point.name, seed, TASK.steps), value, average=value - 5)
+            if point.name == TRAP:
+                made["test_last"] = 99.0
+            runs[seed] = made
+        found[point.name] = runs
+    found["directional"] = {
+        seed: record(
+            Run(TASK.name, "directional", seed, TASK.steps),
+            40.0,
+            average=62.0 + seed + 0.1 * seed**2 + offset,
+        )
+        for seed in SEEDS
+    }
+    return found
+
+
+def test_the_best_of_the_grid_is_chosen_by_validation_and_never_by_test() -> None:
+    made = summary.summarise(TASK, records(), SEEDS)
+    assert made is not None
+    assert made.best_of_grid.name == made.best_constant.name == GOOD
+    assert made.best_of_grid.which == "last"
+    assert made.best_of_grid.mean == pytest.approx(60.5)  # test is 1 below validation
+    (entry,) = made.methods
+    assert entry.which == "average"
+
+
+def test_gains_are_paired_by_seed_and_agree_with_scipy() -> None:
+    made = summary.summarise(TASK, records(), SEEDS)
+    assert made is not None
+    (entry,) = made.methods
+    gain = made.gain(entry, made.best_of_grid)
+    differences = np.array([2 + 0.1 * seed**2 for seed in SEEDS])
+    low, high = stats.t.interval(0.95, 3, differences.mean(), stats.sem(differences))
+    assert (gain.mean, gain.low, gain.high) == pytest.approx((differences.mean(), low, high))
+    table = summary.markdown([made], ["directional"])
+    assert "+2.35 [+1.71, +2.99] better" in table
+    assert "0.01 constant" in table
+
+
+def test_gains_are_positive_where_a_loss_is_lower() -> None:
+    task = TASKS["friedman"]
+    made = summary.summarise(task, records(offset=-30.0), SEEDS)
+    assert made is not None
+    assert made.best_of_grid.mean == pytest.approx(
+        46.5 - 1
+    )  # the lowest validation mean: averages of 50 - 5
+    (entry,) = made.methods
+    assert made.gain(entry, made.best_of_grid).mean == pytest.approx(45.5 - (32.5 + 0.35))
+
+
+def test_an_unfinished_grid_has_no_summary_and_an_unfinished_method_no_entry() -> None:
+    found = records()
+    del found[GOOD][2]
+    assert summary.summarise(TASK, found, SEEDS) is None
+    found = records()
+    del found["directional"][2]
+    made = summary.summarise(TASK, found, SEEDS)
+    assert made is not None
+    assert made.methods == []
+
+
+def test_ranks_by_hand() -> None:
+    better, worse = (summary.summarise(TASK, records(offset), SEEDS) for offset in (0.0, -30.0))
+    assert better is not None
+    assert worse is not None
+    # untuned: 50.5; directional 62.85 in the one, 32.85 in the other
+    assert summary.mean_ranks([better, worse]) == {"directional": 1.5, "grid 0.001 constant": 1.5}
+    assert summary.mean_ranks([better])["directional"] == 1
+
+
+def test_pictures() -> None:
+    made = summary.summarise(TASK, records(), SEEDS)
+    assert made is not None
+    assert figures.draw_gains([made, made]).startswith(b"\x89PNG")
+    curves = {
+        "mlp-relu": {
+            "directional": {1e-3: [60.0, 61.0], 1e-1: [60.0, 61.0]},
+            "user's rate": {1e-3: [50.0]},
+        }
+    }
+    assert figures.draw_sensitivity(curves).startswith(b"\x89PNG")
