@@ -6,7 +6,7 @@ import random
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -48,7 +48,7 @@ class ProbeBatches:
             TypeError: what comes is no pair.
             ValueError: there is none.
         """
-        with _global_randomness_kept():
+        with _global_randomness_kept() if self._source.runs_foreign_code else nullcontext():
             pair = self._source.batch(self._next_item())
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise TypeError(
@@ -92,6 +92,7 @@ class _Source(ABC):
     """Gone through in rounds; ``length``: items in a round, None where that is known only at its end."""
 
     length: int | None = None
+    runs_foreign_code = True  # which may draw random numbers
 
     @abstractmethod
     def items(self, generator: torch.Generator) -> Iterator[Any]:
@@ -145,17 +146,19 @@ class _OfLoader(_Source):
         size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or 1
         self._size = min(size, n)
         self.length = n // self._size
-        self._slices = type(self._data) is TensorDataset and self._collate is default_collate
+        is_plain = type(self._data) is TensorDataset and self._collate is default_collate
+        self.runs_foreign_code = not is_plain
 
-    def items(self, generator: torch.Generator) -> Iterator[list[int]]:
-        order = torch.randperm(len(self._data), generator=generator).tolist()
+    def items(self, generator: torch.Generator) -> Iterator[Tensor]:
+        order = torch.randperm(len(self._data), generator=generator)
         return (order[i * self._size : (i + 1) * self._size] for i in range(self.length or 0))
 
-    def batch(self, item: list[int]) -> Any:
-        if self._slices:
-            return [tensor[item] for tensor in self._data.tensors]
+    def batch(self, item: Tensor) -> Any:
+        if not self.runs_foreign_code:
+            return [tensor[item.to(tensor.device)] for tensor in self._data.tensors]
+        rows = item.tolist()
         many = getattr(self._data, "__getitems__", None)
-        return self._collate(many(item) if many is not None else [self._data[row] for row in item])
+        return self._collate(many(rows) if many is not None else [self._data[row] for row in rows])
 
 
 def _source_of(probe: Any) -> _Source:

@@ -43,7 +43,9 @@ class MeasuringTimes:
             self._next = step + early
             return early
         if before is not None and step >= self._regular_until:
-            if before < _STEADY:
+            if before == 0:  # the rate is held
+                self._length = self._most
+            elif before < _STEADY:
                 self._length = min(self._length * _LONGER, self._most)
             elif before > _MOVING:
                 self._length = max(self._length / _SHORTER, self._fewest)

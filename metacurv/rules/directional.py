@@ -20,7 +20,7 @@ from metacurv import _validate
 ASSUMED_STEPS = 2000  # of a training whose length nobody gave: the search takes a part of them
 _READINGS = 100  # that a horizon would have, were all of it measured at the shortest interval
 _SHORTEST = 5  # interval, on steps
-_LONGEST = 4.0  # interval, in the shortest ones
+_LONGEST, _LONGEST_HELD = 4.0, 8.0  # interval, in the shortest ones
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class DirectionalRule:
         beta: decay of the averages of n and d, in [0, 1).
         start: the first rate as a part of sigma n / d, > 0. None: 0.1, or 0.03 where momentum is not normalised.
         interval: fewest steps between readings after the first 20 steps, >= 1; there are up to 4 times as many while the rate
-            is steady, but not in a search. None: a hundredth of the horizon but at least 5, or 20 without one.
+            is steady and 8 times as many once it is held. None: a hundredth of the horizon but at least 5, or 20 without one.
         per_group: whether each parameter group has a rate of its own; else one scale serves all, and the ratios of
             the groups' learning rates stay.
     """
@@ -106,7 +106,7 @@ class DirectionalRule:
             beta=self.beta,
             start=self.start if self.start is not None else (0.03 if plain_momentum else 0.1),
             interval=interval,
-            longest=_LONGEST * interval,
+            longest=interval * (_LONGEST if search == 1 else _LONGEST_HELD),
             search_ends=math.inf if search == 1 else search * length,
             regular_until=0.0 if search == 1 else search * length,
             finish_begins=math.inf

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from metacurv import DirectionalRecord, DirectionalRule
+from metacurv.directional.iterate_average import IterateAverage
 from metacurv.directional.probe_batches import ProbeBatches
 from metacurv.directional.timing import MeasuringTimes
 from metacurv.rules.directional_state import DirectionalState
@@ -90,7 +91,7 @@ def test_after_the_search_the_rate_holds() -> None:
         23,
     ]  # 20 and more: every 400 / 100... at least 5
     assert [b - a for a, b in pairwise(steps) if 18 < a < 95] == [5] * 15
-    assert max(b - a for a, b in pairwise(steps)) == 20  # 4 times as many
+    assert max(b - a for a, b in pairwise(steps)) == 40  # 8 times as many
 
 
 def test_without_horizon_and_average_it_follows_all_the_time() -> None:
@@ -166,13 +167,15 @@ def test_times() -> None:
     def change(value: float) -> torch.Tensor:
         return torch.tensor(value, dtype=torch.float64)
 
+    held = MeasuringTimes(20, 80, regular_until=0)
+    assert [held.measured(step, change(0.0)) for step in (0, 40, 120)] == [2, 80, 80]
     times = MeasuringTimes(20, 80, regular_until=0)
     step, seen = 0, []
     for _ in range(16):
         assert times.is_due(step)
         assert not times.is_due(step - 1) or step == 0
         seen.append(step)
-        step += times.measured(step, change(0.0))
+        step += times.measured(step, change(0.01))
     assert seen[:10] == [0, 2, 4, 6, 8, 10, 12, 14, 16, 18]
     # From then on a quarter longer each time while the reading before moved by less than 0.03.
     assert [b - a for a, b in pairwise(seen[9:])] == [25, 31, 39, 48, 61, 76]
@@ -265,3 +268,22 @@ def test_every_probe_sees_the_same_network_whatever_the_mode() -> None:
     with torch.no_grad():
         opt.step()
     assert len(opt.history) == 1
+
+
+def test_after_a_hundred_steps_every_fourth_iterate_counts_for_four() -> None:
+    """The weights still add up to one, and a line of iterates has nearly the mean that all of them have."""
+    p = torch.zeros(1, dtype=torch.float64)
+    average, all_of_them = IterateAverage([p]), 0.0
+    for t in range(1, 201):
+        p.fill_(float(t))
+        average.take()
+        all_of_them += 9 / (t + 9) * (t - all_of_them)
+        if t == 100:
+            assert average.values[0].item() == pytest.approx(all_of_them, rel=1e-12)
+    assert average.values[0].item() == pytest.approx(all_of_them, abs=2.0)  # 1.5 steps newer
+    assert average.values[0].item() > all_of_them
+    p.fill_(1.0)
+    average.values[0].fill_(1.0)
+    for _ in range(50):
+        average.take()
+    assert average.values[0].item() == pytest.approx(1.0, rel=1e-12)

@@ -41,7 +41,7 @@ def made(name: str, probe: str, **options: Any) -> Any:
 @pytest.mark.parametrize("stop", [0, 1, 2, 19, 25])
 @pytest.mark.parametrize("probe", list(PROBES))
 def test_goes_on_bit_for_bit(probe: str, stop: int) -> None:
-    options: dict[str, Any] = {"average": True, "horizon": 60, "seed": 4}
+    options: dict[str, Any] = {"average": True, "horizon": 400, "seed": 4}
     model, opt = made("Adam", probe, **options)
     train(model, opt, stop)
     saved = through_a_file({"model": model.state_dict(), "opt": opt.state_dict()})
