@@ -68,23 +68,24 @@ class ProbeBatch:
         self, owner: ProbeModel, inputs: Any, loss: OutputLoss, device: torch.device
     ) -> None:
         self._model, self._inputs, self.loss, self._device = owner.model, inputs, loss, device
+        self._modules = list(owner.model.modules())
+        self._memory = {p.untyped_storage().data_ptr() for p in owner.model.parameters()}
 
     @torch.no_grad()
     def output(self) -> Leaves:
         """The floating tensors that the model returns; every pass sees the same random numbers."""
-        modules = list(self._model.modules())
         with (
             torch.inference_mode(False),
             torch.no_grad(),
-            StateKept(modules, self._device),
-            _eval_mode(modules),
+            StateKept(self._modules, self._device),
+            _eval_mode(self._modules),
         ):
             leaves = self.loss.leaves(call_model(self._model, self._inputs))
-            held = {p.untyped_storage().data_ptr() for p in self._model.parameters()}
             # A parameter that is the output would move with the next pass.
-            return [
-                wide(x.clone() if x.untyped_storage().data_ptr() in held else x) for x in leaves
-            ]
+            return [wide(x.clone() if self._is_parameter(x) else x) for x in leaves]
+
+    def _is_parameter(self, x: Tensor) -> bool:
+        return x.untyped_storage().data_ptr() in self._memory
 
     @torch.no_grad()
     def value(self) -> Tensor:
