@@ -6,7 +6,19 @@ import io
 import sys
 
 # The packages of the extra [experiment], by the names they are imported under.
-EXTRA = {"filelock", "matplotlib", "mnist1d", "numpy", "platformdirs", "scipy", "tqdm"}
+EXTRA = {
+    "dadaptation",
+    "filelock",
+    "matplotlib",
+    "mnist1d",
+    "numpy",
+    "platformdirs",
+    "prodigyopt",
+    "schedulefree",
+    "scipy",
+    "sklearn",
+    "tqdm",
+}
 
 
 def _main() -> int:
