@@ -29,19 +29,23 @@ COLUMNS = {
     "final test accuracy, %": ("final_test_accuracy", 1),
     "training time, s": ("total_seconds", 2),
 }
+NAMES = {"Adam": "Adam", "directional": "**directional rule**"}
 
 
 def table(summary: dict[str, Any]) -> str:
     """One row a method: its mean, and under it the paired difference from Adam with its interval."""
     rows = ["| method | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    differences = {entry["alpha"]: entry for entry in summary["differences_from_adam"]}
+    differences = {
+        (entry["method"], entry["alpha"]): entry for entry in summary["differences_from_adam"]
+    }
     for method in summary["methods"]:
         alpha = method["alpha"]
-        cells = [method["method"] if alpha is None else f"alpha = {alpha:g}"]
+        difference = differences.get((method["method"], alpha))
+        cells = [NAMES[method["method"]] if alpha is None else f"seed's rule, alpha = {alpha:g}"]
         for key, digits in COLUMNS.values():
             cell = f"{method[key]['mean']:.{digits}f}"
-            if alpha is not None:
-                d = differences[alpha][key]
+            if difference is not None:
+                d = difference[key]
                 low, high = d["low"], d["high"]
                 cell += f"<br><sub>{d['mean']:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]</sub>"
             cells.append(cell)

@@ -135,7 +135,7 @@ def _head(head: SubFigure, config: Config, labelled: Axes) -> None:
     quick = " (quick run)" if config.quick else ""
     setting = (
         f"MLP {layers} {config.activation}, batch {config.batch_size}, lr {config.lr:g}, "
-        f"curvature every {config.update_freq} steps from {probes}; "
+        f"trace every {config.update_freq} steps from {probes}; "
         f"median and quartiles of {config.seeds} seed{'s' * (config.seeds > 1)}"
     )
     head.text(0.012, 0.9, f"Adam and MetaCurvatureLR(Adam) on mnist1d{quick}", va="top", **_TITLE)
@@ -149,5 +149,8 @@ def _head(head: SubFigure, config: Config, labelled: Axes) -> None:
         loc="lower left",
         bbox_to_anchor=(0, -0.12),
         ncols=len(labels),
+        fontsize=10,
+        columnspacing=1.1,
+        handlelength=1.4,
         frameon=False,
     )
