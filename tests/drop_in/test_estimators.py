@@ -1012,7 +1012,6 @@ def test_the_seeds_loop_is_measured_by_hutchinson() -> None:
         ({"model": nn.Linear(2, 2)}, ValueError, "model must have parameters that the optimizer"),
         ({"model": nn.ReLU(), "estimator": "auto"}, ValueError, "got a ReLU with none of them"),
     ],
-    ids=str,
 )
 def test_wrong_arguments(options: dict[str, Any], error: type[Exception], message: str) -> None:
     """The optimizer is as it was."""
