@@ -1,7 +1,7 @@
 """Puts finished runs of the rules' comparison into the README: python benchmarks/publish_rules.py RUN_FOLDER
 
-Copies the folder's results to benchmarks/results/rules, the grid's without their curves, and writes the table between the README's
-marks from the summary.
+Copies the folder's results to benchmarks/results/rules, the grid's without their curves, and writes the table between the
+README's marks from them. To go on with published results, copy their *.jsonl into a run folder and give that as --out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ from metacurv.experiment.rules.tasks import TASKS
 HERE = Path(__file__).resolve().parent
 KEPT = HERE / "results" / "rules"
 README = HERE.parent / "README.md"
-FILES = ("summary.md", "summary.json", "rules.png", "cost.json", "sensitivity.json", "sensitivity.png")
+FILES = (
+    "summary.md",
+    "summary.json",
+    "rules.png",
+    "cost.json",
+    "sensitivity.json",
+    "sensitivity.png",
+)
 SHOWN = ("directional", "directional, no horizon")
 SEEDS = range(10)
 

@@ -169,8 +169,12 @@ class DirectionalControl:
             downhill = (mean.slope > 0) & (mean.curvature > 0)
             if bool((downhill | still).all() & torch.isfinite(mean.loss)):
                 return mean
-        if not bool(torch.isfinite(mean.loss)):
-            raise ValueError(f"loss_fn must be finite at the first step, got {float(mean.loss)}")
+        numbers = torch.cat([mean.loss.reshape(1), mean.slope, mean.curvature])
+        if not bool(torch.isfinite(numbers).all()):
+            raise ValueError(
+                f"loss_fn and the gradients must be finite at the first step, got a probe loss of {float(mean.loss)} and slopes "
+                f"{mean.slope.tolist()} along the step"
+            )
         if not bool(((mean.curvature > 0) | still).all()) or bool(still.all()):
             raise ValueError(
                 "loss_fn must be curved in the model's output (twice differentiable, and not linear in pieces as L1 and hinge "
@@ -308,6 +312,8 @@ class DirectionalControl:
     def group_added(self) -> None:
         """The base has a new parameter group."""
         self._rates.group_added()
+        if self.rule.per_group:
+            self._state.add_scale()
         if self._average is not None:
             self._average.extend(self._base.param_groups[-1]["params"])
 

@@ -54,6 +54,13 @@ class DirectionalState:
         self.lr = torch.where(moved, rate, rate.amin()).clamp(MIN_LR, MAX_LR)
         self.loss = loss.expand(3).clone()
 
+    def add_scale(self) -> None:
+        """One more, which begins at the least of the rates."""
+        for name in self._SCALES:
+            values = getattr(self, name)
+            setattr(self, name, torch.cat([values, values.new_zeros(1)]))
+        self.lr[-1] = self.lr[:-1].amin()
+
     def update(self, loss: Tensor, slope: Tensor, curvature: Tensor, *, searching: bool) -> Tensor:
         """One reading.
 

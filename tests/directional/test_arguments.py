@@ -161,7 +161,10 @@ def test_losses_that_cannot_serve() -> None:
         opt(nn.functional.l1_loss).step()
     with pytest.raises(ValueError, match=r"loss_fn must return a scalar tensor, got \(2,\)"):
         opt(lambda w, t: (w - t).square()).step()
-    with pytest.raises(ValueError, match="loss_fn must be finite at the first step, got inf"):
+    with pytest.raises(
+        ValueError,
+        match="loss_fn and the gradients must be finite at the first step, got a probe loss of inf",
+    ):
         opt(lambda w, t: (w - t).square().sum() + torch.inf).step()
     assert torch.equal(before, point.w)
 

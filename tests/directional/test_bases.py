@@ -206,3 +206,32 @@ def test_compiled_models_are_probed_too() -> None:
     for a, b in zip(one.history, two.history, strict=True):
         assert a.slope == pytest.approx(b.slope, rel=1e-4)
         assert a.curvature == pytest.approx(b.curvature, rel=1e-3)
+
+
+def test_a_group_added_later_gets_a_rate_of_its_own() -> None:
+    model = network()
+    first, last = model[0], model[3]
+    rule = DirectionalRule(per_group=True)
+    opt = directional(torch.optim.SGD(first.parameters(), lr=0.1), model, rule=rule, average=True)
+    train(model, opt, 3)
+    opt.add_param_group({"params": list(last.parameters()), "lr": 0.05})
+    assert opt.effective_lrs[1] == opt.effective_lrs[0]
+    train(model, opt, 12, start=3)
+    assert opt.effective_lrs[1] != opt.effective_lrs[0]
+    with opt.averaged_parameters():  # the new group's too
+        assert not torch.equal(last.weight, opt._control._average._parameters[-2].new_zeros(3, 16))
+
+
+def test_gradients_that_are_not_finite_at_the_first_step() -> None:
+    model = network()
+    opt = directional(torch.optim.SGD(model.parameters(), lr=0.1), model)
+    before = weights(model)
+    for p in model.parameters():
+        p.grad = torch.full_like(p, math.nan)
+    with pytest.raises(
+        ValueError, match="loss_fn and the gradients must be finite at the first step"
+    ):
+        opt.step()
+    assert_same(weights(model), before)
+    train(model, opt, 1)
+    assert opt.effective_lrs[0] > 0
