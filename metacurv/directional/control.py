@@ -172,8 +172,8 @@ class DirectionalControl:
         numbers = torch.cat([mean.loss.reshape(1), mean.slope, mean.curvature])
         if not bool(torch.isfinite(numbers).all()):
             raise ValueError(
-                f"loss_fn and the gradients must be finite at the first step, got a probe loss of {float(mean.loss)} and slopes "
-                f"{mean.slope.tolist()} along the step"
+                f"loss_fn and the gradients must be finite at the first step, got a probe loss of {float(mean.loss)} and "
+                f"slopes {mean.slope.tolist()} along the step"
             )
         if not bool(((mean.curvature > 0) | still).all()) or bool(still.all()):
             raise ValueError(
