@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from metacurv.experiment import cli
+from metacurv.experiment.rules import gen
 from metacurv.experiment.rules.catalogue import METHODS, PUBLISHED
 from metacurv.experiment.rules.directional import DIRECTIONAL
 from metacurv.experiment.rules.grid import GRID
@@ -121,3 +122,37 @@ def test_help_and_errors(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_catalogue() -> None:
     assert len(METHODS) == len(GRID) + 1 + len(PUBLISHED) + len(DIRECTIONAL)
+
+
+@pytest.mark.parametrize(
+    ("method", "first", "lr"),
+    [("gen", 0.8, 0.9 * 0.8 + 0.1 * 1), ("gen", 0.1, 0.9 * 0.1 + 0.1 * 0.2), ("cdat 1", 0, 1.0)],
+)
+def test_own_writings_find_newtons_step_on_a_parabola(
+    method: str, first: float, lr: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of theta^2 / 2 by plain SGD it is 1; GeN goes a tenth of the way there, or to twice the last."""
+    monkeypatch.setattr(gen, "_FIRST", first)
+
+    class Parabola(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.theta = torch.nn.Parameter(torch.tensor([3.0]))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.theta + 0 * x[:, :1]
+
+    task = replace(
+        TASKS["digits-mlp"], base="sgd", network=lambda _: Parabola(), loss_fn=_half_square
+    )
+    monkeypatch.setattr(
+        type(task), "optimizer", lambda _, model, lr: torch.optim.SGD(model.parameters(), lr=lr)
+    )
+    training = Training(task, method, 0, 1e-3)
+    training.advance(1)
+    (theta,) = training.model.parameters()
+    assert theta.item() == pytest.approx(3.0 * (1 - lr), rel=1e-3, abs=1e-5)
+
+
+def _half_square(output: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    return output.square().mean() / 2
