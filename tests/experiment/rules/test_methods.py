@@ -72,7 +72,6 @@ def test_a_run_that_diverges_counts_as_useless(monkeypatch: pytest.MonkeyPatch) 
     made = run("digits-mlp", GRID[0].name, 0, steps=60)
     assert made["diverged"]
     assert made["test_last"] == made["val_average"] == 10.0
-    json.dumps(made, allow_nan=True)
 
 
 def test_processes_give_what_one_gives() -> None:
@@ -93,11 +92,14 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         "--no-progress",
         "--out",
         str(tmp_path),
+        "--seed-start",
+        "3",
     ]
     assert cli.main([*arguments, "--methods", "own"]) == 0
     assert "no task has its whole grid" in capsys.readouterr().out
     lines = (tmp_path / "digits-mlp.jsonl").read_text().splitlines()
     assert len(lines) == 2 * len(DIRECTIONAL)
+    assert {json.loads(line)["seed"] for line in lines} == {3, 4}
     assert cli.main([*arguments, "--methods", "own", "grid"]) == 0
     printed = capsys.readouterr().out
     assert "best of the grid" in printed
@@ -107,6 +109,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert len(after) == len(lines) + 2 * len(GRID)
     kept = json.loads((tmp_path / "summary.json").read_text())
     assert kept["tasks"][0]["task"] == "digits-mlp"
+    assert "### digits-mlp" in (tmp_path / "summary.md").read_text()
     assert (tmp_path / "rules.png").read_bytes().startswith(b"\x89PNG")
 
 
