@@ -2,7 +2,7 @@
 
 lr = sigma n / d,  n = max(g . u, 0),  d = |u . H u|,  u the base optimizer's own direction, on the training batch of every
 step; n and d are moving averages of decay 0.9. sigma = 2 is their rule for full batches, where it keeps to the edge of
-stability; the smaller the batch, the smaller the best sigma, they find, and with the batches here 2 loses most networks. The
+stability; the smaller the batch, the smaller the best sigma, they find, and 2 loses mlp-relu and mlp-sgd here. The
 bound of 1 on lr is ours: where d vanishes they have none.
 """
 
