@@ -12,7 +12,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from metacurv.experiment.rules import summary
+from metacurv.experiment.rules import summary, tables
 from metacurv.experiment.rules.store import Store
 from metacurv.experiment.rules.tasks import TASKS
 
@@ -44,7 +44,7 @@ def main(run: Path) -> None:
         (KEPT / path.name).write_text("".join(json.dumps(record) + "\n" for record in records))
     store = Store(run)
     found = [summary.summarise(task, store.by_method(task), SEEDS) for task in TASKS.values()]
-    table = summary.markdown([each for each in found if each is not None], SHOWN)
+    table = tables.overview([each for each in found if each is not None], SHOWN)
     marks = re.compile(r"(<!-- rules:begin -->\n).*?(<!-- rules:end -->)", re.S)
     text, count = marks.subn(lambda match: match[1] + table + match[2], README.read_text())
     if count != 1:

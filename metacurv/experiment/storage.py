@@ -33,15 +33,16 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write strict JSON: a number that is not finite becomes null, as JSON has no NaN."""
     write_atomically(
-        path, json.dumps(_strict(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        path, json.dumps(strict(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     )
 
 
-def _strict(value: Any) -> Any:
+def strict(value: Any) -> Any:
+    """``value`` with None in place of numbers that are not finite."""
     if isinstance(value, dict):
-        return {key: _strict(entry) for key, entry in value.items()}
+        return {key: strict(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_strict(entry) for entry in value]
+        return [strict(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 
 import metacurv
 from metacurv.experiment import cli, options
+from metacurv.experiment.__main__ import EXTRA
 from metacurv.experiment.config import SWEEP, Config
 
 Experiment = Callable[..., int]
@@ -221,6 +223,14 @@ def test_as_a_program_it_needs_no_terminal_that_knows_unicode(
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "Verdict" in done.stdout
+
+
+def test_the_packages_that_may_be_missing_are_those_of_the_extra() -> None:
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    extra = project["project"]["optional-dependencies"]["experiment"]
+    names = {re.split("[<>=]", requirement)[0] for requirement in extra}
+    assert {{"scikit-learn": "sklearn"}.get(name, name) for name in names} == EXTRA
 
 
 def test_a_package_that_is_missing_is_named_with_its_cure(

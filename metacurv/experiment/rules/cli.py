@@ -11,7 +11,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ..environment import describe
 from ..storage import write_atomically, write_json
-from . import cost, figures, options, plan, sensitivity, summary
+from . import cost, figures, options, plan, sensitivity, summary, tables
 from .store import Store
 from .tasks import TASKS, Task
 from .workers import finished
@@ -26,7 +26,8 @@ def main(argv: Sequence[str]) -> int:
     tasks = [TASKS[name] for name in names]
     if arguments.quick:
         tasks = [replace(task, steps=options.QUICK_STEPS) for task in tasks]
-    seeds = range(arguments.seeds or (options.QUICK_SEEDS if arguments.quick else 10))
+    n_seeds = arguments.seeds or (options.QUICK_SEEDS if arguments.quick else 10)
+    seeds = range(arguments.seed_start, arguments.seed_start + n_seeds)
     store = Store(arguments.out or Path("runs") / ("rules-quick" if arguments.quick else "rules"))
     methods = options.chosen_methods(arguments.methods)
     try:
@@ -80,7 +81,7 @@ def _report(
             print("nothing to summarise yet: no task has its whole grid")
         return
     ranks = summary.mean_ranks(done)
-    table = summary.markdown(done, methods)
+    table = tables.overview(done, methods)
     lines = [f"{rank:5.2f}  {name}" for name, rank in ranks.items()]
     text = (
         table
@@ -88,7 +89,7 @@ def _report(
         + "\n".join(f"    {line}" for line in lines)
         + "\n"
     )
-    write_atomically(store.folder / "summary.md", text)
+    write_atomically(store.folder / "summary.md", text + "\n" + tables.by_task(done))
     write_json(
         store.folder / "summary.json",
         {

@@ -75,8 +75,12 @@ def _panel(axis: Any, summary: TaskSummary) -> None:
             continue
         axis.plot([max(gain.low, -span), min(gain.high, span)], [y, y], color=colour, lw=1.6)
         axis.plot([gain.mean], [y], "o", color=colour, ms=4.5)
+        for limit, end, marker in ((-gain.low, -span, "<"), (gain.high, span, ">")):
+            if limit > span:  # the interval goes on
+                axis.plot([end], [y], marker, color=colour, ms=5)
     axis.axvline(0, color="#333333", lw=1)
     axis.set_xlim(-span * 1.04, span * 1.04)
+    axis.set_ylim(-0.6, len(shown) - 0.4)
     axis.set_yticks(range(len(shown)), [label for _, label in reversed(shown)], fontsize=8.5)
     axis.grid(axis="y", visible=False)
     axis.set_title(f"{summary.task.name} ({summary.task.unit})")

@@ -13,7 +13,7 @@ Schedule = Literal["constant", "cosine", "linear"]
 RATES = (1e-4, 3.16e-4, 1e-3, 3.16e-3, 1e-2, 3.16e-2, 1e-1)  # of Adam; SGD takes ten times as much
 SCHEDULES: tuple[Schedule, ...] = ("constant", "cosine", "linear")
 WARM_UP = 0.05  # of the steps, where there is one
-_SGD_FACTOR = 10.0
+SGD_FACTOR = 10.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class GridPoint:
 
     def lr(self, task: Task, step: int) -> float:
         """Of ``step``, counted from 0: linear warm-up to the peak, then the schedule, to zero after the last step."""
-        peak = self.rate * (_SGD_FACTOR if task.base == "sgd" else 1.0)
+        peak = self.rate * (SGD_FACTOR if task.base == "sgd" else 1.0)
         warm = int(WARM_UP * task.steps) if self.warm_up else 0
         if step < warm:
             return peak * (step + 1) / warm

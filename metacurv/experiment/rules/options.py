@@ -38,6 +38,10 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"how many; each sets data, initial weights and batches (default: 10; {QUICK_SEEDS} with --quick)",
     )  # fmt: skip
     parser.add_argument(
+        "--seed-start", type=whole(0), default=0, metavar="N",
+        help="the first seed: settings tried on some seeds are to be judged on others (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
         "--jobs", type=whole(1), default=1, metavar="N",
         help="runs at a time, a process of one thread each (default: %(default)s)",
     )  # fmt: skip

@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
+from ..storage import strict
 from .plan import Run
 from .tasks import Task
 from .training import Record
@@ -37,7 +38,7 @@ class Store:
         path = self.folder / f"{run.task}.jsonl"
         whole = not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
         with path.open("a", encoding="utf-8") as file:
-            file.write(("" if whole else "\n") + json.dumps(record) + "\n")
+            file.write(("" if whole else "\n") + json.dumps(strict(record), allow_nan=False) + "\n")
         self._records[run] = record
 
     def by_method(self, task: Task) -> dict[str, dict[int, Record]]:

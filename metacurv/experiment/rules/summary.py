@@ -64,12 +64,14 @@ class Entry:
 class TaskSummary:
     """Of one task.
 
-    ``methods``: all but the points of the grid, each at its better iterate; ``grid``: the points with runs from all seeds.
+    ``best_cosine``: None where no cosine point was among those that went on to all seeds. ``methods``: all but the points of
+    the grid, each at its better iterate; ``grid``: the points with runs from all seeds.
     """
 
     task: Task
     seeds: tuple[int, ...]
     best_constant: Entry
+    best_cosine: Entry | None
     best_of_grid: Entry
     adam: Entry
     methods: list[Entry]
@@ -94,6 +96,8 @@ def summarise(task: Task, records: Records, seeds: Sequence[int]) -> TaskSummary
     constant = [entry for entry in grid if entry.name in constants and entry.which == "last"]
     if len(constant) < len(constants):
         return None
+    cosines = {point.name for point in GRID if point.schedule == "cosine"}
+    cosine = [entry for entry in grid if entry.name in cosines and entry.which == "last"]
     grid_names = {point.name for point in GRID}
     methods = [
         _better(task, found)
@@ -105,6 +109,7 @@ def summarise(task: Task, records: Records, seeds: Sequence[int]) -> TaskSummary
         task=task,
         seeds=wanted,
         best_constant=_better(task, constant),
+        best_cosine=_better(task, cosine) if cosine else None,
         best_of_grid=_better(task, grid),
         adam=next(entry for entry in constant if entry.name == default),
         methods=methods,
@@ -153,37 +158,11 @@ def to_json(summary: TaskSummary) -> dict[str, Any]:
         "unit": summary.task.unit,
         "seeds": list(summary.seeds),
         "best_constant": entry(summary.best_constant),
+        "best_cosine": entry(summary.best_cosine) if summary.best_cosine else None,
         "best_of_grid": entry(summary.best_of_grid),
         "untuned": entry(summary.adam),
         "methods": [entry(e) for e in summary.methods],
     }
-
-
-def markdown(summaries: Sequence[TaskSummary], methods: Sequence[str]) -> str:
-    """A table: a row a task, a column a method of ``methods``, below each mean its paired gain over the best of the grid."""
-    head = ["task", "untuned 1e-3", "best constant rate", "best of the grid", *methods]
-    rows = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for summary in summaries:
-        by_name = {entry.name: entry for entry in summary.methods}
-        cells = [f"{summary.task.name}<br><sub>{summary.task.unit}</sub>"]
-        cells += [
-            _cell(summary, summary.adam),
-            _cell(summary, summary.best_constant, named=True),
-            _cell(summary, summary.best_of_grid, named=True),
-        ]
-        cells += [_cell(summary, by_name[name]) if name in by_name else "" for name in methods]
-        rows.append("| " + " | ".join(cells) + " |")
-    return "\n".join(rows) + "\n"
-
-
-def _cell(summary: TaskSummary, entry: Entry, *, named: bool = False) -> str:
-    digits = 2 if summary.task.measure != "loss" else 3
-    text = f"{entry.mean:.{digits}f} ± {entry.error:.{digits}f}"
-    if named:
-        return f"{text}<br><sub>{entry.label.removeprefix('grid ')}</sub>"
-    gain = summary.gain(entry, summary.best_of_grid)
-    mark = {1: " better", 0: "", -1: " worse"}[gain.side]
-    return f"{text}<br><sub>{gain.mean:+.{digits}f} [{gain.low:+.{digits}f}, {gain.high:+.{digits}f}]{mark}</sub>"
 
 
 def _entries(name: str, runs: Mapping[int, Record], seeds: tuple[int, ...]) -> list[Entry]:

@@ -90,6 +90,20 @@ def test_results_survive_and_a_cut_line_is_done_again(tmp_path: Path) -> None:
     assert last.by_method(ADAM)["directional"][0] == json.loads(text.splitlines()[0])
 
 
+def test_what_is_not_finite_is_written_as_json(tmp_path: Path) -> None:
+    run = Run("mlp-relu", "directional", 0, 2000)
+    Store(tmp_path).add(
+        run, record(run, 60.0) | {"train_loss": math.nan, "curve": [[100, math.inf]]}
+    )
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    made = json.loads((tmp_path / "mlp-relu.jsonl").read_text(), parse_constant=refuse)
+    assert made["train_loss"] is None
+    assert made["curve"] == [[100, None]]
+
+
 def test_other_steps_and_other_rates_stay_apart(tmp_path: Path) -> None:
     store = Store(tmp_path)
     run = Run("mlp-relu", "directional", 0, 2000)

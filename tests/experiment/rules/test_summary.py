@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from metacurv.experiment.rules import figures, summary
+from metacurv.experiment.rules import figures, summary, tables
 from metacurv.experiment.rules.grid import GRID
 from metacurv.experiment.rules.plan import Run
 from metacurv.experiment.rules.tasks import TASKS
@@ -58,9 +58,29 @@ def test_gains_are_paired_by_seed_and_agree_with_scipy() -> None:
     differences = np.array([2 + 0.1 * seed**2 for seed in SEEDS])
     low, high = stats.t.interval(0.95, 3, differences.mean(), stats.sem(differences))
     assert (gain.mean, gain.low, gain.high) == pytest.approx((differences.mean(), low, high))
-    table = summary.markdown([made], ["directional"])
+    table = tables.overview([made], ["directional"])
     assert "+2.35 [+1.71, +2.99] better" in table
     assert "0.01 constant" in table
+
+
+def test_a_tasks_table_has_every_reference_and_both_gains() -> None:
+    made = summary.summarise(TASK, records(), SEEDS)
+    assert made is not None
+    assert made.best_cosine is not None
+    assert "cosine" in made.best_cosine.name
+    lines = tables.by_task([made]).splitlines()
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in lines if line.startswith("|")}
+    both = "| +2.35 [+1.71, +2.99] better | +2.35 [+1.71, +2.99] better | 0 |"
+    assert rows["directional, averaged"].endswith(both)
+    assert "60.50 ± 0.65" in rows["best constant: 0.01 constant"]
+    assert "10 times" not in rows["best constant: 0.01 constant"]
+
+
+def test_rates_of_sgd_are_said_to_be_larger_than_their_names() -> None:
+    made = summary.summarise(TASKS["mlp-sgd"], records(), SEEDS)
+    assert made is not None
+    assert "10 times" in tables.by_task([made])
+    assert "10 times" in tables.overview([made], [])
 
 
 def test_gains_are_positive_where_a_loss_is_lower() -> None:
