@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import metacurv
 
+from .grid import SGD_FACTOR
 from .methods import Maker, Method, Setting
 
 
@@ -39,8 +40,9 @@ class SeedRule(Method):
     """lr / (1 + alpha max(trace, 0)), from lr = 1e-3 and with alpha = 0.01, as in the experiment that metacurv starts from."""
 
     def __init__(self, setting: Setting) -> None:
+        lr = setting.user_lr * (SGD_FACTOR if setting.task.base == "sgd" else 1.0)
         self._wrapper = metacurv.MetaCurvatureLR(
-            setting.task.optimizer(setting.model, setting.user_lr), alpha=1e-2, seed=setting.seed
+            setting.task.optimizer(setting.model, lr), alpha=1e-2, seed=setting.seed
         )
         super().__init__(self._wrapper)
 
