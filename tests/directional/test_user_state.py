@@ -210,3 +210,30 @@ def test_loader_is_not_drawn_from_behind_the_loop() -> None:
     train(model, opt, 3)
     assert torch.equal(sampler.generator.get_state(), state)
     assert loader().batch_size == 16
+
+
+def test_a_model_that_draws_and_counts_in_eval_mode_too() -> None:
+    """Both passes of a reading see the same noise, so the slope is not drowned in it; nothing is left behind."""
+
+    class Noisy(nn.Module):
+        def __init__(self, noise: float) -> None:
+            super().__init__()
+            self.inner, self.noise = network(), noise
+            self.register_buffer("passes", torch.zeros(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.passes += 1
+            return self.inner(x + self.noise * torch.randn_like(x))
+
+    slopes = []
+    for noise in (0.0, 1e-3):
+        model = Noisy(noise)
+        opt = directional(torch.optim.SGD(model.parameters(), lr=1.0), model)
+        x, y = batch(0)
+        nn.functional.cross_entropy(model(x), y).backward()
+        before = states()[0]
+        opt.step()
+        assert torch.equal(states()[0], before)
+        assert model.passes == 1  # the loop's own
+        slopes.append(opt.history[0].slope[0])
+    assert slopes[1] == pytest.approx(slopes[0], rel=1e-2)
