@@ -27,7 +27,7 @@ FILES = (
     "sensitivity.json",
     "sensitivity.png",
 )
-SHOWN = ("directional", "directional, no horizon")
+SHOWN = ("directional", "directional, no horizon", "directional, held out")
 SEEDS = range(10)
 
 

@@ -26,9 +26,9 @@
 // tensors, products: T tensors; numbers, offsets: [T]; probe, count: 0-dim int64; mean, m2: [T + 1]
 // float64. The overloads `number` (CPU only) take the probe as a number: making a tensor of it
 // costs as much as filling a few thousand elements. `stacks` (CPU only): [K, ...], row k for probe
-// `probe` + k. Signs follow the contract in philox.h. keep: [T]; lr, distance: 0-dim float64, in the
-// overloads `number` (CPU and CUDA) a number. The Python docstrings
-// (metacurv/ops.py) give the formulas.
+// `probe` + k. Signs follow the contract in philox.h. keep: [T]; lr, distance: 0-dim float64, in
+// the overloads `number` (CPU and CUDA) a number. The Python docstrings (metacurv/ops.py) give the
+// formulas.
 STABLE_TORCH_LIBRARY(metacurv, m) {
   m.def(
       "rademacher_(Tensor(a!)[] tensors, int seed, Tensor probe, int[] numbers, int[] offsets) -> "
