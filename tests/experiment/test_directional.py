@@ -15,6 +15,7 @@ from metacurv.experiment.directional import BesideAdam
 from metacurv.experiment.results import Array, Curves
 
 STEPS = np.array([0.0, 100.0, 200.0])
+COLUMNS = ("seconds", "train_loss", "test_loss", "train_acc", "test_acc", "lr", "trace")
 
 
 def curves(method: Method, accuracy: object, *, seconds: object = 2.0, loss: float = 1.0) -> Curves:
@@ -114,9 +115,6 @@ def test_one_seed_has_no_interval() -> None:
     assert "no clear difference, +30.0" in words
     assert "in 1 of 1 seeds" in words
     assert "nan" not in words
-
-
-COLUMNS = ("seconds", "train_loss", "test_loss", "train_acc", "test_acc", "lr", "trace")
 
 
 def test_the_hypothesis_is_about_the_alphas_alone() -> None:

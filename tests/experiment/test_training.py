@@ -203,7 +203,7 @@ def test_a_directional_run_that_diverges_blames_no_lr(config: Config, dataset: D
     run = TrainingRun(Run(1, DIRECTIONAL), config, dataset)
     with torch.no_grad():
         next(iter(run.model.parameters())).fill_(float("nan"))
-    with pytest.raises(DivergedError, match="the training loss is nan at step 0$"):
+    with pytest.raises(DivergedError, match=r"the training loss is nan at step 0$"):
         run.train_step()
 
 
