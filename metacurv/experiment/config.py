@@ -30,7 +30,9 @@ class Method:
 
     @property
     def label(self) -> str:
-        """The name in tables and legends, which tells the alphas apart."""
+        """The name in tables and legends: tells the alphas apart, and says what is evaluated."""
+        if self.is_directional:
+            return f"{self.name}, averaged"
         return self.name if self.alpha is None else f"{self.name} alpha={self.alpha:g}"
 
 

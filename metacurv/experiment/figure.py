@@ -22,6 +22,8 @@ _ADAM = "#0072B2"  # Okabe and Ito's blue
 _ALPHAS = ("#F2B134", "#E07B1A", "#C03A2B", "#6E1423")
 _ONE_ALPHA = "#D55E00"  # Okabe and Ito's vermilion
 _DIRECTIONAL = "#009E73"  # their bluish green
+_BODY, _LEGEND_ROW = 12.1, 0.22  # inches
+_LEGEND_COLUMNS = 6  # of the longest labels, which fit
 _TITLE: dict[str, Any] = {"size": 15, "weight": "bold"}
 _STYLE: Any = {  # matplotlib types the keys as literals, in its later releases only
     "font.size": 10.5,
@@ -46,9 +48,10 @@ _STYLE: Any = {  # matplotlib types the keys as literals, in its later releases 
 def draw(config: Config, curves: Sequence[Curves]) -> bytes:
     """The picture as PNG: medians over seeds as lines, quartiles as bands; Adam comes first."""
     with rc_context(_STYLE):
-        figure = Figure(figsize=(10, 13), dpi=150, layout="constrained")
+        head_height = 0.65 + _LEGEND_ROW * _legend_rows(curves)
+        figure = Figure(figsize=(10, _BODY + head_height), dpi=150, layout="constrained")
         FigureCanvasAgg(figure)  # without pyplot: no global state, no display
-        panes: Any = figure.subfigures(2, 1, height_ratios=(1, 14))
+        panes: Any = figure.subfigures(2, 1, height_ratios=(head_height, _BODY))
         head, body = panes
         (accuracy, accuracy_time), (train, train_time), (test, test_time), (rate, trace) = (
             body.subplots(4, 2)
@@ -77,7 +80,7 @@ def draw(config: Config, curves: Sequence[Curves]) -> bytes:
         train_time.tick_params(labelleft=False)
         test_time.tick_params(labelleft=False)
         body.align_ylabels()
-        _head(head, config, train)
+        _head(head, head_height, config, train)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
     return buffer.getvalue()
@@ -128,7 +131,11 @@ def _dress(axes: Axes, title: str, y_label: str, x_label: str, *, log: bool = Fa
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _head(head: SubFigure, config: Config, labelled: Axes) -> None:
+def _legend_rows(curves: Sequence[Curves]) -> int:
+    return -(-len(curves) // _LEGEND_COLUMNS)
+
+
+def _head(head: SubFigure, height: float, config: Config, labelled: Axes) -> None:
     """Title, setting and the one legend."""
     layers = "-".join(map(str, (N_FEATURES, *config.hidden, N_CLASSES)))
     probes = f"{config.n_hutchinson_samples} probe{'s' * (config.n_hutchinson_samples > 1)}"
@@ -138,17 +145,22 @@ def _head(head: SubFigure, config: Config, labelled: Axes) -> None:
         f"trace every {config.update_freq} steps from {probes}; "
         f"median and quartiles of {config.seeds} seed{'s' * (config.seeds > 1)}"
     )
-    head.text(0.012, 0.9, f"Adam and MetaCurvatureLR(Adam) on mnist1d{quick}", va="top", **_TITLE)
-    head.text(0.012, 0.5, setting, va="top", size=10, color="#555555")
+    head.text(
+        0.012,
+        1 - 0.09 / height,
+        f"Adam and MetaCurvatureLR(Adam) on mnist1d{quick}",
+        va="top",
+        **_TITLE,
+    )
+    head.text(0.012, 1 - 0.43 / height, setting, va="top", size=10, color="#555555")
     handles, labels = labelled.get_legend_handles_labels()
     labels[2:] = [label.replace("MetaCurvatureLR ", "") for label in labels[2:]]
-    labels = ["directional rule, averaged" if label == "directional" else label for label in labels]
     head.legend(
         handles,
         labels,
-        loc="lower left",
-        bbox_to_anchor=(0, -0.12),
-        ncols=len(labels),
+        loc="upper left",
+        bbox_to_anchor=(0, 1 - 0.6 / height),
+        ncols=min(len(labels), _LEGEND_COLUMNS),
         fontsize=10,
         columnspacing=1.1,
         handlelength=1.4,

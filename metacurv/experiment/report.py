@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from . import verdict
+from . import directional, verdict
 from .config import Config
 from .results import MEASURES, Curves, Measure
 from .statistics import CONFIDENCE, spread
@@ -28,10 +28,12 @@ def text(config: Config, curves: Sequence[Curves]) -> str:
     for measure in MEASURES:
         intervals = [verdict.difference(measure, entry, adam) for entry in others]
         differences.append([measure.heading, *map(measure.signed, intervals)])
+    beside = directional.beside_adam(curves)
+    rules = "by alpha" if beside is None else "by alpha and by the directional rule"
     quick = "; a quick run, for the whole experiment leave --quick out" if config.quick else ""
     return "\n".join(
         [
-            "Adam against MetaCurvatureLR(Adam), by alpha and by the directional rule, "
+            f"Adam against MetaCurvatureLR(Adam), {rules}, "
             f"{config.seeds} seeds of {config.steps} steps: mean ± standard deviation over seeds",
             *_table(means),
             "  (mean train loss: over training, by trapezoids between evaluations; the lower, the faster)",
@@ -40,15 +42,20 @@ def text(config: Config, curves: Sequence[Curves]) -> str:
             *_table(differences),
             "",
             f"Verdict (from the intervals{quick})",
-            *(line for words in _words(curves) for line in _wrapped(words)),
+            *(line for words in _verdict(curves) for line in _wrapped(words)),
+            *([] if beside is None else ["", *_wrapped(directional.words(beside))]),
         ]
     )
 
 
 def summary(config: Config, curves: Sequence[Curves]) -> dict[str, Any]:
-    """What summary.json holds: every number of the table, the verdict, and the traces."""
+    """What summary.json holds: every number of the table, the verdict, and the traces.
+
+    "directional" is null without that rule; steps that are null there: never in half of the seeds.
+    """
     adam, *others = curves
     judgements = _judgements(curves)
+    beside = directional.beside_adam(curves)
     return {
         "quick": config.quick,
         "seeds": config.seeds,
@@ -69,8 +76,11 @@ def summary(config: Config, curves: Sequence[Curves]) -> dict[str, Any]:
         "verdict": {
             "hypothesis": verdict.over_alphas([each.outcome for each in judgements]).value,
             "per_alpha": [_outcomes(each) for each in judgements],
-            "words": _words(curves),
+            "words": _verdict(curves),
         },
+        "directional": None
+        if beside is None
+        else {**dataclasses.asdict(beside), "words": directional.words(beside)},
     }
 
 
@@ -80,10 +90,8 @@ def _judgements(curves: Sequence[Curves]) -> list[Judgement]:
     return [verdict.judge(entry, adam) for entry in others if entry.method.alpha is not None]
 
 
-def _words(curves: Sequence[Curves]) -> list[str]:
-    adam, *others = curves
-    directional = [verdict.about_directional(e, adam) for e in others if e.method.is_directional]
-    return [*verdict.words(_judgements(curves), adam), *directional]
+def _verdict(curves: Sequence[Curves]) -> list[str]:
+    return verdict.words(_judgements(curves), curves[0])
 
 
 def _short_label(curves: Curves) -> str:

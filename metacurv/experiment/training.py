@@ -115,9 +115,11 @@ class TrainingRun:
 
     def _require_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
+            follows_lr = self._directional is None
+            cure = f"; try a smaller --lr than {self.config.lr:g}" if follows_lr else ""
             raise DivergedError(
                 f"{self.run.method.label}, seed {self.run.seed}: the training loss is {loss} at "
-                f"step {self.step}; try a smaller --lr than {self.config.lr:g}"
+                f"step {self.step}{cure}"
             )
 
     def _batch_loss(self, step: int) -> Tensor:

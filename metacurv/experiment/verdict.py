@@ -76,6 +76,12 @@ def difference(measure: Measure, curves: Curves, adam: Curves) -> Interval:
     return paired_interval(measure.of(curves), measure.of(adam))
 
 
+def compared(measure: Measure, interval: Interval) -> str:
+    """A difference from Adam and its sign, which an interval around zero leaves open."""
+    relation = {-1: "lower than Adam's", 1: "higher than Adam's", 0: "no clear difference"}
+    return f"{relation[interval.side]}, {measure.signed(interval)}"
+
+
 def outcome_of(interval: Interval, *, better: int) -> Outcome:
     """A claim holds where the whole interval is on its side of zero, fails where on the other."""
     if interval.side == 0:
@@ -111,27 +117,6 @@ def words(judgements: Sequence[Judgement], adam: Curves) -> list[str]:
     return [*paragraphs, *(_about(each, adam) for each in judgements), BOUND]
 
 
-def about_directional(curves: Curves, adam: Curves) -> str:
-    """What the directional rule comes to beside Adam at the same lr, which it does not use."""
-    accuracy = difference(FINAL_TEST_ACCURACY, curves, adam)
-    relation = {-1: "lower than Adam's", 1: "higher than Adam's", 0: "no clear difference"}
-    needed = np.median(curves.steps_to_test_accuracy(adam.best_test_accuracy))
-    adams = np.median(adam.best_test_accuracy_step)
-    reached = (
-        "never comes up to Adam's best test accuracy in most seeds"
-        if np.isinf(needed)
-        else f"needs {needed:.0f} steps to Adam's best test accuracy, which Adam has at step {adams:.0f}"
-    )
-    return "\n".join(
-        [
-            "The directional rule, read at its average of the iterates:",
-            f"- final test accuracy: {relation[accuracy.side]}, {FINAL_TEST_ACCURACY.signed(accuracy)}",
-            f"- it {reached} (medians)",
-            f"- test loss at the end: {_compared(FINAL_TEST_LOSS, difference(FINAL_TEST_LOSS, curves, adam))}",
-        ]
-    )
-
-
 def _about(judgement: Judgement, adam: Curves) -> str:
     curves = judgement.curves
     lines = [f"{curves.method.label} against Adam: {judgement.outcome.value}."]
@@ -162,14 +147,9 @@ def _test_loss(curves: Curves, adam: Curves) -> str:
     final = difference(FINAL_TEST_LOSS, curves, adam)
     best = difference(BEST_TEST_LOSS, curves, adam)
     return (
-        f"test loss at the end: {_compared(FINAL_TEST_LOSS, final)}; at each one's best: "
-        f"{_compared(BEST_TEST_LOSS, best)}. {_overfitting(adam)}, {_overfitting(curves)}"
+        f"test loss at the end: {compared(FINAL_TEST_LOSS, final)}; at each one's best: "
+        f"{compared(BEST_TEST_LOSS, best)}. {_overfitting(adam)}, {_overfitting(curves)}"
     )
-
-
-def _compared(measure: Measure, interval: Interval) -> str:
-    relation = {-1: "lower than Adam's", 1: "higher than Adam's", 0: "no clear difference"}
-    return f"{relation[interval.side]}, {measure.signed(interval)}"
 
 
 def _overfitting(curves: Curves) -> str:

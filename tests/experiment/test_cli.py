@@ -39,7 +39,7 @@ def test_every_option_reaches_the_configuration() -> None:
     options = (
         "--hidden 3 4 --activation tanh --batch-size 5 --steps 6 --seeds 7 --lr 0.1 --alpha 0.2 0.3"
         " --update-freq 8 --n-hutchinson-samples 9 --eval-every 11 --threads 2 --backend reference"
-        " --num-samples 120 --data-seed 13 --quick"
+        " --num-samples 120 --data-seed 13 --quick --no-directional"
     )
     config = parsed(*options.split())
     assert config == Config(
@@ -57,6 +57,7 @@ def test_every_option_reaches_the_configuration() -> None:
         backend="reference",
         num_samples=120,
         data_seed=13,
+        directional=False,
         quick=True,
     )
 
@@ -77,7 +78,7 @@ def test_the_sweep_trains_adam_once() -> None:
 
 def test_methods_alternate_from_seed_to_seed() -> None:
     order = [(run.seed, run.method.label) for run in parsed("--seeds", "3").runs]
-    there = ["Adam", "MetaCurvatureLR alpha=0.01", "directional"]
+    there = ["Adam", "MetaCurvatureLR alpha=0.01", "directional, averaged"]
     expected = [(seed, label) for seed in range(3) for label in there[:: -1 if seed == 1 else 1]]
     assert order == expected
 
@@ -187,10 +188,22 @@ def test_a_run_leaves_every_file_and_prints_every_part(
 
     summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     assert [entry["alpha"] for entry in summary["differences_from_adam"]] == [0.01, 0.1, None]
-    assert "The directional rule, read at its average" in report
+    assert "directional, averaged" in report
+    assert "The directional rule against Adam, read at the average of its iterates" in report
+    assert summary["directional"]["words"].startswith("The directional rule against Adam")
     assert summary["verdict"]["hypothesis"] in {"supported", "not supported", "undecided"}
     with Image.open(tmp_path / "loss_comparison.png") as picture:
         assert picture.width == 1500
+
+
+def test_without_the_directional_rule_nothing_speaks_of_it(
+    tmp_path: Path, experiment: Experiment
+) -> None:
+    assert experiment("--out", tmp_path, "--no-directional") == 0
+    assert not list(tmp_path.glob("parts/*directional*"))
+    assert "directional" not in (tmp_path / "report.txt").read_text(encoding="utf-8")
+    assert "directional" not in (tmp_path / "metrics.csv").read_text()
+    assert json.loads((tmp_path / "summary.json").read_text())["directional"] is None
 
 
 def test_the_same_command_gives_the_same_numbers(

@@ -30,6 +30,13 @@ def results(config: Config) -> list[Curves]:
     ]
 
 
+def panels(image: Image.Image) -> list[np.ndarray]:
+    """The pixels [height, width, 3] of the four rows of two."""
+    pixels = np.asarray(image.convert("RGB"), dtype=int)
+    rows = np.array_split(pixels[image.height // 13 :], 4)
+    return [panel for row in rows for panel in np.array_split(row, 2, axis=1)]
+
+
 @pytest.mark.parametrize(
     "config",
     [
@@ -46,13 +53,28 @@ def test_the_picture_is_valid_and_full(config: Config) -> None:
     image.load()
     assert image.format == "PNG"
     assert image.width == 1500
-    pixels = np.asarray(image.convert("RGB"), dtype=int)
-    body = pixels[image.height // 10 :]
-    for rows in np.array_split(body, 3):
-        for panel in np.array_split(rows, 2, axis=1):
-            coloured = np.ptp(panel, axis=2) > 40  # no grey of axes, grid or text
-            assert coloured.sum() > 100
+    for panel in panels(image):
+        coloured = np.ptp(panel, axis=2) > 40  # no grey of axes, grid or text
+        assert coloured.sum() > 100
+    margin = np.asarray(image.convert("RGB"))[: image.height // 10, -8:]
+    assert (margin == 255).all()  # the legend ends before the picture does
     assert mpl.rcParams["font.size"] == size
+
+
+def test_the_directional_rule_has_a_colour_of_its_own_in_every_panel() -> None:
+    green = (0x00, 0x9E, 0x73)
+    for directional in (True, False):
+        config = Config(directional=directional)
+        image = Image.open(io.BytesIO(figure.draw(config, results(config))))
+        for panel in panels(image):
+            assert ((panel == green).all(axis=2).sum() > 100) == directional
+
+
+def test_a_method_without_a_rate_at_the_start_is_drawn() -> None:
+    config = Config(seeds=3)
+    curves = results(config)
+    curves[-1].lr[:, 0] = np.nan
+    assert figure.draw(config, curves).startswith(b"\x89PNG")
 
 
 def test_readings_that_are_missing_or_negative_do_not_stop_it() -> None:

@@ -56,12 +56,14 @@ def test_killed_twice_it_ends_with_the_same_numbers(
     assert not list(parts.glob("*.checkpoint"))
     results = [json.loads((folder / "summary.json").read_text()) for folder in (cut, whole)]
     for result in results:
+        for timed in ("seconds_ratio", "words"):
+            del result["directional"][timed]
         for entry in (*result["methods"], *result["differences_from_adam"]):
             del entry["total_seconds"]
     assert results[0] == results[1]
 
 
-@pytest.mark.parametrize("stop_at", range(1, 17, 3))
+@pytest.mark.parametrize("stop_at", range(1, 25, 3))
 def test_stopped_at_any_evaluation_it_ends_with_the_same_numbers(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

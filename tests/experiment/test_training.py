@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -48,7 +49,7 @@ def test_every_method_of_a_seed_sees_the_same_batches(
         return plain(self, step)
 
     monkeypatch.setattr(TrainingRun, "_batch_loss", recorded)
-    methods = (ADAM, Method(0.01), Method(0.1))
+    methods = (ADAM, Method(0.01), Method(0.1), DIRECTIONAL)
     for method in methods:
         run = TrainingRun(Run(1, method), config, dataset)
         for _ in range(12):  # more than an epoch of 8
@@ -98,23 +99,24 @@ def test_making_a_network_leaves_the_global_generator_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("alpha", [None, 0.01])
+@pytest.mark.parametrize("method", [ADAM, Method(0.01), DIRECTIONAL], ids=lambda m: m.name)
 @pytest.mark.parametrize("update_freq", [10, 37])  # 37: some evaluations follow no new reading
+@pytest.mark.parametrize("evaluations", [0, 1, 3])
 def test_a_restored_run_goes_on_bit_for_bit(
-    config: Config, dataset: Data, alpha: float | None, update_freq: int
+    config: Config, dataset: Data, method: Method, update_freq: int, evaluations: int
 ) -> None:
     config = dataclasses.replace(config, update_freq=update_freq)
-    run = Run(1, Method(alpha))
+    run = Run(1, method)
     straight = trained(run, config, dataset)
     first = TrainingRun(run, config, dataset)
-    for _ in range(3):
+    for _ in range(evaluations):
         first.advance()
     second = TrainingRun(run, config, dataset)
     second.load_state_dict(first.state_dict())
     assert second.seconds == first.seconds
     while not second.done:
         second.advance()
-    assert without_seconds(second.rows) == without_seconds(straight.rows)
+    np.testing.assert_equal(without_seconds(second.rows), without_seconds(straight.rows))  # nan too
     for a, b in zip(second.model.parameters(), straight.model.parameters(), strict=True):
         assert torch.equal(a, b)
 
@@ -195,6 +197,21 @@ def test_the_directional_rule_is_read_at_its_average(config: Config, dataset: Da
     assert last["train_loss"] != run.rows[-1]["train_loss"]
     with run.optimizer.averaged_parameters():
         assert run._evaluate_as_it_is()["train_loss"] == run.rows[-1]["train_loss"]
+
+
+def test_a_directional_run_that_diverges_blames_no_lr(config: Config, dataset: Data) -> None:
+    run = TrainingRun(Run(1, DIRECTIONAL), config, dataset)
+    with torch.no_grad():
+        next(iter(run.model.parameters())).fill_(float("nan"))
+    with pytest.raises(DivergedError, match=r"the training loss is nan at step 0$"):
+        run.train_step()
+
+
+def test_the_directional_rules_trace_is_of_the_average(config: Config, dataset: Data) -> None:
+    run = trained(Run(0, DIRECTIONAL), config, dataset)
+    with run.optimizer.averaged_parameters():
+        assert run._would_be_trace() == run.rows[-1]["trace"]
+    assert run._would_be_trace() != run.rows[-1]["trace"]
 
 
 def test_the_directional_rule_does_not_use_the_lr(config: Config, dataset: Data) -> None:

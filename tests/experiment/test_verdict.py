@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 
 from metacurv.experiment import report, verdict
-from metacurv.experiment.config import ADAM, DIRECTIONAL, Config, Method
+from metacurv.experiment.config import ADAM, Config, Method
 from metacurv.experiment.results import Array, Curves
 from metacurv.experiment.statistics import Interval
 from metacurv.experiment.verdict import Outcome
@@ -206,35 +204,3 @@ def test_the_table_holds_what_the_summary_holds() -> None:
     assert summary["verdict"]["per_alpha"][0]["claims"]["converges faster"] == "not supported"
     assert "a quick run" in text
     assert "a quick run" not in report.text(Config(seeds=4, steps=200), entries[:2])
-
-
-@pytest.mark.parametrize(
-    ("accuracies", "relation", "steps"),
-    [
-        ((0.2, 0.7, 0.8), "higher than Adam's", "needs 90 steps"),
-        ((0.2, 0.3, 0.5), "lower than Adam's", "never comes up to"),
-    ],
-)
-def test_the_directional_rule_in_words(
-    accuracies: tuple[float, ...], relation: str, steps: str
-) -> None:
-    """Adam is best at step 200 with 65 %; from 20 % at 0 to 70 % at 100 that is reached at step 90."""
-    flat = np.zeros((4, 3))
-    adam = dataclasses.replace(curves(ADAM), test_acc=np.array([0.2, 0.5, 0.65]) + flat)
-    ours = dataclasses.replace(curves(DIRECTIONAL), test_acc=np.array(accuracies) + flat)
-    words = verdict.about_directional(ours, adam)
-    assert f"final test accuracy: {relation}, {100 * (accuracies[-1] - 0.65):+.1f}" in words
-    assert steps in words
-    assert "Adam has at step 200" in words or "never" in steps
-
-
-def test_the_hypothesis_is_about_the_alphas_alone() -> None:
-    config = Config(seeds=4, steps=200)
-    made = [
-        curves(method, accuracy=0.9 if method.is_directional else 0.6) for method in config.methods
-    ]
-    alone = report.summary(config, made[:-1])["verdict"]
-    with_directional = report.summary(config, made)["verdict"]
-    assert with_directional["hypothesis"] == alone["hypothesis"]
-    assert with_directional["per_alpha"] == alone["per_alpha"]
-    assert with_directional["words"][:-1] == alone["words"]
