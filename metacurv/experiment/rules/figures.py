@@ -122,7 +122,7 @@ def draw_sensitivity(results: Mapping[str, Mapping[str, Mapping[float, Sequence[
                 axis.set_yscale("log")
         for axis in list(axes.flat)[len(results) :]:
             axis.set_axis_off()
-        axes.flat[0].legend(frameon=False)
+        axes.flat[0].legend(frameon=False, loc="lower center")
         return _png(figure)
 
 

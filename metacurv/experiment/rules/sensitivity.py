@@ -15,12 +15,15 @@ from .workers import finished
 
 RATES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 METHODS = {"user's rate": "last", "directional": "average"}  # and the iterate that is read
+LABELS = {"user's rate": "base optimizer at that lr", "directional": "directional rule"}
 TASK_NAMES = ("mlp-relu", "friedman", "digits-mlp", "conv")
+
+Results = dict[str, dict[str, dict[float, list[float]]]]  # task -> method -> lr -> a value a seed
 
 
 def run(tasks: Sequence[Task], seeds: range, store: Store, jobs: int, progress: bool) -> int:
     """Trains what is missing and draws. Returns: the exit status."""
-    results: dict[str, dict[str, dict[float, list[float]]]] = {}
+    results: Results = {}
     for task in tasks:
         if task.name not in TASK_NAMES:
             continue
@@ -49,6 +52,13 @@ def run(tasks: Sequence[Task], seeds: range, store: Store, jobs: int, progress: 
         task: {method: {f"{rate:g}": values for rate, values in by_lr.items()} for method, by_lr in methods.items()}
         for task, methods in results.items()
     })  # fmt: skip
-    write_atomically(store.folder / "sensitivity.png", figures.draw_sensitivity(results))
+    write_atomically(store.folder / "sensitivity.png", figures.draw_sensitivity(_labelled(results)))
     print(f"written to {store.folder}: sensitivity.json, sensitivity.png")
     return 0
+
+
+def _labelled(results: Results) -> Results:
+    return {
+        task: {LABELS[method]: by_lr for method, by_lr in methods.items()}
+        for task, methods in results.items()
+    }
