@@ -5,7 +5,8 @@ No GPU has run this. Here a CPU tensor stands in for one on the device, and ever
 
 from __future__ import annotations
 
-import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from metacurv.directional import control
-from tests.directional.helpers import batch, data, directional, network, train
+from tests.directional.helpers import data, directional, network, train
 from tests.drop_in.helpers import assert_same, weights
 from tests.drop_in.test_tensor_lr import CountHostReads
 
@@ -86,32 +87,22 @@ def test_the_way_without_waiting_trains_as_the_way_with_it(monkeypatch: pytest.M
     assert trained[0][1] == pytest.approx(trained[1][1], rel=1e-7)
 
 
-def _train_on(rank: int, folder: str, ranks: int) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=ranks
-    )
-    torch.set_num_threads(1)
-    model = network(dtype=torch.float64)
-    parallel = nn.parallel.DistributedDataParallel(model)
-    opt = directional(
-        torch.optim.SGD(model.parameters(), lr=0.1), parallel, seed=rank, average=True
-    )  # every rank draws batches of its own
-    for step in range(25):
-        x, y = batch(2 * step + rank, torch.float64)
-        opt.zero_grad()
-        nn.functional.cross_entropy(parallel(x), y).backward()
-        opt.step()
-    torch.save(
-        {"model": model.state_dict(), "history": [vars(r) for r in opt.history]},
-        f"{folder}/{rank}.pt",
-    )
-    torch.distributed.destroy_process_group()
-
-
 @pytest.mark.slow
 def test_ranks_of_a_ddp_model_agree(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_train_on, (str(tmp_path), 2), nprocs=2)
+    """Two processes with batches and probes of their own."""
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.directional.ddp_training", str(rank), str(tmp_path)],
+            cwd=Path(__file__).parents[2],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in ranks:
+        printed, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, printed
     one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert_same(one, other)
     assert len(one["history"]) == 10

@@ -1,0 +1,36 @@
+"""One of two processes of a DDP training, for test_device.py: python -m tests.directional.ddp_training RANK FOLDER"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import torch
+from torch import nn
+
+from tests.directional.helpers import batch, directional, network
+
+
+def main(rank: int, folder: str) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+    )
+    model = network(dtype=torch.float64)
+    parallel = nn.parallel.DistributedDataParallel(model)
+    opt = directional(
+        torch.optim.SGD(model.parameters(), lr=0.1), parallel, seed=rank, average=True
+    )
+    for step in range(25):
+        x, y = batch(2 * step + rank, torch.float64)
+        opt.zero_grad()
+        nn.functional.cross_entropy(parallel(x), y).backward()
+        opt.step()
+    history = [vars(record) for record in opt.history]
+    torch.save({"model": model.state_dict(), "history": history}, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])
