@@ -295,10 +295,10 @@ class MetaCurvatureLR(OptimizerWrapper):
             for index, tensor in enumerate(added):
                 _validate.real_tensor(f"param_group['params'][{index}]", tensor)
             _validate.same_device("parameters", [*held[:1], *added])
+            self._control.group_added()
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
-        self._control.group_added()
 
     def _own_state(self) -> dict[str, Any]:
         return self._control.own_state()

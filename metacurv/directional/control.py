@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import ASGD, SGD, Optimizer, Rprop
+from torch.optim import ASGD, SGD, Optimizer, RAdam, Rprop
 
 from metacurv import _validate
 from metacurv.base_step import Rate, stays_on_device, step_base_at
@@ -28,6 +28,7 @@ _STATE_VERSION = 1
 _FIRST_BATCHES = 4  # whose mean slope and curvature give the first rate
 _FIRST_TRIES = 10  # rounds of them, while the slope is not positive
 _HALVINGS = 40  # of a first rate that raises the loss
+_RADAM_STEPS = 5  # that are not normalised (Liu et al. 2020: rho_t <= 5, for beta2 up to 0.9999)
 
 
 class DirectionalControl:
@@ -52,6 +53,10 @@ class DirectionalControl:
                 f"optimizer must take lr for the length of its step with rule='directional', got {type(base).__name__}, which "
                 "makes step lengths of its own from the first lr"
             )
+        if any(group.get("maximize") for group in base.param_groups):
+            raise ValueError(
+                "optimizer must minimise with rule='directional', got maximize=True; negate the loss instead"
+            )
         if not isinstance(average, bool):
             raise TypeError(f"average must be True or False, got {_validate.describe(average)}")
         self._base = base
@@ -67,6 +72,7 @@ class DirectionalControl:
         )
         self._rates = GroupRates(base, rule.per_group)
         self._averages = average
+        self._shows_average = False
         self._reset()
 
     def _reset(self) -> None:
@@ -109,13 +115,21 @@ class DirectionalControl:
             raise ValueError(
                 "averaged_parameters needs MetaCurvatureLR(..., average=True), got average=False"
             )
-        with self._average.in_place():
-            yield
+        self._shows_average = True
+        try:
+            with self._average.in_place():
+                yield
+        finally:
+            self._shows_average = False
 
     # Stepping.
 
     def step(self) -> None:
         """One step of the base at the rate of the rule; where it is due, measured."""
+        if self._shows_average:
+            raise RuntimeError(
+                "step() must not be called inside averaged_parameters(): the step would be lost at its end"
+            )
         if not self._started:
             self._first_step()
         else:
@@ -130,25 +144,34 @@ class DirectionalControl:
 
     def _first_step(self) -> None:
         """Steps the base at a rate of 1, puts that back, and takes the part of it that slope and curvature allow."""
-        moving = self._moving()
+        shares = self._rates.first_shares()
+        moving = self._moving(shares)
         if not any(moving):
             self._base.step()
             return
         batches = [self._draw() for _ in range(_FIRST_BATCHES)]
-        shares = self._rates.first_shares()
         line = StepLine(moving, self._backend)
         try:
             step_base_at(self._base, shares)
             ones = [1.0] * len(moving)
             line.stepped(self._keep(shares), ones)
+            if not bool(line.is_finite):
+                raise ValueError(
+                    "gradients must be finite at the first step, got a step that is not"
+                )
+            if not bool(line.reach.any()):
+                line.go_before()
+                return  # gradients of zeros: there is nothing to find a rate from
             reading = self._first_reading(line, batches)
             self._state.begin(reading.loss, reading.slope.abs(), reading.curvature)
             self._halve_while_it_rises(line, batches, reading.loss)
         except BaseException:
             line.go_before()
             raise
-        self._started = True
-        self._record(reading, torch.ones_like(reading.loss))
+        self._host_lr = None
+        # RAdam's first steps are not normalised, the later ones are: each of them begins anew.
+        self._started = not isinstance(self._base, RAdam) or self._steps >= _RADAM_STEPS
+        self._record(reading, torch.ones_like(reading.loss), self._state.lr)
         self._show_scale(self._group_rates())
 
     def _first_reading(self, line: StepLine, batches: list[ProbeBatch]) -> LineReading:
@@ -186,9 +209,16 @@ class DirectionalControl:
         self, line: StepLine, batches: list[ProbeBatch], before: Tensor
     ) -> None:
         for _ in range(_HALVINGS):
-            lr = self._state.lr.tolist()
-            shares = zip(self._rates.scale_of_group, self._rates.first_shares(), strict=True)
-            line.step_to(self._keep([lr[scale] * share for scale, share in shares]), lr)
+            # A scheduler may begin far below the rate that is found.
+            now = self._rates.largest(self._rates.shares())
+            lr = [
+                rate * float(share)
+                for rate, share in zip(self._state.lr.tolist(), now, strict=True)
+            ]
+            shares = self._rates.first_shares()
+            scales = self._rates.scale_of_group
+            rates = [lr[scale] * share for scale, share in zip(scales, shares, strict=True)]
+            line.step_to(self._keep(rates, shares), lr)
             after = torch.stack([batch.value() for batch in batches]).mean()
             if bool(self._model.over_ranks(after) <= before):
                 return
@@ -196,8 +226,8 @@ class DirectionalControl:
 
     def _measured_step_of_base(self, rates: Sequence[Rate]) -> bool:
         """Returns: whether a step was taken; none is where there is nothing to measure."""
-        moving = self._moving()
-        if not any(moving) or any(isinstance(rate, float) and rate == 0 for rate in rates):
+        moving = self._moving(rates)
+        if not any(moving):
             return False
         batch = self._draw()  # what may fail in the user's code fails before the step
         line = StepLine(moving, self._backend)
@@ -208,6 +238,7 @@ class DirectionalControl:
             reading = self._read(line, batch)
         finally:
             line.go_after()
+        measured_at = self._state.lr
         accepted = self._state.update(
             reading.loss,
             reading.slope,
@@ -215,7 +246,7 @@ class DirectionalControl:
             searching=self._steps < self._plan.search_ends,
         )
         self._host_lr = None
-        self._record(reading, accepted)
+        self._record(reading, accepted, measured_at)
         return True
 
     def _read(self, line: StepLine, batch: ProbeBatch) -> LineReading:
@@ -231,12 +262,16 @@ class DirectionalControl:
             sides.append(outputs)
         inverse = torch.where(line.reach > 0, 0.5 / line.reach, 0.0)
         tangents = [
-            [(plus - minus) * by.to(plus.dtype) for plus, minus in zip(*outputs, strict=True)]
+            [
+                _difference(plus, minus) * by.to(plus.dtype)
+                for plus, minus in zip(*outputs, strict=True)
+            ]
             for by, outputs in zip(inverse, sides, strict=True)
         ]
         centre = [(plus + minus) / 2 for plus, minus in zip(*sides[0], strict=True)]
         weights = self._state.lr if self._started else torch.ones_like(line.reach)
-        reading = read_lines(batch.loss, centre, tangents, weights)
+        with batch.loss_quiet():
+            reading = read_lines(batch.loss, centre, tangents, weights)
         packed = self._model.over_ranks(
             torch.cat([reading.loss.reshape(1), reading.slope, reading.curvature])
         )
@@ -272,20 +307,35 @@ class DirectionalControl:
         device: torch.device = self._all_parameters()[0].device
         return device
 
-    def _moving(self) -> list[list[Tensor]]:
-        """What the base is about to step, under each scale."""
+    def _moving(self, rates: Sequence[Rate]) -> list[list[Tensor]]:
+        """What the base is about to step at these rates of the groups, under each scale."""
         groups = self._base.param_groups
         return [
-            [p for g in scale for p in groups[g]["params"] if p.grad is not None]
+            [
+                p
+                for g in scale
+                if _moves(rates[g])
+                for p in groups[g]["params"]
+                if p.grad is not None
+            ]
             for scale in self._rates.scales
         ]
 
-    def _keep(self, rates: Sequence[Rate]) -> list[list[Rate]]:
-        """For every tensor of ``_moving``: what decoupled weight decay leaves of it."""
+    def _keep(
+        self, rates: Sequence[Rate], moved_at: Sequence[Rate] | None = None
+    ) -> list[list[Rate]]:
+        """For every tensor of ``_moving(moved_at)``: what decoupled weight decay at ``rates`` leaves of it."""
         of_group = self._rates.keep(rates)
         groups = self._base.param_groups
+        moved_at = rates if moved_at is None else moved_at
         return [
-            [of_group[g] for g in scale for p in groups[g]["params"] if p.grad is not None]
+            [
+                of_group[g]
+                for g in scale
+                if _moves(moved_at[g])
+                for p in groups[g]["params"]
+                if p.grad is not None
+            ]
             for scale in self._rates.scales
         ]
 
@@ -294,9 +344,10 @@ class DirectionalControl:
 
     # Reporting.
 
-    def _record(self, reading: LineReading, accepted: Tensor) -> None:
+    def _record(self, reading: LineReading, accepted: Tensor, measured_at: Tensor) -> None:
         interval = self._times.measured(self._steps, self._state.change)
-        self._records.add(self._steps, interval, reading, self._state.lr, accepted)
+        lrs = (measured_at, self._state.lr)
+        self._records.add(self._steps, interval, reading, lrs, accepted)
         if self.on_update is not None:
             self.on_update(self._records.all()[-1])
 
@@ -311,9 +362,13 @@ class DirectionalControl:
 
     def group_added(self) -> None:
         """The base has a new parameter group."""
+        before = self._rates.references
         self._rates.group_added()
         if self.rule.per_group:
             self._state.add_scale()
+        else:  # the rates of the other groups stay
+            self._state.lr = self._state.lr * (self._rates.references[0] / before[0])
+            self._host_lr = None
         if self._average is not None:
             self._average.extend(self._base.param_groups[-1]["params"])
 
@@ -339,10 +394,15 @@ class DirectionalControl:
             "average": None if self._average is None else self._average.state(),
         }
 
+    def _begin_afresh(self) -> None:
+        """With the groups as a checkpoint of the bare base has them."""
+        self._rates = GroupRates(self._base, self.rule.per_group)
+        self._reset()
+
     def checked_own_state(self, state: Any) -> Callable[[], None]:
         """Checks ``state`` (None: a checkpoint of the bare base) and returns what loads it."""
         if state is None:
-            return self._reset
+            return self._begin_afresh
         name = "state_dict['metacurv']"
         if not isinstance(state, dict) or (state.get("version"), state.get("rule")) != (
             _STATE_VERSION,
@@ -364,6 +424,13 @@ class DirectionalControl:
             )
         if self._average is not None:
             self._average.check(state["average"], f"{name}['average']")
+        first = state["first_lrs"]
+        if not isinstance(first, list) or len(first) != len(self._base.param_groups):
+            raise ValueError(
+                f"{name}['first_lrs'] must be a list of {len(self._base.param_groups)} numbers, got {_validate.describe(first)}"
+            )
+        for index, lr in enumerate(first):
+            _validate.real(f"{name}['first_lrs'][{index}]", lr, low=0)
         rule_state = self._state.checked(state["state"], f"{name}['state']")
         times = self._times.checked(state["times"], f"{name}['times']")
 
@@ -380,6 +447,16 @@ class DirectionalControl:
                 self._average.load(state["average"])
 
         return load
+
+
+def _moves(rate: Rate) -> bool:
+    """A rate of 0 takes its group out of what is measured; one on a GPU is not looked at."""
+    return isinstance(rate, Tensor) or rate != 0
+
+
+def _difference(plus: Tensor, minus: Tensor) -> Tensor:
+    """0 where both are the same, also where that is infinity: masked logits."""
+    return torch.where(plus == minus, 0.0, plus - minus)
 
 
 def _has_plain_momentum(base: Optimizer) -> bool:

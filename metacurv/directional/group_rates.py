@@ -32,7 +32,8 @@ class GroupRates:
     def load(self, first: list[float]) -> None:
         """Takes the first learning rates, as ``state`` gives them.
 
-        Kept with what follows, since every step asks: ``scales``, the groups under each scale, and ``scale_of_group``.
+        Kept with what follows, since every step asks: ``scales``, the groups under each scale, ``scale_of_group``
+        and ``references``.
 
         Raises:
             ValueError: all groups under a scale had lr 0.
@@ -51,6 +52,7 @@ class GroupRates:
         self._first, self.scales = list(first), scales
         self.scale_of_group = list(every) if self._per_group else [0] * len(first)
         self._references = [references[scale] for scale in self.scale_of_group]
+        self.references = references
 
     def group_added(self) -> None:
         """The base has one more group."""
@@ -59,7 +61,8 @@ class GroupRates:
     def shares(self) -> list[Rate]:
         """lr / reference of every group, as the user and the scheduler have it now; a tensor where the lr is one on a GPU."""
         return [
-            _number(group["lr"]) / reference
+            _number(group["lr"])
+            / float(group.get("max_lr", reference))  # OneCycleLR brings a level of its own
             for group, reference in zip(self._base.param_groups, self._references, strict=True)
         ]
 

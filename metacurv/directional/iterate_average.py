@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from metacurv import _validate
+from metacurv.estimators.precision import wide
 
 _POWER = 8  # the last ninth of the iterates has about two thirds of the weight
 _EVERY = 4  # steps: neighbours hardly differ, and a look at all parameters costs tiny networks 2 % of a step
@@ -35,7 +36,8 @@ class IterateAverage:
     def extend(self, parameters: Sequence[Tensor]) -> None:
         """More parameters; until now they were what they are."""
         self._parameters.extend(parameters)
-        self.values.extend(p.detach().clone() for p in parameters)
+        # Steps of a ninth of a hundredth are below the spacing of half-precision numbers.
+        self.values.extend(wide(p.detach()).clone() for p in parameters)
 
     def take(self) -> None:
         """Counts the parameters in as they are."""
@@ -46,7 +48,7 @@ class IterateAverage:
         steps = range(t - _EVERY + 1, t + 1) if t > _AT_FIRST else (t,)
         stays = math.prod(i / (i + _POWER + 1) for i in steps)
         with torch.no_grad():  # as a decorator it takes 3 us more
-            torch._foreach_lerp_(self.values, self._parameters, 1 - stays)
+            torch._foreach_lerp_(self.values, [wide(p) for p in self._parameters], 1 - stays)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

@@ -6,13 +6,21 @@ import random
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+    default_collate,
+)
 
 from metacurv import _validate
 
@@ -48,7 +56,7 @@ class ProbeBatches:
             TypeError: what comes is no pair.
             ValueError: there is none.
         """
-        with _global_randomness_kept() if self._source.runs_foreign_code else nullcontext():
+        with self._randomness():
             pair = self._source.batch(self._next_item())
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise TypeError(
@@ -64,9 +72,17 @@ class ProbeBatches:
         length = self._source.length
         if length is not None:  # whole rounds need not be gone through
             self._round, drawn = drawn // length - 1, drawn % length
-        with _global_randomness_kept():
-            for _ in range(drawn):
+        target = self._drawn
+        for self._drawn in range(target - drawn, target):
+            with self._randomness():
                 self._next_item()
+        self._drawn = target
+
+    def _randomness(self) -> AbstractContextManager[None]:
+        """Of what is foreign: a function of the seed and the number of batches drawn before."""
+        if not self._source.runs_foreign_code:
+            return nullcontext()
+        return _own_randomness(_mixed(self._seed, self._drawn))
 
     def _next_item(self) -> Any:
         item = next(self._items, _END)
@@ -143,8 +159,8 @@ class _OfLoader(_Source):
         self._data, self._collate, n = data, loader.collate_fn, len(data)
         if n == 0:
             raise ValueError("probe must hold at least one example, got an empty data set")
-        size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or 1
-        self._size = min(size, n)
+        assert loader.batch_size is not None
+        self._size = min(loader.batch_size, n)
         self.length = n // self._size
         is_plain = type(self._data) is TensorDataset and self._collate is default_collate
         self.runs_foreign_code = not is_plain
@@ -158,11 +174,26 @@ class _OfLoader(_Source):
             return [tensor[item.to(tensor.device)] for tensor in self._data.tensors]
         rows = item.tolist()
         many = getattr(self._data, "__getitems__", None)
-        return self._collate(many(rows) if many is not None else [self._data[row] for row in rows])
+        batch = self._collate(many(rows) if many is not None else [self._data[row] for row in rows])
+        if self._collate is default_collate and isinstance(batch, list) and len(batch) == 2:
+            # torch's own collation makes lists of the tuples that a data set gives.
+            return [tuple(part) if type(part) is list else part for part in batch]
+        return batch
+
+
+def _is_plain(loader: DataLoader[Any]) -> bool:
+    """Whether its batches are of its whole data set; a sampler that chooses is asked for its choice."""
+    plain = (SequentialSampler, RandomSampler)
+    return (
+        not isinstance(loader.dataset, IterableDataset)
+        and loader.batch_size is not None
+        and type(loader.sampler) in plain
+        and type(loader.batch_sampler) is BatchSampler
+    )
 
 
 def _source_of(probe: Any) -> _Source:
-    if isinstance(probe, DataLoader) and not isinstance(probe.dataset, IterableDataset):
+    if isinstance(probe, DataLoader) and _is_plain(probe):
         return _OfLoader(probe)
     if isinstance(probe, Tensor) or (
         isinstance(probe, (tuple, list)) and any(isinstance(part, Tensor) for part in probe)
@@ -187,11 +218,16 @@ def _source_of(probe: Any) -> _Source:
 
 
 def _generator(seed: int, number: int) -> torch.Generator:
-    """Of round ``number``: SplitMix64 (Steele, Lea, Flood 2014) mixes the two; torch's CPU generator keeps 32 bits."""
+    """Of round ``number``."""
+    return torch.Generator().manual_seed(_mixed(seed, number))
+
+
+def _mixed(seed: int, number: int) -> int:
+    """32 bits of both, which is what torch's CPU generator keeps: SplitMix64 (Steele, Lea, Flood 2014)."""
     z = (seed + (number + 1) * 0x9E3779B97F4A7C15) % (1 << 64)
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % (1 << 64)
     z = (z ^ z >> 27) * 0x94D049BB133111EB % (1 << 64)
-    return torch.Generator().manual_seed((z ^ z >> 31) & 0xFFFFFFFF)
+    return (z ^ z >> 31) & 0xFFFFFFFF
 
 
 def _on(device: torch.device, value: Any) -> Any:
@@ -202,11 +238,15 @@ def _on(device: torch.device, value: Any) -> Any:
 
 
 @contextmanager
-def _global_randomness_kept() -> Iterator[None]:
-    """A data set may augment with any of them."""
+def _own_randomness(seed: int) -> Iterator[None]:
+    """The global generators, any of which a data set may augment with, begin at ``seed`` and are put back."""
     numpy = _numpy_random()
     python, cpu = random.getstate(), torch.get_rng_state()
     legacy = None if numpy is None else numpy.get_state()
+    random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if numpy is not None:
+        numpy.seed(seed)
     try:
         yield
     finally:

@@ -69,6 +69,8 @@ class ProbeBatch:
     ) -> None:
         self._model, self._inputs, self.loss, self._device = owner.model, inputs, loss, device
         self._modules = list(owner.model.modules())
+        loss_fn = owner.loss_fn
+        self._loss_modules = list(loss_fn.modules()) if isinstance(loss_fn, nn.Module) else []
         self._memory = {p.untyped_storage().data_ptr() for p in owner.model.parameters()}
 
     @torch.no_grad()
@@ -90,7 +92,15 @@ class ProbeBatch:
     @torch.no_grad()
     def value(self) -> Tensor:
         """The loss, 0-dim float64."""
-        return self.loss.at(self.output()).to(torch.float64)
+        leaves = self.output()
+        with self.loss_quiet():
+            return self.loss.at(leaves).to(torch.float64)
+
+    @contextmanager
+    def loss_quiet(self) -> Iterator[None]:
+        """What the loss draws or keeps stays as it was, too."""
+        with StateKept(self._loss_modules, self._device), _eval_mode(self._loss_modules):
+            yield
 
 
 @contextmanager

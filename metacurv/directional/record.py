@@ -21,7 +21,8 @@ class DirectionalRecord:
         slope: n = g . u, g the gradient on the probe batch and u the optimizer's step for a rate of 1.
         curvature: d = u . G u, of the Gauss-Newton matrix.
         lr: the rate from the next step on, without the factors of a scheduler and of the horizon.
-        ratio: lr d / n of this reading alone; 2 is the edge beyond which the step makes no progress on a quadratic.
+        ratio: lr d / n of this reading alone, at the rate that was measured; 2 is the edge beyond which the step makes no
+            progress on a quadratic.
         interval: steps to the next reading.
         accepted: False where a number was not finite; slope and curvature then changed nothing.
     """
@@ -44,15 +45,20 @@ class Records:
         self._unread: list[tuple[int, int, Tensor]] = []
 
     def add(
-        self, step: int, interval: int, reading: LineReading, lr: Tensor, accepted: Tensor
+        self,
+        step: int,
+        interval: int,
+        reading: LineReading,
+        lrs: tuple[Tensor, Tensor],
+        accepted: Tensor,
     ) -> None:
-        """One reading, and the rate that came of it."""
+        """One reading, the rate that was measured and the one that came of it."""
         parts = (
             reading.loss.reshape(1),
             reading.slope,
             reading.curvature,
-            lr,
-            accepted.to(lr.dtype).reshape(1),
+            *lrs,
+            accepted.to(torch.float64).reshape(1),
         )
         self._unread.append((step, interval, torch.cat(parts)))
 
@@ -60,11 +66,13 @@ class Records:
         """As numbers; on CUDA this waits for the device."""
         for step, interval, numbers in self._unread:
             loss, *middle, accepted = numbers.tolist()
-            scales = len(middle) // 3
-            slope, curvature, lr = (middle[i * scales : (i + 1) * scales] for i in range(3))
+            scales = len(middle) // 4
+            slope, curvature, measured, lr = (
+                middle[i * scales : (i + 1) * scales] for i in range(4)
+            )
             ratio = [
                 rate * d / n if n else math.nan
-                for rate, d, n in zip(lr, curvature, slope, strict=True)
+                for rate, d, n in zip(measured, curvature, slope, strict=True)
             ]
             self._read.append(
                 DirectionalRecord(step, loss, slope, curvature, lr, ratio, interval, bool(accepted))

@@ -27,12 +27,13 @@ class StepLine:
         self._run = ops.implementation(backend, device)
         self._segments = [_Segment(scale) for scale in scales]
         self.reach = torch.zeros(len(scales), dtype=torch.float64, device=device)
+        self.is_finite = torch.ones((), dtype=torch.bool, device=device)
 
     def stepped(self, keep: Sequence[Sequence[Rate]], lrs: Sequence[Rate]) -> None:
         """To be called after the base's step, with 1 - lr decay of each tensor and the rate of each scale.
 
-        Sets ``reach`` [S], float64: the distance along u by which outputs are compared, small beside the parameters; 0 where
-        there was no step.
+        Sets ``is_finite``, 0-dim, of u, and ``reach`` [S], float64: the distance along u by which outputs are compared, small
+        beside the parameters; 0 where there was no step.
         """
         sums = torch.stack(
             [
@@ -43,6 +44,7 @@ class StepLine:
             ]
         )
         along, size = sums[:, 0], sums[:, 1]
+        self.is_finite = (sums[:, 2] == 0).all()
         relative = relative_step(
             {p.dtype for segment in self._segments for p in segment.parameters}
         )

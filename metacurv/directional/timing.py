@@ -103,6 +103,8 @@ class _Lagged:
 
     def __getstate__(self) -> dict[str, Any]:
         return {
-            "_copy": None if self._copy is None else torch.tensor(self.value()),
+            "_copy": None
+            if (value := self.value()) is None
+            else torch.tensor(value, dtype=torch.float64, device="cpu"),
             "_arrived": None,
         }

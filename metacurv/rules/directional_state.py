@@ -82,7 +82,7 @@ class DirectionalState:
             self.curvature = torch.where(
                 moved, torch.lerp(curvature, self.curvature, decay), self.curvature
             )
-            sought = self.lr * torch.exp(self.plan.kappa * self._error())
+            sought = self.lr * torch.exp(self.plan.kappa * self._error(moved))
             self.lr = torch.where(moved, sought, self.lr)
             self.readings = k + moved.any()
         risen = self._has_risen(loss)
@@ -91,7 +91,7 @@ class DirectionalState:
         self.change = (self.lr / before).log().abs().max()
         return finite
 
-    def _error(self) -> Tensor:
+    def _error(self, moved: Tensor) -> Tensor:
         """log(sigma n / (lr d)): how far the rate is below the one sought, clipped.
 
         Growth is nearly free until the rate was too large for the first time, and slower from then on.
@@ -99,7 +99,7 @@ class DirectionalState:
         n, d = self.slope, self.lr * self.curvature
         error = torch.log(self.plan.sigma * n / torch.maximum(d, _TINY * n))
         error = torch.where(n > 0, error, -_MOST_SHRINKING).clamp(-_MOST_SHRINKING, _MOST_GROWTH)
-        self.braked = torch.maximum(self.braked, (error < 0).to(torch.float64))
+        self.braked = torch.maximum(self.braked, ((error < 0) & moved).to(torch.float64))
         return torch.where(self.braked > 0, error.clamp(max=_BRAKED_GROWTH), error)
 
     def _has_risen(self, loss: Tensor) -> Tensor:

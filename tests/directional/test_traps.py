@@ -1,0 +1,186 @@
+"""Ways of training that a reader of the rule found to go wrong, once each."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
+
+from metacurv.directional.probe_batches import ProbeBatches
+from tests.directional.helpers import batch, directional, network, train, training_loss
+from tests.drop_in.helpers import assert_same, weights
+
+CPU = torch.device("cpu")
+
+
+def test_a_first_gradient_of_zeros_finds_no_rate_and_waits() -> None:
+    model = network()
+    opt = directional(torch.optim.Adam(model.parameters()), model)
+    before = weights(model)
+    x, y = batch(0)
+    (nn.functional.cross_entropy(model(x), y) * 0).backward()
+    opt.step()
+    assert_same(weights(model), before)
+    assert opt.history == []
+    train(model, opt, 30)
+    assert training_loss(model) < 1
+    assert opt.effective_lrs[0] < 10
+
+
+def test_a_group_at_zero_does_not_stop_the_readings() -> None:
+    model = network()
+    groups = [
+        {"params": list(model[0].parameters()), "lr": 0.0},
+        {"params": list(model[3].parameters())},
+    ]
+    opt = directional(torch.optim.Adam(groups, lr=1e-3), model)
+    frozen = weights(model[0])
+    train(model, opt, 30)
+    assert len(opt.history) == 10
+    assert_same(weights(model[0]), frozen)
+
+
+def test_a_sampler_that_chooses_is_asked_for_its_choice() -> None:
+    numbers = TensorDataset(torch.arange(40), torch.arange(40))
+    loader = DataLoader(numbers, batch_size=4, sampler=SubsetRandomSampler(range(8)))
+    probes = ProbeBatches(loader, seed=0)
+    drawn = torch.cat([probes.draw(CPU)[0] for _ in range(10)])
+    assert set(drawn.tolist()) == set(range(8))
+
+
+def test_a_loader_of_ready_batches() -> None:
+    ready = [(torch.ones(3), torch.zeros(3)), (torch.ones(3), torch.zeros(3))]
+    inputs, _ = ProbeBatches(DataLoader(ready, batch_size=None), seed=0).draw(CPU)
+    assert inputs.shape == (3,)
+
+
+def test_a_function_that_draws_gives_another_batch_each_time_and_the_same_when_resumed() -> None:
+    def probe() -> Any:
+        return torch.randint(1000, (8,)), torch.zeros(8)
+
+    probes = ProbeBatches(probe, seed=0)
+    drawn = [probes.draw(CPU)[0] for _ in range(6)]
+    assert len({tuple(one.tolist()) for one in drawn}) == 6
+    again = ProbeBatches(probe, seed=0)
+    again.go_to(4)
+    assert torch.equal(again.draw(CPU)[0], drawn[4])
+
+
+def test_an_iterable_that_shuffles_resumes() -> None:
+    class Shuffled:
+        def __iter__(self) -> Any:
+            return iter([(i, i) for i in torch.randperm(10).tolist()])
+
+    probes = ProbeBatches(Shuffled(), seed=0)
+    drawn = [probes.draw(CPU)[0] for _ in range(25)]
+    again = ProbeBatches(Shuffled(), seed=0)
+    again.go_to(13)
+    assert [again.draw(CPU)[0] for _ in range(12)] == drawn[13:]
+
+
+def test_one_cycle_multiplies_by_at_most_one() -> None:
+    model = network()
+    opt = directional(torch.optim.Adam(model.parameters(), lr=1e-6), model)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(opt, max_lr=1e-2, total_steps=40)
+    for step in range(39):
+        train(model, opt, 1, start=step)
+        scheduler.step()
+        assert opt.effective_lrs[0] <= opt.history[-1].lr[0] * (1 + 1e-9)
+    assert training_loss(model) < 1
+
+
+def test_a_schedule_that_begins_at_zero_begins_at_zero() -> None:
+    model = network()
+    opt = directional(torch.optim.SGD(model.parameters(), lr=0.1), model)
+    torch.optim.lr_scheduler.LambdaLR(opt, lambda step: step / 10)
+    before = weights(model)
+    train(model, opt, 1)
+    for ours, kept in zip(model.parameters(), before, strict=True):
+        torch.testing.assert_close(ours.detach(), kept, rtol=0, atol=0)
+
+
+def test_a_group_added_with_a_larger_lr_leaves_the_others_rates() -> None:
+    model = network()
+    opt = directional(torch.optim.SGD(model[0].parameters(), lr=1e-3), model)
+    train(model, opt, 3)
+    before = opt.effective_lrs[0]
+    opt.add_param_group({"params": list(model[3].parameters()), "lr": 1e-1})
+    assert opt.effective_lrs == pytest.approx([before, 100 * before])
+
+
+def test_masked_logits() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([self.inner(x), torch.full((len(x), 1), -math.inf)], 1)
+
+    model, plain = Masked(), network()
+    records = []
+    for each, core in ((model, model.inner), (plain, plain)):
+        opt = directional(torch.optim.SGD(core.parameters(), lr=0.1), each)
+        train(core, opt, 3)
+        records.append(opt.history)
+    assert records[0][-1].slope == pytest.approx(records[1][-1].slope, rel=1e-4)
+
+
+def test_radam_begins_anew_while_its_steps_are_not_normalised() -> None:
+    model = network()
+    opt = directional(torch.optim.RAdam(model.parameters()), model)
+    before = training_loss(model)
+    for step in range(20):
+        x, y = batch(step)
+        opt.zero_grad()
+        (1e-3 * nn.functional.cross_entropy(model(x), y)).backward()
+        opt.step()
+    assert training_loss(model) < 2 * before
+
+
+def test_a_criterion_with_state_and_randomness() -> None:
+    class Criterion(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(3)
+
+        def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            return nn.functional.cross_entropy(
+                self.norm(output) + 1e-3 * torch.randn_like(output), target
+            )
+
+    model, criterion = network(), Criterion()
+    opt = directional(torch.optim.SGD(model.parameters(), lr=0.1), model, loss_fn=criterion)
+    x, y = batch(0)
+    criterion(model(x), y).backward()
+    state = torch.get_rng_state()
+    opt.step()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert criterion.norm.num_batches_tracked == 1
+    assert criterion.norm.training
+
+
+def test_what_cannot_be_is_refused() -> None:
+    model = network()
+    with pytest.raises(ValueError, match=r"optimizer must minimise .* got maximize=True"):
+        directional(torch.optim.SGD(model.parameters(), lr=0.1, maximize=True), model)
+    opt = directional(torch.optim.SGD(model.parameters(), lr=0.1), model, average=True)
+    train(model, opt, 3)
+    with opt.averaged_parameters(), pytest.raises(RuntimeError, match="must not be called inside"):
+        train(model, opt, 1)
+    train(model, opt, 1)
+
+
+def test_the_average_of_half_precision_moves() -> None:
+    from metacurv.directional.iterate_average import IterateAverage
+
+    p = torch.ones(1, dtype=torch.bfloat16)
+    average = IterateAverage([p])
+    for step in range(4000):
+        p.fill_(1 + step / 4000)
+        average.take()
+    assert average.values[0].item() == pytest.approx(1.9, abs=0.02)
