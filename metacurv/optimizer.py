@@ -61,11 +61,12 @@ class MetaCurvatureLR(OptimizerWrapper):
         on_update: called with an ``UpdateRecord`` or ``DirectionalRecord`` after every reading (on CUDA this waits for the
         device).
         loss_fn: (directional) of the model's output and targets; a scalar, twice differentiable in the output.
-        probe: (directional) where the batches to measure on come from: a ``DataLoader``, of whose data set it draws in an
-            order of its own; a list of (inputs, targets) pairs; any other iterable of them, begun again at its end; or a
-            function that returns one. Training data, or held-out data, which stops training early by itself (see
-            ``DirectionalRule.held_out``). Tuples of inputs are passed to the model as positional arguments, mappings as
-            keyword arguments.
+        probe: (directional) where the batches to measure on come from: a ``DataLoader``, of whose data set it draws in an order of
+            its own (one with a sampler that chooses is iterated over); a list of (inputs, targets) pairs; any other iterable of
+            them, begun again at its end; or a function that returns one. Training data, or held-out data with
+            ``DirectionalRule.held_out()``, which then stops training early by itself. Tuples of inputs are passed to the model
+            as positional arguments, mappings as keyword arguments. What it draws from the global generators is seeded by
+            ``seed`` and the number of batches before.
         horizon: (directional) number of steps of the training to come, over the last part of which the rate goes to zero.
         average: (directional) keep an average of the iterates, for ``averaged_parameters``, and seek the rate that serves it.
         alpha: (reciprocal, as all below) strength of the rule, >= 0, in units of 1 / trace.
