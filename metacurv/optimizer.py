@@ -61,9 +61,9 @@ class MetaCurvatureLR(OptimizerWrapper):
         on_update: called with an ``UpdateRecord`` or ``DirectionalRecord`` after every reading (on CUDA this waits for the
         device).
         loss_fn: (directional) of the model's output and targets; a scalar, twice differentiable in the output.
-        probe: (directional) where the batches to measure on come from: a ``DataLoader``, of whose data set it draws in an order of
-            its own (one with a sampler that chooses is iterated over); a list of (inputs, targets) pairs; any other iterable of
-            them, begun again at its end; or a function that returns one. Training data, or held-out data with
+        probe: (directional) where the batches to measure on come from: a ``DataLoader``, of whose data set it draws in an
+            order of its own (one with a sampler that chooses is iterated over); a list of (inputs, targets) pairs; any other
+            iterable of them, begun again at its end; or a function that returns one. Training data, or held-out data with
             ``DirectionalRule.held_out()``, which then stops training early by itself. Tuples of inputs are passed to the model
             as positional arguments, mappings as keyword arguments. What it draws from the global generators is seeded by
             ``seed`` and the number of batches before.

@@ -184,3 +184,13 @@ def test_the_average_of_half_precision_moves() -> None:
         p.fill_(1 + step / 4000)
         average.take()
     assert average.values[0].item() == pytest.approx(1.9, abs=0.02)
+
+
+def test_a_model_converted_after_wrapping() -> None:
+    model = network()
+    opt = directional(torch.optim.SGD(model.parameters(), lr=0.1), model, average=True)
+    model.double()
+    opt._control._probes = ProbeBatches([batch(i, torch.float64) for i in range(3)], seed=0)
+    train(model, opt, 5)
+    with opt.averaged_parameters():
+        assert math.isfinite(training_loss(model))
