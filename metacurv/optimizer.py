@@ -59,7 +59,7 @@ class MetaCurvatureLR(OptimizerWrapper):
         seed: int in [0, 2^64) of probes and probe batches; the global random state is not used.
         backend: "auto", "native" or "reference" (see ``metacurv.ops``).
         on_update: called with an ``UpdateRecord`` or ``DirectionalRecord`` after every reading (on CUDA this waits for the
-        device).
+            device).
         loss_fn: (directional) of the model's output and targets; a scalar, twice differentiable in the output.
         probe: (directional) where the batches to measure on come from: a ``DataLoader``, of whose data set it draws in an
             order of its own (one with a sampler that chooses is iterated over); a list of (inputs, targets) pairs; any other

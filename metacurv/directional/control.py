@@ -149,7 +149,9 @@ class DirectionalControl:
         if not any(moving):
             self._base.step()
             return
-        if self._steps == 0:  # the model may have been moved, or its dtype changed, since it was wrapped
+        if (
+            self._steps == 0
+        ):  # the model may have been moved, or its dtype changed, since it was wrapped
             self._state = DirectionalState(self._plan, len(moving), self._device)
             self._average = IterateAverage(self._all_parameters()) if self._averages else None
         batches = [self._draw() for _ in range(_FIRST_BATCHES)]
