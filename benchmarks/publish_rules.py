@@ -7,16 +7,18 @@ README's marks from them. To go on with published results, copy their *.jsonl in
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import sys
 from pathlib import Path
 
-from metacurv.experiment.rules import summary, tables
-from metacurv.experiment.rules.store import Store
-from metacurv.experiment.rules.tasks import TASKS
-
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from benchmarks.readme_block import with_block  # noqa: E402
+from metacurv.experiment.rules import summary, tables  # noqa: E402
+from metacurv.experiment.rules.store import Store  # noqa: E402
+from metacurv.experiment.rules.tasks import TASKS  # noqa: E402
+
 KEPT = HERE / "results" / "rules"
 README = HERE.parent / "README.md"
 FILES = (
@@ -45,11 +47,7 @@ def main(run: Path) -> None:
     store = Store(run)
     found = [summary.summarise(task, store.by_method(task), SEEDS) for task in TASKS.values()]
     table = tables.overview([each for each in found if each is not None], SHOWN)
-    marks = re.compile(r"(<!-- rules:begin -->\n).*?(<!-- rules:end -->)", re.S)
-    text, count = marks.subn(lambda match: match[1] + table + match[2], README.read_text())
-    if count != 1:
-        sys.exit(f"{README} must have one pair of rules marks, has {count}")
-    README.write_text(text)
+    README.write_text(with_block(README.read_text(), table.rstrip(), "rules"))
 
 
 if __name__ == "__main__":

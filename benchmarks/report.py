@@ -21,6 +21,7 @@ if __name__ == "__main__":
 
 from benchmarks.estimate_lines import is_race  # noqa: E402
 from benchmarks.plot import draw  # noqa: E402
+from benchmarks.readme_block import marks, with_block  # noqa: E402
 from benchmarks.table import (  # noqa: E402
     PROMISES,
     comparisons,
@@ -32,7 +33,7 @@ from benchmarks.table import (  # noqa: E402
 
 RESULTS = HERE / "results"
 README = HERE.parent / "README.md"
-BEGIN, END = "<!-- speed:begin -->", "<!-- speed:end -->"
+BEGIN, END = marks("speed")
 
 
 def saved_results(folder: Path = RESULTS) -> list[Path]:
@@ -44,14 +45,6 @@ def saved_results(folder: Path = RESULTS) -> list[Path]:
             f"no results of pytest-benchmark in {folder}; measure first (see --help)"
         )
     return sorted(results, key=lambda path: found[path]["datetime"])
-
-
-def with_block(text: str, block: str) -> str:
-    """``text`` with ``block`` between the two marks, which stay."""
-    begin, end = text.find(BEGIN), text.find(END)
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or end < begin:
-        raise ValueError(f"README.md must hold one {BEGIN} and, after it, one {END}")
-    return f"{text[: begin + len(BEGIN)]}\n{block}\n{text[end:]}"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -13,7 +13,7 @@ Rate = float | Tensor
 def step_base_at(base: Optimizer, rates: Sequence[Rate]) -> None:
     """Steps ``base`` with ``rates``, one a parameter group, and puts the groups' own back.
 
-    So schedulers own ``group["lr"]``.     A tensor lr keeps its identity. Groups that share one tensor must be given one rate.
+    So schedulers own ``group["lr"]``. A tensor lr keeps its identity. Groups that share one tensor must be given one rate.
     """
     numbers: list[tuple[dict[str, object], object]] = []
     tensors: dict[int, tuple[Tensor, Tensor]] = {}

@@ -1,8 +1,10 @@
-"""The parameters of an optimizer's groups, in the order that numbers them."""
+"""The parameters of an optimizer's groups: in the order that numbers them, and as a model must have some of them."""
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Iterable
+
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
@@ -23,3 +25,12 @@ def named_parameters(optimizer: Optimizer) -> list[tuple[str, Tensor]]:
     return [
         (f"{group}.{name}", tensor) for group, (name, tensor) in zip(groups, named, strict=True)
     ]
+
+
+def check_model_has_some(model: nn.Module, stepped: Iterable[Tensor]) -> None:
+    """Raises ValueError unless ``model`` has one of the parameters that the optimizer steps."""
+    wanted = {id(parameter) for parameter in stepped}
+    if not any(id(parameter) in wanted for parameter in model.parameters()):
+        raise ValueError(
+            f"model must have parameters that the optimizer steps, got a {type(model).__name__} with none of them"
+        )

@@ -28,6 +28,7 @@ from metacurv.estimators.moments import TraceReading
 from metacurv.estimators.opened import batch_size
 from metacurv.estimators.parameters import NumberedParameter
 from metacurv.estimators.step_reading import read_step_trace
+from metacurv.group_parameters import check_model_has_some
 
 ActivationEstimator = Literal["activation", "exact", "auto"]
 ACTIVATION_ESTIMATORS = get_args(ActivationEstimator)
@@ -70,11 +71,7 @@ class StepCapture:
     def __init__(self, model: nn.Module, parameters: Sequence[NumberedParameter]) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {_validate.describe(model)}")
-        wanted = {id(parameter.tensor) for parameter in parameters}
-        if not any(id(parameter) in wanted for parameter in model.parameters()):
-            raise ValueError(
-                f"model must have parameters that the optimizer steps, got a {type(model).__name__} with none of them"
-            )
+        check_model_has_some(model, (parameter.tensor for parameter in parameters))
         self._model = model
         self._handle: RemovableHandle | None = None
         self._passes = 0

@@ -158,23 +158,7 @@ class TraceControl:
     # Measuring.
 
     def update_curvature(self, loss: Tensor) -> bool:
-        """Measures the curvature of ``loss`` if this step is due, and sets the scale that the next ``step`` uses.
-
-        Call it between the forward and the backward pass. Steps that are not due cost one comparison.
-
-        Args:
-            loss: one element with a graph, before any loss scaling.
-
-        Returns:
-            Whether a reading was taken. At most one is taken between two steps.
-
-        Raises:
-            TypeError, ValueError: ``loss`` is no finite scalar with a graph that reaches the parameters (on CUDA with a
-                ``capturable`` base a loss that is not finite is skipped instead: looking at it would wait for the device).
-            ValueError: ``estimator`` is "activation" or "exact", which is not right for this model and loss, or ``loss`` does
-                not come from a forward pass of ``model`` since the step became due. The message says what to use instead.
-            NotTwiceDifferentiableError: the graph has an operation without a second derivative.
-        """
+        """See ``MetaCurvatureLR.update_curvature``."""
         if not self._is_due():
             return False
         check_loss(loss, finite=not stays_on_device(self._base))

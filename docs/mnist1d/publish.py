@@ -6,13 +6,16 @@ Copies the run's files beside this script and writes the table between the READM
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent.parent))
+
+from benchmarks.readme_block import with_block  # noqa: E402
+
 README = HERE.parent.parent / "README.md"
 FILES = (
     "config.json",
@@ -57,13 +60,7 @@ def main(run: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
     for name in FILES:
         shutil.copy(run / name, HERE / name)
-    marks = re.compile(r"(<!-- experiment:begin -->\n).*?(<!-- experiment:end -->)", re.S)
-    text, found = marks.subn(
-        lambda match: match[1] + table(summary) + "\n" + match[2], README.read_text()
-    )
-    if found != 1:
-        sys.exit(f"{README} must have one pair of experiment marks, has {found}")
-    README.write_text(text)
+    README.write_text(with_block(README.read_text(), table(summary), "experiment"))
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ class DirectionalControl:
         self._times = MeasuringTimes(
             self._plan.interval, self._plan.longest, self._plan.regular_until
         )
-        self._probes.go_to(0)
+        self._probes.go_to(0, seed=self.seed)
         self._average = IterateAverage(self._all_parameters()) if self._averages else None
         self._records = Records()
         self._host_lr: list[float] | None = None
@@ -149,9 +149,8 @@ class DirectionalControl:
         if not any(moving):
             self._base.step()
             return
-        if (
-            self._steps == 0
-        ):  # the model may have been moved, or its dtype changed, since it was wrapped
+        # The model may have been moved, or its dtype changed, since it was wrapped.
+        if self._steps == 0:
             self._state = DirectionalState(self._plan, len(moving), self._device)
             self._average = IterateAverage(self._all_parameters()) if self._averages else None
         batches = [self._draw() for _ in range(_FIRST_BATCHES)]
@@ -203,7 +202,7 @@ class DirectionalControl:
                 f"loss_fn and the gradients must be finite at the first step, got a probe loss of {float(mean.loss)} and "
                 f"slopes {mean.slope.tolist()} along the step"
             )
-        if not bool(((mean.curvature > 0) | still).all()) or bool(still.all()):
+        if not bool(((mean.curvature > 0) | still).all()):
             raise ValueError(
                 "loss_fn must be curved in the model's output (twice differentiable, and not linear in pieces as L1 and hinge "
                 f"losses are) and the model must answer to the step, got curvatures {mean.curvature.tolist()} along it"
@@ -213,15 +212,11 @@ class DirectionalControl:
     def _halve_while_it_rises(
         self, line: StepLine, batches: list[ProbeBatch], before: Tensor
     ) -> None:
+        # A scheduler may begin far below the rate that is found.
+        largest = [float(share) for share in self._rates.largest(self._rates.shares())]
+        shares, scales = self._rates.first_shares(), self._rates.scale_of_group
         for _ in range(_HALVINGS):
-            # A scheduler may begin far below the rate that is found.
-            now = self._rates.largest(self._rates.shares())
-            lr = [
-                rate * float(share)
-                for rate, share in zip(self._state.lr.tolist(), now, strict=True)
-            ]
-            shares = self._rates.first_shares()
-            scales = self._rates.scale_of_group
+            lr = [rate * part for rate, part in zip(self._state.lr.tolist(), largest, strict=True)]
             rates = [lr[scale] * share for scale, share in zip(scales, shares, strict=True)]
             line.step_to(self._keep(rates, shares), lr)
             after = torch.stack([batch.value() for batch in batches]).mean()
@@ -312,12 +307,12 @@ class DirectionalControl:
         device: torch.device = self._all_parameters()[0].device
         return device
 
-    def _moving(self, rates: Sequence[Rate]) -> list[list[Tensor]]:
-        """What the base is about to step at these rates of the groups, under each scale."""
+    def _stepped(self, rates: Sequence[Rate]) -> list[list[tuple[int, Tensor]]]:
+        """What the base is about to step at these rates of the groups, under each scale: group and parameter."""
         groups = self._base.param_groups
         return [
             [
-                p
+                (g, p)
                 for g in scale
                 if _moves(rates[g])
                 for p in groups[g]["params"]
@@ -326,23 +321,16 @@ class DirectionalControl:
             for scale in self._rates.scales
         ]
 
+    def _moving(self, rates: Sequence[Rate]) -> list[list[Tensor]]:
+        return [[p for _, p in scale] for scale in self._stepped(rates)]
+
     def _keep(
         self, rates: Sequence[Rate], moved_at: Sequence[Rate] | None = None
     ) -> list[list[Rate]]:
         """For every tensor of ``_moving(moved_at)``: what decoupled weight decay at ``rates`` leaves of it."""
         of_group = self._rates.keep(rates)
-        groups = self._base.param_groups
-        moved_at = rates if moved_at is None else moved_at
-        return [
-            [
-                of_group[g]
-                for g in scale
-                if _moves(moved_at[g])
-                for p in groups[g]["params"]
-                if p.grad is not None
-            ]
-            for scale in self._rates.scales
-        ]
+        stepped = self._stepped(rates if moved_at is None else moved_at)
+        return [[of_group[g] for g, _ in scale] for scale in stepped]
 
     def _draw(self) -> ProbeBatch:
         return self._model.batch(self._probes.draw(self._device), self._device)
@@ -447,7 +435,7 @@ class DirectionalControl:
             self._started = bool(state["started"])
             self._rates.load(state["first_lrs"])
             self._state, self._times = rule_state, times
-            self._probes.go_to(counters["probes"])
+            self._probes.go_to(counters["probes"], seed=self.seed)
             if self._average is not None:
                 self._average.load(state["average"])
 

@@ -51,7 +51,7 @@ class GroupRates:
             )
         self._first, self.scales = list(first), scales
         self.scale_of_group = list(every) if self._per_group else [0] * len(first)
-        self._references = [references[scale] for scale in self.scale_of_group]
+        self._reference_of_group = [references[scale] for scale in self.scale_of_group]
         self.references = references
 
     def group_added(self) -> None:
@@ -63,7 +63,9 @@ class GroupRates:
         return [
             _number(group["lr"])
             / float(group.get("max_lr", reference))  # OneCycleLR brings a level of its own
-            for group, reference in zip(self._base.param_groups, self._references, strict=True)
+            for group, reference in zip(
+                self._base.param_groups, self._reference_of_group, strict=True
+            )
         ]
 
     def largest(self, shares: Sequence[Rate]) -> list[Rate]:
@@ -74,7 +76,8 @@ class GroupRates:
         """Like ``shares``, but 1 for the largest under every scale, wherever a scheduler begins."""
         now = [float(share) for share in self.shares()]
         first = [
-            lr / reference for lr, reference in zip(self._first, self._references, strict=True)
+            lr / reference
+            for lr, reference in zip(self._first, self._reference_of_group, strict=True)
         ]
         largest = [max(now[g] for g in scale) for scale in self.scales]
         return [

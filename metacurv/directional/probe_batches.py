@@ -40,9 +40,8 @@ class ProbeBatches:
     """
 
     def __init__(self, probe: Any, seed: int) -> None:
-        self._seed = seed
         self._source = _source_of(probe)
-        self.go_to(0)
+        self.go_to(0, seed=seed)
 
     @property
     def drawn(self) -> int:
@@ -65,9 +64,12 @@ class ProbeBatches:
         self._drawn += 1
         return _on(device, pair[0]), _on(device, pair[1])
 
-    def go_to(self, drawn: int) -> None:
-        """Goes on as after ``drawn`` batches. A plain iterable is gone through again up to there; a function is not called."""
-        self._drawn, self._round = drawn, -1
+    def go_to(self, drawn: int, *, seed: int) -> None:
+        """Goes on as after ``drawn`` batches under ``seed``.
+
+        A plain iterable is gone through again up to there; a function is not called.
+        """
+        self._seed, self._drawn, self._round = seed, drawn, -1
         self._items: Iterator[Any] = iter(())
         length = self._source.length
         if length is not None:  # whole rounds need not be gone through
@@ -100,8 +102,8 @@ class ProbeBatches:
         return {"_seed": self._seed, "_source": self._source, "_drawn": self._drawn}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._seed, self._source = state["_seed"], state["_source"]
-        self.go_to(state["_drawn"])
+        self._source = state["_source"]
+        self.go_to(state["_drawn"], seed=state["_seed"])
 
 
 class _Source(ABC):

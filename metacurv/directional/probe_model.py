@@ -16,6 +16,7 @@ from metacurv.estimators.line_reading import Leaves, OutputLoss
 from metacurv.estimators.model_loss import call_model
 from metacurv.estimators.precision import wide
 from metacurv.estimators.state import StateKept
+from metacurv.group_parameters import check_model_has_some
 
 
 class ProbeModel:
@@ -37,11 +38,7 @@ class ProbeModel:
                 f"model must be a torch.nn.Module with rule='directional', got {_validate.describe(model)}"
             )
         _validate.loss_function(loss_fn)
-        stepped = {id(p) for group in base.param_groups for p in group["params"]}
-        if not any(id(p) in stepped for p in model.parameters()):
-            raise ValueError(
-                f"model must have parameters that the optimizer steps, got a {type(model).__name__} with none of them"
-            )
+        check_model_has_some(model, (p for group in base.param_groups for p in group["params"]))
         self.model = model
         self.loss_fn = loss_fn
         self.is_distributed = isinstance(model, DistributedDataParallel)

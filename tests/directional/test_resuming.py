@@ -123,3 +123,16 @@ def test_a_state_of_the_other_rule_is_refused() -> None:
         traced.load_state_dict(opt.state_dict())
     assert len(data()) == 96
     assert DirectionalRule().per_group is False
+
+
+def test_a_checkpoint_brings_its_seed() -> None:
+    """The batches to come are those of the run that was saved, whatever seed the new wrapper was made with."""
+    model, opt = made("Adam", "loader", seed=4)
+    train(model, opt, 5)
+    saved = through_a_file({"model": model.state_dict(), "opt": opt.state_dict()})
+    train(model, opt, 30, start=5)
+    again, resumed = made("Adam", "loader", seed=9)
+    again.load_state_dict(saved["model"])
+    resumed.load_state_dict(saved["opt"])
+    train(again, resumed, 30, start=5)
+    assert_same(model.state_dict(), again.state_dict())
