@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -60,7 +61,8 @@ class MetaCurvatureLR(OptimizerWrapper):
         backend: "auto", "native" or "reference" (see ``metacurv.ops``).
         on_update: called with an ``UpdateRecord`` or ``DirectionalRecord`` after every reading (on CUDA this waits for the
             device).
-        loss_fn: (directional) of the model's output and targets; a scalar, twice differentiable in the output.
+        loss_fn: (directional) of the model's output and targets; a scalar, twice differentiable in the output (the first
+            ``step`` raises ``NotTwiceDifferentiableError`` otherwise, and leaves all as it was).
         probe: (directional) where the batches to measure on come from: a ``DataLoader``, of whose data set it draws in an
             order of its own (one with a sampler that chooses is iterated over); a list of (inputs, targets) pairs; any other
             iterable of them, begun again at its end; or a function that returns one. Training data, or held-out data with
@@ -68,6 +70,7 @@ class MetaCurvatureLR(OptimizerWrapper):
             as positional arguments, mappings as keyword arguments. What it draws from the global generators is seeded by
             ``seed`` and the number of batches before.
         horizon: (directional) number of steps of the training to come, over the last part of which the rate goes to zero.
+            More steps than that keep the last rate, with a warning.
         average: (directional) keep an average of the iterates, for ``averaged_parameters``, and seek the rate that serves it.
         alpha: (reciprocal, as all below) strength of the rule, >= 0, in units of 1 / trace.
         update_freq: optimizer steps between readings, >= 1; step 0 is due.
@@ -119,6 +122,15 @@ class MetaCurvatureLR(OptimizerWrapper):
         self._trace: TraceControl | None = None
         self._directional: DirectionalControl | None = None
         if isinstance(rule, DirectionalRule) or rule == DirectionalRule.name:
+            _refuse_arguments(
+                ReciprocalRule.name,
+                DirectionalRule.name,
+                alpha=alpha,
+                update_freq=update_freq,
+                n_hutchinson_samples=n_hutchinson_samples,
+                smoothing=smoothing,
+                estimator=estimator,
+            )
             self._directional = DirectionalControl(
                 optimizer,
                 rule if isinstance(rule, DirectionalRule) else DirectionalRule(),
@@ -132,8 +144,13 @@ class MetaCurvatureLR(OptimizerWrapper):
                 on_update=on_update,
             )
         elif rule == ReciprocalRule.name:
-            _refuse_directional_arguments(
-                loss_fn=loss_fn, probe=probe, horizon=horizon, average=average or None
+            _refuse_arguments(
+                DirectionalRule.name,
+                ReciprocalRule.name,
+                loss_fn=loss_fn,
+                probe=probe,
+                horizon=horizon,
+                average=average,
             )
             self._trace = TraceControl(
                 optimizer,
@@ -311,10 +328,12 @@ class MetaCurvatureLR(OptimizerWrapper):
         return f"MetaCurvatureLR({self._control.describe()},\n{self.optimizer!r})"
 
 
-def _refuse_directional_arguments(**given: Any) -> None:
+def _refuse_arguments(of: str, rule: str, **given: Any) -> None:
+    """Raises ValueError where an argument of rule ``of`` is not at its default, since ``rule`` would not look at it."""
+    parameters = inspect.signature(MetaCurvatureLR.__init__).parameters
     for name, value in given.items():
-        if value is not None:
+        default = parameters[name].default
+        if type(value) is not type(default) or value != default:
             raise ValueError(
-                f"{name} must be left out with rule={ReciprocalRule.name!r}; rule={DirectionalRule.name!r} takes it, got "
-                f"{_validate.describe(value)}"
+                f"{name} must be left out with rule={rule!r}; rule={of!r} takes it, got {_validate.describe(value)}"
             )

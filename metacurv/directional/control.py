@@ -12,22 +12,25 @@ from torch import Tensor, nn
 from torch.optim import ASGD, SGD, Optimizer, RAdam, Rprop
 
 from metacurv import _validate
+from metacurv._warnings import warn_user
 from metacurv.base_step import Rate, stays_on_device, step_base_at
+from metacurv.directional.first_step import FirstStep
 from metacurv.directional.group_rates import GroupRates
 from metacurv.directional.iterate_average import IterateAverage
 from metacurv.directional.probe_batches import ProbeBatches
 from metacurv.directional.probe_model import ProbeBatch, ProbeModel
+from metacurv.directional.read_line import read_line
 from metacurv.directional.record import DirectionalRecord, Records
 from metacurv.directional.step_line import StepLine
+from metacurv.directional.stepped import keep, moving
 from metacurv.directional.timing import MeasuringTimes
-from metacurv.estimators.line_reading import LineReading, read_lines
+from metacurv.estimators.line_reading import LineReading
+from metacurv.estimators.parameters import number_parameters
+from metacurv.group_parameters import named_parameters
 from metacurv.rules.directional import DirectionalRule
 from metacurv.rules.directional_state import DirectionalState
 
 _STATE_VERSION = 1
-_FIRST_BATCHES = 4  # whose mean slope and curvature give the first rate
-_FIRST_TRIES = 10  # rounds of them, while the slope is not positive
-_HALVINGS = 40  # of a first rate that raises the loss
 _RADAM_STEPS = 5  # that are not normalised (Liu et al. 2020: rho_t <= 5, for beta2 up to 0.9999)
 
 
@@ -57,6 +60,7 @@ class DirectionalControl:
             raise ValueError(
                 "optimizer must minimise with rule='directional', got maximize=True; negate the loss instead"
             )
+        number_parameters(named_parameters(base))  # checks them
         if not isinstance(average, bool):
             raise TypeError(f"average must be True or False, got {_validate.describe(average)}")
         self._base = base
@@ -88,6 +92,8 @@ class DirectionalControl:
         self._average = IterateAverage(self._all_parameters()) if self._averages else None
         self._records = Records()
         self._host_lr: list[float] | None = None
+        for group in self._base.param_groups:
+            group["lr_scale"] = math.nan  # until a step finds a rate
 
     # What a user reads.
 
@@ -130,112 +136,69 @@ class DirectionalControl:
             raise RuntimeError(
                 "step() must not be called inside averaged_parameters(): the step would be lost at its end"
             )
-        if not self._started:
-            self._first_step()
+        if self._steps == self._horizon and self._plan.is_finishing(self._steps):
+            warn_user(
+                f"horizon={self._horizon} steps have been taken, and the rate is that of the last one from now on; wrap with a "
+                "larger horizon to train for longer",
+                RuntimeWarning,
+            )
+        if self._started:
+            self._later_step()
         else:
-            rates = self._group_rates()
-            is_due = self._times.is_due(self._steps) and not self._plan.is_finishing(self._steps)
-            if not is_due or not self._measured_step_of_base(rates):
-                step_base_at(self._base, rates)
-            self._show_scale(rates)
+            self._first_step()
+
+    def _first_step(self) -> None:
+        under_scales = moving(self._base, self._rates, self._rates.first_shares())
+        if not any(under_scales):
+            self._base.step()
+            self._count_step()
+            return
+        # The model may have been moved, or its dtype changed, since it was wrapped.
+        if self._steps == 0:
+            self._state = DirectionalState(self._plan, len(under_scales), self._device)
+            self._average = IterateAverage(self._all_parameters()) if self._averages else None
+        first = FirstStep(self._base, self._rates, self._draw, self._backend)
+        reading = first.take(under_scales, self._state)
+        self._host_lr = None
+        step = self._steps
+        if reading is not None:
+            # RAdam's first steps are not normalised, the later ones are: each of them begins anew.
+            self._started = not isinstance(self._base, RAdam) or step >= _RADAM_STEPS
+            self._show_scale(self._group_rates())
+        self._count_step()
+        if reading is not None:
+            self._record(step, reading, torch.ones_like(reading.loss), self._state.lr)
+
+    def _later_step(self) -> None:
+        step, rates = self._steps, self._group_rates()
+        line = batch = None
+        if self._times.is_due(step) and not self._plan.is_finishing(step):
+            under_scales = moving(self._base, self._rates, rates)
+            if any(under_scales):
+                batch = self._draw()  # what may fail in the user's code fails before the step
+                line = StepLine(under_scales, self._backend)
+        step_base_at(self._base, rates)
+        if line is not None:
+            scales, largest = self._scale_rates(), self._rates.largest(self._rates.shares())
+            line.stepped(
+                keep(self._base, self._rates, rates),
+                [a * b for a, b in zip(scales, largest, strict=True)],
+            )
+        # The step counts, also where measuring it fails.
+        self._show_scale(rates)
+        self._count_step()
+        if line is not None and batch is not None:
+            self._measure(step, line, batch)
+
+    def _count_step(self) -> None:
         self._steps += 1
         if self._average is not None:
             self._average.take()
 
-    def _first_step(self) -> None:
-        """Steps the base at a rate of 1, puts that back, and takes the part of it that slope and curvature allow."""
-        shares = self._rates.first_shares()
-        moving = self._moving(shares)
-        if not any(moving):
-            self._base.step()
-            return
-        # The model may have been moved, or its dtype changed, since it was wrapped.
-        if self._steps == 0:
-            self._state = DirectionalState(self._plan, len(moving), self._device)
-            self._average = IterateAverage(self._all_parameters()) if self._averages else None
-        batches = [self._draw() for _ in range(_FIRST_BATCHES)]
-        line = StepLine(moving, self._backend)
+    def _measure(self, step: int, line: StepLine, batch: ProbeBatch) -> None:
+        """Reads the line of the step just taken; the next is due where this raises."""
         try:
-            step_base_at(self._base, shares)
-            ones = [1.0] * len(moving)
-            line.stepped(self._keep(shares), ones)
-            if not bool(line.is_finite):
-                raise ValueError(
-                    "gradients must be finite at the first step, got a step that is not"
-                )
-            if not bool(line.reach.any()):
-                line.go_before()
-                return  # gradients of zeros: there is nothing to find a rate from
-            reading = self._first_reading(line, batches)
-            self._state.begin(reading.loss, reading.slope.abs(), reading.curvature)
-            self._halve_while_it_rises(line, batches, reading.loss)
-        except BaseException:
-            line.go_before()
-            raise
-        self._host_lr = None
-        # RAdam's first steps are not normalised, the later ones are: each of them begins anew.
-        self._started = not isinstance(self._base, RAdam) or self._steps >= _RADAM_STEPS
-        self._record(reading, torch.ones_like(reading.loss), self._state.lr)
-        self._show_scale(self._group_rates())
-
-    def _first_reading(self, line: StepLine, batches: list[ProbeBatch]) -> LineReading:
-        """The mean over batches, other ones while the slope says that the step goes uphill."""
-        for attempt in range(_FIRST_TRIES):
-            if attempt:
-                batches[:] = [self._draw() for _ in range(_FIRST_BATCHES)]
-            readings = [self._read(line, batch) for batch in batches]
-            mean = LineReading(
-                *(
-                    torch.stack(parts).mean(0)
-                    for parts in zip(
-                        *((r.loss, r.slope, r.curvature) for r in readings), strict=True
-                    )
-                )
-            )
-            still = line.reach == 0  # nothing under this scale has a gradient
-            downhill = (mean.slope > 0) & (mean.curvature > 0)
-            if bool((downhill | still).all() & torch.isfinite(mean.loss)):
-                return mean
-        numbers = torch.cat([mean.loss.reshape(1), mean.slope, mean.curvature])
-        if not bool(torch.isfinite(numbers).all()):
-            raise ValueError(
-                f"loss_fn and the gradients must be finite at the first step, got a probe loss of {float(mean.loss)} and "
-                f"slopes {mean.slope.tolist()} along the step"
-            )
-        if not bool(((mean.curvature > 0) | still).all()):
-            raise ValueError(
-                "loss_fn must be curved in the model's output (twice differentiable, and not linear in pieces as L1 and hinge "
-                f"losses are) and the model must answer to the step, got curvatures {mean.curvature.tolist()} along it"
-            )
-        return mean
-
-    def _halve_while_it_rises(
-        self, line: StepLine, batches: list[ProbeBatch], before: Tensor
-    ) -> None:
-        # A scheduler may begin far below the rate that is found.
-        largest = [float(share) for share in self._rates.largest(self._rates.shares())]
-        shares, scales = self._rates.first_shares(), self._rates.scale_of_group
-        for _ in range(_HALVINGS):
-            lr = [rate * part for rate, part in zip(self._state.lr.tolist(), largest, strict=True)]
-            rates = [lr[scale] * share for scale, share in zip(scales, shares, strict=True)]
-            line.step_to(self._keep(rates, shares), lr)
-            after = torch.stack([batch.value() for batch in batches]).mean()
-            if bool(self._model.over_ranks(after) <= before):
-                return
-            self._state.lr = self._state.lr / 2
-
-    def _measured_step_of_base(self, rates: Sequence[Rate]) -> bool:
-        """Returns: whether a step was taken; none is where there is nothing to measure."""
-        moving = self._moving(rates)
-        if not any(moving):
-            return False
-        batch = self._draw()  # what may fail in the user's code fails before the step
-        line = StepLine(moving, self._backend)
-        step_base_at(self._base, rates)
-        scales, largest = self._scale_rates(), self._rates.largest(self._rates.shares())
-        line.stepped(self._keep(rates), [a * b for a, b in zip(scales, largest, strict=True)])
-        try:
-            reading = self._read(line, batch)
+            reading = read_line(line, batch, self._state.lr)
         finally:
             line.go_after()
         measured_at = self._state.lr
@@ -243,40 +206,10 @@ class DirectionalControl:
             reading.loss,
             reading.slope,
             reading.curvature,
-            searching=self._steps < self._plan.search_ends,
+            searching=step < self._plan.search_ends,
         )
         self._host_lr = None
-        self._record(reading, accepted, measured_at)
-        return True
-
-    def _read(self, line: StepLine, batch: ProbeBatch) -> LineReading:
-        """Slope and curvature where the step began. Leaves the parameters somewhere on the line."""
-        line.go_before()
-        sides = []
-        for scale in range(len(line.reach)):
-            outputs = []
-            for sign in (1, -1):
-                line.move(scale, sign)
-                outputs.append(batch.output())
-            line.go_before(scale)
-            sides.append(outputs)
-        inverse = torch.where(line.reach > 0, 0.5 / line.reach, 0.0)
-        tangents = [
-            [
-                _difference(plus, minus) * by.to(plus.dtype)
-                for plus, minus in zip(*outputs, strict=True)
-            ]
-            for by, outputs in zip(inverse, sides, strict=True)
-        ]
-        centre = [(plus + minus) / 2 for plus, minus in zip(*sides[0], strict=True)]
-        weights = self._state.lr if self._started else torch.ones_like(line.reach)
-        with batch.loss_quiet():
-            reading = read_lines(batch.loss, centre, tangents, weights)
-        packed = self._model.over_ranks(
-            torch.cat([reading.loss.reshape(1), reading.slope, reading.curvature])
-        )
-        scales = len(line.reach)
-        return LineReading(packed[0], packed[1 : 1 + scales], packed[1 + scales :])
+        self._record(step, reading, accepted, measured_at)
 
     # Rates.
 
@@ -307,40 +240,17 @@ class DirectionalControl:
         device: torch.device = self._all_parameters()[0].device
         return device
 
-    def _stepped(self, rates: Sequence[Rate]) -> list[list[tuple[int, Tensor]]]:
-        """What the base is about to step at these rates of the groups, under each scale: group and parameter."""
-        groups = self._base.param_groups
-        return [
-            [
-                (g, p)
-                for g in scale
-                if _moves(rates[g])
-                for p in groups[g]["params"]
-                if p.grad is not None
-            ]
-            for scale in self._rates.scales
-        ]
-
-    def _moving(self, rates: Sequence[Rate]) -> list[list[Tensor]]:
-        return [[p for _, p in scale] for scale in self._stepped(rates)]
-
-    def _keep(
-        self, rates: Sequence[Rate], moved_at: Sequence[Rate] | None = None
-    ) -> list[list[Rate]]:
-        """For every tensor of ``_moving(moved_at)``: what decoupled weight decay at ``rates`` leaves of it."""
-        of_group = self._rates.keep(rates)
-        stepped = self._stepped(rates if moved_at is None else moved_at)
-        return [[of_group[g] for g, _ in scale] for scale in stepped]
-
     def _draw(self) -> ProbeBatch:
         return self._model.batch(self._probes.draw(self._device), self._device)
 
     # Reporting.
 
-    def _record(self, reading: LineReading, accepted: Tensor, measured_at: Tensor) -> None:
-        interval = self._times.measured(self._steps, self._state.change)
+    def _record(
+        self, step: int, reading: LineReading, accepted: Tensor, measured_at: Tensor
+    ) -> None:
+        interval = self._times.measured(step, self._state.change)
         lrs = (measured_at, self._state.lr)
-        self._records.add(self._steps, interval, reading, lrs, accepted)
+        self._records.add(step, interval, reading, lrs, accepted)
         if self.on_update is not None:
             self.on_update(self._records.all()[-1])
 
@@ -438,18 +348,10 @@ class DirectionalControl:
             self._probes.go_to(counters["probes"], seed=self.seed)
             if self._average is not None:
                 self._average.load(state["average"])
+            if self._started:
+                self._show_scale(self._group_rates())
 
         return load
-
-
-def _moves(rate: Rate) -> bool:
-    """A rate of 0 takes its group out of what is measured; one on a GPU is not looked at."""
-    return isinstance(rate, Tensor) or rate != 0
-
-
-def _difference(plus: Tensor, minus: Tensor) -> Tensor:
-    """0 where both are the same, also where that is infinity: masked logits."""
-    return torch.where(plus == minus, 0.0, plus - minus)
 
 
 def _has_plain_momentum(base: Optimizer) -> bool:

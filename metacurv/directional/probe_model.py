@@ -65,6 +65,7 @@ class ProbeBatch:
         self, owner: ProbeModel, inputs: Any, loss: OutputLoss, device: torch.device
     ) -> None:
         self._model, self._inputs, self.loss, self._device = owner.model, inputs, loss, device
+        self.over_ranks = owner.over_ranks
         self._modules = list(owner.model.modules())
         loss_fn = owner.loss_fn
         self._loss_modules = list(loss_fn.modules()) if isinstance(loss_fn, nn.Module) else []

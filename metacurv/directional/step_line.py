@@ -26,14 +26,15 @@ class StepLine:
         self._device = device
         self._run = ops.implementation(backend, device)
         self._segments = [_Segment(scale) for scale in scales]
-        self.reach = torch.zeros(len(scales), dtype=torch.float64, device=device)
+        self.length = torch.zeros(len(scales), dtype=torch.float64, device=device)
+        self.reach = torch.zeros_like(self.length)
         self.is_finite = torch.ones((), dtype=torch.bool, device=device)
 
     def stepped(self, keep: Sequence[Sequence[Rate]], lrs: Sequence[Rate]) -> None:
         """To be called after the base's step, with 1 - lr decay of each tensor and the rate of each scale.
 
-        Sets ``is_finite``, 0-dim, of u, and ``reach`` [S], float64: the distance along u by which outputs are compared, small
-        beside the parameters; 0 where there was no step.
+        Sets ``is_finite``, 0-dim, of u; ``length`` [S], float64: |u| over |before|; and ``reach`` [S], float64: the distance
+        along u by which outputs are compared, small beside the parameters. Both are 0 where there was no step.
         """
         sums = torch.stack(
             [
@@ -45,11 +46,13 @@ class StepLine:
         )
         along, size = sums[:, 0], sums[:, 1]
         self.is_finite = (sums[:, 2] == 0).all()
-        relative = relative_step(
-            {p.dtype for segment in self._segments for p in segment.parameters}
-        )
-        ratio = torch.where(size > 0, size, 1.0) / along
-        self.reach = torch.where(along > 0, relative * ratio.sqrt(), 0.0)
+        self.length = (along / torch.where(size > 0, size, 1.0)).sqrt()
+        self.reach = torch.where(along > 0, relative_step(self.dtypes) / self.length, 0.0)
+
+    @property
+    def dtypes(self) -> set[torch.dtype]:
+        """Of the parameters."""
+        return {p.dtype for segment in self._segments for p in segment.parameters}
 
     def move(self, scale: int, sign: int) -> None:
         """To before + sign reach u for one scale; the others stay where they are."""

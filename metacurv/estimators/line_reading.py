@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from metacurv import _validate
+from metacurv.estimators.errors import explain_differentiation_errors
 
 Leaves = list[Tensor]
 
@@ -97,11 +98,13 @@ def read_lines(
 
 
 def _gradients(value: Tensor, leaves: Leaves, *, create_graph: bool = False) -> Leaves:
-    return list(
-        torch.autograd.grad(
-            value, leaves, create_graph=create_graph, allow_unused=True, materialize_grads=True
+    order = "first" if create_graph else "second"
+    with explain_differentiation_errors(f"the {order} derivative of loss_fn in the model's output"):
+        return list(
+            torch.autograd.grad(
+                value, leaves, create_graph=create_graph, allow_unused=True, materialize_grads=True
+            )
         )
-    )
 
 
 def _dot(a: Leaves, b: Leaves) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from metacurv import DirectionalRule, MetaCurvatureLR
-from tests.directional.helpers import Point, batch, data, loader, network, pairs, train
+from tests.directional.helpers import Point, batch, data, directional, loader, network, pairs, train
 
 
 def made(**options: Any) -> MetaCurvatureLR:
@@ -66,14 +67,39 @@ def test_arguments_of_the_wrapper(options: dict[str, Any], error: Any, message: 
         made(**options)
 
 
-@pytest.mark.parametrize("name", ["loss_fn", "probe", "horizon", "average"])
-def test_arguments_of_the_other_rule_are_refused(name: str) -> None:
-    model = network()
-    value = {"loss_fn": nn.functional.mse_loss, "probe": loader(), "horizon": 10, "average": True}[
-        name
-    ]
-    with pytest.raises(ValueError, match=f"{name} must be left out with rule='reciprocal'"):
-        MetaCurvatureLR(torch.optim.Adam(model.parameters()), **{name: value})
+@pytest.mark.parametrize(
+    ("rule", "name", "value"),
+    [
+        ("reciprocal", "loss_fn", nn.functional.mse_loss),
+        ("reciprocal", "probe", loader()),
+        ("reciprocal", "horizon", 10),
+        ("reciprocal", "average", True),
+        ("directional", "alpha", 0.02),
+        ("directional", "update_freq", 5),
+        ("directional", "n_hutchinson_samples", 4),
+        ("directional", "smoothing", 0.9),
+        ("directional", "estimator", "activation"),
+    ],
+)
+def test_arguments_of_the_other_rule_are_refused(rule: str, name: str, value: Any) -> None:
+    adam = torch.optim.Adam(network().parameters())
+    wrap = made if rule == "directional" else functools.partial(MetaCurvatureLR, adam)
+    with pytest.raises(ValueError, match=f"{name} must be left out with rule='{rule}'"):
+        wrap(**{name: value})
+
+
+def test_parameters_that_cannot_be_measured_are_refused() -> None:
+    class Complex(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(4, 3)
+            self.phase = nn.Parameter(torch.zeros(3, dtype=torch.complex64))
+
+    model = Complex()
+    with pytest.raises(TypeError, match=r"params\['2'\] must be float32.* got torch.complex64"):
+        directional(torch.optim.SGD(model.parameters(), lr=0.1), model)
+    apart = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3, device="meta"))
+    with pytest.raises(ValueError, match=r"params must be on one device, got cpu and .* meta"):
+        directional(torch.optim.SGD(apart.parameters(), lr=0.1), apart)
 
 
 @pytest.mark.parametrize(

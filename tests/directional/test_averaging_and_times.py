@@ -60,7 +60,11 @@ def test_the_horizon_ends_in_a_rate_next_to_zero_and_never_at_it() -> None:
     opt = directional(torch.optim.Adam(model.parameters()), model, horizon=40)
     applied = []
     opt.optimizer.register_step_pre_hook(lambda o, *_: applied.append(o.param_groups[0]["lr"]))
-    train(model, opt, 45)
+    train(model, opt, 40)
+    with pytest.warns(RuntimeWarning, match="horizon=40 steps have been taken") as warned:
+        train(model, opt, 5, start=40)
+    assert len(warned) == 1
+    assert warned[0].filename.endswith("helpers.py")  # the loop's line
     found = opt.history[-1].lr[0]
     # finish = 0.3: full up to step 28, then 11/12 of it, ..., 1/12 at step 39, and at steps beyond what the loop promised.
     assert applied[28] == pytest.approx(found, rel=1e-12)

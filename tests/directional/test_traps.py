@@ -1,4 +1,4 @@
-"""Ways of training that a reader of the rule found to go wrong, once each."""
+"""Ways of training that went wrong once: for the prototypes (``lr-rules.md``, "Traps") or for a reader of the rule."""
 
 from __future__ import annotations
 
@@ -10,11 +10,88 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
+from metacurv import directional_curvature
 from metacurv.directional.probe_batches import ProbeBatches
-from tests.directional.helpers import batch, directional, network, train, training_loss
+from tests.directional.helpers import batch, data, directional, network, train, training_loss
 from tests.drop_in.helpers import assert_same, weights
 
 CPU = torch.device("cpu")
+
+
+def test_a_tiny_lr_of_the_user_costs_the_direction_no_digits() -> None:
+    """A step of 1e-6 as a difference of float32 parameters is off by percents; the first step is taken for a rate of 1."""
+    model = network()
+    exact = network(dtype=torch.float64)
+    x, y = data().tensors
+    opt = directional(
+        torch.optim.SGD(model.parameters(), lr=1e-6), model, probe=lambda: data().tensors
+    )
+    nn.functional.cross_entropy(model(x), y).backward()
+    opt.step()
+    loss = nn.functional.cross_entropy(exact(x.double()), y)
+    u = torch.autograd.grad(loss, list(exact.parameters()))
+    curvature = directional_curvature(
+        exact, nn.functional.cross_entropy, x.double(), y, list(u), method="forward_mode"
+    )
+    (record,) = opt.history
+    assert record.slope[0] == pytest.approx(sum(g.square().sum() for g in u).item(), rel=1e-4)
+    assert record.curvature[0] == pytest.approx(curvature, rel=1e-4)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_difference_step_follows_the_size_of_the_parameters(
+    size: float, dtype: torch.dtype
+) -> None:
+    """Output sin(w / size): J u = cos(w / size) u / size, by hand. A step of 1e-3 would go round the circle, or nowhere."""
+
+    class Wave(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.tensor([0.3, 1.0, -0.7], dtype=dtype) * size)
+
+        def forward(self, _: torch.Tensor) -> torch.Tensor:
+            return (self.w / size).sin()
+
+    model = Wave()
+    zeros = torch.zeros(3, dtype=dtype)
+    opt = directional(
+        torch.optim.SGD(model.parameters(), lr=1.0),
+        model,
+        loss_fn=lambda z, target: 0.5 * (z - target).square().sum(),
+        probe=lambda: (zeros, zeros),
+    )
+    angle = model.w.detach().double() / size
+    (0.5 * model(zeros).square().sum()).backward()
+    opt.step()
+    # u is sin cos / size, by the loss's derivative in w, and J u is cos u / size.
+    along = angle.cos().square() * angle.sin() / size**2
+    (record,) = opt.history
+    rel = 1e-3 if dtype == torch.float32 else 1e-6
+    assert record.slope[0] == pytest.approx((angle.sin() * along).sum().item(), rel=rel)
+    assert record.curvature[0] == pytest.approx(along.square().sum().item(), rel=rel)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_loss_in_tiny_units_trains_as_in_any_others(momentum: float) -> None:
+    """Of SGD's step for a rate of 1, rounding the parameters then leaves nothing."""
+    found = []
+    for unit in (1.0, 2.0**-40):
+        model = network()
+
+        def loss_fn(output: torch.Tensor, y: torch.Tensor, unit: float = unit) -> torch.Tensor:
+            return unit * nn.functional.cross_entropy(output, y)
+
+        opt = directional(
+            torch.optim.SGD(model.parameters(), lr=1.0, momentum=momentum), model, loss_fn=loss_fn
+        )
+        for step in range(30):
+            x, y = batch(step)
+            opt.zero_grad()
+            loss_fn(model(x), y).backward()
+            opt.step()
+        found.append((training_loss(model), opt.effective_lrs[0] * unit))
+    assert found[1] == pytest.approx(found[0], rel=1e-2)
 
 
 def test_a_first_gradient_of_zeros_finds_no_rate_and_waits() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import random
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from tests.directional.helpers import (
     train,
     training_loss,
 )
+from tests.drop_in.helpers import assert_same, weights
 
 
 def states():
@@ -169,6 +173,108 @@ def test_a_model_or_loss_that_raises_leaves_whole_parameters(where: str) -> None
     for p, b in zip(model.parameters(), before, strict=True):
         torch.testing.assert_close(p.detach(), b - lr * p.grad)
     assert all(m.training for m in model.modules())
+
+
+BASES = {
+    "sgd": lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9),
+    "adam": lambda params: torch.optim.Adam(params, amsgrad=True),
+    "adafactor": torch.optim.Adafactor,
+    "radam": torch.optim.RAdam,
+}
+
+
+@pytest.mark.parametrize(("name", "at"), [*((name, 0) for name in BASES), ("radam", 3)])
+def test_a_first_step_that_fails_leaves_the_base_as_it_was(name: str, at: int) -> None:
+    """Then the loop goes on as if it had not been. RAdam's fourth step is a first one, too, with a state to keep."""
+
+    def trained(*, fails: bool) -> list[torch.Tensor]:
+        broken = False
+
+        def loss_fn(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            if broken:
+                raise Broken
+            return nn.functional.cross_entropy(output, target)
+
+        model = network()
+        opt = directional(
+            BASES[name](model.parameters()), model, loss_fn=loss_fn, probe=lambda: data().tensors
+        )
+        train(model, opt, at)
+        if fails:
+            broken = True
+            before = copy.deepcopy(opt.optimizer.state_dict())
+            x, y = batch(99)
+            opt.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            with pytest.raises(Broken):
+                opt.step()
+            assert_same(opt.optimizer.state_dict(), before)
+            assert opt.state_dict()["metacurv"]["steps"] == at
+            broken = False
+        train(model, opt, 12, start=at)
+        return weights(model)
+
+    assert_same(trained(fails=True), trained(fails=False))
+
+
+def test_a_step_whose_reading_fails_counts() -> None:
+    fails = False
+
+    def loss_fn(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        if fails:
+            raise Broken
+        return nn.functional.cross_entropy(output, target)
+
+    model = network()
+    opt = directional(
+        torch.optim.Adam(model.parameters()), model, loss_fn=loss_fn, average=True, horizon=100
+    )
+    average = weights(model)
+    for step in range(4):
+        fails = step == 2  # a due one
+        with pytest.raises(Broken) if fails else nullcontext():
+            train(model, opt, 1, start=step)
+        now = weights(model)
+        average = [a + 9 / (step + 10) * (w - a) for a, w in zip(average, now, strict=True)]
+    assert opt.state_dict()["metacurv"]["steps"] == 4
+    assert opt.optimizer.state[model[0].weight]["step"] == 4
+    assert [record.step for record in opt.history] == [0, 3]  # the next one is read instead
+    with opt.averaged_parameters():
+        torch.testing.assert_close(weights(model), average)
+
+
+def test_a_loss_without_a_second_derivative_is_refused_before_anything_changes() -> None:
+    from metacurv import NotTwiceDifferentiableError
+
+    def ctc(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        log_p = output.log_softmax(1)[
+            :, None
+        ]  # one sequence, of as many steps as the batch has rows
+        return nn.functional.ctc_loss(
+            log_p, torch.tensor([[1, 2]]), torch.tensor([len(log_p)]), torch.tensor([2])
+        )
+
+    model = network()
+    opt = directional(torch.optim.Adam(model.parameters()), model, loss_fn=ctc)
+    before = weights(model)
+    with pytest.raises(
+        NotTwiceDifferentiableError, match="second derivative of loss_fn in the model's output"
+    ):
+        train(model, opt, 1)
+    assert_same(weights(model), before)
+    assert not opt.optimizer.state
+
+
+def test_the_scale_of_a_group_is_nan_until_there_is_a_rate() -> None:
+    model = network()
+    opt = directional(torch.optim.Adam(model.parameters(), lr=0.5), model)
+    assert math.isnan(opt.param_groups[0]["lr_scale"])
+    train(model, opt, 1)
+    assert opt.param_groups[0]["lr_scale"] == pytest.approx(opt.effective_lrs[0] / 0.5)
+    again = network()
+    resumed = directional(torch.optim.Adam(again.parameters(), lr=0.5), again)
+    resumed.load_state_dict(opt.state_dict())
+    assert resumed.param_groups[0]["lr_scale"] == opt.param_groups[0]["lr_scale"]
 
 
 def test_a_first_step_that_blows_up_is_taken_back() -> None:
