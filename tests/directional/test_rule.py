@@ -162,6 +162,30 @@ def test_one_scale_keeps_the_ratio_of_groups_and_per_group_finds_each() -> None:
     assert each[1] * 50 == pytest.approx(1, rel=2e-2)
 
 
+def test_every_scale_is_read_where_the_others_have_not_moved() -> None:
+    """z = b exp(1000 (a - 1)) at a = b = 1, loss z^2 / 2: u = (1000, 1), J u = (10^6, 1), the output's Hessian 1."""
+    a, b = Point(1.0), Point(1.0)
+    both = torch.nn.ModuleList([a, b])
+    both.forward = lambda _: b.w * (1000 * (a.w - 1)).exp()
+
+    def loss(z, _):
+        return 0.5 * z.square().sum()
+
+    opt = MetaCurvatureLR(
+        torch.optim.SGD([{"params": a.parameters()}, {"params": b.parameters()}], lr=1.0),
+        rule=DirectionalRule(per_group=True),
+        model=both,
+        loss_fn=loss,
+        probe=[(torch.zeros(1), torch.zeros(1))],
+    )
+    loss(both(None), None).backward()
+    opt.step()
+    (record,) = opt.history
+    assert record.slope == pytest.approx([1e6, 1.0], rel=1e-5)
+    # Along both steps together, which are taken together: J u . (J u_a + J u_b).
+    assert record.curvature == pytest.approx([1e6 * (1e6 + 1), 1e6 + 1], rel=1e-5)
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.5])
 def test_decoupled_weight_decay_is_no_part_of_the_direction(decay: float) -> None:
     # AdamW's first step for lr 1 is w - decay w - sign(g): u = (1, 1), n = 4 + 2, d = 4 + 1.

@@ -8,6 +8,7 @@ from .gen import GeN
 from .methods import Maker
 from .scheduled import SCHEDULED
 from .tuning_free import TUNING_FREE
+from .variants import VARIANTS
 
 PUBLISHED: dict[str, Maker] = {
     **TUNING_FREE,
@@ -15,4 +16,4 @@ PUBLISHED: dict[str, Maker] = {
     "cdat": lambda setting: Cdat(setting, 2.0),
     "cdat 1": lambda setting: Cdat(setting, 1.0),
 }
-METHODS: dict[str, Maker] = {**SCHEDULED, **PUBLISHED, **DIRECTIONAL}
+METHODS: dict[str, Maker] = {**SCHEDULED, **PUBLISHED, **DIRECTIONAL, **VARIANTS}

@@ -11,7 +11,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ..environment import describe
 from ..storage import write_atomically, write_json
-from . import cost, figures, options, plan, sensitivity, summary, tables
+from . import cost, figures, options, plan, sensitivity, settings, summary, tables
 from .store import Store
 from .tasks import TASKS, Task
 from .workers import finished
@@ -21,9 +21,9 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str]) -> int:
     """Run the comparison that the arguments describe. Returns: the exit status."""
-    arguments = options.build_parser().parse_args(argv)
-    names = arguments.tasks or (options.QUICK_TASKS if arguments.quick else list(TASKS))
-    tasks = [TASKS[name] for name in names]
+    parser = options.build_parser()
+    arguments = parser.parse_args(argv)
+    tasks = [TASKS[name] for name in options.chosen_tasks(parser, arguments)]
     if arguments.quick:
         tasks = [replace(task, steps=options.QUICK_STEPS) for task in tasks]
     n_seeds = arguments.seeds or (options.QUICK_SEEDS if arguments.quick else 10)
@@ -35,6 +35,9 @@ def main(argv: Sequence[str]) -> int:
             return cost.run(tasks, store, arguments.progress)
         if arguments.sensitivity:
             return sensitivity.run(tasks, seeds, store, arguments.jobs, arguments.progress)
+        if arguments.settings:
+            apart = Store(store.folder / "settings")  # these runs are no part of the comparison
+            return settings.run(tasks, seeds, apart, arguments.jobs, arguments.progress)
         for task in tasks:
             if not arguments.summary_only:
                 with_grid = "grid" in arguments.methods

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ..environment import describe
-from ..storage import write_json
+from ..storage import read_json, write_json
 from .plan import DEFAULT_LR
 from .store import Store
 from .tasks import Task
@@ -23,11 +23,12 @@ METHOD, BASE = "directional", "user's rate"
 
 
 def run(tasks: Sequence[Task], store: Store, progress: bool) -> int:
-    """Measures the tasks that have a bound, and prints and writes the ratios. Returns: the exit status."""
-    found = {}
+    """Measures tasks that have a bound, and prints and writes the ratios. Returns: the exit status."""
+    environment = describe(1)
+    kept = read_json(store.folder / "cost.json") or {}
+    # Of another task, and of this machine and these libraries: stays.
+    found = kept["tasks"] if kept.get("environment") == environment else {}
     for task in tasks:
-        if task.name not in TASK_NAMES:
-            continue
         ratios = [
             _ratio(task, seed)
             for seed in tqdm(range(_REPEATS), desc=task.name, disable=not progress)
@@ -46,7 +47,7 @@ def run(tasks: Sequence[Task], store: Store, progress: bool) -> int:
             f"{task.name}: {found[task.name]['median']:.3f} x the base's time "
             f"({min(ratios):.3f} to {max(ratios):.3f}; required <= {allowed}: {met})"
         )
-    write_json(store.folder / "cost.json", {"environment": describe(1), "tasks": found})
+    write_json(store.folder / "cost.json", {"environment": environment, "tasks": found})
     print(f"written to {store.folder / 'cost.json'}")
     return 0
 

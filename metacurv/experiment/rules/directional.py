@@ -13,12 +13,15 @@ from .grid import SGD_FACTOR
 from .methods import Maker, Method, Setting
 
 
-def directional(setting: Setting, *, held_out: bool = False, **options: Any) -> Method:
+def directional(
+    setting: Setting, *, held_out: bool = False, probe_size: int | None = None, **options: Any
+) -> Method:
     """``MetaCurvatureLR(rule="directional")`` on the task's base optimizer with the user's lr.
 
     Args:
         setting: where to work.
         held_out: probe the validation data instead of the training data.
+        probe_size: examples in a probe batch, instead of the loop's batch size.
         options: of ``MetaCurvatureLR``, beside those every use of the rule has.
     """
     task, part = setting.task, setting.splits.validation if held_out else setting.splits.train
@@ -26,7 +29,7 @@ def directional(setting: Setting, *, held_out: bool = False, **options: Any) -> 
         task.optimizer(setting.model, setting.user_lr),
         model=setting.model,
         loss_fn=task.loss_fn,
-        probe=DataLoader(TensorDataset(part.x, part.y), batch_size=task.batch_size),
+        probe=DataLoader(TensorDataset(part.x, part.y), batch_size=probe_size or task.batch_size),
         seed=setting.seed,
         **{"rule": "directional", **options},
     )

@@ -1,4 +1,4 @@
-"""rules.png: every method's gain over the best of the grid, task by task; sensitivity.png: the result against the user's lr."""
+"""Pictures: gains over the grid's best (rules.png), results against the user's lr (sensitivity.png) and the rule's settings."""
 
 from __future__ import annotations
 
@@ -103,18 +103,7 @@ def draw_sensitivity(results: Mapping[str, Mapping[str, Mapping[float, Sequence[
         axes: Any = figure.subplots(rows, columns, squeeze=False)
         for axis, (name, methods) in zip(axes.flat, results.items(), strict=False):
             for label, by_lr in methods.items():
-                rates = sorted(by_lr)
-                means = [float(np.mean(by_lr[rate])) for rate in rates]
-                errors = [
-                    float(np.std(by_lr[rate], ddof=1)) / math.sqrt(len(by_lr[rate]))
-                    if len(by_lr[rate]) > 1
-                    else 0.0
-                    for rate in rates
-                ]
-                axis.errorbar(
-                    rates, means, errors, label=label, marker="o", ms=4, lw=1.8,
-                    color=_OURS if label.startswith("directional") else _GRID,
-                )  # fmt: skip
+                _errorbar(axis, label, by_lr, _OURS if label.startswith("directional") else _GRID)
             axis.set_xscale("log")
             axis.set_title(f"{name} ({TASKS[name].unit})")
             axis.set_xlabel("lr that the user gives")
@@ -124,6 +113,46 @@ def draw_sensitivity(results: Mapping[str, Mapping[str, Mapping[float, Sequence[
             axis.set_axis_off()
         axes.flat[0].legend(frameon=False, loc="lower center")
         return _png(figure)
+
+
+def draw_settings(
+    results: Mapping[str, Mapping[str, Mapping[str, Mapping[float, Sequence[float]]]]],
+    defaults: Mapping[str, Mapping[str, float]],
+) -> bytes:
+    """A row a task, a panel a setting. ``results``: task -> setting -> label -> value -> one result a seed."""
+    with rc_context(_STYLE):
+        rows, columns = len(results), max(map(len, results.values()), default=1)
+        figure = Figure(figsize=(3.0 * columns, 2.9 * rows + 0.4), dpi=120, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes: Any = figure.subplots(max(rows, 1), columns, squeeze=False, sharey="row")
+        for (name, settings), row in zip(results.items(), axes, strict=False):
+            for (setting, labels), axis in zip(settings.items(), row, strict=False):
+                colours = iter((_OURS, _GRID, _OTHER))
+                for label, by_value in labels.items():
+                    _errorbar(axis, label, by_value, next(colours))
+                axis.axvline(defaults[name][setting], color="#333333", lw=0.8, ls=":")
+                axis.set_xscale("log")
+                ticks = sorted({value for by_value in labels.values() for value in by_value})
+                axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=8)
+                axis.minorticks_off()
+                axis.set_xlabel(setting)
+                if len(labels) > 1:
+                    axis.legend(frameon=False, fontsize=8)
+            row[0].set_title(f"{name} ({TASKS[name].unit})")
+            if not TASKS[name].higher_is_better:
+                row[0].set_yscale("log")
+        return _png(figure)
+
+
+def _errorbar(
+    axis: Any, label: str, by_value: Mapping[float, Sequence[float]], colour: str
+) -> None:
+    """Mean and standard error over seeds."""
+    values = sorted(by_value)
+    results = [np.asarray(by_value[value], dtype=float) for value in values]
+    errors = [float(r.std(ddof=1)) / math.sqrt(len(r)) if len(r) > 1 else 0.0 for r in results]
+    means = [float(r.mean()) for r in results]
+    axis.errorbar(values, means, errors, label=label, marker="o", ms=4, lw=1.8, color=colour)
 
 
 def _png(figure: Figure) -> bytes:

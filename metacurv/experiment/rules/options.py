@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..argument_types import whole
+from . import cost, sensitivity, settings
 from .catalogue import PUBLISHED
 from .directional import DIRECTIONAL
 from .tasks import TASKS
@@ -57,11 +58,17 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--sensitivity", action="store_true",
-        help="instead, the result against the lr that the user gives, 1e-6 to 1e-1, on four tasks",
+        help=f"instead, the result against the lr that the user gives, 1e-6 to 1e-1, on {', '.join(sensitivity.TASK_NAMES)}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--settings", action="store_true",
+        help="instead, the result against sigma, kappa, interval, probe size, batch size and steps, on "
+        f"{', '.join(settings.TASK_NAMES)}",
     )  # fmt: skip
     parser.add_argument(
         "--cost", action="store_true",
-        help="instead, the time of the directional rule's steps over the base optimizer's, side by side, on five tasks",
+        help="instead, the time of the directional rule's steps over the base optimizer's, side by side, on "
+        f"{', '.join(cost.TASK_NAMES)}",
     )  # fmt: skip
     parser.add_argument(
         "--summary-only",
@@ -72,6 +79,24 @@ def build_parser() -> argparse.ArgumentParser:
         "--no-progress", action="store_false", dest="progress", help="no progress bars"
     )
     return parser
+
+
+def chosen_tasks(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[str]:
+    """Names, in the order given; ends the program where what is asked for is not done on one of them."""
+    instead = {"--sensitivity": sensitivity, "--settings": settings, "--cost": cost}
+    asked = [option for option in instead if getattr(arguments, option[2:])]
+    if len(asked) > 1:
+        parser.error(f"at most one of {', '.join(instead)} can be given, got {', '.join(asked)}")
+    if not asked:
+        return arguments.tasks or list(QUICK_TASKS if arguments.quick else TASKS)
+    if arguments.quick or arguments.summary_only:
+        parser.error(f"{asked[0]} goes with neither --quick nor --summary-only")
+    possible = instead[asked[0]].TASK_NAMES
+    if foreign := [name for name in arguments.tasks or () if name not in possible]:
+        parser.error(
+            f"with {asked[0]} --tasks must be of {', '.join(possible)}, got {', '.join(foreign)}"
+        )
+    return arguments.tasks or list(possible)
 
 
 def chosen_methods(names: list[str]) -> list[str]:

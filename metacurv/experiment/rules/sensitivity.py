@@ -10,7 +10,7 @@ from ..storage import write_atomically, write_json
 from . import figures
 from .plan import Run
 from .store import Store
-from .tasks import Task
+from .tasks import TASKS, Task
 from .workers import finished
 
 RATES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -22,32 +22,17 @@ Results = dict[str, dict[str, dict[float, list[float]]]]  # task -> method -> lr
 
 
 def run(tasks: Sequence[Task], seeds: range, store: Store, jobs: int, progress: bool) -> int:
-    """Trains what is missing and draws. Returns: the exit status."""
-    results: Results = {}
+    """Trains what is missing of ``tasks`` and draws all that the store has whole. Returns: the exit status."""
     for task in tasks:
-        if task.name not in TASK_NAMES:
-            continue
-        runs = [
-            Run(task.name, method, seed, task.steps, rate)
-            for method in METHODS
-            for rate in RATES
-            for seed in seeds
-        ]
-        todo = [each for each in runs if each not in store]
-        for each, record in tqdm(
-            finished(todo, jobs), total=len(todo), desc=task.name, disable=not progress
-        ):
+        todo = [each for each in _runs(task, seeds) if each not in store]
+        bar = tqdm(finished(todo, jobs), total=len(todo), desc=task.name, disable=not progress)
+        for each, record in bar:
             store.add(each, record)
-        results[task.name] = {
-            method: {
-                rate: [
-                    store.record(Run(task.name, method, seed, task.steps, rate))[f"test_{which}"]
-                    for seed in seeds
-                ]
-                for rate in RATES
-            }
-            for method, which in METHODS.items()
-        }
+    results: Results = {
+        name: _results(TASKS[name], seeds, store)
+        for name in TASK_NAMES
+        if all(each in store for each in _runs(TASKS[name], seeds))
+    }
     write_json(store.folder / "sensitivity.json", {
         task: {method: {f"{rate:g}": values for rate, values in by_lr.items()} for method, by_lr in methods.items()}
         for task, methods in results.items()
@@ -55,6 +40,28 @@ def run(tasks: Sequence[Task], seeds: range, store: Store, jobs: int, progress: 
     write_atomically(store.folder / "sensitivity.png", figures.draw_sensitivity(_labelled(results)))
     print(f"written to {store.folder}: sensitivity.json, sensitivity.png")
     return 0
+
+
+def _runs(task: Task, seeds: range) -> list[Run]:
+    return [
+        Run(task.name, method, seed, task.steps, rate)
+        for method in METHODS
+        for rate in RATES
+        for seed in seeds
+    ]
+
+
+def _results(task: Task, seeds: range, store: Store) -> dict[str, dict[float, list[float]]]:
+    return {
+        method: {
+            rate: [
+                store.record(Run(task.name, method, seed, task.steps, rate))[f"test_{which}"]
+                for seed in seeds
+            ]
+            for rate in RATES
+        }
+        for method, which in METHODS.items()
+    }
 
 
 def _labelled(results: Results) -> Results:

@@ -144,3 +144,16 @@ TASKS = {
         ),
     )
 }
+
+_BATCHES = "-batches-of-"
+
+
+def with_batches_of(task: Task, size: int) -> str:
+    """What ``find`` calls ``task`` with another batch size."""
+    return f"{task.name}{_BATCHES}{size}"
+
+
+def find(name: str) -> Task:
+    """A task of ``TASKS``, or one of them ``with_batches_of`` another size."""
+    plain, _, size = name.partition(_BATCHES)
+    return replace(TASKS[plain], name=name, batch_size=int(size)) if size else TASKS[plain]

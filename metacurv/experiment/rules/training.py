@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from ..training import Batches
+from . import tasks
 from .catalogue import METHODS
 from .datasets import Part
 from .methods import Setting
-from .tasks import TASKS, Task
+from .tasks import Task
 
 _CHECK_EVERY = 50  # steps between looks at whether the loss is finite
 _CURVE_POINTS = 20
@@ -75,7 +76,7 @@ def run(
     """Trains and evaluates. The choice between iterates and methods is by "val_*" alone; "test_*" is there to be reported.
 
     Args:
-        task_name: of ``TASKS``.
+        task_name: of a task that ``tasks.find`` finds.
         method_name: of ``METHODS``.
         seed: of data, initial weights and batches.
         steps: instead of the task's.
@@ -84,7 +85,9 @@ def run(
     Returns:
         What ``store`` keeps: plain numbers and strings.
     """
-    task = TASKS[task_name] if steps is None else replace(TASKS[task_name], steps=steps)
+    task = tasks.find(task_name)
+    if steps is not None:
+        task = replace(task, steps=steps)
     training = Training(task, method_name, seed, user_lr)
     validation, test = training.splits.validation, training.splits.test
     curve = []

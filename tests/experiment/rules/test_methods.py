@@ -17,6 +17,7 @@ from metacurv.experiment.rules.grid import GRID
 from metacurv.experiment.rules.plan import Run
 from metacurv.experiment.rules.tasks import TASKS
 from metacurv.experiment.rules.training import Training, run
+from metacurv.experiment.rules.variants import VARIANTS
 from metacurv.experiment.rules.workers import finished
 
 
@@ -124,7 +125,7 @@ def test_help_and_errors(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_catalogue() -> None:
-    assert len(METHODS) == len(GRID) + 1 + len(PUBLISHED) + len(DIRECTIONAL)
+    assert len(METHODS) == len(GRID) + 1 + len(PUBLISHED) + len(DIRECTIONAL) + len(VARIANTS)
 
 
 @pytest.mark.parametrize(

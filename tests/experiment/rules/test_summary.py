@@ -125,3 +125,6 @@ def test_pictures() -> None:
         }
     }
     assert figures.draw_sensitivity(curves).startswith(b"\x89PNG")
+    swept = {"mlp-relu": {"sigma": {"directional rule": {2.0: [60.0, 61.0], 3.0: [59.0, 61.0]}}}}
+    assert figures.draw_settings(swept, {"mlp-relu": {"sigma": 2.5}}).startswith(b"\x89PNG")
+    assert figures.draw_settings({}, {}).startswith(b"\x89PNG")

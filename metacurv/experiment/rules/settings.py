@@ -1,0 +1,126 @@
+"""How much the settings matter: those of the directional rule, its probes, and the loop's batch size and length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from ..storage import write_atomically, write_json
+from . import figures
+from .plan import Run
+from .store import Store
+from .tasks import TASKS, Task, with_batches_of
+from .variants import FIELDS, PROBE_SIZES, name_of
+from .workers import finished
+
+TASK_NAMES = ("mlp-relu", "friedman")
+OURS = "directional rule"
+BATCH_SIZES = (16, 32, 64, 100, 200, 400)
+STEPS = (250, 500, 1000, 2000, 4000, 8000)
+_RATES = (1e-3, 1e-2)  # of Adam, beside the rule where the loop itself changes
+
+Results = dict[str, dict[str, dict[str, dict[float, list[float]]]]]
+"""task -> setting -> label -> value -> a result a seed."""
+
+
+def run(tasks: Sequence[Task], seeds: range, store: Store, jobs: int, progress: bool) -> int:
+    """Trains what is missing of ``tasks`` and draws all that the store has whole. Returns: the exit status."""
+    for task in tasks:
+        todo = [each for each in _runs(task, seeds) if each not in store]
+        bar = tqdm(finished(todo, jobs), total=len(todo), desc=task.name, disable=not progress)
+        for each, record in bar:
+            store.add(each, record)
+    results: Results = {
+        name: _results(TASKS[name], seeds, store)
+        for name in TASK_NAMES
+        if all(each in store for each in _runs(TASKS[name], seeds))
+    }
+    by_name = {
+        task: {
+            setting: {
+                label: {f"{value:g}": found for value, found in by_value.items()}
+                for label, by_value in labels.items()
+            }
+            for setting, labels in settings.items()
+        }
+        for task, settings in results.items()
+    }
+    write_json(store.folder / "settings.json", by_name)
+    write_atomically(store.folder / "settings.png", figures.draw_settings(results, _defaults()))
+    print(f"written to {store.folder}: settings.json, settings.png")
+    return 0
+
+
+Point = Callable[[float, int], Run]  # of a value and a seed
+
+
+def _sweeps(task: Task) -> dict[str, dict[str, tuple[Sequence[float], Point]]]:
+    """setting -> label -> values, and the run at one of them."""
+
+    def variant(setting: str) -> Point:
+        return lambda value, seed: Run(task.name, name_of(setting, value), seed, task.steps)
+
+    def batches(method: str, lr: float) -> Point:
+        return lambda size, seed: Run(
+            with_batches_of(task, int(size)), method, seed, task.steps, lr
+        )
+
+    def steps(method: str, lr: float) -> Point:
+        return lambda length, seed: Run(task.name, method, seed, int(length), lr)
+
+    shown = {OURS: ("directional", _RATES[0])} | {
+        f"{task.base.capitalize()} at {rate:g}": ("user's rate", rate) for rate in _RATES
+    }
+    found: dict[str, dict[str, tuple[Sequence[float], Point]]] = {
+        field: {OURS: (values, variant(field))} for field, values in FIELDS.items()
+    }
+    found["probe size"] = {OURS: (PROBE_SIZES, variant("probe size"))}
+    found["batch size"] = {label: (BATCH_SIZES, batches(*how)) for label, how in shown.items()}
+    found["steps"] = {label: (STEPS, steps(*how)) for label, how in shown.items()}
+    return found
+
+
+def _runs(task: Task, seeds: range) -> list[Run]:
+    return [
+        point(value, seed)
+        for labels in _sweeps(task).values()
+        for values, point in labels.values()
+        for value in values
+        for seed in seeds
+    ]
+
+
+def _results(
+    task: Task, seeds: range, store: Store
+) -> dict[str, dict[str, dict[float, list[float]]]]:
+    return {
+        setting: {
+            label: {
+                value: [
+                    store.record(point(value, seed))[
+                        "test_average" if label == OURS else "test_last"
+                    ]
+                    for seed in seeds
+                ]
+                for value in values
+            }
+            for label, (values, point) in labels.items()
+        }
+        for setting, labels in _sweeps(task).items()
+    }
+
+
+def _defaults() -> dict[str, dict[str, float]]:
+    """task -> setting -> what it is where nobody changes it."""
+    return {
+        task.name: {
+            "sigma": 2.5,
+            "kappa": 0.1,
+            "interval": task.steps / 100,
+            "probe size": task.batch_size,
+            "batch size": task.batch_size,
+            "steps": task.steps,
+        }
+        for task in map(TASKS.__getitem__, TASK_NAMES)
+    }

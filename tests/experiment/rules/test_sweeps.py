@@ -1,0 +1,103 @@
+"""What ``--sensitivity``, ``--settings`` and ``--cost`` run, and which options go together."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metacurv.experiment.rules import cost, sensitivity, settings, tasks
+from metacurv.experiment.rules.catalogue import METHODS
+from metacurv.experiment.rules.cli import main
+from metacurv.experiment.rules.plan import Run
+from metacurv.experiment.rules.store import Store
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (
+            ["--sensitivity", "--tasks", "diabetes"],
+            "--tasks must be of mlp-relu, .* got diabetes",
+        ),
+        (["--cost", "--tasks", "conv", "friedman"], "with --cost .* got friedman"),
+        (["--cost", "--settings"], "at most one of .* got --settings, --cost"),
+        (["--settings", "--quick"], "--settings goes with neither --quick nor --summary-only"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([*argv, "--out", str(tmp_path)])
+    assert caught.value.code == 2
+    assert re.search(message, " ".join(capsys.readouterr().err.split()))
+
+
+def done(run: Run) -> dict[str, Any]:
+    return {
+        "task": run.task, "method": run.method, "seed": run.seed, "steps": run.steps, "user_lr": run.user_lr,
+        "test_last": 50.0 + run.seed, "test_average": 60.0 + run.seed,
+    }  # fmt: skip
+
+
+def test_settings_are_swept_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[Run] = []
+
+    def finished(runs: list[Run], jobs: int) -> Any:
+        ran.extend(runs)
+        return [(run, done(run)) for run in runs]
+
+    monkeypatch.setattr(settings, "finished", finished)
+    task, store = tasks.TASKS["mlp-relu"], Store(tmp_path)
+    settings.run([task], range(2), store, 1, progress=False)
+    assert len(ran) == len(set(ran)) == 2 * (6 + 5 + 5 + 7 + 3 * 6 + 3 * 6)
+    assert {run.method for run in ran} <= METHODS.keys()
+    assert {run.steps for run in ran} == set(settings.STEPS)
+    assert {tasks.find(run.task).batch_size for run in ran} == set(settings.BATCH_SIZES)
+    found = json.loads((tmp_path / "settings.json").read_text())
+    assert list(found) == ["mlp-relu"]  # the other task has no runs yet
+    assert found["mlp-relu"]["sigma"]["directional rule"]["2.5"] == [60.0, 61.0]
+    assert found["mlp-relu"]["steps"]["Adam at 0.01"]["250"] == [50.0, 51.0]
+    assert (tmp_path / "settings.png").read_bytes().startswith(b"\x89PNG")
+    ran.clear()
+    settings.run([task], range(2), store, 1, progress=False)
+    assert ran == []
+
+
+def test_sensitivity_draws_what_earlier_calls_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        sensitivity, "finished", lambda runs, jobs: [(run, done(run)) for run in runs]
+    )
+    store = Store(tmp_path)
+    for name in ("friedman", "conv"):
+        sensitivity.run([tasks.TASKS[name]], range(2), store, 1, progress=False)
+    found = json.loads((tmp_path / "sensitivity.json").read_text())
+    assert list(found) == ["friedman", "conv"]
+    assert found["conv"]["directional"]["1e-06"] == [60.0, 61.0]
+    assert found["conv"]["user's rate"]["0.1"] == [50.0, 51.0]
+
+
+def test_costs_of_other_tasks_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ratios = iter([1.04] * 5 + [1.2] * 5 + [1.3] * 5)
+    monkeypatch.setattr(cost, "_ratio", lambda task, seed: next(ratios))
+    store = Store(tmp_path)
+    for name in ("conv", "mlp-relu"):
+        cost.run([tasks.TASKS[name]], store, progress=False)
+    found = json.loads((tmp_path / "cost.json").read_text())["tasks"]
+    assert {name: one["median"] for name, one in found.items()} == {"conv": 1.04, "mlp-relu": 1.2}
+    monkeypatch.setattr(cost, "describe", lambda threads: {"torch": "another"})
+    cost.run([tasks.TASKS["mlp-relu"]], store, progress=False)
+    assert list(json.loads((tmp_path / "cost.json").read_text())["tasks"]) == ["mlp-relu"]
+
+
+def test_a_task_with_another_batch_size() -> None:
+    name = tasks.with_batches_of(tasks.TASKS["friedman"], 16)
+    found = tasks.find(name)
+    assert (found.name, found.batch_size, found.steps) == (name, 16, 2000)
+    assert tasks.find("friedman") is tasks.TASKS["friedman"]
