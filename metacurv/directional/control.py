@@ -91,7 +91,7 @@ class DirectionalControl:
         self._probes.go_to(0, seed=self.seed)
         self._average = IterateAverage(self._all_parameters()) if self._averages else None
         self._records = Records()
-        self._host_lr: list[float] | None = None
+        self._rate_changed()
         for group in self._base.param_groups:
             group["lr_scale"] = math.nan  # until a step finds a rate
 
@@ -159,7 +159,7 @@ class DirectionalControl:
             self._average = IterateAverage(self._all_parameters()) if self._averages else None
         first = FirstStep(self._base, self._rates, self._draw, self._backend)
         reading = first.take(under_scales, self._state)
-        self._host_lr = None
+        self._rate_changed()
         step = self._steps
         if reading is not None:
             # RAdam's first steps are not normalised, the later ones are: each of them begins anew.
@@ -170,7 +170,7 @@ class DirectionalControl:
             self._record(step, reading, torch.ones_like(reading.loss), self._state.lr)
 
     def _later_step(self) -> None:
-        step, rates = self._steps, self._group_rates()
+        step, rates = self._steps, self._rates_of_step()
         line = batch = None
         if self._times.is_due(step) and not self._plan.is_finishing(step):
             under_scales = moving(self._base, self._rates, rates)
@@ -184,9 +184,7 @@ class DirectionalControl:
                 keep(self._base, self._rates, rates),
                 [a * b for a, b in zip(scales, largest, strict=True)],
             )
-        # The step counts, also where measuring it fails.
-        self._show_scale(rates)
-        self._count_step()
+        self._count_step()  # also where measuring it fails
         if line is not None and batch is not None:
             self._measure(step, line, batch)
 
@@ -208,10 +206,31 @@ class DirectionalControl:
             reading.curvature,
             searching=step < self._plan.search_ends,
         )
-        self._host_lr = None
+        self._rate_changed()
         self._record(step, reading, accepted, measured_at)
 
     # Rates.
+
+    def _rate_changed(self) -> None:
+        """What was made of the state's rate is out of date."""
+        self._host_lr: list[float] | None = None
+        self._last_rates: tuple[Any, list[Rate]] | None = None
+
+    def _rates_of_step(self) -> list[Rate]:
+        """The learning rate of every group at this step, shown in the groups: made anew only where something has changed."""
+        groups = self._base.param_groups
+        key = (
+            self._plan.factor(self._steps),
+            [(group["lr"], group.get("max_lr")) for group in groups],
+        )
+        if self._last_rates is not None and self._last_rates[0] == key:
+            return self._last_rates[1]
+        rates = self._group_rates()
+        self._show_scale(rates)
+        # A tensor's number may change behind its back.
+        if not any(isinstance(value, Tensor) for value in (*rates, *(lr for lr, _ in key[1]))):
+            self._last_rates = key, rates
+        return rates
 
     def _scale_rates(self) -> list[Rate]:
         """Of every scale, with the factor of the horizon; tensors where nothing may wait for the device."""
@@ -271,7 +290,7 @@ class DirectionalControl:
             self._state.add_scale()
         else:  # the rates of the other groups stay
             self._state.lr = self._state.lr * (self._rates.references[0] / before[0])
-            self._host_lr = None
+            self._rate_changed()
         if self._average is not None:
             self._average.extend(self._base.param_groups[-1]["params"])
 

@@ -69,7 +69,7 @@ class ProbeBatch:
         self._modules = list(owner.model.modules())
         loss_fn = owner.loss_fn
         self._loss_modules = list(loss_fn.modules()) if isinstance(loss_fn, nn.Module) else []
-        self._memory = {p.untyped_storage().data_ptr() for p in owner.model.parameters()}
+        self._memory = {_memory(p) for p in owner.model.parameters()}
 
     @torch.no_grad()
     def output(self) -> Leaves:
@@ -82,10 +82,7 @@ class ProbeBatch:
         ):
             leaves = self.loss.leaves(call_model(self._model, self._inputs))
             # A parameter that is the output would move with the next pass.
-            return [wide(x.clone() if self._is_parameter(x) else x) for x in leaves]
-
-    def _is_parameter(self, x: Tensor) -> bool:
-        return x.untyped_storage().data_ptr() in self._memory
+            return [wide(x.clone() if _memory(x) in self._memory else x) for x in leaves]
 
     @torch.no_grad()
     def value(self) -> Tensor:
@@ -103,12 +100,17 @@ class ProbeBatch:
 
 @contextmanager
 def _eval_mode(modules: list[nn.Module]) -> Iterator[None]:
-    """Not by ``model.eval()``, which a model may have overridden to do more."""
+    """Not by ``model.eval()``, which a model may have overridden to do more, nor by ``Module.__setattr__``, which is slow."""
     training = [module for module in modules if module.training]
     for module in training:
-        module.training = False
+        object.__setattr__(module, "training", False)
     try:
         yield
     finally:
         for module in training:
-            module.training = True
+            object.__setattr__(module, "training", True)
+
+
+def _memory(x: Tensor) -> int:
+    """The address of the storage; by itself asking for that is slower."""
+    return x.data_ptr() - int(x.storage_offset()) * x.element_size()

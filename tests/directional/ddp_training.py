@@ -29,8 +29,10 @@ def main(rank: int, folder: str) -> None:
         opt.step()
     history = [vars(record) for record in opt.history]
     torch.save({"model": model.state_dict(), "history": history}, f"{folder}/{rank}.pt")
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), sys.argv[2])
+    os._exit(0)  # on a busy machine gloo's threads outlive their owners now and then, and abort the interpreter's exit
