@@ -35,4 +35,6 @@ def main(rank: int, folder: str) -> None:
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), sys.argv[2])
-    os._exit(0)  # on a busy machine gloo's threads outlive their owners now and then, and abort the interpreter's exit
+    os._exit(
+        0
+    )  # on a busy machine gloo's threads outlive their owners now and then, and abort the interpreter's exit
