@@ -70,6 +70,9 @@ STABLE_TORCH_LIBRARY(metacurv, m) {
       "rectified, Tensor[] cotangents, Tensor[] curvatures) -> Tensor");
   m.def("reciprocal_lr_(Tensor(a!) scale, Tensor trace, float alpha) -> ()");
   m.def(
+      "directional_lr_(Tensor(a!) scales, Tensor(b!) shared, Tensor reading, float sigma, float "
+      "kappa, float beta, bool searching) -> ()");
+  m.def(
       "step_direction_(Tensor(a!)[] direction, Tensor[] before, Tensor[] after, float[] keep, "
       "Tensor lr) -> Tensor");
   m.def(

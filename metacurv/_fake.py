@@ -67,6 +67,19 @@ def _(scale: Tensor, trace: Tensor, alpha: float) -> None:
     return None
 
 
+@_shape_of("directional_lr_")
+def _(
+    scales: Tensor,
+    shared: Tensor,
+    reading: Tensor,
+    sigma: float,
+    kappa: float,
+    beta: float,
+    searching: bool,
+) -> None:
+    return None
+
+
 @_shape_of("signed_matmul")
 def _(
     x: Tensor, seed: int, probe: Tensor, number: int, rows: int, cols: int, transpose: bool

@@ -78,6 +78,19 @@ def reciprocal_lr_(scale: Tensor, trace: Tensor, alpha: float) -> None:
     increment_version(scale)
 
 
+def directional_lr_(
+    scales: Tensor,
+    shared: Tensor,
+    reading: Tensor,
+    sigma: float,
+    kappa: float,
+    beta: float,
+    searching: bool,
+) -> None:
+    _ops.directional_lr_.default(scales, shared, reading, sigma, kappa, beta, searching)
+    increment_version((scales, shared))
+
+
 def signed_matmul(
     x: Tensor, seed: int, probe: Tensor, number: int, rows: int, cols: int, transpose: bool
 ) -> Tensor:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metacurv import _chain, _step
+from metacurv import _chain, _directional_lr, _step
 from metacurv._sums import CHUNK, PIECE, WORD, chunk_sums, halved, in_order
 
 BLOCK = 128  # elements served by one Philox call
@@ -161,6 +161,11 @@ def reciprocal_lr_(scale: Tensor, trace: Tensor, alpha: float) -> None:
     reading = trace.to(torch.float64)
     new = (1 / (1 + alpha * reading.clamp(min=0))).clamp(min=MIN_SCALE)
     scale.copy_(torch.where(torch.isfinite(reading), new, kept))
+
+
+def directional_lr_(*arguments: Any) -> None:
+    """See ``metacurv._directional_lr``."""
+    _directional_lr.directional_lr_(*arguments)
 
 
 def signed_matmul(

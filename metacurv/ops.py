@@ -28,6 +28,7 @@ from torch import Tensor
 from metacurv import _kernels, _native, _reference, _validate
 
 __all__ = [
+    "directional_lr_",
     "hutchinson_accumulate_",
     "move_",
     "rademacher_",
@@ -347,6 +348,82 @@ def reciprocal_lr_(scale: Tensor, trace: Tensor, *, alpha: float, backend: str =
     _validate.same_device("scale and trace", [scale, trace])
     checked_alpha = _validate.real("alpha", alpha, low=0)
     implementation(backend, scale.device).reciprocal_lr_(scale, trace, checked_alpha)
+
+
+def directional_lr_(
+    scales: Tensor,
+    shared: Tensor,
+    reading: Tensor,
+    *,
+    sigma: float,
+    kappa: float,
+    beta: float,
+    searching: bool,
+    backend: str = "auto",
+) -> None:
+    """One reading of the directional rule, in one launch and without a host sync; ``docs/learning-rate-free.md`` derives it.
+
+    While ``searching`` the averages of slope n and curvature d take the reading in, with decay min(beta, (1 + k) / (10 + k)), k
+    readings so far, and log rate += kappa log(sigma n / (rate d)), the logarithm in [-1, 3], or up to 0.5 once it was negative.
+    At all times the rate is halved where the loss is more than a quarter of the way back up from its least average to the
+    first. The rate stays in [2^-60, 2^60].
+
+    Args:
+        scales: [4, S], contiguous float64, updated. For each of S rates: the rate, > 0; the averages of n and of d; and 1
+            where the rate was too large once, else 0.
+        shared: [6], contiguous float64 on the same device, updated: the first loss, the moving average of the losses and
+            the least of that; readings so far; the largest |change of log rate| by this one; and 1 where it was finite.
+        reading: [1 + 2 S], contiguous float64 on the same device: a loss, S slopes, S curvatures. Where a number in it is not
+            finite, slope and curvature move nothing; nor do those of a rate for which both are 0.
+        sigma: finite, > 0: rate d / n that is sought.
+        kappa: in (0, 1], the gain.
+        beta: in [0, 1).
+        searching: whether slope and curvature move the rate.
+        backend: "auto", "native" or "reference". On CPU they agree to a few units in the last place (of log and exp).
+
+    Raises:
+        TypeError, ValueError, RuntimeError: an argument is of the wrong type, dtype, shape, layout, device or range; nothing
+            is changed.
+
+    Example:
+        >>> scales = torch.tensor([[0.5], [0.0], [0.0], [0.0]], dtype=torch.float64)
+        >>> shared = torch.tensor([1.0, 1.0, 1.0, 0, 1, 1], dtype=torch.float64)
+        >>> reading = torch.tensor([1.0, 8.0, 8.0], dtype=torch.float64)  # the edge, 2 n / d, is at 2
+        >>> directional_lr_(scales, shared, reading, sigma=2.0, kappa=1.0, beta=0.9, searching=True)
+        >>> round(scales[0].item(), 6)
+        2.0
+    """
+    lists = {"scales": (scales, 2), "shared": (shared, 1), "reading": (reading, 1)}
+    for name, (tensor, n_dims) in lists.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a Tensor, got {_validate.describe(tensor)}")
+        if (
+            tensor.layout != torch.strided
+            or tensor.dtype != torch.float64
+            or tensor.dim() != n_dims
+            or not tensor.is_contiguous()
+        ):
+            raise ValueError(
+                f"{name} must be a contiguous float64 tensor of {n_dims} dimension(s), got {tensor.dtype} of shape "
+                f"{tuple(tensor.shape)}"
+            )
+    for name, tensor, shape in (
+        ("scales", scales, (4, scales.shape[1])),
+        ("shared", shared, (6,)),
+        ("reading", reading, (1 + 2 * scales.shape[1],)),
+    ):
+        if tensor.shape != shape:
+            raise ValueError(f"{name} must be of shape {shape}, got {tuple(tensor.shape)}")
+    _validate.same_device("scales, shared and reading", [scales, shared, reading])
+    numbers = (
+        _validate.real("sigma", sigma, above=0),
+        _validate.real("kappa", kappa, above=0, high=1),
+        _validate.real("beta", beta, low=0, below=1),
+    )
+    if not isinstance(searching, bool):
+        raise TypeError(f"searching must be True or False, got {_validate.describe(searching)}")
+    run = implementation(backend, scales.device)
+    run.directional_lr_(scales, shared, reading, *numbers, searching)
 
 
 def signed_matmul(

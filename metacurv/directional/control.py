@@ -84,7 +84,9 @@ class DirectionalControl:
         self._steps = 0
         self._started = False
         self._skipped = 0
-        self._state = DirectionalState(self._plan, len(self._rates.scales), self._device)
+        self._state = DirectionalState(
+            self._plan, len(self._rates.scales), self._device, self._backend
+        )
         self._times = MeasuringTimes(
             self._plan.interval, self._plan.longest, self._plan.regular_until
         )
@@ -155,7 +157,9 @@ class DirectionalControl:
             return
         # The model may have been moved, or its dtype changed, since it was wrapped.
         if self._steps == 0:
-            self._state = DirectionalState(self._plan, len(under_scales), self._device)
+            self._state = DirectionalState(
+                self._plan, len(under_scales), self._device, self._backend
+            )
             self._average = IterateAverage(self._all_parameters()) if self._averages else None
         first = FirstStep(self._base, self._rates, self._draw, self._backend)
         reading = first.take(under_scales, self._state)
@@ -167,7 +171,7 @@ class DirectionalControl:
             self._show_scale(self._group_rates())
         self._count_step()
         if reading is not None:
-            self._record(step, reading, torch.ones_like(reading.loss), self._state.lr)
+            self._record(step, reading, self._state.lr)
 
     def _later_step(self) -> None:
         step, rates = self._steps, self._rates_of_step()
@@ -200,14 +204,9 @@ class DirectionalControl:
         finally:
             line.go_after()
         measured_at = self._state.lr
-        accepted = self._state.update(
-            reading.loss,
-            reading.slope,
-            reading.curvature,
-            searching=step < self._plan.search_ends,
-        )
+        self._state.update(reading.numbers, searching=step < self._plan.search_ends)
         self._rate_changed()
-        self._record(step, reading, accepted, measured_at)
+        self._record(step, reading, measured_at)
 
     # Rates.
 
@@ -264,12 +263,10 @@ class DirectionalControl:
 
     # Reporting.
 
-    def _record(
-        self, step: int, reading: LineReading, accepted: Tensor, measured_at: Tensor
-    ) -> None:
+    def _record(self, step: int, reading: LineReading, measured_at: Tensor) -> None:
         interval = self._times.measured(step, self._state.change)
         lrs = (measured_at, self._state.lr)
-        self._records.add(step, interval, reading, lrs, accepted)
+        self._records.add(step, interval, reading, lrs, self._state.accepted)
         if self.on_update is not None:
             self.on_update(self._records.all()[-1])
 

@@ -110,20 +110,12 @@ class FirstStep:
             if attempt:
                 batches[:] = [self._draw() for _ in range(_BATCHES)]
             readings = [read_line(line, batch, weights) for batch in batches]
-            mean = LineReading(
-                *(
-                    torch.stack(parts).mean(0)
-                    for parts in zip(
-                        *((r.loss, r.slope, r.curvature) for r in readings), strict=True
-                    )
-                )
-            )
+            mean = LineReading(torch.stack([r.numbers for r in readings]).mean(0))
             still = line.reach == 0  # nothing under this scale has a gradient
             downhill = (mean.slope > 0) & (mean.curvature > 0)
             if bool((downhill | still).all() & torch.isfinite(mean.loss)):
                 return mean
-        numbers = torch.cat([mean.loss.reshape(1), mean.slope, mean.curvature])
-        if not bool(torch.isfinite(numbers).all()):
+        if not bool(torch.isfinite(mean.numbers).all()):
             raise ValueError(
                 f"loss_fn and the gradients must be finite at the first step, got a probe loss of {float(mean.loss)} and "
                 f"slopes {mean.slope.tolist()} along the step"

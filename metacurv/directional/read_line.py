@@ -38,11 +38,7 @@ def read_line(line: StepLine, batch: ProbeBatch, weights: Tensor) -> LineReading
     centre = [(plus + minus) / 2 for plus, minus in zip(*sides[0], strict=True)]
     with batch.loss_quiet():
         reading = read_lines(batch.loss, centre, tangents, weights)
-    packed = batch.over_ranks(
-        torch.cat([reading.loss.reshape(1), reading.slope, reading.curvature])
-    )
-    scales = len(line.reach)
-    return LineReading(packed[0], packed[1 : 1 + scales], packed[1 + scales :])
+    return LineReading(batch.over_ranks(reading.numbers))
 
 
 def _difference(plus: Tensor, minus: Tensor) -> Tensor:

@@ -52,15 +52,9 @@ class Records:
         lrs: tuple[Tensor, Tensor],
         accepted: Tensor,
     ) -> None:
-        """One reading, the rate that was measured and the one that came of it."""
-        parts = (
-            reading.loss.reshape(1),
-            reading.slope,
-            reading.curvature,
-            *lrs,
-            accepted.to(torch.float64).reshape(1),
-        )
-        self._unread.append((step, interval, torch.cat(parts)))
+        """One reading, the rate that was measured and the one that came of it, and whether it was finite, as 1 or 0."""
+        parts = torch.cat((reading.numbers, *lrs, accepted.reshape(1)))
+        self._unread.append((step, interval, parts))
 
     def all(self) -> list[DirectionalRecord]:
         """As numbers; on CUDA this waits for the device."""

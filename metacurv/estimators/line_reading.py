@@ -24,14 +24,27 @@ Leaves = list[Tensor]
 
 @dataclass(frozen=True)
 class LineReading:
-    """Of one batch. ``loss``: 0-dim; ``slope``, ``curvature``: [S] for S lines; float64, on the outputs' device.
+    """Of one batch, along S lines. ``numbers``: [1 + 2 S] float64 on the outputs' device, loss, slopes and curvatures.
 
     ``curvature[s]`` is u_s . G (sum over r of w_r u_r) / w_s, w the weights: u . G u for a single line.
     """
 
-    loss: Tensor
-    slope: Tensor
-    curvature: Tensor
+    numbers: Tensor
+
+    @property
+    def loss(self) -> Tensor:
+        """0-dim."""
+        return self.numbers[0]
+
+    @property
+    def slope(self) -> Tensor:
+        """[S]."""
+        return self.numbers[1 : 1 + len(self.numbers) // 2]
+
+    @property
+    def curvature(self) -> Tensor:
+        """[S]."""
+        return self.numbers[1 + len(self.numbers) // 2 :]
 
 
 class OutputLoss:
@@ -94,7 +107,8 @@ def read_lines(
     curvature = torch.stack([_dot(products, tangent) for tangent in tangents])
     if len(tangents) > 1:
         curvature = curvature / weights
-    return LineReading(value.detach().to(torch.float64), slope.detach(), curvature)
+    loss_of_batch = value.detach().to(torch.float64).reshape(1)
+    return LineReading(torch.cat([loss_of_batch, slope.detach(), curvature]))
 
 
 def _gradients(value: Tensor, leaves: Leaves, *, create_graph: bool = False) -> Leaves:

@@ -111,34 +111,35 @@ def test_without_horizon_and_average_it_follows_all_the_time() -> None:
 
 def state(scales: int = 1) -> DirectionalState:
     plan = DirectionalRule(beta=0.0).plan(horizon=None, average=False, plain_momentum=False)
-    made = DirectionalState(plan, scales, CPU)
-    made.begin(*tensors(1.0, [1.0] * scales, [1.0] * scales))
+    made = DirectionalState(plan, scales, CPU, "auto")
+    ones = torch.ones(scales, dtype=torch.float64)
+    made.begin(ones[0], ones, ones)
     return made
 
 
-def tensors(loss: float, slope: Any, curvature: Any) -> tuple[torch.Tensor, ...]:
-    return tuple(torch.tensor(v, dtype=torch.float64) for v in (loss, slope, curvature))
+def reading(loss: float, slope: Any, curvature: Any) -> torch.Tensor:
+    return torch.tensor([loss, *slope, *curvature], dtype=torch.float64)
 
 
 def test_a_loss_that_rises_far_back_halves_the_rate() -> None:
     rule = state()
-    one = tensors(0.2, [1.0], [1.0])
+    one = reading(0.2, [1.0], [1.0])
     for _ in range(40):
-        rule.update(*one, searching=False)
+        rule.update(one, searching=False)
     before = rule.lr.clone()
     # The average is at 0.2 from 1: a quarter of that progress lost is a loss of 0.4.
-    rule.update(*tensors(0.39, [1.0], [1.0]), searching=False)
+    rule.update(reading(0.39, [1.0], [1.0]), searching=False)
     assert torch.equal(rule.lr, before)
-    rule.update(*tensors(0.45, [1.0], [1.0]), searching=False)
+    rule.update(reading(0.45, [1.0], [1.0]), searching=False)
     assert torch.equal(rule.lr, before / 2)
-    rule.update(*tensors(math.nan, [1.0], [1.0]), searching=False)
+    rule.update(reading(math.nan, [1.0], [1.0]), searching=False)
     assert torch.equal(rule.lr, before / 4)
 
 
 def test_noise_before_there_is_progress_halves_nothing() -> None:
     rule = state()
     for loss in (0.95, 1.2, 0.97, 1.5):
-        rule.update(*tensors(loss, [1.0], [1.0]), searching=False)
+        rule.update(reading(loss, [1.0], [1.0]), searching=False)
     assert rule.lr.item() == pytest.approx(0.16)
 
 
@@ -146,11 +147,12 @@ def test_noise_before_there_is_progress_halves_nothing() -> None:
 def test_a_reading_that_is_not_finite_moves_nothing(bad: float) -> None:
     rule = state(2)
     before = rule.state()
-    accepted = rule.update(*tensors(1.0, [bad, 1.0], [1.0, 1.0]), searching=True)
-    assert not accepted
+    rule.update(reading(1.0, [bad, 1.0], [1.0, 1.0]), searching=True)
+    assert rule.accepted == 0
     assert rule.state()["lr"] == before["lr"]
     assert rule.state()["slope"] == before["slope"]
-    assert rule.update(*tensors(1.0, [1.0, 1.0], [1.0, 1.0]), searching=True)
+    rule.update(reading(1.0, [1.0, 1.0], [1.0, 1.0]), searching=True)
+    assert rule.accepted == 1
 
 
 def test_rates_stay_finite_and_positive_whatever_is_read() -> None:
@@ -163,7 +165,7 @@ def test_rates_stay_finite_and_positive_whatever_is_read() -> None:
         (0.0, 0.0),
     ):
         for _ in range(500):
-            rule.update(*tensors(1.0, [slope], [curvature]), searching=True)
+            rule.update(reading(1.0, [slope], [curvature]), searching=True)
         assert 0 < rule.lr.item() < math.inf
 
 

@@ -1,0 +1,80 @@
+"""The torch twin of ``directional_lr_``: one reading of the directional rule; ``docs/learning-rate-free.md`` says why."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+MIN_LR, MAX_LR = 2.0**-60, 2.0**60
+_TINY = 1e-9  # of the slope: below it a curvature counts as none
+_MOST_GROWTH, _MOST_SHRINKING = 3.0, 1.0  # that a reading may ask for, in log units
+_BRAKED_GROWTH = 0.5  # the same once a rate was found too large
+_LOSS_DECAY = 0.7  # of the average of the probe batches' losses
+_MOST_LOST = 0.25  # of the progress in the loss: more is a rate that undoes the training
+_PROGRESS = 0.1  # of the first loss: before that much is gained, nothing is undone
+
+
+def directional_lr_(
+    scales: Tensor,
+    shared: Tensor,
+    reading: Tensor,
+    sigma: float,
+    kappa: float,
+    beta: float,
+    searching: bool,
+) -> None:
+    """Moves the rates by what was read: while ``searching`` towards sigma n / d, and to half where the loss has risen far.
+
+    Args:
+        scales: [4, S], float64: the rate, the moving averages of n and of d, and 1 where the rate was too large once.
+        shared: [6], float64: the first probe loss, its moving average and the least of that; readings so far; the largest
+            |change of log rate| by this reading; whether all of it was finite.
+        reading: [1 + 2 S], float64: loss, S slopes, S curvatures.
+        sigma: what is sought.
+        kappa: gain.
+        beta: decay of the averages.
+        searching: whether slope and curvature move the rate.
+    """
+    n_scales = scales.shape[1]
+    lr, slope, curvature, braked = scales.clone().unbind()
+    loss, read_slope, read_curvature = (
+        reading[0],
+        reading[1 : 1 + n_scales],
+        reading[1 + n_scales :],
+    )
+    finite = torch.isfinite(reading).all()
+    # [S]; else nothing under the scale was stepped.
+    moved = finite & ((read_slope != 0) | (read_curvature != 0))
+    readings = shared[3].clone()
+    before = lr
+    if searching:
+        decay = torch.clamp((1 + readings) / (10 + readings), max=beta)
+        slope = torch.where(moved, _mixed(slope, read_slope, decay), slope)
+        curvature = torch.where(moved, _mixed(curvature, read_curvature, decay), curvature)
+        # How far log lr is below the one sought. Growth is nearly free until the rate was too large for the first time.
+        error = torch.log(sigma * slope / torch.maximum(lr * curvature, _TINY * slope))
+        error = torch.where(slope > 0, error, -_MOST_SHRINKING).clamp(
+            -_MOST_SHRINKING, _MOST_GROWTH
+        )
+        braked = torch.where((error < 0) & moved, 1.0, braked)
+        error = torch.where(braked > 0, error.clamp(max=_BRAKED_GROWTH), error)
+        lr = torch.where(moved, lr * torch.exp(kappa * error), lr)
+        readings = readings + moved.any()
+
+    # A quarter of the progress is lost: a ratio, so that the loss may have any unit.
+    first, smooth, least = shared[:3].clone().unbind()
+    bound = least + _MOST_LOST * (first - least)
+    risen = ~(loss <= bound) & (first - least > _PROGRESS * first.abs())
+    smooth = torch.where(torch.isfinite(loss), _mixed(smooth, loss, _LOSS_DECAY), smooth)
+    least = torch.minimum(least, smooth)
+
+    lr = torch.where(risen, lr / 2, lr).clamp(MIN_LR, MAX_LR)
+    braked = torch.where(risen, 1.0, braked)
+    change = (lr / before).log().abs().max()
+    scales.copy_(torch.stack([lr, slope, curvature, braked]))
+    shared.copy_(torch.stack([first, smooth, least, readings, change, finite.to(torch.float64)]))
+
+
+def _mixed(average: Tensor, new: Tensor, decay: float | Tensor) -> Tensor:
+    """The next average; not by ``torch.lerp``, whose rounding depends on the machine."""
+    return decay * average + (1 - decay) * new
