@@ -72,6 +72,7 @@ class MetaCurvatureLR(OptimizerWrapper):
         horizon: (directional) number of steps of the training to come, over the last part of which the rate goes to zero.
             More steps than that keep the last rate, with a warning.
         average: (directional) keep an average of the iterates, for ``averaged_parameters``, and seek the rate that serves it.
+            With ``horizon`` the parameters are set to the average once, at 0.85 of it, and finish from there.
         alpha: (reciprocal, as all below) strength of the rule, >= 0, in units of 1 / trace.
         update_freq: optimizer steps between readings, >= 1; step 0 is due.
         n_hutchinson_samples: probes in a reading, >= 1; of "activation" too, where a probe is one backward pass to the layers.
@@ -227,6 +228,8 @@ class MetaCurvatureLR(OptimizerWrapper):
     @contextmanager
     def averaged_parameters(self) -> Iterator[None]:
         """Within the ``with`` block the parameters are the average of the iterates; ``average=True`` keeps it.
+
+        Over the last part of a horizon, which goes on from the average, they are what they are.
 
         Evaluate or save the model inside it; no step may be taken there. Batch norm's statistics are those of the last iterate:
         ``torch.optim.swa_utils.update_bn`` makes the average's.

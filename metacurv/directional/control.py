@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -124,8 +124,10 @@ class DirectionalControl:
                 "averaged_parameters needs MetaCurvatureLR(..., average=True), got average=False"
             )
         self._shows_average = True
+        # The step after the finish has begun has gone on from the average.
+        finishing = self._plan.is_finishing(self._steps)
         try:
-            with self._average.in_place():
+            with nullcontext() if finishing else self._average.in_place():
                 yield
         finally:
             self._shows_average = False
@@ -189,12 +191,17 @@ class DirectionalControl:
                 [a * b for a, b in zip(scales, largest, strict=True)],
             )
         self._count_step()  # also where measuring it fails
-        if line is not None and batch is not None:
-            self._measure(step, line, batch)
+        try:
+            if line is not None and batch is not None:
+                self._measure(step, line, batch)
+        finally:
+            if self._average is not None and self._plan.begins_to_finish(self._steps):
+                self._average.continue_from_it()
 
     def _count_step(self) -> None:
         self._steps += 1
-        if self._average is not None:
+        # The finish goes on from the average and takes its own noise out: from there on the iterates are what counts.
+        if self._average is not None and not self._plan.is_finishing(self._steps - 1):
             self._average.take()
 
     def _measure(self, step: int, line: StepLine, batch: ProbeBatch) -> None:

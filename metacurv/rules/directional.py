@@ -20,6 +20,11 @@ from metacurv import _validate
 ASSUMED_STEPS = 2000  # of a training whose length nobody gave: the search takes a part of them
 _READINGS = 100  # that a horizon would have, were all of it measured at the shortest interval
 _SHORTEST = 5  # interval, on steps
+_FINISH = 0.3  # part of the horizon
+_FINISH_OF_AVERAGE, _FROM_AVERAGE = (
+    0.15,
+    0.4,
+)  # the same from an average, and at which part of the rate
 _LONGEST, _LONGEST_HELD = 4.0, 8.0  # interval, in the shortest ones
 
 
@@ -36,7 +41,8 @@ class DirectionalRule:
             2 where momentum is not normalised (SGD); 1.6 to follow.
         search: part of the horizon, in (0, 1], in which the rate moves; 1 is all the time, also without a horizon, where
             other values are parts of 2000 steps. None: 0.25, or 1 to follow.
-        finish: part of the horizon, in [0, 1), over which the rate falls linearly to zero at its end.
+        finish: part of the horizon, in [0, 1), over which the rate falls linearly to zero at its end. None: 0.3; with an
+            average 0.15, as training then goes on from the average, which has little noise left, at 0.4 of the rate.
         kappa: gain of one reading, in (0, 1], of log lr.
         beta: decay of the averages of n and d, in [0, 1).
         start: the first rate as a part of sigma n / d, > 0. None: 0.1, or 0.03 where momentum is not normalised.
@@ -50,7 +56,7 @@ class DirectionalRule:
 
     sigma: float | None = None
     search: float | None = None
-    finish: float = 0.3
+    finish: float | None = None
     kappa: float = 0.1
     beta: float = 0.97
     start: float | None = None
@@ -63,7 +69,8 @@ class DirectionalRule:
                 _validate.real(name, getattr(self, name), above=0)
         if self.search is not None:
             _validate.real("search", self.search, above=0, high=1)
-        _validate.real("finish", self.finish, low=0, below=1)
+        if self.finish is not None:
+            _validate.real("finish", self.finish, low=0, below=1)
         _validate.real("kappa", self.kappa, above=0, high=1)
         _validate.real("beta", self.beta, low=0, below=1)
         if self.interval is not None:
@@ -100,6 +107,9 @@ class DirectionalRule:
         if interval is None:
             interval = 20 if horizon is None else max(_SHORTEST, horizon // _READINGS)
         length = ASSUMED_STEPS if horizon is None else horizon
+        finish = self.finish
+        if finish is None:
+            finish = _FINISH_OF_AVERAGE if average else _FINISH
         return Plan(
             sigma=sigma,
             kappa=self.kappa,
@@ -109,9 +119,8 @@ class DirectionalRule:
             longest=interval * (_LONGEST if search == 1 else _LONGEST_HELD),
             search_ends=math.inf if search == 1 else search * length,
             regular_until=0.0 if search == 1 else search * length,
-            finish_begins=math.inf
-            if horizon is None or self.finish == 0
-            else horizon * (1 - self.finish),
+            finish_begins=math.inf if horizon is None or finish == 0 else horizon * (1 - finish),
+            finish_from=_FROM_AVERAGE if average else 1.0,
             horizon=horizon,
         )
 
@@ -121,7 +130,7 @@ class Plan:
     """What ``DirectionalRule`` comes to for one training. Steps are counted from 0.
 
     ``interval``, ``longest``: fewest and most steps between readings, the fewest up to ``regular_until``. ``search_ends``,
-    ``finish_begins``: inf for never.
+    ``finish_begins``: inf for never. ``finish_from``: the part of the rate that the finish begins with.
     """
 
     sigma: float
@@ -133,15 +142,21 @@ class Plan:
     search_ends: float
     regular_until: float
     finish_begins: float
+    finish_from: float
     horizon: int | None
 
     def is_finishing(self, step: int) -> bool:
         """Whether the rate of ``step`` is on its way to zero."""
         return step > self.finish_begins
 
+    def begins_to_finish(self, step: int) -> bool:
+        """Whether ``step`` is the first of those."""
+        return self.is_finishing(step) and not self.is_finishing(step - 1)
+
     def factor(self, step: int) -> float:
-        """On the rate at ``step``: 1, and from ``finish_begins`` on linear down to what is left before the last step; > 0."""
+        """On the rate at ``step``: 1, and from ``finish_begins`` on linear, down to what the last step leaves; > 0."""
         if not self.is_finishing(step):
             return 1.0
         assert self.horizon is not None
-        return max(self.horizon - step, 1) / (self.horizon - self.finish_begins)
+        left = max(self.horizon - step, 1) / (self.horizon - self.finish_begins)
+        return self.finish_from * left

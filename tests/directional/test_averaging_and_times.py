@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 
 def test_the_average_is_the_weighted_mean_of_the_iterates() -> None:
-    """Written out: theta_i has weight 9 / (i + 9) times the product of j / (j + 9) over later steps j."""
+    """Written out: theta_i has weight 5 / (i + 5) times the product of j / (j + 5) over later steps j."""
     model = network(dtype=torch.float64)
     opt = directional(torch.optim.SGD(model.parameters(), lr=0.1), model, average=True)
     iterates = [weights(model)]
@@ -31,7 +31,7 @@ def test_the_average_is_the_weighted_mean_of_the_iterates() -> None:
         train(model, opt, 1, start=step)
         iterates.append(weights(model))
     shares = [
-        math.prod(j / (j + 9) for j in range(i + 1, 13)) * (9 / (i + 9) if i else 1)
+        math.prod(j / (j + 5) for j in range(i + 1, 13)) * (5 / (i + 5) if i else 1)
         for i in range(13)
     ]
     assert sum(shares) == pytest.approx(1)
@@ -74,6 +74,34 @@ def test_the_horizon_ends_in_a_rate_next_to_zero_and_never_at_it() -> None:
     assert max(record.step for record in opt.history) <= 28
 
 
+def test_the_finish_goes_on_from_the_average_at_four_tenths_of_the_rate() -> None:
+    """Of 40 steps the last six: 0.4 x 5/6, 4/6, ..., and from there on the parameters are what is to be read."""
+    model = network(dtype=torch.float64)
+    opt = directional(torch.optim.SGD(model.parameters(), lr=0.1), model, horizon=40, average=True)
+    applied = []
+    opt.optimizer.register_step_pre_hook(lambda o, *_: applied.append(o.param_groups[0]["lr"]))
+    average = weights(model)
+    for step in range(35):
+        began = weights(model)
+        train(model, opt, 1, start=step)
+        lr = (
+            applied[-1] if step else opt.effective_lrs[0]
+        )  # the first step is taken at 1 and shortened
+        came_to = [w - lr * p.grad for w, p in zip(began, model.parameters(), strict=True)]
+        average = [a + 5 / (step + 6) * (w - a) for a, w in zip(average, came_to, strict=True)]
+        expected = came_to if step < 34 else average
+        torch.testing.assert_close(weights(model), expected, rtol=1e-9, atol=1e-12)
+    rate = applied[34]
+    assert rate == pytest.approx(opt.history[-1].lr[0])
+    train(model, opt, 5, start=35)
+    assert [lr / rate for lr in applied[35:]] == pytest.approx(
+        [0.4 * left / 6 for left in (5, 4, 3, 2, 1)]
+    )
+    now = weights(model)
+    with opt.averaged_parameters():
+        torch.testing.assert_close(weights(model), now, rtol=0, atol=0)
+
+
 def test_after_the_search_the_rate_holds() -> None:
     model = network()
     opt = directional(torch.optim.Adam(model.parameters()), model, horizon=400, average=True)
@@ -106,7 +134,9 @@ def test_without_horizon_and_average_it_follows_all_the_time() -> None:
     assert (plan.sigma, plan.start, plan.search_ends, plan.interval) == (2.0, 0.03, 500, 20)
     plan = DirectionalRule().plan(horizon=10_000, average=True, plain_momentum=False)
     assert (plan.sigma, plan.start, plan.search_ends, plan.interval) == (2.5, 0.1, 2500, 100)
-    assert plan.finish_begins == pytest.approx(7000)
+    assert (plan.finish_begins, plan.finish_from) == (pytest.approx(8500), 0.4)
+    plan = DirectionalRule().plan(horizon=10_000, average=False, plain_momentum=False)
+    assert (plan.finish_begins, plan.finish_from) == (pytest.approx(7000), 1.0)
 
 
 def state(scales: int = 1) -> DirectionalState:
@@ -285,11 +315,11 @@ def test_after_ninety_six_steps_every_eighth_iterate_counts_for_eight() -> None:
     for t in range(1, 201):
         p.fill_(float(t))
         average.take()
-        all_of_them += 9 / (t + 9) * (t - all_of_them)
+        all_of_them += 5 / (t + 5) * (t - all_of_them)
         if t <= 96:
             by_hand = all_of_them
         elif t % 8 == 0:
-            stays = math.prod(i / (i + 9) for i in range(t - 7, t + 1))
+            stays = math.prod(i / (i + 5) for i in range(t - 7, t + 1))
             by_hand = stays * by_hand + (1 - stays) * t
         assert average.values[0].item() == pytest.approx(by_hand, rel=1e-12)
     assert all_of_them < by_hand < all_of_them + 3.6  # newer by half of seven steps
