@@ -28,6 +28,8 @@ FILES = (
     "cost.json",
     "sensitivity.json",
     "sensitivity.png",
+    "settings/settings.json",
+    "settings/settings.png",
 )
 SHOWN = ("directional", "directional, no horizon", "directional, held out")
 SEEDS = range(10)
@@ -37,7 +39,7 @@ def main(run: Path) -> None:
     KEPT.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         if (run / name).exists():
-            shutil.copy(run / name, KEPT / name)
+            shutil.copy(run / name, KEPT / Path(name).name)
     for path in run.glob("*.jsonl"):
         records = [json.loads(line) for line in path.read_text().splitlines()]
         for record in records:
