@@ -1,6 +1,6 @@
 """How the directional rule's settings were chosen: python benchmarks/rules_development.py [--over VARIANT] [--run VARIANT ...]
 
-Prints, for every task and variant in benchmarks/results/rules/development.jsonl, the paired difference of its validation
+Prints, for every task and variant in benchmarks/results/rules_development.jsonl, the paired difference of its validation
 results from those of another variant, positive where it is better. Seeds are 100 and on; reports are about seeds 0 to 9.
 "--run" first trains variants that today's code can still make, and adds them; the others are of the day they were tried on.
 """
@@ -20,7 +20,7 @@ import metacurv  # noqa: E402
 from metacurv.experiment.rules import catalogue, directional, training  # noqa: E402
 from metacurv.experiment.rules.tasks import TASKS  # noqa: E402
 
-KEPT = HERE / "results" / "rules" / "development.jsonl"
+KEPT = HERE / "results" / "rules_development.jsonl"
 RULES = {
     "final": {},
     "final, sigma 2": {"sigma": 2.0},
