@@ -189,8 +189,17 @@ def test_backends_agree(config: Config, dataset: Data) -> None:
         assert native["train_loss"] == pytest.approx(reference["train_loss"], rel=1e-4)
 
 
+def halfway(config: Config, dataset: Data) -> TrainingRun:
+    """The directional rule at an evaluation in the middle, where its average and its iterate are two things."""
+    run = TrainingRun(Run(0, DIRECTIONAL), config, dataset)
+    while run.step < config.steps // 2:
+        run.advance()
+    assert run.rows[-1]["step"] == run.step
+    return run
+
+
 def test_the_directional_rule_is_read_at_its_average(config: Config, dataset: Data) -> None:
-    run = trained(Run(0, DIRECTIONAL), config, dataset)
+    run = halfway(config, dataset)
     assert math.isnan(run.rows[0]["lr"])  # before its first step there is none
     assert all(row["lr"] > 0 for row in run.rows[1:])
     last = run._evaluate_as_it_is()
@@ -208,7 +217,7 @@ def test_a_directional_run_that_diverges_blames_no_lr(config: Config, dataset: D
 
 
 def test_the_directional_rules_trace_is_of_the_average(config: Config, dataset: Data) -> None:
-    run = trained(Run(0, DIRECTIONAL), config, dataset)
+    run = halfway(config, dataset)
     with run.optimizer.averaged_parameters():
         assert run._would_be_trace() == run.rows[-1]["trace"]
     assert run._would_be_trace() != run.rows[-1]["trace"]
