@@ -1,6 +1,7 @@
-"""An optimizer's step as a direction, and a move along it, against the same by torch's foreach ops.
+"""An optimizer's step as a direction, a move along it, and what a reading does to the rate, against the same in torch's ops.
 
-Those read and write every element once an op; there are six for the direction, two for the move.
+Foreach ops read and write every element once each; there are six for the direction, two for the move. The rule's numbers
+are few, and some sixty small ops in torch.
 """
 
 from __future__ import annotations
@@ -90,3 +91,20 @@ def test_step_line(what: str, size: str, benchmark: Any, versus: Versus) -> None
     benchmark(ours)
     benchmark.extra_info.update(impl="metacurv", size=size, n=n, bytes=4 * n, backend="native")
     versus(key("step_line", size, what, "foreach"), ours, other)
+
+
+def test_rate(benchmark: Any, versus: Versus) -> None:
+    reading = torch.tensor([0.5, 2.0, 3.0], dtype=torch.float64)
+    rule = {"sigma": 2.5, "kappa": 0.1, "beta": 0.97, "searching": True}
+
+    def updated(backend: str) -> Tensor:
+        scales = torch.tensor([[0.1], [1.0], [4.0], [0.0]], dtype=torch.float64)
+        shared = torch.tensor([1.0, 0.6, 0.6, 5.0, 0.1, 1.0], dtype=torch.float64)
+        ops.directional_lr_(scales, shared, reading, backend=backend, **rule)
+        return scales
+
+    torch.testing.assert_close(updated("native"), updated("reference"), rtol=1e-13, atol=0)
+    benchmark(updated, "native")
+    benchmark.extra_info.update(impl="metacurv", size="1", n=1, bytes=80, backend="native")
+    ours, other = (lambda: updated("native")), (lambda: updated("reference"))
+    versus(key("step_line", "1", "rate", "torch"), ours, other)
