@@ -17,7 +17,7 @@ from metacurv.directional.probe_batches import ProbeBatches
 from metacurv.directional.timing import MeasuringTimes
 from metacurv.rules.directional_state import DirectionalState
 from tests.directional.helpers import batch, data, directional, network, train
-from tests.drop_in.helpers import weights
+from tests.drop_in.helpers import assert_same, weights
 
 CPU = torch.device("cpu")
 
@@ -93,7 +93,13 @@ def test_the_finish_goes_on_from_the_average_at_four_tenths_of_the_rate() -> Non
         torch.testing.assert_close(weights(model), expected, rtol=1e-9, atol=1e-12)
     rate = applied[34]
     assert rate == pytest.approx(opt.history[-1].lr[0])
-    train(model, opt, 5, start=35)
+    held = [value.clone() for value in opt._control._average.values]
+    for step in range(35, 40):
+        began = weights(model)
+        train(model, opt, 1, start=step)
+        came_to = [w - applied[-1] * p.grad for w, p in zip(began, model.parameters(), strict=True)]
+        torch.testing.assert_close(weights(model), came_to, rtol=1e-9, atol=1e-12)
+    assert_same(opt._control._average.values, held)  # it has done its work
     assert [lr / rate for lr in applied[35:]] == pytest.approx(
         [0.4 * left / 6 for left in (5, 4, 3, 2, 1)]
     )
@@ -164,6 +170,16 @@ def test_a_loss_that_rises_far_back_halves_the_rate() -> None:
     assert torch.equal(rule.lr, before / 2)
     rule.update(reading(math.nan, [1.0], [1.0]), searching=False)
     assert torch.equal(rule.lr, before / 4)
+
+
+def test_what_the_state_gave_does_not_move_with_it() -> None:
+    rule = state(2)
+    given = [rule.lr, rule.change, rule.accepted]
+    copies = [value.clone() for value in given]
+    rule.update(reading(math.nan, [1.0, 1.0], [1.0, 1.0]), searching=True)
+    rule.update(reading(0.1, [9.0, 1.0], [1.0, 1.0]), searching=True)
+    assert rule.change != copies[1]
+    assert_same(given, copies)
 
 
 def test_noise_before_there_is_progress_halves_nothing() -> None:

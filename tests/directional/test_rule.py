@@ -202,6 +202,26 @@ def test_decoupled_weight_decay_is_no_part_of_the_direction(decay: float) -> Non
     torch.testing.assert_close(point.w.detach(), expected, rtol=1e-9, atol=0)
 
 
+def test_a_schedule_of_a_tensor_lr_does_too() -> None:
+    """Its number changes in place: nothing that is remembered may go by the tensor alone."""
+    model = network()
+    base = torch.optim.Adam(model.parameters(), lr=torch.tensor(0.1), foreach=False)
+    opt = directional(base, model)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(opt, lambda step: 0.5**step)
+    applied = []
+    base.register_step_pre_hook(lambda o, *_: applied.append(float(o.param_groups[0]["lr"])))
+    for step in range(6):
+        train(model, opt, 1, start=step)
+        found = opt.history[-1].lr[0]
+        scheduler.step()
+        assert opt.effective_lrs[0] == pytest.approx(found * 0.5 ** (step + 1), rel=1e-6)
+        assert opt.param_groups[0]["lr_scale"] == pytest.approx(
+            (applied[-1] if step else opt.history[0].lr[0]) / (0.1 * 0.5**step), rel=1e-6
+        )
+    assert applied[4] == pytest.approx(opt.history[-2].lr[0] * 0.5**4, rel=1e-6)
+    assert applied[5] == pytest.approx(opt.history[-1].lr[0] * 0.5**5, rel=1e-6)
+
+
 def test_a_schedule_multiplies_what_the_rule_finds() -> None:
     point, loss, opt, target = on_a_bowl((4.0, 1.0), (1.0, 2.0), lr=0.3)
     scheduler = torch.optim.lr_scheduler.StepLR(opt, step_size=1, gamma=0.5)
