@@ -1,0 +1,109 @@
+"""Compiles the CUDA sources, launch code and all, for the host: a library of ops that run under the emulator.
+
+library = build(folder)                    # of this checkout's csrc
+library = build(folder, sanitizer="thread")  # instrumented; the process must preload its runtime
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from torch.utils.cpp_extension import include_paths, library_paths
+
+HERE = Path(__file__).resolve().parent
+SOURCES = HERE.parents[1] / "csrc"
+COMPILER = os.environ.get("CXX", "g++")
+
+# Every variant checks alignment and bounds of arrays, and stops at the first fault.
+_ALWAYS = ("-fsanitize=alignment,bounds", "-fno-sanitize-recover=all")
+_SANITIZERS = {
+    "": ("-O2",),
+    "thread": ("-O1", "-fsanitize=thread"),
+    "address": ("-O1", "-fsanitize=address"),
+    "undefined": ("-O1", "-fsanitize=undefined"),
+}
+RUNTIMES = {"thread": "libtsan.so", "address": "libasan.so", "undefined": "", "": ""}
+
+
+class BuildError(RuntimeError):
+    """A source does not compile or link; the message is the compiler's."""
+
+
+def compile_command(source: Path, target: Path, sanitizer: str) -> list[str]:
+    """Of one object."""
+    flags = [*_SANITIZERS[sanitizer], *_ALWAYS]
+    if sanitizer == "thread":
+        # The scheduler tells ThreadSanitizer about barriers itself.
+        flags = [*flags, "-DEMULATE_UNDER_TSAN"]
+        if source.suffix == ".cpp":
+            flags.remove("-fsanitize=thread")
+    before = ("-include", "cuda_runtime.h") if source.suffix == ".cu" else ()  # as nvcc does
+    return [
+        COMPILER, "-std=c++17", "-x", "c++", "-g", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off",
+        "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-DTORCH_TARGET_VERSION=0x020a000000000000",
+        *flags, f"-I{HERE / 'include'}", *before, *(f"-isystem{path}" for path in include_paths()),
+        "-c", str(source), "-o", str(target),
+    ]  # fmt: skip
+
+
+def build(
+    folder: Path,
+    *,
+    csrc: Path = SOURCES,
+    sanitizer: str = "",
+    only: Sequence[str] | None = None,
+) -> Path:
+    """Compiles ``csrc/cuda/*.cu`` and the emulator into a library under ``folder``, and returns its path.
+
+    Args:
+        folder: for objects and the library; objects that are there are taken as they are, unless ``only`` names them.
+        csrc: the sources, this checkout's or a copy with a fault planted.
+        sanitizer: "", "thread", "address" or "undefined".
+        only: stems of the .cu files to compile anew; None: all.
+
+    Raises:
+        BuildError: a source does not compile or link.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = [*sorted((csrc / "cuda").glob("*.cu")), HERE / "emulator.cpp"]
+    objects = [folder / f"{source.stem}.o" for source in sources]
+    todo = [
+        compile_command(source, target, sanitizer)
+        for source, target in zip(sources, objects, strict=True)
+        if only is None or source.stem in only or not target.exists()
+    ]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(_run, todo))
+    library = folder / "libmetacurv_emulated.so"
+    link = [
+        COMPILER,
+        "-shared",
+        *map(str, objects),
+        "-o",
+        str(library),
+        *_SANITIZERS[sanitizer],
+        *_ALWAYS,
+    ]
+    _run([*link, *(f"-L{path}" for path in library_paths()), "-ltorch_cpu", "-lc10", "-ldl"])
+    return library
+
+
+def runtime(sanitizer: str) -> str:
+    """What LD_PRELOAD must name before a process may load an instrumented library; "" for nothing."""
+    name = RUNTIMES[sanitizer]
+    if not name:
+        return ""
+    found = subprocess.run(
+        [COMPILER, f"-print-file-name={name}"], capture_output=True, text=True, check=True
+    )
+    return found.stdout.strip()
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BuildError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")

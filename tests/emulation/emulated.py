@@ -1,0 +1,117 @@
+"""The emulated ops, called from Python, and the schedules they are run under."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.emulation.build import SOURCES
+
+NAMESPACE = "metacurv_emulated"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The order in which threads and blocks take turns.
+
+    Attributes:
+        order: "ascending", "descending" or "random".
+        seed: of the random choices.
+        resident: blocks that take turns at any barrier or shuffle; 1: each runs to its end.
+        workers: host threads that blocks are dealt out to.
+    """
+
+    order: str
+    seed: int = 0
+    resident: int = 1
+    workers: int = 1
+
+
+SCHEDULES = [
+    Schedule("ascending"),
+    Schedule("descending"),
+    *(Schedule("random", seed) for seed in range(8)),
+    Schedule("random", 8, resident=3),
+    Schedule("descending", 9, resident=2),
+]
+_ORDERS = ("ascending", "descending", "random")
+
+
+def schemas() -> dict[str, str]:
+    """Of the ops in ``csrc/ops.cpp``: name with overload -> schema."""
+    text = (SOURCES / "ops.cpp").read_text()
+    found = re.findall(r'm\.def\(\s*((?:"[^"]*"\s*)+)\)', text)
+    whole = ["".join(re.findall(r'"([^"]*)"', literals)) for literals in found]
+    return {schema.partition("(")[0]: schema for schema in whole}
+
+
+class EmulatedOps:
+    """The ops of a library that ``build`` made. A process can load one.
+
+    Ops are attributes: ``ops.signed_sum(tensors, seed, probe, numbers, offsets)`` has the arguments of its schema.
+    """
+
+    def __init__(self, library: Path) -> None:
+        self._definitions = torch.library.Library(NAMESPACE, "DEF")
+        for schema in schemas().values():
+            self._definitions.define(schema)
+        torch.ops.load_library(str(library))
+        self._c = ctypes.CDLL(str(library))
+        self._c.emulation_schedule.argtypes = [
+            ctypes.c_int,
+            ctypes.c_uint64,
+            *[ctypes.c_uint32] * 2,
+        ]
+        self._c.emulation_launches.argtypes = [ctypes.POINTER(ctypes.c_uint32), ctypes.c_size_t]
+        self._c.emulation_launches.restype = ctypes.c_size_t
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        op: Callable[..., Any] = getattr(getattr(torch.ops, NAMESPACE), name).default
+        return op
+
+    @contextmanager
+    def under(self, schedule: Schedule) -> Iterator[None]:
+        """Ops run in that order within the block."""
+        self._set(schedule)
+        try:
+            yield
+        finally:
+            self._set(SCHEDULES[0])
+
+    def launches(self) -> list[tuple[int, int]]:
+        """Blocks and threads of the launches since the last call."""
+        room = 1 << 16
+        sizes = (ctypes.c_uint32 * room)()
+        n = self._c.emulation_launches(sizes, room)
+        return [(sizes[2 * i], sizes[2 * i + 1]) for i in range(n)]
+
+    def _set(self, schedule: Schedule) -> None:
+        self._c.emulation_schedule(
+            _ORDERS.index(schedule.order), schedule.seed, schedule.resident, schedule.workers
+        )
+
+
+def same_under_all_schedules(
+    ops: EmulatedOps, run: Callable[[], Sequence[torch.Tensor]]
+) -> list[torch.Tensor]:
+    """What ``run`` returns, which must be the same bits under every schedule."""
+    results = []
+    for schedule in SCHEDULES:
+        with ops.under(schedule):
+            results.append([_bits(tensor) for tensor in run()])
+    for schedule, result in zip(SCHEDULES, results, strict=True):
+        same = all(map(torch.equal, result, results[0]))
+        assert same, f"{schedule} gives other bits than {SCHEDULES[0]}"
+    with ops.under(SCHEDULES[0]):
+        return list(run())
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().contiguous().view(-1).view(torch.uint8).clone()

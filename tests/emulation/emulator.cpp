@@ -1,0 +1,481 @@
+// The scheduler of emulator.h. Compiled without ThreadSanitizer's instrumentation: what it does is
+// not the kernels' doing, and it tells the sanitizer itself which orders barriers make.
+#include "emulator.h"
+
+#include <dlfcn.h>
+#include <link.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#if defined(EMULATE_UNDER_TSAN)
+extern "C" {
+void* __tsan_get_current_fiber();
+void* __tsan_create_fiber(unsigned flags);
+void __tsan_destroy_fiber(void* fiber);
+void __tsan_switch_to_fiber(void* fiber, unsigned flags);
+void __tsan_acquire(void* address);
+void __tsan_release(void* address);
+}
+constexpr unsigned kNoSync = 1;
+#endif
+
+namespace emulation {
+
+thread_local Thread* current = nullptr;
+
+namespace {
+
+enum class Order { kAscending, kDescending, kRandom };
+enum class State { kReady, kAtBlockBarrier, kAtWarpBarrier, kEnded };
+
+// Set from Python, before ops run.
+struct Schedule {
+  Order order = Order::kAscending;
+  uint64_t seed = 0;
+  uint32_t resident = 1;  // blocks that take turns on a host thread
+  uint32_t workers = 1;   // host threads
+};
+Schedule schedule;
+
+std::mutex fault_lock;
+std::string last_fault;
+std::vector<Grid> launches;
+
+constexpr size_t kStackBytes = 128 << 10;
+
+struct Fiber : Thread {
+  ucontext_t context;
+  std::unique_ptr<char[]> stack;
+  State state = State::kReady;
+  const char* file = nullptr;  // where it waits
+  int line = 0;
+  uint32_t mask = 0;
+  uint64_t slots[2] = {};  // what it brought to its last two shuffles
+  uint32_t shuffles = 0;
+#if defined(EMULATE_UNDER_TSAN)
+  void* sanitizer = nullptr;
+#endif
+};
+
+// Barriers order what was before them and what comes after; tags alternate, or an early thread's
+// next barrier would count as this one.
+struct Tags {
+  char tag[2];
+  uint32_t generation = 0;
+};
+
+}  // namespace
+
+struct Block {
+  std::vector<Fiber> fibers;
+  std::vector<Tags> warps;
+  Tags all;
+  std::vector<char> shared;  // its shared memory while another block has the place
+  ucontext_t scheduler;
+  void (*body)(const void*);
+  const void* argument;
+  std::string fault;
+#if defined(EMULATE_UNDER_TSAN)
+  void* sanitizer = nullptr;
+#endif
+};
+
+namespace {
+
+Fiber* running() { return static_cast<Fiber*>(current); }
+
+void acquire([[maybe_unused]] Tags& tags, [[maybe_unused]] uint32_t generation) {
+#if defined(EMULATE_UNDER_TSAN)
+  __tsan_acquire(&tags.tag[generation % 2]);
+#endif
+}
+
+void release([[maybe_unused]] Tags& tags, [[maybe_unused]] uint32_t generation) {
+#if defined(EMULATE_UNDER_TSAN)
+  __tsan_release(&tags.tag[generation % 2]);
+#endif
+}
+
+// Back to the block's scheduler; returns when the fiber is resumed.
+void yield() {
+  Fiber* fiber = running();
+#if defined(EMULATE_UNDER_TSAN)
+  __tsan_switch_to_fiber(fiber->block->sanitizer, kNoSync);
+#endif
+  swapcontext(&fiber->context, &fiber->block->scheduler);
+}
+
+[[noreturn]] void fail(const std::string& what) {
+  Fiber* fiber = running();
+  fiber->block->fault = "thread " + std::to_string(fiber->thread_index.x) + " of block " +
+                        std::to_string(fiber->block_index.x) + ": " + what;
+  yield();
+  std::abort();  // a block with a fault is not resumed
+}
+
+std::string place(const Fiber& fiber) {
+  const char* name = std::strrchr(fiber.file, '/');
+  return std::string(name == nullptr ? fiber.file : name + 1) + ":" + std::to_string(fiber.line);
+}
+
+void start(unsigned low, unsigned high) {
+  const auto* fiber = reinterpret_cast<Fiber*>(static_cast<uintptr_t>(high) << 32 | low);
+  Block* block = fiber->block;
+  acquire(block->all, 1);  // what the host did before the launch
+  block->body(block->argument);
+  release(block->all, 1);
+  running()->state = State::kEnded;
+  yield();
+}
+
+void make_fiber(Fiber& fiber, Block& block) {
+  fiber.block = &block;
+  fiber.stack.reset(new char[kStackBytes]);
+  getcontext(&fiber.context);
+  fiber.context.uc_stack.ss_sp = fiber.stack.get();
+  fiber.context.uc_stack.ss_size = kStackBytes;
+  fiber.context.uc_link = nullptr;
+  const auto address = reinterpret_cast<uintptr_t>(&fiber);
+  makecontext(&fiber.context, reinterpret_cast<void (*)()>(start), 2,
+              static_cast<unsigned>(address), static_cast<unsigned>(address >> 32));
+#if defined(EMULATE_UNDER_TSAN)
+  fiber.sanitizer = __tsan_create_fiber(0);
+#endif
+}
+
+// The shared variables of all kernels on this host thread: the thread-local memory of this library.
+struct SharedMemory {
+  char* begin = nullptr;
+  size_t bytes = 0;
+};
+
+int find_shared_memory(dl_phdr_info* info, size_t, void* found) {
+  Dl_info here{};
+  dladdr(reinterpret_cast<void*>(&find_shared_memory), &here);
+  if (reinterpret_cast<void*>(info->dlpi_addr) != here.dli_fbase) {
+    return 0;
+  }
+  for (int i = 0; i < info->dlpi_phnum; ++i) {
+    if (info->dlpi_phdr[i].p_type == PT_TLS) {
+      *static_cast<SharedMemory*>(found) = {static_cast<char*>(info->dlpi_tls_data),
+                                            info->dlpi_phdr[i].p_memsz};
+    }
+  }
+  return 1;
+}
+
+SharedMemory shared_memory() {
+  current = nullptr;  // makes it, on a new host thread
+  SharedMemory found;
+  dl_iterate_phdr(find_shared_memory, &found);
+  return found;
+}
+
+bool same_place(const Fiber& a, const Fiber& b) { return a.file == b.file && a.line == b.line; }
+
+// Lets a block go on whose threads all wait at one barrier. Returns: whether they did.
+bool release_block(Block& block) {
+  for (const Fiber& fiber : block.fibers) {
+    if (fiber.state != State::kAtBlockBarrier || !same_place(fiber, block.fibers[0])) {
+      return false;
+    }
+  }
+  ++block.all.generation;
+  for (Fiber& fiber : block.fibers) {
+    fiber.state = State::kReady;
+  }
+  return true;
+}
+
+// Lets a warp's lanes go on that wait at one barrier, if all that its mask names do.
+void release_warp(Block& block, uint32_t w) {
+  Fiber* const lanes = &block.fibers[w * kWarpSize];
+  const auto waits = [](const Fiber& fiber) { return fiber.state == State::kAtWarpBarrier; };
+  const Fiber* const first = std::find_if(lanes, lanes + kWarpSize, waits);
+  if (first == lanes + kWarpSize) {
+    return;
+  }
+  const uint32_t mask = first->mask;
+  for (uint32_t lane = 0; lane < kWarpSize; ++lane) {
+    if ((mask >> lane & 1u) != 0 &&
+        !(waits(lanes[lane]) && lanes[lane].mask == mask && same_place(lanes[lane], *first))) {
+      return;
+    }
+  }
+  ++block.warps[w].generation;
+  for (uint32_t lane = 0; lane < kWarpSize; ++lane) {
+    if ((mask >> lane & 1u) != 0) {
+      lanes[lane].state = State::kReady;
+    }
+  }
+}
+
+// Why nothing can go on.
+std::string stuck(const Block& block) {
+  const Fiber* waiting = nullptr;
+  const Fiber* other = nullptr;
+  for (const Fiber& fiber : block.fibers) {
+    if (fiber.state == State::kEnded) {
+      other = &fiber;
+    } else if (waiting == nullptr) {
+      waiting = &fiber;
+    } else if (!same_place(fiber, *waiting) || fiber.mask != waiting->mask) {
+      other = &fiber;
+    }
+  }
+  std::string why = "thread " + std::to_string(waiting->thread_index.x) + " waits at " +
+                    place(*waiting) + " for ever";
+  if (other != nullptr) {
+    why += ": thread " + std::to_string(other->thread_index.x) +
+           (other->state == State::kEnded ? " has ended" : " waits at " + place(*other));
+  }
+  return why;
+}
+
+// One turn of a block: a few threads each run until they wait. Returns: whether it has more to do.
+bool take_turn(Block& block, std::mt19937_64& random, size_t turns) {
+  std::vector<Fiber*> ready;
+  while (true) {
+    ready.clear();
+    for (Fiber& fiber : block.fibers) {
+      if (fiber.state == State::kReady) {
+        ready.push_back(&fiber);
+      }
+    }
+    if (ready.empty()) {
+      if (!block.fault.empty()) {
+        return false;
+      }
+      if (release_block(block)) {
+        continue;
+      }
+      const auto ended = [](const Fiber& f) { return f.state == State::kEnded; };
+      if (!std::all_of(block.fibers.begin(), block.fibers.end(), ended)) {
+        block.fault = stuck(block);
+      }
+      return false;
+    }
+    if (schedule.order == Order::kDescending) {
+      std::reverse(ready.begin(), ready.end());
+    } else if (schedule.order == Order::kRandom) {
+      std::shuffle(ready.begin(), ready.end(), random);
+    }
+    for (Fiber* fiber : ready) {
+      current = fiber;
+#if defined(EMULATE_UNDER_TSAN)
+      block.sanitizer = __tsan_get_current_fiber();
+      __tsan_switch_to_fiber(fiber->sanitizer, kNoSync);
+#endif
+      swapcontext(&block.scheduler, &fiber->context);
+      if (!block.fault.empty()) {
+        return false;
+      }
+      // Warps go on as soon as they can, so that they drift apart as far as barriers let them.
+      if (!block.warps.empty()) {
+        release_warp(block, fiber->thread_index.x / kWarpSize);
+      }
+      if (turns-- == 0) {
+        return true;
+      }
+    }
+  }
+}
+
+std::unique_ptr<Block> make_block(uint32_t index, Grid grid, void (*body)(const void*),
+                                  const void* argument, const SharedMemory& shared) {
+  auto block = std::make_unique<Block>();
+  block->fibers = std::vector<Fiber>(grid.threads);
+  block->warps = std::vector<Tags>(grid.threads / kWarpSize);
+  block->all.generation = 1;
+  block->body = body;
+  block->argument = argument;
+  block->shared.assign(shared.bytes, '\xff');
+  for (uint32_t t = 0; t < grid.threads; ++t) {
+    block->fibers[t].thread_index = {t};
+    block->fibers[t].block_index = {index};
+    make_fiber(block->fibers[t], *block);
+  }
+  release(block->all, 1);
+  return block;
+}
+
+void end_block([[maybe_unused]] Block& block) {
+  acquire(block.all, 1);
+#if defined(EMULATE_UNDER_TSAN)
+  for (Fiber& fiber : block.fibers) {
+    __tsan_destroy_fiber(fiber.sanitizer);
+  }
+#endif
+}
+
+// Runs every workers-th block, in the schedule's order. Returns: what went wrong.
+std::string run_share(uint32_t worker, Grid grid, void (*body)(const void*), const void* argument) {
+  std::mt19937_64 random(schedule.seed + 1000003 * worker);
+  std::vector<uint32_t> waiting;
+  for (uint32_t b = worker; b < grid.blocks; b += schedule.workers) {
+    waiting.push_back(b);
+  }
+  // The last is taken first.
+  if (schedule.order == Order::kAscending) {
+    std::reverse(waiting.begin(), waiting.end());
+  } else if (schedule.order == Order::kRandom) {
+    std::shuffle(waiting.begin(), waiting.end(), random);
+  }
+  const SharedMemory shared = shared_memory();
+  std::vector<std::unique_ptr<Block>> resident;
+  while (!waiting.empty() || !resident.empty()) {
+    while (resident.size() < schedule.resident && !waiting.empty()) {
+      resident.push_back(make_block(waiting.back(), grid, body, argument, shared));
+      waiting.pop_back();
+    }
+    const size_t chosen = random() % resident.size();
+    Block& block = *resident[chosen];
+    std::memcpy(shared.begin, block.shared.data(), shared.bytes);
+    const size_t turns = resident.size() == 1 ? SIZE_MAX : 1 + random() % (2 * grid.threads);
+    const bool goes_on = take_turn(block, random, turns);
+    std::memcpy(block.shared.data(), shared.begin, shared.bytes);
+    if (!block.fault.empty()) {
+      return block.fault;
+    }
+    if (!goes_on) {
+      end_block(block);
+      resident.erase(resident.begin() + static_cast<std::ptrdiff_t>(chosen));
+    }
+  }
+  return "";
+}
+
+void wait_at(State state, uint32_t mask, const char* file, int line) {
+  Fiber* fiber = running();
+  fiber->state = state;
+  fiber->mask = mask;
+  fiber->file = file;
+  fiber->line = line;
+  yield();
+}
+
+}  // namespace
+
+void block_barrier(const char* file, int line) {
+  Tags& tags = current->block->all;
+  const uint32_t generation = tags.generation + 1;
+  release(tags, generation);
+  wait_at(State::kAtBlockBarrier, 0, file, line);
+  acquire(tags, generation);
+}
+
+void warp_barrier(uint32_t mask, const char* file, int line) {
+  const uint32_t lane = current->thread_index.x % kWarpSize;
+  if ((mask >> lane & 1u) == 0) {
+    fail("calls a warp's barrier at line " + std::to_string(line) + " with a mask that lacks it");
+  }
+  Tags& tags = current->block->warps[current->thread_index.x / kWarpSize];
+  const uint32_t generation = tags.generation + 1;
+  release(tags, generation);
+  wait_at(State::kAtWarpBarrier, mask, file, line);
+  acquire(tags, generation);
+}
+
+uint64_t exchange(uint32_t mask, uint64_t bits, uint32_t lane, const char* file, int line) {
+  Fiber* fiber = running();
+  if ((mask >> lane & 1u) == 0) {
+    fail("a shuffle at line " + std::to_string(line) + " reads from a lane outside its mask");
+  }
+  const uint32_t place = fiber->shuffles++ % 2;  // a lane can be one shuffle ahead of another
+  fiber->slots[place] = bits;
+  warp_barrier(mask, file, line);
+  const uint32_t warp_begin = fiber->thread_index.x / kWarpSize * kWarpSize;
+  return fiber->block->fibers[warp_begin + lane].slots[place];
+}
+
+bool run_grid(Grid grid, void (*body)(const void*), const void* argument) {
+  launches.push_back(grid);
+  const bool fits =
+      grid.blocks >= 1 && grid.blocks <= INT32_MAX && grid.threads >= 1 && grid.threads <= 1024;
+  if (!fits) {
+    last_fault = "a grid of that size cannot be launched";
+    return false;
+  }
+  // Kernels of one thread have no warp to complete.
+  if (grid.threads != 1 && grid.threads % kWarpSize != 0) {
+    last_fault = "blocks are to be of whole warps";
+    return false;
+  }
+  std::vector<std::string> faults(schedule.workers);
+  if (schedule.workers == 1) {
+    faults[0] = run_share(0, grid, body, argument);
+  } else {
+    std::vector<std::thread> workers;
+    for (uint32_t w = 0; w < schedule.workers; ++w) {
+      workers.emplace_back([&, w] { faults[w] = run_share(w, grid, body, argument); });
+    }
+    for (std::thread& worker : workers) {
+      worker.join();
+    }
+  }
+  for (const std::string& fault : faults) {
+    if (!fault.empty()) {
+      last_fault = fault;
+      return false;
+    }
+  }
+  return true;
+}
+
+const char* fault() { return last_fault.c_str(); }
+
+}  // namespace emulation
+
+// For Python.
+extern "C" {
+
+__attribute__((visibility("default"))) void emulation_schedule(int order, uint64_t seed,
+                                                               uint32_t resident,
+                                                               uint32_t workers) {
+  emulation::schedule = {static_cast<emulation::Order>(order), seed, resident, workers};
+}
+
+// How many launches there were since the last call, and their sizes: blocks, threads, blocks ...
+__attribute__((visibility("default"))) size_t emulation_launches(uint32_t* sizes, size_t room) {
+  const size_t n = emulation::launches.size();
+  for (size_t i = 0; i < n && 2 * i + 1 < room; ++i) {
+    sizes[2 * i] = emulation::launches[i].blocks;
+    sizes[2 * i + 1] = emulation::launches[i].threads;
+  }
+  emulation::launches.clear();
+  return n;
+}
+
+// libtorch_cuda's, which no CPU build of torch has.
+__attribute__((visibility("default"))) int aoti_torch_get_current_cuda_stream(int32_t,
+                                                                              void** stream) {
+  *stream = nullptr;
+  return 0;
+}
+}
+
+namespace metacurv {
+
+float half_to_float(uint16_t bits) {
+  _Float16 half;
+  std::memcpy(&half, &bits, sizeof(half));
+  return static_cast<float>(half);
+}
+
+uint16_t float_to_half(float value) {
+  const auto half = static_cast<_Float16>(value);
+  uint16_t bits;
+  std::memcpy(&bits, &half, sizeof(bits));
+  return bits;
+}
+
+}  // namespace metacurv

@@ -1,0 +1,68 @@
+// Runs thread blocks on the host, one fiber a thread. A fiber runs until it waits for others, so
+// what a schedule can vary is which of the threads that may go on does so next: any order that
+// barriers and shuffles allow is a schedule, also within a warp.
+//
+// Modelled: thread and block indices; barriers of blocks and warps, which all that a barrier counts
+// must reach, at one place in the program; shuffles, whose lanes must all be in the mask, name the
+// same mask and read only from lanes in it; shared memory, which begins as NaN and ones.
+// Not modelled: warps in lockstep, caches, and stores that other blocks see late; no kernel here
+// looks at what another block of its launch wrote, and ThreadSanitizer says so (README of this
+// folder).
+#pragma once
+
+#include <cstdint>
+
+namespace emulation {
+
+struct Index {
+  uint32_t x;
+};
+
+struct Grid {
+  uint32_t blocks, threads;
+};
+
+struct Block;
+
+// A thread of the block that runs.
+struct Thread {
+  Index thread_index, block_index;
+  Block* block;
+};
+
+constexpr uint32_t kFullWarp = 0xffffffffu;
+constexpr uint32_t kWarpSize = 32;
+
+extern thread_local Thread* current;
+
+void block_barrier(const char* file, int line);
+void warp_barrier(uint32_t mask, const char* file, int line);
+
+// The 8 bytes that `lane` brings to this same shuffle.
+uint64_t exchange(uint32_t mask, uint64_t bits, uint32_t lane, const char* file, int line);
+
+template <typename T>
+T shuffle(uint32_t mask, T value, int lane, const char* file, int line) {
+  static_assert(sizeof(T) <= 8);
+  uint64_t bits = 0;
+  __builtin_memcpy(&bits, &value, sizeof(T));
+  bits = exchange(mask, bits, static_cast<uint32_t>(lane) % kWarpSize, file, line);
+  __builtin_memcpy(&value, &bits, sizeof(T));
+  return value;
+}
+
+// Lanes near the end keep what they have.
+template <typename T>
+T shuffle_down(uint32_t mask, T value, uint32_t delta, const char* file, int line) {
+  const uint32_t lane = current->thread_index.x % kWarpSize;
+  const uint32_t from = lane + delta < kWarpSize ? lane + delta : lane;
+  return shuffle(mask, value, static_cast<int>(from), file, line);
+}
+
+// Runs `body(argument)` in every thread of a grid. Returns: whether all went as CUDA wants it.
+bool run_grid(Grid grid, void (*body)(const void*), const void* argument);
+
+// What went wrong in the last grid that did.
+const char* fault();
+
+}  // namespace emulation

@@ -1,0 +1,303 @@
+"""Every op's kernels and launch code, run on the host: against the torch twins, to the same bits under every schedule.
+
+Sums of whole numbers are exact in any order, so they too are compared to the bit. Outputs begin as poison.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from metacurv import _reference as twin
+from tests.emulation.emulated import EmulatedOps, same_under_all_schedules
+from tests.helpers import DTYPES, carved
+from tests.layouts import READABLE, WRITABLE
+
+SIZES = [0, 1, 31, 32, 33, 127, 128, 129, 4095, 4097, 16383, 16385, 40001]
+OFFSETS = [0, 5, 2**32 - 3, 2**39 - 7]  # of the first element in its parameter
+SEED, PROBE = -3, torch.tensor(2**32 - 2)  # the seed's 64 bits as torch passes them
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+each_float = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+
+
+def whole_numbers(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
+    """Of which thousands add up exactly in every dtype that sums are taken in."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-8, 9, shape, generator=generator).to(dtype)
+
+
+def real_numbers(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def many_tensors(dtype: torch.dtype) -> list[torch.Tensor]:
+    """More than one table of tensors, or of dimensions, holds; some empty, some strided."""
+    small = [whole_numbers(n % 70, dtype=dtype, seed=n) for n in range(130)]
+    strided = [
+        whole_numbers(3, 4, 5, 6, dtype=dtype, seed=n).permute(2, 0, 3, 1) for n in range(30)
+    ]
+    return [*small, *strided, whole_numbers(20_000, dtype=dtype)]
+
+
+def assert_equal(results: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    for result, wanted in zip(results, expected, strict=True):
+        torch.testing.assert_close(result, wanted, rtol=0, atol=0, equal_nan=True)
+
+
+# rademacher_
+
+
+@each_dtype
+@pytest.mark.parametrize("numel", SIZES)
+def test_rademacher(emulated: EmulatedOps, numel: int, dtype: torch.dtype) -> None:
+    for offset, misalign in itertools.product(OFFSETS, (0, 1)):
+        x, guards_untouched = carved(numel, dtype, misalign=misalign)
+
+        def fill(x=x, offset=offset):
+            x.fill_(7)
+            emulated.rademacher_([x], SEED, PROBE, [2**32 - 1], [offset])
+            return [x]
+
+        expected = [torch.empty_like(x)]
+        twin.rademacher_(expected, SEED, PROBE, [2**32 - 1], [offset])
+        run = same_under_all_schedules if offset == OFFSETS[2] else lambda _, once: once()
+        assert_equal(run(emulated, fill), expected)
+        guards_untouched()
+
+
+@each_dtype
+@pytest.mark.parametrize("layout", WRITABLE)
+def test_rademacher_layouts(emulated: EmulatedOps, layout: str, dtype: torch.dtype) -> None:
+    x, expected = (WRITABLE[layout](dtype, "cpu") for _ in range(2))
+    emulated.rademacher_([x], SEED, PROBE, [3], [2**32 - 3])
+    twin.rademacher_([expected], SEED, PROBE, [3], [2**32 - 3])
+    assert_equal([x], [expected])
+
+
+@each_dtype
+def test_rademacher_of_many(emulated: EmulatedOps, dtype: torch.dtype) -> None:
+    tensors, expected = many_tensors(dtype), many_tensors(dtype)
+    coordinates = SEED, PROBE, list(range(len(tensors))), [5 * n for n in range(len(tensors))]
+    emulated.rademacher_(tensors, *coordinates)
+    twin.rademacher_(expected, *coordinates)
+    assert_equal(tensors, expected)
+
+
+# signed_sum and hutchinson_accumulate_
+
+
+@each_dtype
+@pytest.mark.parametrize("numel", SIZES)
+def test_signed_sum(emulated: EmulatedOps, numel: int, dtype: torch.dtype) -> None:
+    for offset, misalign in itertools.product(OFFSETS, (0, 1)):
+        x = whole_numbers(numel + misalign, dtype=dtype)[misalign:]
+        arguments = [x], SEED, PROBE, [7], [offset]
+        run = same_under_all_schedules if offset == OFFSETS[2] else lambda _, once: once()
+        sums = run(emulated, lambda arguments=arguments: [emulated.signed_sum(*arguments)])
+        assert_equal(sums, [twin.signed_sum(*arguments)])
+
+
+@each_dtype
+def test_signed_sum_of_real_numbers(emulated: EmulatedOps, dtype: torch.dtype) -> None:
+    x = real_numbers(50_001, dtype=dtype)
+    arguments = [x], SEED, PROBE, [7], [11]
+    (sums,) = same_under_all_schedules(emulated, lambda: [emulated.signed_sum(*arguments)])
+    # Up to 128 elements are added in float32, then float64.
+    bound = 1e-12 if dtype == torch.float64 else 128 * 2**-24
+    error = (sums - twin.signed_sum(*arguments)).abs()
+    assert (error <= bound * x.double().abs().sum()).all()
+
+
+@each_dtype
+@pytest.mark.parametrize("layout", [name for name in READABLE if name != "negative view"])
+def test_signed_sum_layouts(emulated: EmulatedOps, layout: str, dtype: torch.dtype) -> None:
+    arguments = [READABLE[layout](dtype, "cpu")], SEED, PROBE, [3], [2**32 - 3]
+    assert_equal([emulated.signed_sum(*arguments)], [twin.signed_sum(*arguments)])
+
+
+@each_dtype
+def test_statistics(emulated: EmulatedOps, dtype: torch.dtype) -> None:
+    """Of many tensors, over some probes; sums by warps, by the whole block, and of nothing."""
+    tensors = many_tensors(dtype)
+    n = len(tensors)
+
+    def accumulate(op):
+        mean, m2 = (torch.zeros(n + 1, dtype=torch.float64) for _ in range(2))
+        count = torch.zeros((), dtype=torch.int64)
+        for probe in range(3):
+            op(mean, m2, count, tensors, SEED, torch.tensor(probe), list(range(n)), [0] * n)
+        return [mean, m2, count]
+
+    results = same_under_all_schedules(
+        emulated, lambda: accumulate(emulated.hutchinson_accumulate_)
+    )
+    assert_equal(results, accumulate(twin.hutchinson_accumulate_))
+
+
+def test_statistics_of_no_tensors(emulated: EmulatedOps) -> None:
+    mean, m2 = (torch.ones(1, dtype=torch.float64) for _ in range(2))
+    count = torch.ones((), dtype=torch.int64)
+    emulated.hutchinson_accumulate_(mean, m2, count, [], SEED, PROBE, [], [])
+    assert (mean.item(), m2.item(), count.item()) == (0.5, 1.5, 2)
+
+
+def test_a_tensor_of_more_tiles_than_a_warp_sums(emulated: EmulatedOps) -> None:
+    """512 partial sums are a warp's, more the whole block's."""
+    for tiles in (511, 513):
+        x = torch.ones(1).expand(tiles * 16384)
+        (total,) = emulated.signed_sum([x], SEED, PROBE, [7], [0])
+        assert total == twin.signed_sum([x], SEED, PROBE, [7], [0])[0]
+
+
+# The rules
+
+
+@each_float
+def test_reciprocal_lr(emulated: EmulatedOps, dtype: torch.dtype) -> None:
+    inf, nan = float("inf"), float("nan")
+    for previous, trace, alpha in itertools.product(
+        [1.0, 0.25, 0.0, nan], [0.0, 12.5, -3.0, 1e30, inf, -inf, nan], [0.0, 0.01, 1e300]
+    ):
+        for reading in (torch.tensor(trace), torch.tensor(trace, dtype=torch.float64)):
+            scale, expected = (torch.tensor(previous, dtype=dtype) for _ in range(2))
+            emulated.reciprocal_lr_(scale, reading, alpha)
+            twin.reciprocal_lr_(expected, reading, alpha)
+            assert_equal([scale], [expected])
+
+
+def test_directional_lr(emulated: EmulatedOps) -> None:
+    values = [0.0, 1e-3, 7.3, -2.0, float("nan")]
+    for loss, slope, curvature, searching in itertools.product(
+        (0.3, 5.0), values, values, (True, False)
+    ):
+        results = []
+        for op in (emulated.directional_lr_, twin.directional_lr_):
+            scales = torch.tensor([[1.0, 3e5], [0.5, 0.1], [2.0, 1e-9], [0.0, 1.0]]).double()
+            shared = torch.tensor([2.0, 0.5, 0.4, 3.0, 0.1, 1.0]).double()
+            reading = torch.tensor([loss, slope, 1.0, curvature, 2.0]).double()
+            op(scales, shared, reading, 2.5, 0.1, 0.97, searching)
+            results.append(torch.cat([scales.flatten(), shared]))
+        torch.testing.assert_close(*results, rtol=1e-14, atol=1e-14)
+
+
+# softmax_factor and row_products
+
+
+@each_float
+@pytest.mark.parametrize(
+    ("rows", "cols"),
+    [(1, 1), (100, 10), (7, 129), (3, 2047), (3, 2048), (2, 5000), (0, 5), (5, 0)],
+)
+def test_softmax_factor(emulated: EmulatedOps, rows: int, cols: int, dtype: torch.dtype) -> None:
+    """Rows by a warp and by a whole block; pieces that begin inside a row."""
+    sqrt_p, root = real_numbers(rows, cols, dtype=dtype), real_numbers(rows, dtype=dtype)
+    for probes in (0, 1, 3):
+        arguments = sqrt_p, root, SEED, PROBE, 5, probes
+        (u,) = same_under_all_schedules(emulated, lambda a=arguments: [emulated.softmax_factor(*a)])
+        expected = twin.softmax_factor(*arguments)
+        scale = (1 + sqrt_p.abs().square().sum() if cols else 1) * 1e-1
+        bound = torch.finfo(dtype).eps * cols * 8
+        torch.testing.assert_close(u, expected, rtol=bound, atol=float(bound * scale))
+
+
+@each_float
+@pytest.mark.parametrize(
+    ("draws", "rows", "inputs", "cols"),
+    [
+        (1, 1, 1, 1),
+        (3, 100, 41, 10),
+        (2, 7, 3, 1300),
+        (1, 9, 33, 1000),
+        (2, 0, 3, 4),
+        (0, 3, 3, 3),
+        (2, 3, 4, 0),
+    ],
+)
+def test_row_products(
+    emulated: EmulatedOps, draws: int, rows: int, inputs: int, cols: int, dtype: torch.dtype
+) -> None:
+    a = whole_numbers(rows, inputs, dtype=dtype)
+    u, w = (whole_numbers(draws, rows, cols, dtype=dtype, seed=seed) for seed in (1, 2))
+    for other in (w, u):
+        arguments = a, u, other
+        sums = same_under_all_schedules(
+            emulated, lambda arguments=arguments: [emulated.row_products(*arguments)]
+        )
+        assert_equal(sums, [twin.row_products(*arguments)])
+
+
+# step_direction_ and move_
+
+
+def step_lists(dtype: torch.dtype, numel: int, misalign: int = 0) -> tuple[torch.Tensor, ...]:
+    return tuple(
+        whole_numbers(numel + misalign, dtype=dtype, seed=seed)[misalign:] for seed in (1, 2)
+    )
+
+
+@each_dtype
+@pytest.mark.parametrize("numel", SIZES)
+def test_step_direction_and_move(emulated: EmulatedOps, numel: int, dtype: torch.dtype) -> None:
+    """keep and lr are powers of two, so that whole numbers stay exact."""
+    for misalign in (0, 1):
+        before, after = step_lists(dtype, numel, misalign)
+        direction, guards_untouched = carved(numel, dtype, misalign=misalign)
+        moved, moved_guards = carved(numel, dtype, misalign=1 - misalign)
+        lr, distance = (torch.tensor(v, dtype=torch.float64) for v in (0.25, -0.5))
+
+        def step(x=before, y=after, u=direction, z=moved, lr=lr, distance=distance):
+            u.fill_(7)
+            z.fill_(7)
+            sums = emulated.step_direction_([u], [x], [y], [0.5], lr)
+            emulated.move_([z], [x], [u], distance)
+            return [sums, u, z]
+
+        u, z = torch.empty_like(direction), torch.empty_like(direction)
+        expected = [twin.step_direction_([u], [before], [after], [0.5], lr), u, z]
+        twin.move_([z], [before], [u], distance)
+        assert_equal(same_under_all_schedules(emulated, step), expected)
+        guards_untouched()
+        moved_guards()
+
+
+@each_dtype
+@pytest.mark.parametrize("layout", WRITABLE)
+def test_step_layouts(emulated: EmulatedOps, layout: str, dtype: torch.dtype) -> None:
+    results = []
+    for ops in (emulated, twin):
+        direction, before = (WRITABLE[layout](dtype, "cpu") for _ in range(2))
+        after = (before * 0.5).contiguous()
+        lr = torch.tensor(0.5, dtype=torch.float64)
+        sums = ops.step_direction_([direction], [before], [after], [0.75], lr)
+        ops.move_([before], [before], [direction], lr)
+        results.append([sums, direction, before])
+    assert_equal(*results)
+
+
+@each_dtype
+def test_steps_of_many_tensors_in_place(emulated: EmulatedOps, dtype: torch.dtype) -> None:
+    results = []
+    for ops in (emulated, twin):
+        before, after = many_tensors(dtype), [x * 0.5 for x in many_tensors(dtype)]
+        keep = [0.5 ** (n % 3) for n in range(len(before))]
+        lr = torch.tensor(0.5, dtype=torch.float64)
+        sums = ops.step_direction_(after, before, after, keep, lr)
+        ops.move_(before, before, after, lr)
+        results.append([sums, *before, *after])
+    assert_equal(*results)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_every_half(emulated: EmulatedOps, dtype: torch.dtype) -> None:
+    """All bit patterns, times numbers that give ties, subnormal numbers and overflow."""
+    every = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
+    zeros = torch.zeros_like(every)
+    for number in (1.0, 1.0009765625, 1.00390625, 2.0**-14, 3.3e-5, 7.0):
+        distance = torch.tensor(number, dtype=torch.float64)
+        moved, expected = torch.empty_like(every), torch.empty_like(every)
+        emulated.move_([moved], [zeros], [every], distance)
+        twin.move_([expected], [zeros], [every], distance)
+        assert_equal([moved], [expected])
