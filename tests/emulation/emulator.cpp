@@ -52,18 +52,23 @@ std::vector<Grid> launches;
 
 constexpr size_t kStackBytes = 128 << 10;
 
+// What a fiber runs on; it serves one thread after the other.
+struct Seat {
+  std::unique_ptr<char[]> stack;
+#if defined(EMULATE_UNDER_TSAN)
+  void* sanitizer = nullptr;
+#endif
+};
+
 struct Fiber : Thread {
   ucontext_t context;
-  std::unique_ptr<char[]> stack;
+  Seat seat;
   State state = State::kReady;
   const char* file = nullptr;  // where it waits
   int line = 0;
   uint32_t mask = 0;
   uint64_t slots[2] = {};  // what it brought to its last two shuffles
   uint32_t shuffles = 0;
-#if defined(EMULATE_UNDER_TSAN)
-  void* sanitizer = nullptr;
-#endif
 };
 
 // Barriers order what was before them and what comes after; tags alternate, or an early thread's
@@ -137,19 +142,25 @@ void start(unsigned low, unsigned high) {
   yield();
 }
 
-void make_fiber(Fiber& fiber, Block& block) {
+// `seats`: of threads that have ended.
+void make_fiber(Fiber& fiber, Block& block, std::vector<Seat>& seats) {
   fiber.block = &block;
-  fiber.stack.reset(new char[kStackBytes]);
+  if (seats.empty()) {
+    seats.emplace_back();
+    seats.back().stack.reset(new char[kStackBytes]);
+#if defined(EMULATE_UNDER_TSAN)
+    seats.back().sanitizer = __tsan_create_fiber(0);
+#endif
+  }
+  fiber.seat = std::move(seats.back());
+  seats.pop_back();
   getcontext(&fiber.context);
-  fiber.context.uc_stack.ss_sp = fiber.stack.get();
+  fiber.context.uc_stack.ss_sp = fiber.seat.stack.get();
   fiber.context.uc_stack.ss_size = kStackBytes;
   fiber.context.uc_link = nullptr;
   const auto address = reinterpret_cast<uintptr_t>(&fiber);
   makecontext(&fiber.context, reinterpret_cast<void (*)()>(start), 2,
               static_cast<unsigned>(address), static_cast<unsigned>(address >> 32));
-#if defined(EMULATE_UNDER_TSAN)
-  fiber.sanitizer = __tsan_create_fiber(0);
-#endif
 }
 
 // The shared variables of all kernels on this host thread: the thread-local memory of this library.
@@ -273,7 +284,7 @@ bool take_turn(Block& block, std::mt19937_64& random, size_t turns) {
       current = fiber;
 #if defined(EMULATE_UNDER_TSAN)
       block.sanitizer = __tsan_get_current_fiber();
-      __tsan_switch_to_fiber(fiber->sanitizer, kNoSync);
+      __tsan_switch_to_fiber(fiber->seat.sanitizer, kNoSync);
 #endif
       swapcontext(&block.scheduler, &fiber->context);
       if (!block.fault.empty()) {
@@ -291,7 +302,8 @@ bool take_turn(Block& block, std::mt19937_64& random, size_t turns) {
 }
 
 std::unique_ptr<Block> make_block(uint32_t index, Grid grid, void (*body)(const void*),
-                                  const void* argument, const SharedMemory& shared) {
+                                  const void* argument, const SharedMemory& shared,
+                                  std::vector<Seat>& seats) {
   auto block = std::make_unique<Block>();
   block->fibers = std::vector<Fiber>(grid.threads);
   block->warps = std::vector<Tags>(grid.threads / kWarpSize);
@@ -302,19 +314,26 @@ std::unique_ptr<Block> make_block(uint32_t index, Grid grid, void (*body)(const 
   for (uint32_t t = 0; t < grid.threads; ++t) {
     block->fibers[t].thread_index = {t};
     block->fibers[t].block_index = {index};
-    make_fiber(block->fibers[t], *block);
+    make_fiber(block->fibers[t], *block, seats);
   }
   release(block->all, 1);
   return block;
 }
 
-void end_block([[maybe_unused]] Block& block) {
+void end_block(Block& block, std::vector<Seat>& seats) {
   acquire(block.all, 1);
-#if defined(EMULATE_UNDER_TSAN)
   for (Fiber& fiber : block.fibers) {
-    __tsan_destroy_fiber(fiber.sanitizer);
+    seats.push_back(std::move(fiber.seat));
   }
-#endif
+}
+
+// Not memcpy, which ThreadSanitizer would take for an access of the kernels' own.
+__attribute__((optimize("no-tree-loop-distribute-patterns"))) void copy_bytes(char* to,
+                                                                              const char* from,
+                                                                              size_t bytes) {
+  for (size_t i = 0; i < bytes; ++i) {
+    to[i] = from[i];
+  }
 }
 
 // Runs every workers-th block, in the schedule's order. Returns: what went wrong.
@@ -331,26 +350,32 @@ std::string run_share(uint32_t worker, Grid grid, void (*body)(const void*), con
     std::shuffle(waiting.begin(), waiting.end(), random);
   }
   const SharedMemory shared = shared_memory();
+  std::vector<Seat> seats;
   std::vector<std::unique_ptr<Block>> resident;
   while (!waiting.empty() || !resident.empty()) {
     while (resident.size() < schedule.resident && !waiting.empty()) {
-      resident.push_back(make_block(waiting.back(), grid, body, argument, shared));
+      resident.push_back(make_block(waiting.back(), grid, body, argument, shared, seats));
       waiting.pop_back();
     }
     const size_t chosen = random() % resident.size();
     Block& block = *resident[chosen];
-    std::memcpy(shared.begin, block.shared.data(), shared.bytes);
+    copy_bytes(shared.begin, block.shared.data(), shared.bytes);
     const size_t turns = resident.size() == 1 ? SIZE_MAX : 1 + random() % (2 * grid.threads);
     const bool goes_on = take_turn(block, random, turns);
-    std::memcpy(block.shared.data(), shared.begin, shared.bytes);
+    copy_bytes(block.shared.data(), shared.begin, shared.bytes);
     if (!block.fault.empty()) {
       return block.fault;
     }
     if (!goes_on) {
-      end_block(block);
+      end_block(block, seats);
       resident.erase(resident.begin() + static_cast<std::ptrdiff_t>(chosen));
     }
   }
+#if defined(EMULATE_UNDER_TSAN)
+  for (Seat& seat : seats) {
+    __tsan_destroy_fiber(seat.sanitizer);
+  }
+#endif
   return "";
 }
 

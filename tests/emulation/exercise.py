@@ -1,0 +1,193 @@
+"""Runs every op of an emulated library on small inputs, for sanitizers and planted faults:
+
+    python tests/emulation/exercise.py LIBRARY [--workers N]
+
+Prints what went wrong, a line each: results that differ from the twin or between schedules, guards that were written
+to, and faults that the emulator saw. Exits with status 1 where there was any; a sanitizer ends the process itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from metacurv import _reference as twin
+from tests.emulation.emulated import EmulatedOps, Schedule
+
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+SEED, PROBE = -3, torch.tensor(2**32 - 2)
+SCHEDULES = (
+    Schedule("ascending"),
+    Schedule("descending"),
+    *(Schedule("random", seed) for seed in range(3)),
+    Schedule("random", 3, resident=3),
+)
+GUARD = 64
+
+Ops = object  # the emulated ops, or the twins: ops by attribute
+Case = Callable[[Ops], Sequence[torch.Tensor]]
+
+
+def whole_numbers(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
+    """Of which thousands add up exactly in every dtype."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-8, 9, shape, generator=generator).to(dtype)
+
+
+def guarded(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Room like ``x`` in a larger buffer of 7s, and the buffer."""
+    buffer = torch.full((x.numel() + 2 * GUARD,), 7, dtype=x.dtype)
+    return buffer[GUARD : GUARD + x.numel()].view(x.shape), buffer
+
+
+def lists(dtype: torch.dtype) -> Iterator[list[torch.Tensor]]:
+    """Ragged tails, starts that are not aligned, more than one tile, strides, more tensors than one table holds."""
+    yield [whole_numbers(n, dtype=dtype, seed=n) for n in (1, 33, 131, 4097)]
+    yield [whole_numbers(16_390, dtype=dtype)[3:], whole_numbers(40, 50, dtype=dtype)[1::2, ::3]]
+    yield [whole_numbers(n % 40, dtype=dtype, seed=n) for n in range(70)]
+
+
+def cases() -> dict[str, Case]:
+    found: dict[str, Case] = {}
+    for dtype in DTYPES:
+        for i, tensors in enumerate(lists(dtype)):
+            coordinates = (
+                [9 + n for n in range(len(tensors))],
+                [2**39 - 7 + n for n in range(len(tensors))],
+            )
+
+            def fill(ops, tensors=tensors, coordinates=coordinates):
+                rooms, buffers = zip(*map(guarded, tensors), strict=True)
+                ops.rademacher_(list(rooms), SEED, PROBE, *coordinates)
+                return buffers
+
+            def fill_in_place(ops, tensors=tensors, coordinates=coordinates):
+                bases = [x._base.clone() if x._base is not None else x.clone() for x in tensors]
+                views = [
+                    base.as_strided(x.shape, x.stride(), x.storage_offset())
+                    for base, x in zip(bases, tensors, strict=True)
+                ]
+                ops.rademacher_(views, SEED, PROBE, *coordinates)
+                return bases
+
+            def accumulate(ops, tensors=tensors, coordinates=coordinates):
+                mean, m2 = (torch.zeros(len(tensors) + 1, dtype=torch.float64) for _ in range(2))
+                count = torch.zeros((), dtype=torch.int64)
+                for probe in range(2):
+                    ops.hutchinson_accumulate_(
+                        mean, m2, count, tensors, SEED, torch.tensor(probe), *coordinates
+                    )
+                sums = ops.signed_sum(tensors, SEED, PROBE, *coordinates)
+                return [mean, m2, count, sums]
+
+            def step(ops, tensors=tensors):
+                after = [x * 0.5 - 1 for x in tensors]
+                rooms, buffers = zip(*map(guarded, tensors), strict=True)
+                moved, more = zip(*map(guarded, tensors), strict=True)
+                keep = [0.5 ** (n % 3) for n in range(len(tensors))]
+                lr = torch.tensor(0.25, dtype=torch.float64)
+                sums = ops.step_direction_(list(rooms), tensors, after, keep, lr)
+                ops.move_(list(moved), tensors, list(rooms), -lr)
+                return [sums, *buffers, *more]
+
+            name = f"{str(dtype)[6:]}, list {i}"
+            found |= {
+                f"rademacher_, {name}": fill,
+                f"rademacher_ in place, {name}": fill_in_place,
+                f"statistics, {name}": accumulate,
+                f"step, {name}": step,
+            }
+    long = torch.ones(1).expand(515 * 16384)  # more partial sums than a warp adds
+    found["signed_sum of many tiles"] = lambda ops: [
+        ops.signed_sum([long, torch.ones(5)], SEED, PROBE, [7, 8], [0, 3])
+    ]
+    for dtype in DTYPES[:2]:
+        for rows, cols in ((1, 1), (9, 37), (3, 2051), (2, 4100)):
+
+            def factor(ops, rows=rows, cols=cols, dtype=dtype):
+                # t - t^2 sum t of whole numbers is exact; a root of a power of two keeps that
+                x = whole_numbers(rows, cols, dtype=dtype).clamp(-1, 1)
+                root = 0.5 ** whole_numbers(rows, dtype=dtype).abs()
+                return [ops.softmax_factor(x, root, SEED, PROBE, 5, 3)]
+
+            found[f"softmax_factor, {str(dtype)[6:]}, {rows} x {cols}"] = factor
+        for draws, rows, inputs, cols in (
+            (1, 1, 1, 1),
+            (2, 19, 41, 10),
+            (2, 11, 3, 1500),
+            (1, 40, 2, 3),
+        ):
+
+            def products(ops, shape=(draws, rows, cols), inputs=inputs, dtype=dtype):
+                a = whole_numbers(shape[1], inputs, dtype=dtype)
+                u, w = (whole_numbers(*shape, dtype=dtype, seed=seed) for seed in (1, 2))
+                return [ops.row_products(a, u, w), ops.row_products(a, u, u)]
+
+            found[f"row_products, {str(dtype)[6:]}, {draws} x {rows} x {cols}"] = products
+    for scale, reading in itertools.product((torch.float32, torch.float64), repeat=2):
+        for number in (12.5, float("nan"), -1.0):
+
+            def shrink(ops, scale=scale, reading=reading, number=number):
+                made = torch.tensor(0.3, dtype=scale)
+                ops.reciprocal_lr_(made, torch.tensor(number, dtype=reading), 0.1)
+                return [made]
+
+            found[f"reciprocal_lr_, {scale}, {reading}, {number}"] = shrink
+
+    def move_rates(ops):
+        scales = torch.tensor([[1.0, 3e5], [0.5, 0.1], [2.0, 1e-9], [0.0, 1.0]]).double()
+        shared = torch.tensor([2.0, 0.5, 0.4, 3.0, 0.1, 1.0]).double()
+        for loss in (0.3, 5.0):
+            reading = torch.tensor([loss, 7.3, 1.0, 0.5, 2.0]).double()
+            ops.directional_lr_(scales, shared, reading, 2.5, 0.1, 0.97, True)
+        return [scales.float(), shared.float()]  # log and exp are not torch's to the last bit
+
+    found["directional_lr_"] = move_rates
+    return found
+
+
+def problems(ops: EmulatedOps, schedules: Sequence[Schedule]) -> Iterator[str]:
+    """What differs from the twin, under any schedule."""
+    for name, case in cases().items():
+        expected = case(twin)
+        for schedule in schedules:
+            with ops.under(schedule):
+                try:
+                    results = case(ops)
+                except RuntimeError as error:
+                    yield f"{name}, {schedule}: {str(error).splitlines()[0][:300]}"
+                    break
+            if not all(map(torch.equal, results, expected)):
+                yield f"{name}, {schedule}: not what the twin gives"
+                break
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("library", type=Path)
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="host threads")
+    parser.add_argument("--first", action="store_true", help="stop at the first problem")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    schedules = SCHEDULES
+    if arguments.workers:
+        schedules = (
+            Schedule("random", 5, workers=arguments.workers),
+            Schedule("ascending", workers=arguments.workers),
+        )
+    found = 0
+    for problem in problems(EmulatedOps(arguments.library), schedules):
+        print(problem, flush=True)
+        found += 1
+        if arguments.first:
+            break
+    sys.exit(1 if found else 0)
