@@ -104,9 +104,14 @@ def cases() -> dict[str, Case]:
                 f"statistics, {name}": accumulate,
                 f"step, {name}": step,
             }
-    long = torch.ones(1).expand(515 * 16384)  # more partial sums than a warp adds
+    # 512 partial sums are a warp's to add, more the whole block's; a finish takes 960 tensors.
+    long, longer = (torch.ones(1).expand(tiles * 16384) for tiles in (512, 513))
     found["signed_sum of many tiles"] = lambda ops: [
-        ops.signed_sum([long, torch.ones(5)], SEED, PROBE, [7, 8], [0, 3])
+        ops.signed_sum([long, torch.ones(5), longer], SEED, PROBE, [7, 8, 9], [0, 3, 0])
+    ]
+    ones = [torch.full((1,), float(n)) for n in range(962)]
+    found["signed_sum of many tensors"] = lambda ops: [
+        ops.signed_sum(ones, SEED, PROBE, list(range(962)), [0] * 962)
     ]
     for dtype in DTYPES[:2]:
         for rows, cols in ((1, 1), (9, 37), (3, 2051), (2, 4100)):
