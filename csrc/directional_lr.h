@@ -42,6 +42,9 @@ METACURV_HOST_DEVICE double rate_error(double slope, double curvature, double ra
     error = within(std::log(sigma * slope / (edge > least ? edge : least)), -kMostShrinking,
                    kMostGrowth);
   }
+  if (std::isnan(error)) {  // lr d overflows beside sigma n: the rate is large
+    error = -kMostShrinking;
+  }
   if (error < 0.0) {
     *braked = 1.0;
   }

@@ -53,9 +53,9 @@ def directional_lr_(
         curvature = torch.where(moved, _mixed(curvature, read_curvature, decay), curvature)
         # How far log lr is below the one sought. Growth is nearly free until the rate was too large for the first time.
         error = torch.log(sigma * slope / torch.maximum(lr * curvature, _TINY * slope))
-        error = torch.where(slope > 0, error, -_MOST_SHRINKING).clamp(
-            -_MOST_SHRINKING, _MOST_GROWTH
-        )
+        # Where lr d overflows beside sigma n, there is no telling but that the rate is large.
+        error = torch.where((slope > 0) & ~error.isnan(), error, -_MOST_SHRINKING)
+        error = error.clamp(-_MOST_SHRINKING, _MOST_GROWTH)
         braked = torch.where((error < 0) & moved, 1.0, braked)
         error = torch.where(braked > 0, error.clamp(max=_BRAKED_GROWTH), error)
         lr = torch.where(moved, lr * torch.exp(kappa * error), lr)

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from metacurv import _validate
 from metacurv.directional.control import DirectionalControl
 from metacurv.directional.record import DirectionalRecord
+from metacurv.estimators.state import recording
 from metacurv.estimators.trace_estimate import TraceEstimate
 from metacurv.rules.directional import DirectionalRule
 from metacurv.rules.reciprocal import ReciprocalRule
@@ -70,9 +71,9 @@ class MetaCurvatureLR(OptimizerWrapper):
             as positional arguments, mappings as keyword arguments. What it draws from the global generators is seeded by
             ``seed`` and the number of batches before.
         horizon: (directional) number of steps of the training to come, over the last part of which the rate goes to zero.
-            More steps than that keep the last rate, with a warning.
+            Steps that a GradScaler skips do not count. More steps than that keep the last rate, with a warning.
         average: (directional) keep an average of the iterates, for ``averaged_parameters``, and seek the rate that serves it.
-            With ``horizon`` the parameters are set to the average once, at 0.85 of it, and finish from there.
+            With ``horizon`` the parameters are set to the average once, where the finish begins, and go on from there.
         alpha: (reciprocal, as all below) strength of the rule, >= 0, in units of 1 / trace.
         update_freq: optimizer steps between readings, >= 1; step 0 is due.
         n_hutchinson_samples: probes in a reading, >= 1; of "activation" too, where a probe is one backward pass to the layers.
@@ -298,7 +299,8 @@ class MetaCurvatureLR(OptimizerWrapper):
         if closure is not None:
             with torch.enable_grad():
                 result = closure()
-        self._control.step()
+        with recording():
+            self._control.step()
         return result
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

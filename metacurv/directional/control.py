@@ -92,6 +92,7 @@ class DirectionalControl:
         )
         self._probes.go_to(0, seed=self.seed)
         self._average = IterateAverage(self._all_parameters()) if self._averages else None
+        self._went_on_from_average = False
         self._records = Records()
         self._rate_changed()
         for group in self._base.param_groups:
@@ -123,14 +124,15 @@ class DirectionalControl:
             raise ValueError(
                 "averaged_parameters needs MetaCurvatureLR(..., average=True), got average=False"
             )
-        self._shows_average = True
-        # The step after the finish has begun has gone on from the average.
-        finishing = self._plan.is_finishing(self._steps)
+        shown = self._shows_average
+        # Before the first step there is nothing to average, and in the finish the iterates are what counts.
+        as_they_are = self._steps == 0 or self._went_on_from_average
+        self._shows_average = not as_they_are
         try:
-            with nullcontext() if finishing else self._average.in_place():
+            with nullcontext() if as_they_are or shown else self._average.in_place():
                 yield
         finally:
-            self._shows_average = False
+            self._shows_average = shown
 
     # Stepping.
 
@@ -156,6 +158,7 @@ class DirectionalControl:
         if not any(under_scales):
             self._base.step()
             self._count_step()
+            self._begin_to_finish()
             return
         # The model may have been moved, or its dtype changed, since it was wrapped.
         if self._steps == 0:
@@ -164,7 +167,7 @@ class DirectionalControl:
             )
             self._average = IterateAverage(self._all_parameters()) if self._averages else None
         first = FirstStep(self._base, self._rates, self._draw, self._backend)
-        reading = first.take(under_scales, self._state)
+        reading = first.take(under_scales, self._state, self._plan.factor(self._steps))
         self._rate_changed()
         step = self._steps
         if reading is not None:
@@ -172,6 +175,7 @@ class DirectionalControl:
             self._started = not isinstance(self._base, RAdam) or step >= _RADAM_STEPS
             self._show_scale(self._group_rates())
         self._count_step()
+        self._begin_to_finish()
         if reading is not None:
             self._record(step, reading, self._state.lr)
 
@@ -191,25 +195,43 @@ class DirectionalControl:
                 [a * b for a, b in zip(scales, largest, strict=True)],
             )
         self._count_step()  # also where measuring it fails
+        reading = None
         try:
             if line is not None and batch is not None:
-                self._measure(step, line, batch)
+                reading = self._read(line, batch)
         finally:
-            if self._average is not None and self._plan.begins_to_finish(self._steps):
-                self._average.continue_from_it()
+            self._begin_to_finish()
+        if reading is not None:
+            self._take_in(step, reading)
 
     def _count_step(self) -> None:
+        if self._average is not None:
+            if self._went_on_from_average and not self._plan.is_finishing(self._steps):
+                self._average.restart()  # a checkpoint goes on towards a later horizon
+                self._went_on_from_average = False
+            # The finish takes its own noise out: from there on the iterates are what counts.
+            if not self._went_on_from_average:
+                self._average.take()
         self._steps += 1
-        # The finish goes on from the average and takes its own noise out: from there on the iterates are what counts.
-        if self._average is not None and not self._plan.is_finishing(self._steps - 1):
-            self._average.take()
 
-    def _measure(self, step: int, line: StepLine, batch: ProbeBatch) -> None:
-        """Reads the line of the step just taken; the next is due where this raises."""
+    def _begin_to_finish(self) -> None:
+        """Where the next step is the first of the finish, it goes on from the average."""
+        if (
+            self._average is not None
+            and not self._went_on_from_average
+            and self._plan.is_finishing(self._steps)
+        ):
+            self._average.continue_from_it()
+            self._went_on_from_average = True
+
+    def _read(self, line: StepLine, batch: ProbeBatch) -> LineReading:
+        """Reads the line of the step just taken; the next step is due where this raises."""
         try:
-            reading = read_line(line, batch, self._state.lr)
+            return read_line(line, batch, self._state.lr)
         finally:
             line.go_after()
+
+    def _take_in(self, step: int, reading: LineReading) -> None:
         measured_at = self._state.lr
         self._state.update(reading.numbers, searching=step < self._plan.search_ends)
         self._rate_changed()
@@ -292,6 +314,7 @@ class DirectionalControl:
         self._rates.group_added()
         if self.rule.per_group:
             self._state.add_scale()
+            self._rate_changed()
         else:  # the rates of the other groups stay
             self._state.lr = self._state.lr * (self._rates.references[0] / before[0])
             self._rate_changed()
@@ -318,6 +341,7 @@ class DirectionalControl:
             "times": self._times.state(),
             "probes": self._probes.drawn,
             "average": None if self._average is None else self._average.state(),
+            "went_on_from_average": self._went_on_from_average,
         }
 
     def _begin_afresh(self) -> None:
@@ -357,7 +381,14 @@ class DirectionalControl:
             )
         for index, lr in enumerate(first):
             _validate.real(f"{name}['first_lrs'][{index}]", lr, low=0)
-        rule_state = self._state.checked(state["state"], f"{name}['state']")
+        for key in ("started", "went_on_from_average"):
+            if not isinstance(state[key], bool):
+                raise TypeError(
+                    f"{name}[{key!r}] must be True or False, got {_validate.describe(state[key])}"
+                )
+        # On the device where the parameters are by now.
+        empty = DirectionalState(self._plan, len(self._rates.scales), self._device, self._backend)
+        rule_state = empty.checked(state["state"], f"{name}['state']", started=state["started"])
         times = self._times.checked(state["times"], f"{name}['times']")
 
         def load() -> None:
@@ -365,7 +396,8 @@ class DirectionalControl:
             self.seed = counters["seed"]
             self._steps = counters["steps"]
             self._skipped = counters["skipped"]
-            self._started = bool(state["started"])
+            self._started = state["started"]
+            self._went_on_from_average = state["went_on_from_average"]
             self._rates.load(state["first_lrs"])
             self._state, self._times = rule_state, times
             self._probes.go_to(counters["probes"], seed=self.seed)

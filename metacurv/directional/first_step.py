@@ -45,13 +45,14 @@ class FirstStep:
         self._base, self._rates, self._draw, self._backend = base, rates, draw, backend
 
     def take(
-        self, moving: Sequence[Sequence[Tensor]], state: DirectionalState
+        self, moving: Sequence[Sequence[Tensor]], state: DirectionalState, factor: float
     ) -> LineReading | None:
         """Steps, and sets the first rate in ``state``.
 
         Args:
             moving: the parameters with a gradient under each scale; not all empty.
             state: before its first rate.
+            factor: on the rate of this step, of the horizon.
 
         Returns:
             The reading, or None where the gradients are zeros: there is then nothing to find a rate from, and no step.
@@ -65,23 +66,30 @@ class FirstStep:
         before = BaseState(self._base)
         line = StepLine(moving, self._backend)
         try:
-            self._step_far_enough(line, before)
-            if not bool(line.reach.any()):
+            has_gradient = [any(map(_is_not_zero, scale)) for scale in moving]
+            if not any(has_gradient):
+                step_base_at(self._base, self._rates.first_shares())
                 line.go_before()
                 return None
+            self._step_far_enough(line, before, has_gradient)
             reading = self._reading(line, batches)
             state.begin(reading.loss, reading.slope.abs(), reading.curvature)
             self._halve_while_it_rises(line, batches, reading.loss, state)
+            self._go(line, state, factor)
         except BaseException:
             line.go_before()
             before.restore()
             raise
         return reading
 
-    def _step_far_enough(self, line: StepLine, before: BaseState) -> None:
+    def _step_far_enough(
+        self, line: StepLine, before: BaseState, has_gradient: Sequence[bool]
+    ) -> None:
         """At a rate of 1, or at one so much larger that rounding the parameters takes few digits from the step."""
         digits = 1024 * max(torch.finfo(dtype).eps for dtype in line.dtypes)
         enough = min(digits, _LONG)
+        # A power of two; some optimizers convert the rate to the parameters' dtype.
+        most = min(2.0 ** (math.frexp(torch.finfo(dtype).max)[1] - 2) for dtype in line.dtypes)
         shares, scales = self._rates.first_shares(), self._rates.scale_of_group
         rates = [1.0] * len(line.length)
         for attempt in range(_LONGER_STEPS + 1):
@@ -95,13 +103,17 @@ class FirstStep:
                 raise ValueError(
                     "gradients must be finite at the first step, got a step that is not"
                 )
-            lengths = [u * rate for u, rate in zip(line.length.tolist(), rates, strict=True)]
-            if min(lengths) >= enough:
-                return
-            rates = [
-                rate if length >= enough else rate * _lengthening(length)
-                for rate, length in zip(rates, lengths, strict=True)
+            longer = [
+                min(rate * _lengthening(rate * length), most)
+                if moves and rate * length < enough
+                else rate
+                for rate, length, moves in zip(
+                    rates, line.length.tolist(), has_gradient, strict=True
+                )
             ]
+            if longer == rates:
+                return
+            rates = longer
 
     def _reading(self, line: StepLine, batches: list[ProbeBatch]) -> LineReading:
         """The mean over batches, other ones while the slope says that the step goes uphill."""
@@ -134,11 +146,10 @@ class FirstStep:
         before: Tensor,
         state: DirectionalState,
     ) -> None:
-        # A scheduler may begin far below the rate that is found.
-        largest = [float(share) for share in self._rates.largest(self._rates.shares())]
+        """Judged at the rate itself, wherever a scheduler begins: of a step too short to be seen, rounding would decide."""
         shares, scales = self._rates.first_shares(), self._rates.scale_of_group
         for _ in range(_HALVINGS):
-            lr = [rate * part for rate, part in zip(state.lr.tolist(), largest, strict=True)]
+            lr = state.lr.tolist()
             rates = [lr[scale] * share for scale, share in zip(scales, shares, strict=True)]
             line.step_to(keep(self._base, self._rates, rates, shares), lr)
             after = torch.stack([batch.value() for batch in batches]).mean()
@@ -146,7 +157,22 @@ class FirstStep:
                 return
             state.lr = state.lr / 2
 
+    def _go(self, line: StepLine, state: DirectionalState, factor: float) -> None:
+        """To where the step at the rate that was found leads, times what a scheduler and the horizon make of it."""
+        largest = [float(share) for share in self._rates.largest(self._rates.shares())]
+        lr = [rate * part * factor for rate, part in zip(state.lr.tolist(), largest, strict=True)]
+        shares, scales = self._rates.first_shares(), self._rates.scale_of_group
+        rates = [lr[scale] * share for scale, share in zip(scales, shares, strict=True)]
+        line.step_to(keep(self._base, self._rates, rates, shares), lr)
+
 
 def _lengthening(length: float) -> float:
     """A power of two, which rounds nothing, that makes the step about as long as the parameters."""
     return 2.0 ** (round(-math.log2(length)) if length > 0 else 24)
+
+
+def _is_not_zero(parameter: Tensor) -> bool:
+    gradient = parameter.grad
+    assert gradient is not None
+    values = gradient._values() if gradient.is_sparse else gradient
+    return bool(values.count_nonzero())

@@ -51,6 +51,12 @@ class IterateAverage:
             torch._foreach_lerp_(self.values, [wide(p) for p in self._parameters], 1 - stays)
 
     @torch.no_grad()
+    def restart(self) -> None:
+        """Forgets all iterates but the one the parameters are at."""
+        self._taken = 0
+        torch._foreach_copy_(self.values, self._parameters)
+
+    @torch.no_grad()
     def continue_from_it(self) -> None:
         """Puts the parameters where the average is."""
         torch._foreach_copy_(self._parameters, self.values)
@@ -78,8 +84,13 @@ class IterateAverage:
                 f"{name} must be a dict with taken and values, got {_validate.describe(state)}"
             )
         _validate.integer(f"{name}['taken']", state["taken"], low=0)
+        values = state["values"]
+        if not isinstance(values, list) or not all(isinstance(v, Tensor) for v in values):
+            raise ValueError(
+                f"{name}['values'] must be a list of tensors, got {_validate.describe(values)}"
+            )
         own = [tuple(v.shape) for v in self.values]
-        if (shapes := [tuple(v.shape) for v in state["values"]]) != own:
+        if (shapes := [tuple(v.shape) for v in values]) != own:
             raise ValueError(
                 f"{name}['values'] must have the parameters' shapes {own}, got {shapes}"
             )

@@ -21,10 +21,8 @@ ASSUMED_STEPS = 2000  # of a training whose length nobody gave: the search takes
 _READINGS = 100  # that a horizon would have, were all of it measured at the shortest interval
 _SHORTEST = 5  # interval, on steps
 _FINISH = 0.3  # part of the horizon
-_FINISH_OF_AVERAGE, _FROM_AVERAGE = (
-    0.15,
-    0.4,
-)  # the same from an average, and at which part of the rate
+_FINISH_OF_AVERAGE = 0.15  # the same, from an average
+_FROM_AVERAGE = 0.4  # the part of the rate that such a finish begins with
 _LONGEST, _LONGEST_HELD = 4.0, 8.0  # interval, in the shortest ones
 
 
@@ -41,8 +39,9 @@ class DirectionalRule:
             2 where momentum is not normalised (SGD); 1.6 to follow.
         search: part of the horizon, in (0, 1], in which the rate moves; 1 is all the time, also without a horizon, where
             other values are parts of 2000 steps. None: 0.25, or 1 to follow.
-        finish: part of the horizon, in [0, 1), over which the rate falls linearly to zero at its end. None: 0.3; with an
-            average 0.15, as training then goes on from the average, which has little noise left, at 0.4 of the rate.
+        finish: part of the horizon, in [0, 1), over which the rate falls linearly to zero at its end. With an average the
+            parameters are set to it where that begins, once, and go on from there at 0.4 of the rate. None: 0.3, or 0.15
+            with an average.
         kappa: gain of one reading, in (0, 1], of log lr.
         beta: decay of the averages of n and d, in [0, 1).
         start: the first rate as a part of sigma n / d, > 0. None: 0.1, or 0.03 where momentum is not normalised.
@@ -149,14 +148,11 @@ class Plan:
         """Whether the rate of ``step`` is on its way to zero."""
         return step > self.finish_begins
 
-    def begins_to_finish(self, step: int) -> bool:
-        """Whether ``step`` is the first of those."""
-        return self.is_finishing(step) and not self.is_finishing(step - 1)
-
     def factor(self, step: int) -> float:
-        """On the rate at ``step``: 1, and from ``finish_begins`` on linear, down to what the last step leaves; > 0."""
-        if not self.is_finishing(step):
+        """On the rate at ``step``: 1, and from ``finish_begins`` on linear; > 0. Beyond the horizon that of its last step."""
+        if self.horizon is not None:
+            step = min(step, self.horizon - 1)
+        if self.horizon is None or not self.is_finishing(step):
             return 1.0
-        assert self.horizon is not None
-        left = max(self.horizon - step, 1) / (self.horizon - self.finish_begins)
+        left = (self.horizon - step) / (self.horizon - self.finish_begins)
         return self.finish_from * left

@@ -88,8 +88,13 @@ class DirectionalState:
             "change": float(self._shared[_CHANGE]),
         }
 
-    def checked(self, state: Any, name: str) -> DirectionalState:
+    def checked(self, state: Any, name: str, *, started: bool) -> DirectionalState:
         """A state like this one with the numbers of ``state``.
+
+        Args:
+            state: what ``state`` gave.
+            name: for messages.
+            started: whether there are rates in it.
 
         Raises:
             TypeError, ValueError: ``state``, called ``name`` in the message, is something else.
@@ -108,8 +113,9 @@ class DirectionalState:
                 raise ValueError(
                     f"{name}[{field!r}] must be a list of {length} numbers, got {_validate.describe(values)}"
                 )
+            low, high = (MIN_LR, MAX_LR) if field == "lr" and started else (-math.inf, math.inf)
             numbers[field] = [
-                _validate.real(f"{name}[{field!r}]", v, low=-math.inf) for v in values
+                _validate.real(f"{name}[{field!r}]", v, low=low, high=high) for v in values
             ]
         shared = [
             *numbers["loss"],
