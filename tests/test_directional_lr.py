@@ -126,6 +126,15 @@ def both(scales, shared, reading, searching, sigma=2.0, kappa=0.1, beta=0.97):
     return native
 
 
+@each_backend
+def test_numbers_at_the_end_of_float64_leave_a_rate(backend):
+    scales, shared = state(4.0)
+    reading = numbers(1.0, 1.7e308, 1.7e308)
+    for _ in range(3):
+        ops.directional_lr_(scales, shared, reading, searching=True, backend=backend, **RULE)
+    assert scales[0].item() == pytest.approx(4 * math.exp(-0.3))
+
+
 @needs_native
 def test_native_is_the_twin():
     values = [0.0, -0.0, 1e-320, 1e-3, 1.0, 7.3, 1e300, -2.0, math.nan, math.inf]

@@ -100,6 +100,8 @@ def test_a_bare_checkpoint_starts_afresh() -> None:
         ({"state": {}}, "'state'.* must be a dict with"),
         ({"times": 3}, "'times'.* must be a dict with"),
         ({"average": None}, "average=True"),
+        ({"average": {"taken": 3, "values": 3}}, "'values'.* must be a list of tensors, got int 3"),
+        ({"started": 1}, "'started'.* must be True or False"),
     ],
 )
 def test_a_wrong_state_changes_nothing(change: dict[str, Any], message: str) -> None:
@@ -107,9 +109,19 @@ def test_a_wrong_state_changes_nothing(change: dict[str, Any], message: str) -> 
     train(model, opt, 5)
     state = opt.state_dict()
     before = copy.deepcopy(state)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         opt.load_state_dict({**state, "metacurv": {**state["metacurv"], **change}})
     assert_same(opt.state_dict(), before)
+
+
+@pytest.mark.parametrize("lr", [-0.1, 0.0, 1e300])
+def test_a_rate_out_of_range_is_refused(lr: float) -> None:
+    model, opt = made("Adam", "list")
+    train(model, opt, 5)
+    state = copy.deepcopy(opt.state_dict())
+    state["metacurv"]["state"]["lr"] = [lr]
+    with pytest.raises(ValueError, match=r"\['lr'\] must be a finite number >= 8.67362e-19"):
+        opt.load_state_dict(state)
 
 
 def test_a_state_of_the_other_rule_is_refused() -> None:

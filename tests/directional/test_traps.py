@@ -1,7 +1,8 @@
-"""Ways of training that went wrong once: for the prototypes (``lr-rules.md``, "Traps") or for a reader of the rule."""
+"""Ways of training that went wrong once: for the prototypes or for a reader of the rule."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
-from metacurv import directional_curvature
+from metacurv import DirectionalRule, directional_curvature
 from metacurv.directional.probe_batches import ProbeBatches
 from tests.directional.helpers import batch, data, directional, network, train, training_loss
 from tests.drop_in.helpers import assert_same, weights
@@ -178,6 +179,69 @@ def test_a_schedule_that_begins_at_zero_begins_at_zero() -> None:
     train(model, opt, 1)
     for ours, kept in zip(model.parameters(), before, strict=True):
         torch.testing.assert_close(ours.detach(), kept, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_where_a_schedule_begins_has_no_effect_on_the_first_rate(seed: int) -> None:
+    """From a point that has hardly moved, rounding decided whether the loss had risen, and halved the rate forty times."""
+    found = []
+    for schedule in (None, lambda step: min(1.0, step / 20), lambda step: max(1e-8, step / 20)):
+        model = network()
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.copy_(0.3 * torch.randn(p.shape, generator=generator))
+        opt = directional(torch.optim.AdamW(model.parameters()), model, seed=seed)
+        if schedule is not None:
+            torch.optim.lr_scheduler.LambdaLR(opt, schedule)
+        train(model, opt, 1)
+        found.append(opt.history[0].lr[0])
+    assert found[1] == found[2] == found[0]
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-4, 0.0])
+@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_begins_and_waits(dtype: torch.dtype, foreach: bool, unit: float) -> None:
+    """Gradients of zeros find no rate, also where weight decay moves the parameters; tiny ones take a long first step."""
+    model = network(dtype=dtype)
+    opt = directional(
+        torch.optim.SGD(model.parameters(), lr=1.0, foreach=foreach), model,
+        loss_fn=lambda z, y: unit * nn.functional.cross_entropy(z, y),
+    )  # fmt: skip
+    before = weights(model)
+    for p in model.parameters():
+        p.grad = torch.full_like(p, unit * 0.01)
+    if unit:
+        with contextlib.suppress(ValueError):  # this direction may be no descent
+            opt.step()
+        return
+    opt.step()
+    assert_same(weights(model), before)
+    assert opt.history == []
+    decayed = network(dtype=torch.bfloat16)
+    opt = directional(
+        torch.optim.AdamW(decayed.parameters(), weight_decay=0.1, foreach=foreach), decayed
+    )
+    before = weights(decayed)
+    for p in decayed.parameters():
+        p.grad = torch.zeros_like(p)
+    opt.step()
+    assert_same(weights(decayed), before)
+    assert opt.history == []
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 3, 4, 5])
+def test_a_group_added_per_group_at_any_step(steps: int) -> None:
+    model = network()
+    opt = directional(
+        torch.optim.SGD(model[0].parameters(), lr=1e-3), model, rule=DirectionalRule(per_group=True)
+    )
+    train(model, opt, steps)
+    opt.add_param_group({"params": list(model[3].parameters()), "lr": 1e-1})
+    assert len(opt.effective_lrs) == 2
+    train(model, opt, 6, start=steps)
+    assert all(math.isfinite(lr) and lr > 0 for lr in opt.effective_lrs)
 
 
 def test_a_group_added_with_a_larger_lr_leaves_the_others_rates() -> None:
