@@ -1,8 +1,9 @@
 """How the directional rule's settings were chosen: python benchmarks/rules_development.py [--over VARIANT] [--run VARIANT ...]
 
 Prints, for every task and variant in benchmarks/results/rules_development.jsonl, the paired difference of its validation
-results from those of another variant, positive where it is better. Seeds are 100 and on; reports are about seeds 0 to 9.
-"--run" first trains variants that today's code can still make, and adds them; the others are of the day they were tried on.
+results from those of another variant, positive where it is better. "final, no horizon" is a finish of 0 with eta 4. Seeds
+are 100 and on; reports are about seeds 0 to 9. "--run" first trains some variants that today's code can make, and adds them;
+others are of the day they were tried on.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ RULES = {
     "final, sigma 3": {"sigma": 3.0},
     "final, search .4": {"search": 0.4},
     "final, search .5": {"search": 0.5},
+    "final, interval a 200th": {"interval": 10},  # of 2000 steps
 }
 RUN_ON = ("mlp-adamw", "mlp-sgd", "mlp-relu", "friedman", "conv")
 SEEDS = range(100, 108)
@@ -34,12 +36,17 @@ SEEDS = range(100, 108)
 Results = dict[str, dict[str, dict[int, float]]]  # task -> variant -> seed -> validation result
 
 
+def _read(variant: str) -> str:
+    """Which iterate: after a finish that begins from the average, the last; else the average."""
+    return "val_last" if variant.startswith("from the average") else "val_average"
+
+
 def load() -> Results:
     found: Results = {}
     for line in KEPT.read_text().splitlines():
         record = json.loads(line)
         by_seed = found.setdefault(record["task"], {}).setdefault(record["variant"], {})
-        by_seed[record["seed"]] = record["val_average"]
+        by_seed[record["seed"]] = record[_read(record["variant"])]
     return found
 
 

@@ -1,6 +1,6 @@
 // Kernel of directional_lr_: a few numbers, by one thread.
 //
-// Compiled for sm_75 ... sm_120; never run on a GPU.
+// Compiled for sm_75 ... sm_120 with 0 spills and emulated on a CPU; never run on a GPU.
 #pragma once
 
 #include "../directional_lr.h"

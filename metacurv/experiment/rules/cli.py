@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tqdm import tqdm  # type: ignore[import-untyped]
-
 from ..environment import describe
 from ..storage import write_atomically, write_json
 from . import cost, figures, options, plan, sensitivity, settings, summary, tables
 from .store import Store
 from .tasks import TASKS, Task
-from .workers import finished
+from .workers import complete
 
 INTERRUPTED = 130
 
@@ -30,18 +28,19 @@ def main(argv: Sequence[str]) -> int:
     seeds = range(arguments.seed_start, arguments.seed_start + n_seeds)
     store = Store(arguments.out or Path("runs") / ("rules-quick" if arguments.quick else "rules"))
     methods = options.chosen_methods(arguments.methods)
+    jobs = arguments.jobs or 1
     try:
         if arguments.cost:
             return cost.run(tasks, store, arguments.progress)
         if arguments.sensitivity:
-            return sensitivity.run(tasks, seeds, store, arguments.jobs, arguments.progress)
+            return sensitivity.run(tasks, seeds, store, jobs, arguments.progress)
         if arguments.settings:
             apart = Store(store.folder / "settings")  # these runs are no part of the comparison
-            return settings.run(tasks, seeds, apart, arguments.jobs, arguments.progress)
+            return settings.run(tasks, seeds, apart, jobs, arguments.progress)
         for task in tasks:
             if not arguments.summary_only:
-                with_grid = "grid" in arguments.methods
-                _train(task, methods, seeds, store, with_grid, arguments.jobs, arguments.progress)
+                with_grid = arguments.methods is None or "grid" in arguments.methods
+                _train(task, methods, seeds, store, with_grid, jobs, arguments.progress)
             _report(tasks, methods, seeds, store, quiet=task is not tasks[-1])
     except KeyboardInterrupt:
         print("\nInterrupted; run the same command again to go on", file=sys.stderr)
@@ -66,12 +65,7 @@ def _train(
 
     # What the grid's second round is, is known when the first is finished.
     for stage in (others, grid, grid):
-        todo = [each for each in stage() if each not in store]
-        bar = tqdm(
-            finished(todo, jobs), total=len(todo), desc=task.name, disable=not progress or not todo
-        )
-        for each, record in bar:
-            store.add(each, record)
+        complete(stage(), store, jobs, task.name, progress=progress)
 
 
 def _report(

@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"of {', '.join(TASKS)} (default: all; with --quick {', '.join(QUICK_TASKS)})",
     )  # fmt: skip
     parser.add_argument(
-        "--methods", nargs="+", choices=[*GROUPS, *PUBLISHED, *DIRECTIONAL], default=list(GROUPS), metavar="METHOD",
+        "--methods", nargs="+", choices=[*GROUPS, *PUBLISHED, *DIRECTIONAL], metavar="METHOD",
         help=f"groups {', '.join(GROUPS)}, or single ones of {', '.join([*PUBLISHED, *DIRECTIONAL])} (default: all)",
     )  # fmt: skip
     parser.add_argument(
@@ -43,8 +43,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="the first seed: settings tried on some seeds are to be judged on others (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--jobs", type=whole(1), default=1, metavar="N",
-        help="runs at a time, a process of one thread each (default: %(default)s)",
+        "--jobs", type=whole(1), metavar="N",
+        help="runs at a time, a process of one thread each (default: 1)",
     )  # fmt: skip
     parser.add_argument(
         "--out",
@@ -89,8 +89,11 @@ def chosen_tasks(parser: argparse.ArgumentParser, arguments: argparse.Namespace)
         parser.error(f"at most one of {', '.join(instead)} can be given, got {', '.join(asked)}")
     if not asked:
         return arguments.tasks or list(QUICK_TASKS if arguments.quick else TASKS)
-    if arguments.quick or arguments.summary_only:
-        parser.error(f"{asked[0]} goes with neither --quick nor --summary-only")
+    others = ["--quick", "--summary-only", "--methods"]
+    if asked[0] == "--cost":
+        others += ["--seeds", "--jobs"]
+    if given := [name for name in others if getattr(arguments, name[2:].replace("-", "_"))]:
+        parser.error(f"{asked[0]} does not go with {given[0]}")
     possible = instead[asked[0]].TASK_NAMES
     if foreign := [name for name in arguments.tasks or () if name not in possible]:
         parser.error(
@@ -99,7 +102,7 @@ def chosen_tasks(parser: argparse.ArgumentParser, arguments: argparse.Namespace)
     return arguments.tasks or list(possible)
 
 
-def chosen_methods(names: list[str]) -> list[str]:
-    """Methods beside the grid, groups spelt out, each once."""
-    spelt = [method for name in names for method in GROUPS.get(name, (name,))]
+def chosen_methods(names: list[str] | None) -> list[str]:
+    """Methods beside the grid, groups spelt out, each once; all for None."""
+    spelt = [method for name in names or GROUPS for method in GROUPS.get(name, (name,))]
     return list(dict.fromkeys(spelt))

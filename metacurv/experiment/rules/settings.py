@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tqdm import tqdm  # type: ignore[import-untyped]
-
 from ..storage import write_atomically, write_json
 from . import figures
 from .plan import Run
 from .store import Store
 from .tasks import TASKS, Task, with_batches_of
 from .variants import FIELDS, PROBE_SIZES, name_of
-from .workers import finished
+from .workers import complete
 
 TASK_NAMES = ("mlp-relu", "friedman")
 OURS = "directional rule"
@@ -27,10 +25,7 @@ Results = dict[str, dict[str, dict[str, dict[float, list[float]]]]]
 def run(tasks: Sequence[Task], seeds: range, store: Store, jobs: int, progress: bool) -> int:
     """Trains what is missing of ``tasks`` and draws all that the store has whole. Returns: the exit status."""
     for task in tasks:
-        todo = [each for each in _runs(task, seeds) if each not in store]
-        bar = tqdm(finished(todo, jobs), total=len(todo), desc=task.name, disable=not progress)
-        for each, record in bar:
-            store.add(each, record)
+        complete(_runs(task, seeds), store, jobs, task.name, progress=progress)
     results: Results = {
         name: _results(TASKS[name], seeds, store)
         for name in TASK_NAMES

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
 import torch
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from .plan import Run
+from .store import Store
 from .training import Record, run
 
 
@@ -27,6 +29,14 @@ def finished(runs: Sequence[Run], jobs: int) -> Iterator[tuple[Run, Record]]:
                 yield futures[future], future.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def complete(runs: Iterable[Run], store: Store, jobs: int, what: str, *, progress: bool) -> None:
+    """Trains those of ``runs`` that ``store`` lacks, and keeps each as it comes. ``what``: for the progress bar."""
+    todo = [each for each in runs if each not in store]
+    hidden = not progress or not todo
+    for each, record in tqdm(finished(todo, jobs), total=len(todo), desc=what, disable=hidden):
+        store.add(each, record)
 
 
 def _one_thread() -> None:

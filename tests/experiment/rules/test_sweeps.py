@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from metacurv.experiment.rules import cost, sensitivity, settings, tasks
+from metacurv.experiment.rules import cost, sensitivity, settings, tasks, workers
 from metacurv.experiment.rules.catalogue import METHODS
 from metacurv.experiment.rules.cli import main
 from metacurv.experiment.rules.plan import Run
@@ -25,7 +25,9 @@ from metacurv.experiment.rules.store import Store
         ),
         (["--cost", "--tasks", "conv", "friedman"], "with --cost .* got friedman"),
         (["--cost", "--settings"], "at most one of .* got --settings, --cost"),
-        (["--settings", "--quick"], "--settings goes with neither --quick nor --summary-only"),
+        (["--settings", "--quick"], "--settings does not go with --quick"),
+        (["--cost", "--jobs", "2"], "--cost does not go with --jobs"),
+        (["--sensitivity", "--methods", "own"], "--sensitivity does not go with --methods"),
     ],
 )
 def test_options_that_do_not_go_together(
@@ -51,7 +53,7 @@ def test_settings_are_swept_one_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
         ran.extend(runs)
         return [(run, done(run)) for run in runs]
 
-    monkeypatch.setattr(settings, "finished", finished)
+    monkeypatch.setattr(workers, "finished", finished)
     task, store = tasks.TASKS["mlp-relu"], Store(tmp_path)
     settings.run([task], range(2), store, 1, progress=False)
     assert len(ran) == len(set(ran)) == 2 * (6 + 5 + 5 + 7 + 3 * 6 + 3 * 6)
@@ -71,9 +73,7 @@ def test_settings_are_swept_one_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
 def test_sensitivity_draws_what_earlier_calls_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        sensitivity, "finished", lambda runs, jobs: [(run, done(run)) for run in runs]
-    )
+    monkeypatch.setattr(workers, "finished", lambda runs, jobs: [(run, done(run)) for run in runs])
     store = Store(tmp_path)
     for name in ("friedman", "conv"):
         sensitivity.run([tasks.TASKS[name]], range(2), store, 1, progress=False)
