@@ -5,9 +5,9 @@
 // Modelled: thread and block indices; barriers of blocks and warps, which all that a barrier counts
 // must reach, at one place in the program; shuffles, whose lanes must all be in the mask, name the
 // same mask and read only from lanes in it; shared memory, which begins as NaN and ones.
-// Not modelled: warps in lockstep, caches, and stores that other blocks see late; no kernel here
-// looks at what another block of its launch wrote, and ThreadSanitizer says so (README of this
-// folder).
+// Not modelled: warps in lockstep, caches, and stores that other blocks see late. No kernel here
+// looks at what another block of its launch wrote: under ThreadSanitizer, with blocks on several
+// host threads, that would be a race (exercise.py --workers).
 #pragma once
 
 #include <cstdint>
