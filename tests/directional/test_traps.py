@@ -244,6 +244,23 @@ def test_a_group_added_per_group_at_any_step(steps: int) -> None:
     assert all(math.isfinite(lr) and lr > 0 for lr in opt.effective_lrs)
 
 
+def test_a_group_without_gradient_does_not_lengthen_the_first_step() -> None:
+    """No length would make a step of it."""
+    model = network()
+    groups = [{"params": list(model[0].parameters())}, {"params": list(model[3].parameters())}]
+    base = torch.optim.SGD(groups, lr=0.1)
+    opt = directional(base, model, rule=DirectionalRule(per_group=True))
+    steps = []
+    base.register_step_pre_hook(lambda *_: steps.append(1))
+    x, y = batch(0)
+    nn.functional.cross_entropy(model(x), y).backward()
+    for p in model[0].parameters():
+        p.grad.zero_()
+    opt.step()
+    assert len(steps) == 1
+    assert len(opt.history) == 1
+
+
 def test_a_group_added_with_a_larger_lr_leaves_the_others_rates() -> None:
     model = network()
     opt = directional(torch.optim.SGD(model[0].parameters(), lr=1e-3), model)
