@@ -350,7 +350,7 @@ def test_more_than_2_to_31_elements():
 
 @pytest.mark.parametrize("searching", [True, False])
 def test_directional_lr(searching):
-    """To a few units in the last place: log and exp are the device's own, and products are fused with sums."""
+    """To a few units in the last place: log and exp are the device's own."""
     values = [0.0, 1e-3, 7.3, -2.0, float("nan")]
     for loss, slope, curvature in itertools.product([0.3, 5.0], values, values):
         scales = torch.tensor([[1.0, 3e5], [0.5, 0.1], [2.0, 1e-9], [0.0, 1.0]]).double()

@@ -41,7 +41,14 @@ SCHEDULES = [
     Schedule("random", 8, resident=3),
     Schedule("descending", 9, resident=2),
 ]
+SEED, PROBE = -3, torch.tensor(2**32 - 2)  # the seed's 64 bits as torch passes them
 _ORDERS = ("ascending", "descending", "random")
+
+
+def whole_numbers(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
+    """Of which thousands add up exactly in every dtype that sums are taken in."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-8, 9, shape, generator=generator).to(dtype)
 
 
 def schemas() -> dict[str, str]:

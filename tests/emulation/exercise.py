@@ -19,10 +19,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from metacurv import _reference as twin
-from tests.emulation.emulated import EmulatedOps, Schedule
+from tests.emulation.emulated import PROBE, SEED, EmulatedOps, Schedule, whole_numbers
+from tests.helpers import DTYPES
 
-DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-SEED, PROBE = -3, torch.tensor(2**32 - 2)
 SCHEDULES = (
     Schedule("ascending"),
     Schedule("descending"),
@@ -33,12 +32,6 @@ GUARD = 64
 
 Ops = object  # the emulated ops, or the twins: ops by attribute
 Case = Callable[[Ops], Sequence[torch.Tensor]]
-
-
-def whole_numbers(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
-    """Of which thousands add up exactly in every dtype."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(-8, 9, shape, generator=generator).to(dtype)
 
 
 def guarded(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

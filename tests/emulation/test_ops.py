@@ -11,21 +11,20 @@ import pytest
 import torch
 
 from metacurv import _reference as twin
-from tests.emulation.emulated import EmulatedOps, same_under_all_schedules
+from tests.emulation.emulated import (
+    PROBE,
+    SEED,
+    EmulatedOps,
+    same_under_all_schedules,
+    whole_numbers,
+)
 from tests.helpers import DTYPES, carved
 from tests.layouts import READABLE, WRITABLE
 
 SIZES = [0, 1, 31, 32, 33, 127, 128, 129, 4095, 4097, 16383, 16385, 40001]
 OFFSETS = [0, 5, 2**32 - 3, 2**39 - 7]  # of the first element in its parameter
-SEED, PROBE = -3, torch.tensor(2**32 - 2)  # the seed's 64 bits as torch passes them
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 each_float = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-
-
-def whole_numbers(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
-    """Of which thousands add up exactly in every dtype that sums are taken in."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(-8, 9, shape, generator=generator).to(dtype)
 
 
 def real_numbers(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
