@@ -9,6 +9,7 @@ bound of 1 on lr is ours: where d vanishes they have none.
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import metacurv
 
@@ -41,9 +42,10 @@ class Cdat(Method):
         )
         curvature = 0.0
         if any(bool(part.any()) for part in u):
-            curvature = metacurv.directional_curvature(
-                model, self._setting.task.loss_fn, x, y, u, kind="hessian"
-            )
+            with sdpa_kernel(SDPBackend.MATH):  # attention that can be differentiated twice
+                curvature = metacurv.directional_curvature(
+                    model, self._setting.task.loss_fn, x, y, u, kind="hessian"
+                )
         self._slope = _DECAY * self._slope + (1 - _DECAY) * max(slope, 0.0)
         self._curvature = _DECAY * self._curvature + (1 - _DECAY) * abs(curvature)
         lr = self._sigma * self._slope / max(self._curvature, 1e-30)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, TensorDataset
 
 import metacurv
@@ -48,6 +50,10 @@ class SeedRule(Method):
             setting.task.optimizer(setting.model, lr), alpha=1e-2, seed=setting.seed
         )
         super().__init__(self._wrapper)
+
+    def forward(self) -> AbstractContextManager[Any]:
+        """With attention that can be differentiated twice."""
+        return sdpa_kernel(SDPBackend.MATH)
 
     def with_loss(self, loss: Tensor) -> None:
         """The line that the rule needs in the loop."""

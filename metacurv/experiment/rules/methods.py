@@ -39,6 +39,10 @@ class Method:
     def begin(self, step: int, x: Tensor, y: Tensor) -> None:
         """Before the forward pass of ``step``, counted from 0, on the batch (x, y)."""
 
+    def forward(self) -> AbstractContextManager[Any]:
+        """Around the forward pass."""
+        return nullcontext()
+
     def with_loss(self, loss: Tensor) -> None:
         """Between the forward and the backward pass."""
 

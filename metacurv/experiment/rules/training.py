@@ -46,7 +46,8 @@ class Training:
         x, y = train.x[rows], train.y[rows]
         method.begin(step, x, y)
         method.optimizer.zero_grad()
-        loss = self.task.loss_fn(self.model(x), y)
+        with method.forward():
+            loss = self.task.loss_fn(self.model(x), y)
         method.with_loss(loss)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         method.step()

@@ -30,6 +30,15 @@ def test_methods_train(method: str, task: str) -> None:
     assert len(made["curve"]) == 20
 
 
+@pytest.mark.parametrize("method", ["seed rule", "cdat"])
+def test_second_derivatives_of_attention(method: str) -> None:
+    """The fused kernel that the transformer trains with has none."""
+    training = Training(TASKS["transformer"], method, 0, 1e-3)
+    training.advance(2)
+    assert training.done == 2
+    assert not training.diverged
+
+
 def test_a_point_of_the_grid_is_torchs_adam() -> None:
     """Weights and average after 30 steps of the loop against Adam written with torch alone."""
     task = replace(TASKS["digits-mlp"], steps=30)
