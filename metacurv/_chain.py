@@ -15,6 +15,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from metacurv._scalars import scalar
+
 
 def chain_draws(
     run: ModuleType,
@@ -120,7 +122,7 @@ def chain_taylor(
 
         def drawn(number: int, *shape: int, of: int = k) -> Tensor:
             signs = log_p.new_empty(shape)
-            index = torch.tensor((probe + of) % (1 << 32), device=log_p.device)
+            index = scalar((probe + of) % (1 << 32), torch.int64, log_p.device)
             run.rademacher_([signs], seed, index, [number], [0])
             return signs
 

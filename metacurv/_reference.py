@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from metacurv import _chain, _directional_lr, _step
+from metacurv._scalars import scalar
 from metacurv._sums import CHUNK, PIECE, WORD, chunk_sums, halved, in_order
 
 BLOCK = 128  # elements served by one Philox call
@@ -191,7 +192,7 @@ def softmax_factor(
     u = sqrt_p.new_empty(n_probes, *sqrt_p.shape)
     if u.numel() == 0:
         return u
-    first = torch.as_tensor(probe, device=sqrt_p.device)
+    first = scalar(probe, torch.int64, sqrt_p.device)
     for k in range(n_probes):
         rademacher_([u[k]], seed, first + k, [number], [0])
         t = sqrt_p * u[k]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from metacurv._scalars import scalar
 from metacurv._sums import PIECE, chunk_sums, in_order
 
 
@@ -40,9 +41,7 @@ def step_direction_(
         are taken tensor by tensor, in the order of ``signed_sum``, and then added in order.
     """
     # In a tensor: on CUDA, torch divides by a number by multiplying with its reciprocal.
-    divisor = torch.as_tensor(
-        lr, dtype=torch.float64, device=direction[0].device if direction else None
-    )
+    divisor = scalar(lr, torch.float64, direction[0].device if direction else None)
     sums = []
     for u, x, y, factor in zip(direction, before, after, keep, strict=True):
         dtype = _computed_in(u)
@@ -62,5 +61,5 @@ def move_(
     """parameters <- start + distance direction, tensor by tensor."""
     for p, x, u in zip(parameters, start, direction, strict=True):
         dtype = _computed_in(p)
-        factor = torch.as_tensor(distance, dtype=torch.float64, device=p.device).to(dtype)
+        factor = scalar(distance, torch.float64, p.device).to(dtype)
         p.copy_(x.to(dtype) + factor * u.to(dtype))

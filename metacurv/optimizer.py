@@ -56,8 +56,9 @@ class MetaCurvatureLR(OptimizerWrapper):
         optimizer: any torch optimizer that steps from gradients (not LBFGS). Its parameter groups are used in place.
         rule: "reciprocal", "directional", or a ``DirectionalRule`` with settings of its own.
         model: what the loop calls for its outputs. The directional rule calls it in eval mode. The reciprocal rule needs it for
-            estimators other than "hutchinson" (inside DDP the module itself is best, as DDP may add to its graph): while a step
-            is due, a forward hook on it finds the pass that made the loss.
+            estimators other than "hutchinson": while a step is due, a forward hook on it finds the pass that made the loss. A
+            ``DistributedDataParallel`` model makes all ranks take the mean of their readings and so come to one rate; without
+            it each rank follows its own loss, and the copies of the model drift apart.
         seed: int in [0, 2^64) of probes and probe batches; the global random state is not used.
         backend: "auto", "native" or "reference" (see ``metacurv.ops``).
         on_update: called with an ``UpdateRecord`` or ``DirectionalRecord`` after every reading (on CUDA this waits for the

@@ -25,6 +25,7 @@ from metacurv.estimators.parameters import NumberedParameter, number_parameters
 from metacurv.estimators.state import StateKept
 from metacurv.estimators.trace_estimate import TraceEstimate
 from metacurv.group_parameters import named_parameters
+from metacurv.ranks import Ranks, one_copy
 from metacurv.rules.reciprocal import ReciprocalRule
 from metacurv.rules.smoothing import BiasCorrectedEma
 from metacurv.step_capture import ACTIVATION_ESTIMATORS, ActivationEstimator, StepCapture
@@ -97,9 +98,10 @@ class TraceControl:
         parameters = self._parameters()
         self._with_buffers: list[nn.Module] = []
         if model is not None:
-            capture = StepCapture(model, parameters)  # checks it
+            capture = StepCapture(one_copy(model), parameters)  # checks it
             self._with_buffers = [module for module in model.modules() if module._buffers]
             self._capture = None if estimator == "hutchinson" else capture
+        self._ranks = Ranks(model)
         self._reset()
 
     def _reset(self) -> None:
@@ -112,7 +114,8 @@ class TraceControl:
         self._last: TraceReading | None = None
         self._ema = BiasCorrectedEma(self._ema.beta)
         self._skipped = torch.zeros((), dtype=torch.int64, device="cpu")
-        self._set_scale(torch.ones((), dtype=torch.float64, device="cpu"))
+        self._scale = torch.ones((), dtype=torch.float64, device="cpu")
+        self._set_scale(self._scale)
         self._listen_if_due()
 
     @property
@@ -214,6 +217,7 @@ class TraceControl:
 
     def _commit(self, reading: TraceReading) -> None:
         """Lets the rule turn a reading into the scale that the next step uses."""
+        reading = self._over_ranks(reading)
         self._last = reading
         self._readings += 1
         self._measured_step = self._steps
@@ -230,6 +234,17 @@ class TraceControl:
         if self.on_update is not None:
             self.on_update(self._record(reading.estimate(), float(smoothed)))
 
+    def _over_ranks(self, reading: TraceReading) -> TraceReading:
+        """With the mean of all ranks' traces and its error; what is of single parameters stays this rank's."""
+        if self._ranks.count == 1:
+            return reading
+        mean, m2 = self._ranks.mean(torch.stack([reading.mean[-1], reading.m2[-1]])).unbind()
+        return replace(
+            reading,
+            mean=torch.cat([reading.mean[:-1], mean[None]]),
+            m2=torch.cat([reading.m2[:-1], m2[None] / self._ranks.count]),
+        )
+
     def _record(self, estimate: TraceEstimate, smoothed: float) -> UpdateRecord:
         return UpdateRecord(
             step=self._steps,
@@ -242,11 +257,14 @@ class TraceControl:
         )
 
     def _set_scale(self, scale: Tensor) -> None:
-        self._scale = scale
-        self._cached_scale: float | None = None
         on_device = stays_on_device(self._base)
+        if on_device and self._scale.device == scale.device:
+            self._scale.copy_(scale)  # steps in a captured graph read this memory
+        else:
+            self._scale = scale
+        self._cached_scale: float | None = None
         for group in self._base.param_groups:
-            group["lr_scale"] = scale if on_device else self._host_scale()
+            group["lr_scale"] = self._scale if on_device else self._host_scale()
 
     def _host_scale(self) -> float:
         """The scale as a float, read from the device at most once a reading."""

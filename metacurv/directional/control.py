@@ -293,7 +293,8 @@ class DirectionalControl:
     # Reporting.
 
     def _record(self, step: int, reading: LineReading, measured_at: Tensor) -> None:
-        interval = self._times.measured(step, self._state.change)
+        change = None if stays_on_device(self._base) else self._state.change
+        interval = self._times.measured(step, change)
         lrs = (measured_at, self._state.lr)
         self._records.add(step, interval, reading, lrs, self._state.accepted)
         if self.on_update is not None:

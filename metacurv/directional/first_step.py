@@ -153,7 +153,7 @@ class FirstStep:
             rates = [lr[scale] * share for scale, share in zip(scales, shares, strict=True)]
             line.step_to(keep(self._base, self._rates, rates, shares), lr)
             after = torch.stack([batch.value() for batch in batches]).mean()
-            if bool(batches[0].over_ranks(after) <= before):
+            if bool(batches[0].ranks.mean(after) <= before):
                 return
             state.lr = state.lr / 2
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from metacurv import _validate
+from metacurv._scalars import scalar
 from metacurv.base_step import Rate
 from metacurv.directional.decoupled_decay import decoupled_decay
 
@@ -113,6 +114,4 @@ def _largest(values: Sequence[Rate]) -> Rate:
     tensors = [value for value in values if isinstance(value, Tensor)]
     if not tensors:
         return max(values)
-    return torch.stack(
-        [torch.as_tensor(v, dtype=torch.float64, device=tensors[0].device) for v in values]
-    ).amax()
+    return torch.stack([scalar(v, torch.float64, tensors[0].device) for v in values]).amax()

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from metacurv import _validate
@@ -17,6 +16,7 @@ from metacurv.estimators.model_loss import call_model
 from metacurv.estimators.precision import wide
 from metacurv.estimators.state import StateKept
 from metacurv.group_parameters import check_model_has_some
+from metacurv.ranks import Ranks
 
 
 class ProbeModel:
@@ -41,21 +41,12 @@ class ProbeModel:
         check_model_has_some(model, (p for group in base.param_groups for p in group["params"]))
         self.model = model
         self.loss_fn = loss_fn
-        self.is_distributed = isinstance(model, DistributedDataParallel)
+        self.ranks = Ranks(model)
 
     def batch(self, pair: tuple[Any, Any], device: torch.device) -> ProbeBatch:
         """The loss on one batch."""
         assert self.loss_fn is not None
         return ProbeBatch(self, pair[0], OutputLoss(self.loss_fn, pair[1]), device)
-
-    def over_ranks(self, numbers: Tensor) -> Tensor:
-        """The mean over the processes of a DDP model, which must all come to the same rate; ``numbers`` itself elsewhere."""
-        if not self.is_distributed:
-            return numbers
-        group: Any = self.model.process_group
-        total = numbers.clone()
-        torch.distributed.all_reduce(total, group=group)
-        return total.div_(torch.distributed.get_world_size(group))
 
 
 class ProbeBatch:
@@ -65,7 +56,7 @@ class ProbeBatch:
         self, owner: ProbeModel, inputs: Any, loss: OutputLoss, device: torch.device
     ) -> None:
         self._model, self._inputs, self.loss, self._device = owner.model, inputs, loss, device
-        self.over_ranks = owner.over_ranks
+        self.ranks = owner.ranks
         self._modules = list(owner.model.modules())
         loss_fn = owner.loss_fn
         self._loss_modules = list(loss_fn.modules()) if isinstance(loss_fn, nn.Module) else []

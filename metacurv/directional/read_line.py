@@ -38,7 +38,7 @@ def read_line(line: StepLine, batch: ProbeBatch, weights: Tensor) -> LineReading
     centre = [(plus + minus) / 2 for plus, minus in zip(*sides[0], strict=True)]
     with batch.loss_quiet():
         reading = read_lines(batch.loss, centre, tangents, weights)
-    return LineReading(batch.over_ranks(reading.numbers))
+    return LineReading(batch.ranks.mean(reading.numbers))
 
 
 def _difference(plus: Tensor, minus: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -26,35 +27,45 @@ class MeasuringTimes:
         self._fewest, self._most, self._regular_until = fewest, most, regular_until
         self._length = float(self._fewest)
         self._next = 0
-        self._change = _Lagged()
+        # Where nobody looks at the rate: it is held after the regular readings, and with none of them always moves.
+        self._unseen = most if regular_until else math.sqrt(fewest * most)
+        self._change: Tensor | None = None
 
     def is_due(self, step: int) -> bool:
         """Whether ``step`` is to be measured."""
         return step >= self._next
 
-    def measured(self, step: int, change: Tensor) -> int:
+    def measured(self, step: int, change: Tensor | None) -> int:
         """``step`` was measured and log lr moved by ``change``, 0-dim. Returns: steps to the next reading.
 
-        The length follows the change of the reading before, so that on CUDA nothing waits for the step just launched.
+        The length follows the change of the reading before, which a device has long finished. ``change`` None: nothing may wait
+        for the device, and the length is the same however the rate moves.
         """
-        before = self._change.swap(change)
+        before, self._change = self._last_change(), change
         early = min(_EARLY_INTERVAL, self._fewest)
         if step + early < _EARLY_STEPS:
             self._next = step + early
             return early
-        if before is not None and step >= self._regular_until:
-            if before == 0:  # the rate is held
-                self._length = self._most
-            elif before < _STEADY:
-                self._length = min(self._length * _LONGER, self._most)
-            elif before > _MOVING:
-                self._length = max(self._length / _SHORTER, self._fewest)
+        if step >= self._regular_until:
+            self._length = self._unseen if change is None else self._adapted(before)
         self._next = step + int(self._length)
         return int(self._length)
 
+    def _adapted(self, change: float | None) -> float:
+        if change is None:
+            return self._length
+        if change == 0:  # the rate is held
+            return self._most
+        if change < _STEADY:
+            return min(self._length * _LONGER, self._most)
+        return max(self._length / _SHORTER, self._fewest) if change > _MOVING else self._length
+
+    def _last_change(self) -> float | None:
+        return None if self._change is None else float(self._change)
+
     def state(self) -> dict[str, Any]:
         """Numbers only, for a state dict."""
-        return {"next": self._next, "length": self._length, "change": self._change.value()}
+        return {"next": self._next, "length": self._length, "change": self._last_change()}
 
     def checked(self, state: Any, name: str) -> MeasuringTimes:
         """Times like these that go on from ``state``.
@@ -73,38 +84,5 @@ class MeasuringTimes:
         new._length = min(max(length, self._fewest), self._most)
         if state["change"] is not None:
             change = _validate.real(f"{name}['change']", state["change"], low=0)
-            new._change.swap(torch.tensor(change, dtype=torch.float64, device="cpu"))
+            new._change = torch.tensor(change, dtype=torch.float64, device="cpu")
         return new
-
-
-class _Lagged:
-    """A number that is looked at one reading after it was made; on CUDA its copy to the host has long arrived by then."""
-
-    def __init__(self) -> None:
-        self._copy: Tensor | None = None
-        self._arrived: torch.cuda.Event | None = None
-
-    def swap(self, number: Tensor) -> float | None:
-        """Takes ``number``, and returns the one before it."""
-        before = self.value()
-        self._copy, self._arrived = number, None
-        if number.is_cuda:
-            self._copy = torch.empty_like(number, device="cpu", pin_memory=True)
-            self._copy.copy_(number, non_blocking=True)
-            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._arrived.record()
-        return before
-
-    def value(self) -> float | None:
-        """The number last taken."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        return None if self._copy is None else float(self._copy)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {
-            "_copy": None
-            if (value := self.value()) is None
-            else torch.tensor(value, dtype=torch.float64, device="cpu"),
-            "_arrived": None,
-        }

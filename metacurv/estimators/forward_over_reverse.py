@@ -21,6 +21,7 @@ from torch import Tensor
 from metacurv.estimators.cotangent_capture import prepare_rules
 from metacurv.estimators.double_backward import gradient_graph, hessian_vector_products
 from metacurv.estimators.errors import explain_differentiation_errors
+from metacurv.estimators.kept_tables import kept_table
 from metacurv.estimators.moments import CombinedMoments
 from metacurv.estimators.parameters import NumberedParameter
 from metacurv.estimators.probe_products import Probe, dot
@@ -129,7 +130,7 @@ class ForwardOverReverse:
             }
             curved = [p for p, row in rows.items() if any(row)]  # the others' samples are exactly 0
             device = self.parameters[0].tensor.device
-            table = torch.tensor([rows[p] for p in curved], dtype=torch.float64, device=device)
-            self.moments = CombinedMoments(curved, device, table.view(len(curved), len(products)))
+            table = kept_table([rows[p] for p in curved], len(products), device)
+            self.moments = CombinedMoments(curved, device, table)
         if products:
             self.moments.add_terms(products)

@@ -35,6 +35,7 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from metacurv.estimators.double_backward import gradient_graph, hessian_vector_products
 from metacurv.estimators.errors import explain_differentiation_errors
 from metacurv.estimators.graph import LossGraph
+from metacurv.estimators.kept_tables import kept_table
 from metacurv.estimators.linear_uses import LinearUse, find_linear_uses
 from metacurv.estimators.moments import SampleMoments
 from metacurv.estimators.parameters import NumberedParameter
@@ -231,9 +232,6 @@ class FactoredDoubleBackward:
             return torch.zeros(len(self._factored), dtype=torch.float64, device=drawn.index.device)
         if self._assignment is None:
             # Which terms exist depends on the graph only, so the first probe's table serves all.
-            self._assignment = torch.tensor(
-                [[owner.get(p.number, 0.0) for owner in owners] for p in self._factored],
-                dtype=torch.float64,
-                device=drawn.index.device,
-            )
+            rows = [[owner.get(p.number, 0.0) for owner in owners] for p in self._factored]
+            self._assignment = kept_table(rows, len(terms), drawn.index.device)
         return self._assignment @ torch.stack(terms).to(torch.float64)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from metacurv._scalars import scalar
 from metacurv.estimators.graph_walk import Walk, signed
 from metacurv.estimators.node_kinds import RELABELLINGS
 from metacurv.estimators.parameters import NumberedParameter
@@ -229,7 +230,7 @@ def _factor(site: Site, walk: Walk) -> Tensor | None:
     alpha = at._saved_alpha if name in ("AddBackward0", "SubBackward0") and site.position else 1
     alpha = -alpha if name == "SubBackward0" and site.position else alpha
     device = walk.nodes[site.node]._input_metadata[0].device
-    return None if alpha == 1 else torch.tensor(float(alpha), device=device)
+    return None if alpha == 1 else scalar(float(alpha), torch.get_default_dtype(), device)
 
 
 def _normalised(name: str, at: Any) -> Tensor:

@@ -44,10 +44,10 @@ class CapturableSGDW(Optimizer):
 
 @pytest.mark.parametrize("per_group", [False, True])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_after_the_first_step_only_an_old_number_is_read(
+def test_after_the_first_step_no_number_is_read(
     decay: float, per_group: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reading reads one number, the change that the reading before made: on CUDA it has arrived long ago."""
+    """Intervals then do not depend on what the readings find."""
     from metacurv import DirectionalRule
 
     monkeypatch.setattr(control, "stays_on_device", lambda base: True)
@@ -68,7 +68,7 @@ def test_after_the_first_step_only_an_old_number_is_read(
             train(model, opt, 1, start=step)
             readings += due
     assert readings > 12
-    assert reads.count == readings
+    assert reads.count == 0
     assert all(isinstance(group["lr_scale"], Tensor) for group in opt.param_groups)
     assert type(opt.param_groups[0]["lr"]) is float
     assert len(opt.history) == readings + 1  # read now

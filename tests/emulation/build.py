@@ -92,6 +92,18 @@ def build(
     return library
 
 
+def build_stand_in(folder: Path) -> Path:
+    """Compiles stand_in.cpp, which must know torch as a part of it does, to a library in ``folder``."""
+    torch_libraries = library_paths()
+    library = folder / "libcuda_stand_in.so"
+    _run([
+        COMPILER, "-std=c++20", "-O1", "-fPIC", "-shared", *(f"-isystem{path}" for path in include_paths()),
+        str(HERE / "stand_in.cpp"), "-o", str(library), *(f"-L{path}" for path in torch_libraries),
+        "-ltorch", "-ltorch_cpu", "-lc10", *(f"-Wl,-rpath,{path}" for path in torch_libraries),
+    ])  # fmt: skip
+    return library
+
+
 def runtime(sanitizer: str) -> str:
     """What LD_PRELOAD must name before a process may load an instrumented library; "" for nothing."""
     name = RUNTIMES[sanitizer]

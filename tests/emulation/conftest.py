@@ -1,16 +1,18 @@
-"""The emulated library, built once a session (a quarter of a minute)."""
+"""The emulated library, built once a session (a quarter of a minute), and nvcc where there is one."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from filelock import FileLock
 
 from tests.emulation.build import COMPILER, build
 from tests.emulation.emulated import EmulatedOps
+from tests.emulation.nvcc import CudaUnavailableError, Nvcc
 
 # A session inside a session, under a sanitizer or with a planted fault, brings the library to look at.
 LIBRARY = os.environ.get("METACURV_EMULATED_LIBRARY")
@@ -28,3 +30,19 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> EmulatedOps:
     with FileLock(shared / "emulation.lock"):
         library = folder / "libmetacurv_emulated.so"
         return EmulatedOps(library if library.exists() else build(folder))
+
+
+@pytest.fixture(scope="session")
+def nvcc() -> Nvcc:
+    """Skips the test where there is none, which METACURV_REQUIRE_NVCC=1, as in CI, makes a failure."""
+    try:
+        return Nvcc.find()
+    except CudaUnavailableError as error:
+        no_tool(str(error))
+
+
+def no_tool(why: str) -> NoReturn:
+    """For what needs more than a C++ compiler."""
+    if os.environ.get("METACURV_REQUIRE_NVCC") == "1":
+        pytest.fail(f"METACURV_REQUIRE_NVCC=1, but {why}")
+    pytest.skip(why)

@@ -2,7 +2,8 @@
 
 Compiles all kernels for all architectures (a minute and a half on two cores) and prints the table. Fails where a kernel
 spills registers or keeps anything on a stack, and where the table is another than the one in resources.json, which
-``--update`` writes anew. With another nvcc than the one that made it, a few registers more or less are no failure.
+``--update`` writes anew, with the table of docs/cuda.md. With another nvcc than the one that made it, a few registers more
+or less are no failure.
 """
 
 from __future__ import annotations
@@ -12,15 +13,19 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.emulation.nvcc import CudaUnavailableError, Kernel, Nvcc  # noqa: E402
+from tests.emulation.cuda_page import write_section
+from tests.emulation.nvcc import CudaUnavailableError, Kernel, Nvcc
 
 KEPT = Path(__file__).with_name("resources.json")
 _MORE_REGISTERS, _MORE_SHARED = 8, 1024  # that another nvcc may take: registers come in eights
 
-Table = dict[str, dict[str, list[int]]]  # kernel -> architecture -> registers, bytes of shared memory
+Table = dict[
+    str, dict[str, list[int]]
+]  # kernel -> architecture -> registers, bytes of shared memory
 
 
 def table(kernels: dict[str, dict[str, Kernel]]) -> Table:
@@ -91,6 +96,7 @@ def main() -> int:
     print(f"nvcc {nvcc.toolkit.version}, registers a thread:\n\n{markdown(rows)}\n")
     wrong = spilling(kernels)
     if arguments.update:
+        write_section("registers", markdown(rows))
         KEPT.write_text(
             json.dumps({"nvcc": nvcc.toolkit.version, "kernels": rows}, indent=1) + "\n"
         )
@@ -103,8 +109,14 @@ def main() -> int:
 
 def changed(rows: Table, nvcc: Nvcc) -> list[str]:
     """``differences`` from the table that is kept."""
-    kept = json.loads(KEPT.read_text())
-    return differences(rows, kept["kernels"], same_nvcc=kept["nvcc"] == nvcc.toolkit.version)
+    before = kept()
+    return differences(rows, before["kernels"], same_nvcc=before["nvcc"] == nvcc.toolkit.version)
+
+
+def kept() -> dict[str, Any]:
+    """The table under "kernels", and the version of nvcc that made it under "nvcc"."""
+    content: dict[str, Any] = json.loads(KEPT.read_text())
+    return content
 
 
 if __name__ == "__main__":

@@ -1,30 +1,31 @@
 """Reads the kernels' machine code: loops, widths of loads, instructions an element. Needs nvcc and nvdisasm, but no GPU.
 
-    python tests/emulation/sass.py      # the table of docs/cuda.md
+    python tests/emulation/sass.py [--update]
 
-An innermost loop that touches global memory is a kernel's work; what one turn of it takes, over the elements that it
-handles, gives the time that instructions cost, beside that of the memory traffic: a roofline on paper, for an A100 and an H100.
+Prints, and with --update writes into docs/cuda.md, a roofline on paper: what the memory traffic of an element takes, and what
+the instructions take that one turn of the kernel's innermost loop has for it, on an A100 and an H100.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.emulation.nvcc import Nvcc, demangle  # noqa: E402
+from tests.emulation.cuda_page import write_section
+from tests.emulation.nvcc import CudaUnavailableError, Nvcc, demangle
 
 PACKAGE = "nvidia-cuda-nvdisasm"
-ARCHS = ("80", "90")  # of the A100 and the H100
+
 
 _FUNCTION = re.compile(r"^\.text\.(\w+):$")
 _LABEL = re.compile(r"^(\.L_\w+):$")
@@ -110,7 +111,9 @@ def _code(lines: list[str]) -> Code:
     # "BRA to itself" pads the end of every function.
     spans = [(first, last) for first, last in spans if first < last]
     inner = [
-        (a, b) for a, b in spans if not any((c, d) != (a, b) and a <= c and d <= b for c, d in spans)
+        (a, b)
+        for a, b in spans
+        if not any((c, d) != (a, b) and a <= c and d <= b for c, d in spans)
     ]
     return Code(tuple(instructions), tuple(Loop(tuple(instructions[a : b + 1])) for a, b in inner))
 
@@ -121,22 +124,153 @@ def disassemble(nvdisasm: str, cubin: Path) -> dict[str, Code]:
     return {demangle(name): code for name, code in read(done.stdout).items()}
 
 
-def all_kernels(nvcc: Nvcc, folder: Path, archs: tuple[str, ...] = ARCHS) -> dict[str, dict[str, Code]]:
-    """By architecture and readable name; compiles into ``folder``."""
+@dataclass(frozen=True)
+class Gpu:
+    """What bounds a loop: NVIDIA's data sheets; results a clock and multiprocessor from the CUDA C++ Programming Guide."""
+
+    name: str
+    arch: str
+    bandwidth: float  # bytes a second
+    processors: int
+    clock: float  # Hz, from the peak of float32
+    double: int  # float64 results a clock and multiprocessor
+    issue: int = (
+        128  # results of all instructions: four schedulers, a warp instruction a clock each
+    )
+    slow: int = 16  # conversions from and to 64 bits, reciprocals
+
+    def seconds(self, loop: Loop, elements: int) -> float:
+        """What the instructions of an element take, at the busiest of the three."""
+        clocks = max(
+            len(loop.instructions) / self.issue,
+            loop.count(r"D(ADD|MUL|FMA|SETP)\b.*") / self.double,
+            loop.count(r"F2F\.F64.*|F2F\.F32\.F64.*|MUFU.*") / self.slow,
+        )
+        return clocks / elements / self.processors / self.clock
+
+
+GPUS = (
+    Gpu("A100", "80", 1555e9, 108, 1.41e9, 32),  # SXM4, 40 GB
+    Gpu("H100", "90", 3350e9, 132, 1.98e9, 64),  # SXM5
+)
+ARCHS = tuple(gpu.arch for gpu in GPUS)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A loop of a kernel, and what one turn of it does.
+
+    Attributes:
+        kernel: readable name.
+        what: for the table.
+        traffic: bytes of an element between the GPU's memory and the kernel, caches being of no help.
+        access: pattern of instructions by which the loop is found.
+        count: of those in the loop.
+        elements: that one turn handles.
+        place: among the loops with as many, in the order of the code.
+    """
+
+    kernel: str
+    what: str
+    traffic: int
+    access: str
+    count: int
+    elements: int
+    place: int = 0
+
+    def find(self, code: Code) -> Loop:
+        """Raises LookupError where the code has no such loop (any more)."""
+        loops = [loop for loop in code.loops if loop.count(self.access) == self.count]
+        if len(loops) <= self.place:
+            raise LookupError(f"{self}: {len(loops)} loops with that many")
+        return loops[self.place]
+
+
+def _packed(kernel: str, access: str, packs: int, count: int, streams: int) -> Iterator[Work]:
+    """A loop for each dtype, in the order that the code has them; a pack has 16 bytes."""
+    for place, (dtype, size) in enumerate(
+        (("float64", 8), ("float32", 4), ("bfloat16", 2), ("float16", 2))
+    ):
+        elements = packs * 16 // size
+        yield Work(kernel, dtype, streams * size, access, count, elements, place)
+
+
+_WIDE_LOAD = r"LDG\.E\.128"
+WORK = (
+    *_packed("rademacher_kernel", "LDS", packs=8, count=8, streams=1),
+    *_packed("signed_sum_kernel", _WIDE_LOAD, packs=8, count=8, streams=1),
+    *_packed("step_direction_kernel", _WIDE_LOAD, packs=2, count=4, streams=3),
+    *_packed("move_kernel", _WIDE_LOAD, packs=2, count=4, streams=3),
+    Work("row_products_kernel<float>", "u and w", 8, r"LDG\.E", 8, 4),
+    Work("row_products_kernel<float>", "u twice", 4, r"LDG\.E", 4, 4),
+    Work("row_products_kernel<double>", "u and w", 16, r"LDG\.E\.64", 12, 4),
+    Work("row_products_kernel<double>", "u twice", 8, r"LDG\.E\.64", 8, 4),
+    Work("squared_norms_kernel<float>", "", 4, r"LDG\.E", 4, 4),
+    Work("squared_norms_kernel<double>", "", 8, r"LDG\.E\.64", 4, 4),
+    Work("softmax_factor_kernel<float, 1>", "sum", 4, r"LDG\.E", 4, 4, 0),
+    Work("softmax_factor_kernel<float, 1>", "u", 8, r"LDG\.E", 4, 4, 1),
+    Work("softmax_factor_kernel<double, 1>", "sum", 8, r"LDG\.E\.64", 4, 4, 0),
+    Work("softmax_factor_kernel<double, 1>", "u", 16, r"LDG\.E\.64", 4, 4, 1),
+)
+
+Codes = dict[str, dict[str, Code]]  # architecture -> readable name
+
+
+def disassembled(nvcc: Nvcc, folder: Path) -> Codes:
+    """All kernels for the GPUs of the table; compiles into ``folder``.
+
+    Raises:
+        NoDisassemblerError: there is no nvdisasm.
+    """
     nvdisasm = find_nvdisasm(nvcc)
-    nvcc.cubins(folder, archs)
-    found: dict[str, dict[str, Code]] = {arch: {} for arch in archs}
-    for arch in archs:
+    nvcc.cubins(folder, ARCHS)
+    found: Codes = {arch: {} for arch in ARCHS}
+    for arch in ARCHS:
         for cubin in sorted(folder.glob(f"*.{arch}.cubin")):
             found[arch].update(disassemble(nvdisasm, cubin))
     return found
 
 
+def markdown(codes: Codes) -> str:
+    """Picoseconds an element: memory / instructions. The larger is the bound."""
+    lines = [
+        f"| kernel | loop | bytes | instructions, {' / '.join(f'sm_{a}' for a in ARCHS)} | "
+        + " | ".join(f"{gpu.name}: memory / instructions, ps" for gpu in GPUS)
+        + " |",
+        "|---|---|---|---|" + "---|" * len(GPUS),
+    ]
+    for work in WORK:
+        loops = {arch: work.find(codes[arch][work.kernel]) for arch in ARCHS}
+        counts = " / ".join(
+            f"{len(loop.instructions) / work.elements:.1f}" for loop in loops.values()
+        )
+        times = [
+            f"{1e12 * work.traffic / gpu.bandwidth:.2f} / {1e12 * gpu.seconds(loops[gpu.arch], work.elements):.2f}"
+            for gpu in GPUS
+        ]
+        lines.append(
+            f"| `{work.kernel}` | {work.what} | {work.traffic} | {counts} | {' | '.join(times)} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--update", action="store_true", help="write it into docs/cuda.md")
+    arguments = parser.parse_args()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            text = markdown(disassembled(Nvcc.find(), Path(folder)))
+    except (CudaUnavailableError, NoDisassemblerError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(text)
+    if arguments.update:
+        write_section("roofline", text)
+    return 0
+
+
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as scratch:
-        made = all_kernels(Nvcc.find(), Path(scratch))
-    for arch, codes in made.items():
-        for name, code in codes.items():
-            print(arch, name, len(code.instructions))
-            for loop in code.loops:
-                print("    ", len(loop.instructions), dict(Counter(loop.instructions)))
+    sys.exit(main())

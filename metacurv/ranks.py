@@ -1,0 +1,34 @@
+"""The processes that train copies of one model, which must all come to the same learning rate."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+class Ranks:
+    """Those of ``model``, if it is a ``DistributedDataParallel``; else this process alone."""
+
+    def __init__(self, model: nn.Module | None) -> None:
+        self._model = model if isinstance(model, DistributedDataParallel) else None
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        if self._model is None:
+            return 1
+        return torch.distributed.get_world_size(self._model.process_group)
+
+    def mean(self, numbers: Tensor) -> Tensor:
+        """Over all of them, which must all call it; ``numbers`` itself where there is one."""
+        if self._model is None:
+            return numbers
+        total = numbers.clone()
+        torch.distributed.all_reduce(total, group=self._model.process_group)
+        return total.div_(self.count)
+
+
+def one_copy(model: nn.Module) -> nn.Module:
+    """What a ``DistributedDataParallel`` wraps; it may add operations of its own to the output. Else ``model``."""
+    return model.module if isinstance(model, DistributedDataParallel) else model

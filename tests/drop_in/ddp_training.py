@@ -1,0 +1,58 @@
+"""One of two processes of a DDP training, for test_ddp.py: python -m tests.drop_in.ddp_training ESTIMATOR RANK FOLDER"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import torch
+from torch import nn
+
+import metacurv
+from metacurv.estimators.hutchinson import trace_of_loss
+from metacurv.estimators.parameters import number_parameters
+
+
+def main(estimator: str, rank: int, folder: str) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+    )
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).double()
+    numbered = number_parameters(list(model.named_parameters()))
+    parallel = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+    records: list[metacurv.UpdateRecord] = []
+    opt = metacurv.MetaCurvatureLR(
+        torch.optim.SGD(model.parameters(), lr=0.5),
+        alpha=0.5,
+        update_freq=2,
+        model=parallel,
+        estimator=estimator,
+        on_update=records.append,
+    )
+    torch.manual_seed(1 + rank)
+    local = []  # what hutchinson reads on this rank alone
+    for step in range(6):
+        x, y = torch.randn(8, 6).double(), torch.randint(0, 3, (8,))
+        opt.zero_grad()
+        if step % 2 == 0:
+            alone = nn.functional.cross_entropy(model(x), y)
+            reading = trace_of_loss(
+                alone, numbered, seed=0, first_probe=step // 2, n_samples=1, backend="auto"
+            )
+            local.append(reading.trace.item())
+        loss = nn.functional.cross_entropy(parallel(x), y)
+        opt.update_curvature(loss)
+        loss.backward()
+        opt.step()
+    found = {"records": [vars(r) for r in records], "local": local, "model": model.state_dict()}
+    torch.save(found, f"{folder}/{rank}.pt")
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    os._exit(0)  # on a busy machine gloo's threads outlive their owners, and abort the exit

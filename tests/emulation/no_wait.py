@@ -1,0 +1,166 @@
+"""Trains on stand-ins for CUDA tensors, due and other steps alike, with an alarm for whatever would wait for the GPU:
+
+    python tests/emulation/no_wait.py LIBRARY
+
+LIBRARY is stand_in.cpp, compiled. Prints a line for each case; exits with 1 where one waits, where its learning rates are
+not those of the same training on the CPU, or where one that does wait goes unnoticed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+if __name__ == "__main__":
+    ctypes.CDLL(sys.argv[1])  # before torch looks for a GPU for the first time
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import metacurv
+from metacurv import _native
+from tests.emulation.stand_in import WouldWait, alarm, stand_in_device
+
+# The directional rule's first step may wait, as it decides by what it reads; on RAdam each of the first six is one.
+STEPS, WARM_UP, COMPARED = 24, 7, 8
+BASES = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Rprop")
+# Turn a rate in a tensor into a number at every step, with or without this package.
+WAITING_BASES = ("RMSprop", "Adadelta")
+Make = Callable[[nn.Module, Tensor, Tensor], torch.optim.Optimizer]
+
+
+def bare(base: str, *, tensor_lr: bool = False) -> Make:
+    """The base alone."""
+
+    def make(model: nn.Module, x: Tensor, y: Tensor) -> torch.optim.Optimizer:
+        device = next(model.parameters()).device
+        lr = torch.tensor(1e-3, device=device) if tensor_lr else 1e-3
+        # On the CPU there is no such thing, and no need.
+        options = {"lr": lr, "capturable": device.type == "cuda"}
+        return getattr(torch.optim, base)(model.parameters(), **options)
+
+    return make
+
+
+def reciprocal(base: Make, **options: object) -> Make:
+    def make(model: nn.Module, x: Tensor, y: Tensor) -> torch.optim.Optimizer:
+        return metacurv.MetaCurvatureLR(base(model, x, y), model=model, update_freq=2, **options)
+
+    return make
+
+
+def directional(base: Make, **options: object) -> Make:
+    def make(model: nn.Module, x: Tensor, y: Tensor) -> torch.optim.Optimizer:
+        return metacurv.MetaCurvatureLR(
+            base(model, x, y),
+            rule="directional",
+            model=model,
+            loss_fn=functional.cross_entropy,
+            probe=[(x[i : i + 8], y[i : i + 8]) for i in range(0, 32, 8)],
+            **options,
+        )
+
+    return make
+
+
+def looking(base: Make) -> Make:
+    """The reciprocal rule, with a callback that looks at every reading."""
+    return reciprocal(base, on_update=lambda record: None)
+
+
+def cases() -> Iterator[tuple[str, Make]]:
+    """That must not wait."""
+    for name in BASES:
+        for tensor_lr in (False, True):
+            base = bare(name, tensor_lr=tensor_lr)
+            kind = f"{name}, lr {'a tensor' if tensor_lr else 'a number'}"
+            yield f"reciprocal, {kind}", reciprocal(base)
+            if name != "Rprop":  # makes step lengths of its own
+                yield f"directional, {kind}", directional(base)
+    adam = bare("Adam")
+    yield (
+        "reciprocal, smoothed, two probes",
+        reciprocal(adam, smoothing=0.9, n_hutchinson_samples=2),
+    )
+    for estimator in ("activation", "exact", "auto"):
+        yield f"reciprocal, {estimator}", reciprocal(adam, estimator=estimator)
+    yield "directional, horizon and average", directional(adam, horizon=STEPS, average=True)
+
+
+def waiting_cases() -> Iterator[tuple[str, Make]]:
+    """That must be seen to wait."""
+    yield "a callback that looks", looking(bare("Adam"))
+    for name in WAITING_BASES:
+        yield f"{name} alone, lr a tensor", bare(name, tensor_lr=True)
+
+
+def train(make: Make, device: str, *, alarmed: bool) -> list[float]:
+    """The rates after a few steps: later, rounding has made different trainings of them."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(32, 8, generator=generator).to(device)
+    y = torch.randint(0, 4, (32,), generator=generator).to(device)
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    optimizer = make(model, x, y)
+    measures = isinstance(optimizer, metacurv.MetaCurvatureLR)
+    rates: list[float] = []
+    for step in range(STEPS):
+        if step == COMPARED and measures:
+            rates = optimizer.effective_lrs
+        with alarm() if alarmed and step >= WARM_UP else nullcontext():
+            optimizer.zero_grad()
+            loss = functional.cross_entropy(model(x), y)
+            if measures:
+                optimizer.update_curvature(loss)
+            loss.backward()
+            optimizer.step()
+    return rates
+
+
+def waits(make: Make) -> str:
+    """For what; "" for nothing."""
+    try:
+        train(make, "cuda", alarmed=True)
+    except WouldWait as what:
+        return str(what)
+    return ""
+
+
+def problems() -> Iterator[tuple[str, str]]:
+    """Of every case: its name, and what is wrong or ""."""
+    for kernels in ("twins", "ops") if _native.native_available() else ("twins",):
+        # The ops of the package are dispatched like torch's own, here to their CPU kernels.
+        _native.cuda_compiled = lambda kernels=kernels: kernels == "ops"
+        for name, make in cases():
+            if kernels == "twins" and "lr a tensor" in name:
+                continue  # the difference is not the kernels'
+            what = waits(make)
+            problem = f"waits: {what}" if what else ""
+            if not what:
+                rates, expected = (train(make, d, alarmed=False) for d in ("cuda", "cpu"))
+                if not torch.allclose(torch.tensor(rates), torch.tensor(expected), rtol=1e-3):
+                    problem = f"rates {rates} for {expected} on the CPU"
+            yield f"{name}, {kernels}", problem
+    for name, make in waiting_cases():
+        yield f"{name} waits", "" if waits(make) else "goes unnoticed"
+
+
+def main() -> int:
+    wrong = 0
+    with stand_in_device():
+        for name, problem in problems():
+            wrong += bool(problem)
+            print(f"{problem or 'ok'}: {name}", flush=True)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""The training step on a GPU never waits for the host: no_wait.py, in a process that believes in a GPU."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.emulation.build import HERE, build_stand_in
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: tests/test_cuda_training.py")
+def test_training_steps_do_not_wait(tmp_path: Path) -> None:
+    library = build_stand_in(tmp_path)
+    done = subprocess.run(
+        [sys.executable, str(HERE / "no_wait.py"), str(library)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert done.stdout.count("ok: ") >= 30

@@ -1,0 +1,192 @@
+"""Whole training steps on a GPU: no waiting, no new memory, captured graphs, half precision, several GPUs.
+
+Without a GPU every test here is skipped, and says so; what can be told without one is in tests/emulation.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import metacurv
+from tests.test_cuda import DEVICE
+from tests.test_cuda import pytestmark as needs_gpu
+
+pytestmark = needs_gpu
+
+RULES = ("reciprocal", "directional")
+each_rule = pytest.mark.parametrize("rule", RULES)
+
+
+def network(dtype: torch.dtype = torch.float32) -> nn.Module:
+    torch.manual_seed(0)
+    stack = nn.Sequential(nn.Linear(40, 100), nn.ReLU(), nn.Linear(100, 10))
+    return stack.to(DEVICE, dtype)
+
+
+def data(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(400, 40, generator=generator).to(DEVICE, dtype)
+    return x, torch.randint(0, 10, (400,), generator=generator).to(DEVICE)
+
+
+def wrapped(
+    rule: str, model: nn.Module, base: torch.optim.Optimizer, x: Tensor, y: Tensor
+) -> metacurv.MetaCurvatureLR:
+    if rule == "reciprocal":
+        return metacurv.MetaCurvatureLR(base, update_freq=2, model=model)
+    probe = [(x[i : i + 100], y[i : i + 100]) for i in range(0, 400, 100)]
+    return metacurv.MetaCurvatureLR(
+        base, rule=rule, model=model, loss_fn=functional.cross_entropy, probe=probe, average=True
+    )
+
+
+def step(model: nn.Module, opt: metacurv.MetaCurvatureLR, x: Tensor, y: Tensor) -> Tensor:
+    opt.zero_grad()
+    loss = functional.cross_entropy(model(x), y)
+    opt.update_curvature(loss)
+    loss.backward()
+    opt.step()
+    return loss.detach()
+
+
+@contextmanager
+def waiting_is_an_error() -> Iterator[None]:
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+@each_rule
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "NAdam", "Adamax"])
+def test_nothing_waits_and_no_memory_is_asked_for(rule: str, name: str) -> None:
+    """Due steps and others, after a warm-up with steps of both kinds."""
+    model, (x, y) = network(), data()
+    base = getattr(torch.optim, name)(model.parameters(), capturable=True)
+    opt = wrapped(rule, model, base, x, y)
+    for _ in range(20):
+        step(model, opt, x, y)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_stats()
+    with waiting_is_an_error():
+        for _ in range(60):
+            step(model, opt, x, y)
+    torch.cuda.synchronize()
+    after = torch.cuda.memory_stats()
+    for counter in ("num_device_alloc", "segment.all.allocated"):
+        assert before[counter] == after[counter], counter
+    assert all(lr > 0 for lr in opt.effective_lrs)
+
+
+@each_rule
+def test_rates_are_those_of_the_cpu(rule: str) -> None:
+    """Up to rounding, so for a few readings only."""
+    rates = []
+    for device in ("cpu", DEVICE):
+        model = network(torch.float64).to(device)
+        x, y = (part.to(device) for part in data(torch.float64))
+        opt = wrapped(rule, model, torch.optim.Adam(model.parameters()), x, y)
+        for _ in range(6):
+            step(model, opt, x, y)
+        rates.append(opt.effective_lrs)
+    assert rates[0] == pytest.approx(rates[1], rel=1e-6)
+
+
+def test_a_captured_step_uses_the_newest_rate() -> None:
+    """Readings run as they come, the steps between them as one graph: the same bits as without one."""
+    trained = []
+    for captured in (False, True):
+        model, (x, y) = network(), data()
+        base = torch.optim.Adam(model.parameters(), capturable=True)
+        opt = metacurv.MetaCurvatureLR(base, update_freq=1_000_000)  # the loop says when
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                step(model, opt, x, y)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        if captured:
+            opt.zero_grad()
+            with torch.cuda.graph(graph):
+                functional.cross_entropy(model(x), y).backward()
+                opt.step()
+                opt.zero_grad(set_to_none=False)
+        for reading in range(4):
+            opt._trace._measured_step, opt._trace._steps = -1, 0  # due again
+            opt.update_curvature(functional.cross_entropy(model(x), y))
+            for _ in range(3):
+                if captured:
+                    graph.replay()
+                else:
+                    functional.cross_entropy(model(x), y).backward()
+                    opt.step()
+                    opt.zero_grad(set_to_none=False)
+            assert opt.effective_lrs[0] < 1e-3, reading
+        trained.append([p.detach().clone() for p in model.parameters()])
+    for one, other in zip(*trained, strict=True):
+        assert torch.equal(one, other)
+
+
+@each_rule
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_autocast(rule: str, dtype: torch.dtype) -> None:
+    model, (x, y) = network(), data()
+    opt = wrapped(rule, model, torch.optim.AdamW(model.parameters(), capturable=True), x, y)
+    scaler = torch.amp.GradScaler(DEVICE, enabled=dtype == torch.float16)
+    losses = []
+    for _ in range(60):
+        opt.zero_grad()
+        with torch.autocast(DEVICE, dtype=dtype):
+            loss = functional.cross_entropy(model(x), y)
+        opt.update_curvature(loss)
+        scaler.scale(loss).backward()
+        scaler.step(opt)
+        scaler.update()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert all(lr > 0 for lr in opt.effective_lrs)
+
+
+@each_rule
+def test_parameters_in_bfloat16(rule: str) -> None:
+    model, (x, y) = network(torch.bfloat16), data(torch.bfloat16)
+    opt = wrapped(rule, model, torch.optim.SGD(model.parameters(), lr=0.1), x, y)
+    losses = [step(model, opt, x, y).item() for _ in range(60)]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.slow
+@each_rule
+def test_ranks_of_a_ddp_model_agree(rule: str, tmp_path: Path) -> None:
+    """A process a GPU, with batches and probes of their own."""
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.ddp_on_gpus", rule, str(rank), str(tmp_path)],
+            cwd=Path(__file__).parents[1],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in ranks:
+        printed, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, printed
+    one, other = (torch.load(tmp_path / f"{rank}.pt", map_location="cpu") for rank in range(2))
+    for name, parameter in one["model"].items():
+        assert torch.equal(parameter, other["model"][name]), name
+    assert one["rates"] == other["rates"]
