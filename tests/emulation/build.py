@@ -25,8 +25,9 @@ _SANITIZERS = {
     "thread": ("-O1", "-fsanitize=thread"),
     "address": ("-O1", "-fsanitize=address"),
     "undefined": ("-O1", "-fsanitize=undefined"),
+    "delayed": ("-O1",),  # no sanitizer: see delayed_stores.h
 }
-RUNTIMES = {"thread": "libtsan.so", "address": "libasan.so", "undefined": "", "": ""}
+RUNTIMES = {"thread": "libtsan.so", "address": "libasan.so"}
 
 
 class BuildError(RuntimeError):
@@ -41,6 +42,10 @@ def compile_command(source: Path, target: Path, sanitizer: str) -> list[str]:
         flags = [*flags, "-DEMULATE_UNDER_TSAN"]
         if source.suffix == ".cpp":
             flags.remove("-fsanitize=thread")
+    if sanitizer == "delayed":
+        flags = [*flags, "-DEMULATE_DELAYED_STORES"]
+        if source.suffix == ".cu":
+            flags.append("-fsanitize=thread")  # for its announcements of stores alone
     before = ("-include", "cuda_runtime.h") if source.suffix == ".cu" else ()  # as nvcc does
     return [
         COMPILER, "-std=c++17", "-x", "c++", "-g", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off",
@@ -56,20 +61,24 @@ def build(
     csrc: Path = SOURCES,
     sanitizer: str = "",
     only: Sequence[str] | None = None,
+    kernels: Sequence[Path] | None = None,
 ) -> Path:
     """Compiles ``csrc/cuda/*.cu`` and the emulator into a library under ``folder``, and returns its path.
 
     Args:
         folder: for objects and the library; objects that are there are taken as they are, unless ``only`` names them.
         csrc: the sources, this checkout's or a copy with a fault planted.
-        sanitizer: "", "thread", "address" or "undefined".
+        sanitizer: "", "thread", "address", "undefined" or "delayed".
         only: stems of the .cu files to compile anew; None: all.
+        kernels: these .cu files instead of those of ``csrc``.
 
     Raises:
         BuildError: a source does not compile or link.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    sources = [*sorted((csrc / "cuda").glob("*.cu")), HERE / "emulator.cpp"]
+    sources = [*(kernels or sorted((csrc / "cuda").glob("*.cu"))), HERE / "emulator.cpp"]
+    if sanitizer == "delayed":
+        sources.append(HERE / "delayed_stores.cpp")
     objects = [folder / f"{source.stem}.o" for source in sources]
     todo = [
         compile_command(source, target, sanitizer)
@@ -106,13 +115,24 @@ def build_stand_in(folder: Path) -> Path:
 
 def runtime(sanitizer: str) -> str:
     """What LD_PRELOAD must name before a process may load an instrumented library; "" for nothing."""
-    name = RUNTIMES[sanitizer]
-    if not name:
+    name = RUNTIMES.get(sanitizer)
+    if name is None:
         return ""
     found = subprocess.run(
         [COMPILER, f"-print-file-name={name}"], capture_output=True, text=True, check=True
     )
     return found.stdout.strip()
+
+
+def environment(sanitizer: str) -> dict[str, str]:
+    """Variables for a process that loads an instrumented library."""
+    return {
+        "OMP_NUM_THREADS": "1",
+        "LD_PRELOAD": runtime(sanitizer),
+        # Python's own leaks, and fibers, which have stacks of their own.
+        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
+        "TSAN_OPTIONS": "report_signal_unsafe=0:halt_on_error=1:exitcode=66",
+    }
 
 
 def _run(command: list[str]) -> None:

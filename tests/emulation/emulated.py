@@ -71,11 +71,6 @@ class EmulatedOps:
             self._definitions.define(schema)
         torch.ops.load_library(str(library))
         self._c = ctypes.CDLL(str(library))
-        self._c.emulation_schedule.argtypes = [
-            ctypes.c_int,
-            ctypes.c_uint64,
-            *[ctypes.c_uint32] * 2,
-        ]
         self._c.emulation_launches.argtypes = [ctypes.POINTER(ctypes.c_uint32), ctypes.c_size_t]
         self._c.emulation_launches.restype = ctypes.c_size_t
 
@@ -86,11 +81,11 @@ class EmulatedOps:
     @contextmanager
     def under(self, schedule: Schedule) -> Iterator[None]:
         """Ops run in that order within the block."""
-        self._set(schedule)
+        set_schedule(self._c, schedule)
         try:
             yield
         finally:
-            self._set(SCHEDULES[0])
+            set_schedule(self._c, SCHEDULES[0])
 
     def launches(self) -> list[tuple[int, int]]:
         """Blocks and threads of the launches since the last call."""
@@ -99,10 +94,12 @@ class EmulatedOps:
         n = self._c.emulation_launches(sizes, room)
         return [(sizes[2 * i], sizes[2 * i + 1]) for i in range(n)]
 
-    def _set(self, schedule: Schedule) -> None:
-        self._c.emulation_schedule(
-            _ORDERS.index(schedule.order), schedule.seed, schedule.resident, schedule.workers
-        )
+
+def set_schedule(library: ctypes.CDLL, schedule: Schedule) -> None:
+    """For what ``library`` runs from now on."""
+    library.emulation_schedule.argtypes = [ctypes.c_int, ctypes.c_uint64, *[ctypes.c_uint32] * 2]
+    order = _ORDERS.index(schedule.order)
+    library.emulation_schedule(order, schedule.seed, schedule.resident, schedule.workers)
 
 
 def same_under_all_schedules(

@@ -6,6 +6,8 @@
 #include <link.h>
 #include <ucontext.h>
 
+#include "delayed_stores.h"
+
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -27,6 +29,11 @@ void __tsan_release(void* address);
 }
 constexpr unsigned kNoSync = 1;
 #endif
+
+namespace metacurv {
+alignas(16) extern thread_local char dynamic_shared[emulation::kMostDynamicShared];
+alignas(16) thread_local char dynamic_shared[emulation::kMostDynamicShared];
+}  // namespace metacurv
 
 namespace emulation {
 
@@ -78,23 +85,39 @@ struct Tags {
   uint32_t generation = 0;
 };
 
+// The shared variables of all kernels on this host thread: the thread-local memory of this library.
+struct SharedMemory {
+  char* begin = nullptr;
+  size_t bytes = 0;
+};
+
 }  // namespace
 
 struct Block {
   std::vector<Fiber> fibers;
   std::vector<Tags> warps;
   Tags all;
+  Tags launched,
+      ended;  // not one tag, or a thread that starts would come after all that have ended
   std::vector<char> shared;  // its shared memory while another block has the place
   ucontext_t scheduler;
   void (*body)(const void*);
   const void* argument;
   std::string fault;
+#if defined(EMULATE_DELAYED_STORES)
+  PendingStores stores;
+  SharedMemory shared_place;
+#endif
 #if defined(EMULATE_UNDER_TSAN)
   void* sanitizer = nullptr;
 #endif
 };
 
 namespace {
+
+#if defined(EMULATE_UNDER_TSAN)
+char fences;  // order all that passes them
+#endif
 
 Fiber* running() { return static_cast<Fiber*>(current); }
 
@@ -135,9 +158,9 @@ std::string place(const Fiber& fiber) {
 void start(unsigned low, unsigned high) {
   const auto* fiber = reinterpret_cast<Fiber*>(static_cast<uintptr_t>(high) << 32 | low);
   Block* block = fiber->block;
-  acquire(block->all, 1);  // what the host did before the launch
+  acquire(block->launched, 0);
   block->body(block->argument);
-  release(block->all, 1);
+  release(block->ended, 0);
   running()->state = State::kEnded;
   yield();
 }
@@ -162,12 +185,6 @@ void make_fiber(Fiber& fiber, Block& block, std::vector<Seat>& seats) {
   makecontext(&fiber.context, reinterpret_cast<void (*)()>(start), 2,
               static_cast<unsigned>(address), static_cast<unsigned>(address >> 32));
 }
-
-// The shared variables of all kernels on this host thread: the thread-local memory of this library.
-struct SharedMemory {
-  char* begin = nullptr;
-  size_t bytes = 0;
-};
 
 int find_shared_memory(dl_phdr_info* info, size_t, void* found) {
   Dl_info here{};
@@ -287,6 +304,7 @@ bool take_turn(Block& block, std::mt19937_64& random, size_t turns) {
       __tsan_switch_to_fiber(fiber->seat.sanitizer, kNoSync);
 #endif
       swapcontext(&block.scheduler, &fiber->context);
+      current = nullptr;
       if (!block.fault.empty()) {
         return false;
       }
@@ -301,27 +319,30 @@ bool take_turn(Block& block, std::mt19937_64& random, size_t turns) {
   }
 }
 
-std::unique_ptr<Block> make_block(uint32_t index, Grid grid, void (*body)(const void*),
+std::unique_ptr<Block> make_block(uint32_t index, const Grid& grid, void (*body)(const void*),
                                   const void* argument, const SharedMemory& shared,
                                   std::vector<Seat>& seats) {
   auto block = std::make_unique<Block>();
   block->fibers = std::vector<Fiber>(grid.threads);
   block->warps = std::vector<Tags>(grid.threads / kWarpSize);
-  block->all.generation = 1;
   block->body = body;
   block->argument = argument;
   block->shared.assign(shared.bytes, '\xff');
+#if defined(EMULATE_DELAYED_STORES)
+  block->shared_place = shared;
+#endif
   for (uint32_t t = 0; t < grid.threads; ++t) {
     block->fibers[t].thread_index = {t};
     block->fibers[t].block_index = {index};
+    block->fibers[t].grid = &grid;
     make_fiber(block->fibers[t], *block, seats);
   }
-  release(block->all, 1);
+  release(block->launched, 0);
   return block;
 }
 
 void end_block(Block& block, std::vector<Seat>& seats) {
-  acquire(block.all, 1);
+  acquire(block.ended, 0);
   for (Fiber& fiber : block.fibers) {
     seats.push_back(std::move(fiber.seat));
   }
@@ -336,8 +357,19 @@ __attribute__((optimize("no-tree-loop-distribute-patterns"))) void copy_bytes(ch
   }
 }
 
+// Beyond what the launch asked for, nothing may be written.
+void check_dynamic_shared(Block& block, const Grid& grid) {
+  const char* const begin = metacurv::dynamic_shared;
+  const auto touched = [](char byte) { return byte != '\xff'; };
+  if (block.fault.empty() &&
+      std::any_of(begin + grid.dynamic_shared, begin + kMostDynamicShared, touched)) {
+    block.fault = "writes beyond the dynamic shared memory of its launch";
+  }
+}
+
 // Runs every workers-th block, in the schedule's order. Returns: what went wrong.
-std::string run_share(uint32_t worker, Grid grid, void (*body)(const void*), const void* argument) {
+std::string run_share(uint32_t worker, const Grid& grid, void (*body)(const void*),
+                      const void* argument) {
   std::mt19937_64 random(schedule.seed + 1000003 * worker);
   std::vector<uint32_t> waiting;
   for (uint32_t b = worker; b < grid.blocks; b += schedule.workers) {
@@ -352,6 +384,7 @@ std::string run_share(uint32_t worker, Grid grid, void (*body)(const void*), con
   const SharedMemory shared = shared_memory();
   std::vector<Seat> seats;
   std::vector<std::unique_ptr<Block>> resident;
+  std::vector<std::unique_ptr<Block>> ended;  // with stores that nobody has seen
   while (!waiting.empty() || !resident.empty()) {
     while (resident.size() < schedule.resident && !waiting.empty()) {
       resident.push_back(make_block(waiting.back(), grid, body, argument, shared, seats));
@@ -361,16 +394,29 @@ std::string run_share(uint32_t worker, Grid grid, void (*body)(const void*), con
     Block& block = *resident[chosen];
     copy_bytes(shared.begin, block.shared.data(), shared.bytes);
     const size_t turns = resident.size() == 1 ? SIZE_MAX : 1 + random() % (2 * grid.threads);
+#if defined(EMULATE_DELAYED_STORES)
+    block.stores.begin_turn();
+#endif
     const bool goes_on = take_turn(block, random, turns);
+#if defined(EMULATE_DELAYED_STORES)
+    block.stores.end_turn(random);
+#endif
+    check_dynamic_shared(block, grid);
     copy_bytes(block.shared.data(), shared.begin, shared.bytes);
     if (!block.fault.empty()) {
       return block.fault;
     }
     if (!goes_on) {
       end_block(block, seats);
+      ended.push_back(std::move(resident[chosen]));
       resident.erase(resident.begin() + static_cast<std::ptrdiff_t>(chosen));
     }
   }
+#if defined(EMULATE_DELAYED_STORES)
+  for (const auto& block : ended) {
+    block->stores.publish_all();
+  }
+#endif
 #if defined(EMULATE_UNDER_TSAN)
   for (Seat& seat : seats) {
     __tsan_destroy_fiber(seat.sanitizer);
@@ -422,10 +468,33 @@ uint64_t exchange(uint32_t mask, uint64_t bits, uint32_t lane, const char* file,
   return fiber->block->fibers[warp_begin + lane].slots[place];
 }
 
+uint32_t ballot(uint32_t mask, bool value, const char* file, int line) {
+  Fiber* fiber = running();
+  const uint32_t place = fiber->shuffles++ % 2;
+  fiber->slots[place] = value;
+  warp_barrier(mask, file, line);
+  const Fiber* const lanes = &fiber->block->fibers[fiber->thread_index.x / kWarpSize * kWarpSize];
+  uint32_t votes = 0;
+  for (uint32_t lane = 0; lane < kWarpSize; ++lane) {
+    votes |= (mask >> lane & 1u) != 0 && lanes[lane].slots[place] != 0 ? 1u << lane : 0u;
+  }
+  return votes;
+}
+
+void fence() {
+#if defined(EMULATE_DELAYED_STORES)
+  current->block->stores.publish(current);
+#endif
+#if defined(EMULATE_UNDER_TSAN)
+  __tsan_release(&fences);
+  __tsan_acquire(&fences);
+#endif
+}
+
 bool run_grid(Grid grid, void (*body)(const void*), const void* argument) {
   launches.push_back(grid);
-  const bool fits =
-      grid.blocks >= 1 && grid.blocks <= INT32_MAX && grid.threads >= 1 && grid.threads <= 1024;
+  const bool fits = grid.blocks >= 1 && grid.blocks <= INT32_MAX && grid.threads >= 1 &&
+                    grid.threads <= 1024 && grid.dynamic_shared <= kMostDynamicShared;
   if (!fits) {
     last_fault = "a grid of that size cannot be launched";
     return false;
@@ -462,6 +531,25 @@ const char* fault() { return last_fault.c_str(); }
 
 // For Python.
 extern "C" {
+
+#if defined(EMULATE_DELAYED_STORES)
+// To global memory only: what a block stores on stacks and in shared memory is its own.
+void emulation_announce(void* address, size_t bytes) {
+  using emulation::current;
+  if (current == nullptr) {
+    return;  // launch code
+  }
+  const emulation::SharedMemory& shared = current->block->shared_place;
+  const auto* const at = static_cast<const char*>(address);
+  const auto* const stack = static_cast<emulation::Fiber*>(current)->seat.stack.get();
+  const bool is_shared = at >= shared.begin && at < shared.begin + shared.bytes;
+  if (!is_shared && !(at >= stack && at < stack + emulation::kStackBytes)) {
+    current->block->stores.announce(current, address, bytes);
+  }
+}
+#endif
+
+__attribute__((visibility("default"))) const char* emulation_fault() { return emulation::fault(); }
 
 __attribute__((visibility("default"))) void emulation_schedule(int order, uint64_t seed,
                                                                uint32_t resident,

@@ -24,7 +24,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from tests.emulation.build import SOURCES, BuildError, build, runtime  # noqa: E402
+from tests.emulation.build import SOURCES, BuildError, build, environment  # noqa: E402
 
 KERNELS = SOURCES / "cuda"
 CHECKS = ("", "address", "thread")
@@ -153,17 +153,9 @@ def exercise(library: Path, sanitizer: str) -> bool:
     command = [sys.executable, str(HERE / "exercise.py"), str(library), "--first"]
     if sanitizer == "thread":
         command += ["--workers", "2"]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "LD_PRELOAD": runtime(sanitizer),
-        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
-        "TSAN_OPTIONS": "report_signal_unsafe=0:halt_on_error=1:exitcode=66",
-    }
+    variables = {**os.environ, **environment(sanitizer)}
     try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, timeout=300, check=False
-        )
+        done = subprocess.run(command, env=variables, capture_output=True, timeout=300, check=False)
     except subprocess.TimeoutExpired:
         return True  # a loop without an end
     return done.returncode != 0
