@@ -20,6 +20,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(HERE.parent))  # run by its path, python sees this folder alone
 
 from benchmarks.estimate_lines import is_race  # noqa: E402
+from benchmarks.on_device import run, why_not  # noqa: E402
 from benchmarks.plot import draw  # noqa: E402
 from benchmarks.readme_block import marks, with_block  # noqa: E402
 from benchmarks.table import (  # noqa: E402
@@ -75,6 +76,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="leave out the promises about times to an equal error, which take a quarter of an hour to measure",
     )
     parser.add_argument(
+        "--device",
+        choices=["cuda", "cpu"],
+        help="instead, measure every op and whole training steps there, now, against torch's own operations; prints a "
+        "table and writes benchmarks/results/DEVICE.json. For a GPU there is nothing else to run first",
+    )
+    parser.add_argument(
         "--slack",
         type=float,
         default=0.0,
@@ -93,6 +100,11 @@ def load(path: Path) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
+    if options.device:
+        if why := why_not(options.device):
+            print(f"report.py: --device {options.device}: {why}", file=sys.stderr)
+            return 2
+        return run(options.device, RESULTS / f"{options.device}.json")
     try:
         paths = options.results or saved_results()
         results = [load(path) for path in paths]

@@ -46,7 +46,8 @@ class DirectionalRule:
         beta: decay of the averages of n and d, in [0, 1).
         start: the first rate as a part of sigma n / d, > 0. None: 0.1, or 0.03 where momentum is not normalised.
         interval: fewest steps between readings after the first 20 steps, >= 1; there are up to 4 times as many while the rate
-            is steady and 8 times as many once it is held. None: a hundredth of the horizon but at least 5, or 20 without one.
+            is steady and 8 times as many once it is held; on a GPU with a ``capturable`` base nobody looks whether it is
+            steady, and there are twice as many. None: a hundredth of the horizon but at least 5, or 20 without one.
         per_group: whether each parameter group has a rate of its own; else one scale serves all, and the ratios of
             the groups' learning rates stay.
     """

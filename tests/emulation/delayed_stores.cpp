@@ -98,5 +98,11 @@ METACURV_ACCESSES(16)
   }
 METACURV_ATOMICS(32)
 METACURV_ATOMICS(64)
+
+// Reference counts of shared pointers, in launch code.
+int32_t __tsan_atomic32_fetch_add(volatile int32_t* a, int32_t value, int) {
+  return __atomic_fetch_add(a, value, __ATOMIC_SEQ_CST);
+}
+
 #undef METACURV_ATOMICS
 }
