@@ -106,6 +106,15 @@ def _changes(code: str) -> Iterator[tuple[str, str]]:
         yield "no return", code.replace("return;", "")
 
 
+def invisible() -> Fault:
+    """A change that is none, so that no check can see it."""
+    path = KERNELS / "rademacher.cuh"
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if line.startswith("namespace"):
+            return Fault(path.name, number, "no fault at all", line, line + "  // the same")
+    raise LookupError(f"{path} has no namespace")
+
+
 def users(header: str) -> list[str]:
     """Stems of the .cu files that include ``header``, directly or not."""
     including = {header}
@@ -126,7 +135,7 @@ def caught_by(fault: Fault, folder: Path, objects: dict[str, Path]) -> str:
 
     Args:
         folder: scratch.
-        objects: of the sources as they are, by sanitizer.
+        objects: of the sources as they are, by sanitizer: those to be asked.
     """
     csrc = folder / "csrc"
     shutil.rmtree(folder, ignore_errors=True)
@@ -136,7 +145,7 @@ def caught_by(fault: Fault, folder: Path, objects: dict[str, Path]) -> str:
     assert lines[fault.line - 1] == fault.before
     lines[fault.line - 1] = fault.after
     path.write_text("\n".join(lines) + "\n")
-    for sanitizer in CHECKS:
+    for sanitizer in objects:
         target = folder / f"build{sanitizer}"
         shutil.copytree(objects[sanitizer], target)
         try:
@@ -168,6 +177,16 @@ def main() -> int:
     parser.add_argument("--file", action="append", metavar="NAME", help="only faults in this .cuh")
     parser.add_argument("--kind", help="only kinds that contain this text, such as sync")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th fault")
+    parser.add_argument(
+        "--checks",
+        nargs="+",
+        choices=NAMES.values(),
+        default=list(NAMES.values()),
+        help="only these",
+    )
+    parser.add_argument(
+        "--invisible", action="store_true", help="plant a change that is no fault: it must survive"
+    )
     parser.add_argument("--list", action="store_true", help="list them and plant nothing")
     parser.add_argument("--out", type=Path, default=Path("runs") / "mutants.md", metavar="FILE")
     arguments = parser.parse_args()
@@ -178,6 +197,8 @@ def main() -> int:
         and (not arguments.kind or arguments.kind in fault.kind)
         and not is_equivalent(fault)
     ][:: arguments.every]
+    if arguments.invisible:
+        chosen = [invisible()]
     if arguments.list:
         for fault in chosen:
             print(f"{fault.place:28} {fault.kind:24} {fault.before.strip()}")
@@ -186,7 +207,8 @@ def main() -> int:
     survivors = 0
     rows = ["| place | fault | line | caught by |", "|---|---|---|---|"]
     with tempfile.TemporaryDirectory() as scratch:
-        objects = {s: Path(scratch) / f"as-it-is{s}" for s in CHECKS}
+        asked = [s for s in CHECKS if NAMES[s] in arguments.checks]
+        objects = {s: Path(scratch) / f"as-it-is{s}" for s in asked}
         for sanitizer, folder in objects.items():
             library = build(folder, sanitizer=sanitizer)
             if exercise(library, sanitizer):

@@ -1,0 +1,63 @@
+"""The script that plants faults: what it plants, and that a fault which no check sees makes it fail."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.emulation import mutants
+from tests.emulation.build import HERE
+
+
+def test_every_barrier_mask_and_guard_is_planted() -> None:
+    """Found in the sources another way."""
+    planted = list(mutants.faults())
+    for text, kind in (
+        ("__syncthreads();", "no __syncthreads"),
+        ("__syncwarp();", "no __syncwarp"),
+        ("return;", "no return"),
+    ):
+        lines = [
+            (path.name, number)
+            for path in sorted(mutants.KERNELS.glob("*.cuh"))
+            for number, line in enumerate(path.read_text().splitlines(), 1)
+            if line.partition("//")[0].strip().endswith(text)
+        ]
+        assert lines, text
+        assert [(f.file, f.line) for f in planted if f.kind == kind] == lines
+    assert len(planted) > 100
+    assert all(fault.before != fault.after for fault in planted)
+
+
+def test_every_exception_is_a_line_of_the_sources() -> None:
+    """One that matches nothing any more would hide nothing, or something else."""
+    planted = list(mutants.faults())
+    for file, line, kind in mutants.EQUIVALENT:
+        assert any(
+            (f.file, f.kind) == (file, kind) and f.before.strip().startswith(line) for f in planted
+        ), (file, line, kind)
+
+
+def run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(HERE / "mutants.py"), "--checks", "values", *arguments]
+    return subprocess.run(
+        [*command, "--out", str(tmp_path / "table.md")], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.slow
+def test_what_no_check_can_see_is_reported(tmp_path: Path) -> None:
+    done = run(tmp_path, "--invisible")
+    assert done.returncode == 1
+    assert "SURVIVES" in done.stdout
+    assert "1 faults planted, 1 survived" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_missing_barrier_is_seen(tmp_path: Path) -> None:
+    done = run(tmp_path, "--file", "softmax_factor.cuh", "--kind", "no __syncthreads")
+    assert done.returncode == 0, done.stdout
+    assert "| values |" in (tmp_path / "table.md").read_text()
