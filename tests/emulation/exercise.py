@@ -30,6 +30,18 @@ SCHEDULES = (
 )
 GUARD = 64
 
+# Of a case's name, and the .cu files that it runs.
+FILES = {
+    "rademacher_": {"rademacher"},
+    "statistics": {"signed_sum"},
+    "signed_sum": {"signed_sum"},
+    "step": {"step_line"},
+    "softmax_factor": {"softmax_factor"},
+    "row_products": {"row_products"},
+    "reciprocal_lr_": {"reciprocal_lr"},
+    "directional_lr_": {"directional_lr"},
+}
+
 Ops = object  # the emulated ops, or the twins: ops by attribute
 Case = Callable[[Ops], Sequence[torch.Tensor]]
 
@@ -151,9 +163,18 @@ def cases() -> dict[str, Case]:
     return found
 
 
-def problems(ops: EmulatedOps, schedules: Sequence[Schedule]) -> Iterator[str]:
-    """What differs from the twin, under any schedule."""
+def files_of(name: str) -> set[str]:
+    """Stems of the .cu files that a case runs."""
+    return next(files for prefix, files in FILES.items() if name.startswith(prefix))
+
+
+def problems(
+    ops: EmulatedOps, schedules: Sequence[Schedule], only: set[str] | None = None
+) -> Iterator[str]:
+    """What differs from the twin, under any schedule; ``only``: stems of .cu files, of which a case must run one."""
     for name, case in cases().items():
+        if only is not None and not only & files_of(name):
+            continue
         expected = case(twin)
         for schedule in schedules:
             with ops.under(schedule):
@@ -174,6 +195,7 @@ if __name__ == "__main__":
     parser.add_argument("library", type=Path)
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="host threads")
     parser.add_argument("--first", action="store_true", help="stop at the first problem")
+    parser.add_argument("--only", nargs="+", metavar="STEM", help="cases that run these .cu files")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     schedules = SCHEDULES
@@ -183,7 +205,8 @@ if __name__ == "__main__":
             Schedule("ascending", workers=arguments.workers),
         )
     found = 0
-    for problem in problems(EmulatedOps(arguments.library), schedules):
+    only = set(arguments.only) if arguments.only else None
+    for problem in problems(EmulatedOps(arguments.library), schedules, only):
         print(problem, flush=True)
         found += 1
         if arguments.first:

@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,14 +152,15 @@ def caught_by(fault: Fault, folder: Path, objects: dict[str, Path]) -> str:
             library = build(target, csrc=csrc, sanitizer=sanitizer, only=users(fault.file))
         except BuildError:
             return "compiler"
-        if exercise(library, sanitizer):
+        if exercise(library, sanitizer, users(fault.file)):
             return NAMES[sanitizer]
     return ""
 
 
-def exercise(library: Path, sanitizer: str) -> bool:
-    """Whether something is seen."""
+def exercise(library: Path, sanitizer: str, only: Sequence[str] = ()) -> bool:
+    """Whether something is seen, by the cases that run the .cu files ``only``; none: by any."""
     command = [sys.executable, str(HERE / "exercise.py"), str(library), "--first"]
+    command += ["--only", *only] if only else []
     if sanitizer == "thread":
         command += ["--workers", "2"]
     variables = {**os.environ, **environment(sanitizer)}
