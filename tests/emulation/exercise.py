@@ -85,7 +85,7 @@ def cases() -> dict[str, Case]:
             def accumulate(ops, tensors=tensors, coordinates=coordinates):
                 mean, m2 = (torch.zeros(len(tensors) + 1, dtype=torch.float64) for _ in range(2))
                 count = torch.zeros((), dtype=torch.int64)
-                for probe in range(2):
+                for probe in range(3):  # M2 is 0 after the first
                     ops.hutchinson_accumulate_(
                         mean, m2, count, tensors, SEED, torch.tensor(probe), *coordinates
                     )
@@ -94,6 +94,8 @@ def cases() -> dict[str, Case]:
 
             def step(ops, tensors=tensors):
                 after = [x * 0.5 - 1 for x in tensors]
+                if len(tensors) == 4:
+                    after[3][::3] = float("inf")  # several a thread
                 rooms, buffers = zip(*map(guarded, tensors), strict=True)
                 moved, more = zip(*map(guarded, tensors), strict=True)
                 keep = [0.5 ** (n % 3) for n in range(len(tensors))]
@@ -119,7 +121,8 @@ def cases() -> dict[str, Case]:
         ops.signed_sum(ones, SEED, PROBE, list(range(962)), [0] * 962)
     ]
     for dtype in DTYPES[:2]:
-        for rows, cols in ((1, 1), (9, 37), (3, 2051), (2, 4100)):
+        # A warp makes the signs of 1024 elements at a time; the last two take several turns.
+        for rows, cols in ((1, 1), (9, 37), (3, 2051), (2, 1500), (1, 9001)):
 
             def factor(ops, rows=rows, cols=cols, dtype=dtype):
                 # t - t^2 sum t of whole numbers is exact; a root of a power of two keeps that
@@ -133,6 +136,7 @@ def cases() -> dict[str, Case]:
             (2, 19, 41, 10),
             (2, 11, 3, 1500),
             (1, 40, 2, 3),
+            (1, 2049, 1, 1024),  # 257 tiles, of which a finishing thread adds two
         ):
 
             def products(ops, shape=(draws, rows, cols), inputs=inputs, dtype=dtype):

@@ -39,6 +39,8 @@ EQUIVALENT = {
     ("softmax_factor.cuh", "return;", "no return"): "words that are there are made again",
     ("softmax_factor.cuh", "const int first = start < 0", "< as <="): _SAME_AT_EQUALITY,
     ("softmax_factor.cuh", "static_cast<int>(end - origin", "< as <="): _SAME_AT_EQUALITY,
+    ("softmax_factor.cuh", "for (; origin < end;", "< as <="): "one more turn, of a piece with no element of the row",
+    ("softmax_factor.cuh", "for (int step = 0; step < kPieceWords", "< as <="): "no element of the piece is that far",
     ("step_line.cuh", "const int elements = left", "< as <="): _SAME_AT_EQUALITY,
     ("tensor_table.cuh", "for (int d = tensor.first_dimension", "> as >="): "the last quotient is 0 then, and the sum the same",
     ("warp_tile.cuh", "const uint64_t first", "> as >="): _SAME_AT_EQUALITY,
