@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from metacurv.directional import control
+from metacurv.directional.timing import MeasuringTimes
 from tests.directional.helpers import data, directional, network, train
 from tests.drop_in.helpers import assert_same, weights
 from tests.drop_in.test_tensor_lr import CountHostReads
@@ -133,3 +134,18 @@ def test_on_a_gpu_nothing_waits() -> None:
             if step == 39:
                 torch.cuda.set_sync_debug_mode("default")
     assert len(opt.history) > 10
+
+
+def test_intervals_where_nothing_looks_at_the_rate() -> None:
+    """Regular ones in a search and the longest after it; between the fewest and the most where the rate always moves."""
+    early = [2] * 9
+    searching = MeasuringTimes(5, 40.0, regular_until=50.0)
+    step, lengths = 0, []
+    while step < 150:
+        lengths.append(searching.measured(step, None))
+        step += lengths[-1]
+    assert lengths == [*early, 5, 5, 5, 5, 5, 5, 5, 40, 40, 40]
+    following = MeasuringTimes(20, 80.0, regular_until=0.0)
+    assert [following.measured(step, None) for step in (0, 18, 58)] == [2, 40, 40]
+    assert not following.is_due(97)
+    assert following.is_due(98)
