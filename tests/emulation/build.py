@@ -124,6 +124,13 @@ def runtime(sanitizer: str) -> str:
     return found.stdout.strip()
 
 
+def exercise_arguments(sanitizer: str) -> list[str]:
+    """For exercise.py: races need blocks on two threads of the host, and what memory is touched hardly hangs on the order."""
+    if sanitizer == "thread":
+        return ["--workers", "2"]
+    return ["--workers", "1"] if sanitizer in ("address", "undefined") else []
+
+
 def environment(sanitizer: str) -> dict[str, str]:
     """Variables for a process that loads an instrumented library."""
     return {

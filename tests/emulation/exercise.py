@@ -197,7 +197,13 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("library", type=Path)
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="host threads")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="two schedules only, with blocks on N host threads",
+    )
     parser.add_argument("--first", action="store_true", help="stop at the first problem")
     parser.add_argument("--only", nargs="+", metavar="STEM", help="cases that run these .cu files")
     arguments = parser.parse_args()

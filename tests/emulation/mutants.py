@@ -24,7 +24,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from tests.emulation.build import SOURCES, BuildError, build, environment  # noqa: E402
+from tests.emulation.build import SOURCES, BuildError, build, environment, exercise_arguments  # noqa: E402
 
 KERNELS = SOURCES / "cuda"
 CHECKS = ("", "address", "thread")
@@ -163,8 +163,7 @@ def exercise(library: Path, sanitizer: str, only: Sequence[str] = ()) -> bool:
     """Whether something is seen, by the cases that run the .cu files ``only``; none: by any."""
     command = [sys.executable, str(HERE / "exercise.py"), str(library), "--first"]
     command += ["--only", *only] if only else []
-    if sanitizer == "thread":
-        command += ["--workers", "2"]
+    command += exercise_arguments(sanitizer)
     variables = {**os.environ, **environment(sanitizer)}
     try:
         done = subprocess.run(command, env=variables, capture_output=True, timeout=300, check=False)

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.emulation.build import HERE, build, environment
+from tests.emulation.build import HERE, build, environment, exercise_arguments
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sanitizer", ["thread", "address", "undefined", "delayed"])
 def test_nothing_to_say(sanitizer: str, tmp_path: Path) -> None:
-    """Races are looked for with blocks on two threads of the host."""
     library = build(tmp_path, sanitizer=sanitizer)
-    workers = ["--workers", "2"] if sanitizer == "thread" else []
+    workers = exercise_arguments(sanitizer)
     done = subprocess.run(
         [sys.executable, str(HERE / "exercise.py"), str(library), *workers],
         env={**os.environ, **environment(sanitizer)},
