@@ -20,6 +20,13 @@ class Ranks:
             return 1
         return torch.distributed.get_world_size(self._model.process_group)
 
+    @property
+    def here(self) -> int:
+        """The number of this one."""
+        if self._model is None:
+            return 0
+        return torch.distributed.get_rank(self._model.process_group)
+
     def mean(self, numbers: Tensor) -> Tensor:
         """Over all of them, which must all call it; ``numbers`` itself where there is one."""
         if self._model is None:

@@ -51,7 +51,7 @@ class UpdateRecord:
 
     Attributes:
         step: optimizer steps taken before the reading.
-        trace, stderr: the reading, as ``TraceEstimate`` has it.
+        trace, stderr: the reading, as ``TraceEstimate`` has it; with a DDP model the mean of all ranks' readings.
         smoothed_trace: what the rule was given.
         scale: factor on every group's lr from now on, in [2^-40, 1].
         effective_lrs: lr x scale of every parameter group.
@@ -164,7 +164,8 @@ class TraceControl:
         """See ``MetaCurvatureLR.update_curvature``."""
         if not self._is_due():
             return False
-        check_loss(loss, finite=not stays_on_device(self._base))
+        # One rank that raises would let the others wait for it: they all skip such a reading instead.
+        check_loss(loss, finite=not stays_on_device(self._base) and self._ranks.count == 1)
         parameters = self._parameters()
         self._commit(self._read(loss, parameters))
         return True
@@ -207,10 +208,11 @@ class TraceControl:
         return replace(trace_of_loss(loss, parameters, **self._probing()), why=why)
 
     def _probing(self) -> _Probing:
-        """The probes of the next reading."""
+        """The probes of the next reading; each rank has its own, or their noise would not average out."""
         return {
             "seed": self.seed,
-            "first_probe": self._probes,
+            "first_probe": (self._probes + self._ranks.here * self.n_hutchinson_samples)
+            % (1 << 32),
             "n_samples": self.n_hutchinson_samples,
             "backend": self._backend,
         }
@@ -222,7 +224,8 @@ class TraceControl:
         self._readings += 1
         self._measured_step = self._steps
         self._listen_if_due()
-        self._probes = (self._probes + self.n_hutchinson_samples) % (1 << 32)
+        drawn = self.n_hutchinson_samples * self._ranks.count
+        self._probes = (self._probes + drawn) % (1 << 32)
         smoothed = self._ema.update(reading.trace)
         scale = self._scale.to(reading.trace.device, copy=True)
         self.rule.update_(scale, smoothed)

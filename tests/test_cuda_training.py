@@ -43,7 +43,7 @@ def wrapped(
 ) -> metacurv.MetaCurvatureLR:
     if rule == "reciprocal":
         return metacurv.MetaCurvatureLR(base, update_freq=2, model=model)
-    probe = [(x[i : i + 100], y[i : i + 100]) for i in range(0, 400, 100)]
+    probe = [(x[i : i + 100], y[i : i + 100]) for i in range(0, len(x), 100)]
     return metacurv.MetaCurvatureLR(
         base, rule=rule, model=model, loss_fn=functional.cross_entropy, probe=probe, average=True
     )
@@ -103,36 +103,39 @@ def test_rates_are_those_of_the_cpu(rule: str) -> None:
     assert rates[0] == pytest.approx(rates[1], rel=1e-6)
 
 
+def between_readings(model: nn.Module, opt: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
+    functional.cross_entropy(model(x), y).backward()
+    opt.step()
+    opt.zero_grad(set_to_none=False)
+
+
 def test_a_captured_step_uses_the_newest_rate() -> None:
     """Readings run as they come, the steps between them as one graph: the same bits as without one."""
     trained = []
     for captured in (False, True):
         model, (x, y) = network(), data()
         base = torch.optim.Adam(model.parameters(), capturable=True)
-        opt = metacurv.MetaCurvatureLR(base, update_freq=1_000_000)  # the loop says when
+        opt = metacurv.MetaCurvatureLR(base, update_freq=1)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):
                 step(model, opt, x, y)
         torch.cuda.current_stream().wait_stream(side)
+
+        opt.zero_grad(set_to_none=False)
         graph = torch.cuda.CUDAGraph()
         if captured:
-            opt.zero_grad()
             with torch.cuda.graph(graph):
-                functional.cross_entropy(model(x), y).backward()
-                opt.step()
-                opt.zero_grad(set_to_none=False)
+                between_readings(model, opt, x, y)
         for reading in range(4):
-            opt._trace._measured_step, opt._trace._steps = -1, 0  # due again
             opt.update_curvature(functional.cross_entropy(model(x), y))
+            between_readings(model, opt, x, y)  # counted, so that the next reading is due
             for _ in range(3):
                 if captured:
                     graph.replay()
                 else:
-                    functional.cross_entropy(model(x), y).backward()
-                    opt.step()
-                    opt.zero_grad(set_to_none=False)
+                    between_readings(model, opt, x, y)
             assert opt.effective_lrs[0] < 1e-3, reading
         trained.append([p.detach().clone() for p in model.parameters()])
     for one, other in zip(*trained, strict=True):

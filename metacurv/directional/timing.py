@@ -38,8 +38,8 @@ class MeasuringTimes:
     def measured(self, step: int, change: Tensor | None) -> int:
         """``step`` was measured and log lr moved by ``change``, 0-dim. Returns: steps to the next reading.
 
-        The length follows the change of the reading before, which a device has long finished. ``change`` None: nothing may wait
-        for the device, and the length is the same however the rate moves.
+        The length follows the change of the reading before. ``change`` None: nothing may wait for the device, and the length is
+        the same however the rate moves.
         """
         before, self._change = self._last_change(), change
         early = min(_EARLY_INTERVAL, self._fewest)

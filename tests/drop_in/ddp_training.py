@@ -40,7 +40,12 @@ def main(estimator: str, rank: int, folder: str) -> None:
         if step % 2 == 0:
             alone = nn.functional.cross_entropy(model(x), y)
             reading = trace_of_loss(
-                alone, numbered, seed=0, first_probe=step // 2, n_samples=1, backend="auto"
+                alone,
+                numbered,
+                seed=0,
+                first_probe=step // 2 * 2 + rank,
+                n_samples=1,
+                backend="auto",
             )
             local.append(reading.trace.item())
         loss = nn.functional.cross_entropy(parallel(x), y)
