@@ -195,13 +195,15 @@ def _is_plain(loader: DataLoader[Any]) -> bool:
 
 
 def _source_of(probe: Any) -> _Source:
+    if probe is None:
+        raise TypeError(f"probe must be given with rule='directional': {_EXPECTED}; got none")
     if isinstance(probe, DataLoader) and _is_plain(probe):
         return _OfLoader(probe)
     if isinstance(probe, Tensor) or (
         isinstance(probe, (tuple, list)) and any(isinstance(part, Tensor) for part in probe)
     ):
         raise TypeError(
-            f"probe must be {_EXPECTED}, got {_validate.describe(type(probe))}; DataLoader(TensorDataset(inputs, targets), "
+            f"probe must be {_EXPECTED}, got a {type(probe).__name__}; DataLoader(TensorDataset(inputs, targets), "
             "batch_size=...) makes batches of tensors"
         )
     if isinstance(probe, Sequence) and not isinstance(probe, str):

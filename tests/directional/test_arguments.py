@@ -41,7 +41,11 @@ def made(**options: Any) -> MetaCurvatureLR:
             TypeError,
             r"loss_fn .* got the class MSELoss; did you mean MSELoss\(\)",
         ),
-        ({"probe": None}, TypeError, "probe must be a DataLoader, .* got NoneType None"),
+        (
+            {"probe": None},
+            TypeError,
+            "probe must be given with rule='directional': a DataLoader, .*; got none",
+        ),
         ({"probe": 3}, TypeError, "probe must be a DataLoader, .* got int 3"),
         ({"probe": []}, ValueError, "probe must be .* got an empty list"),
         ({"probe": data().tensors}, TypeError, "probe must be .*TensorDataset"),
