@@ -25,7 +25,9 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> EmulatedOps:
         return EmulatedOps(Path(LIBRARY))
     if shutil.which(COMPILER) is None:
         pytest.fail(f"tests/emulation needs the compiler {COMPILER} (CXX names another)")
-    shared = tmp_path_factory.getbasetemp().parent  # by all workers of pytest-xdist
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # of all workers of this session; without them, of all sessions
     folder = shared / "emulation"
     with FileLock(shared / "emulation.lock"):
         library = folder / "libmetacurv_emulated.so"

@@ -24,4 +24,4 @@ def test_training_steps_do_not_wait(tmp_path: Path) -> None:
     )
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    assert done.stdout.count("ok: ") >= 30
+    assert done.stdout.count("ok: ") >= 20
