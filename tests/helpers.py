@@ -124,3 +124,30 @@ def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProce
         timeout=120,
         check=False,
     )
+
+
+def run_two_ranks(module: str, *arguments: object, folder: Path) -> tuple[Any, Any]:
+    """Runs ``python -m module *arguments RANK folder`` for ranks 0 and 1, and returns what they saved as RANK.pt there.
+
+    A rank that fails, or takes minutes, ends the other, which would wait for it.
+    """
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    ranks = [
+        subprocess.Popen(
+            [*command, str(rank), str(folder)],
+            cwd=Path(__file__).parents[1],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        for process in ranks:
+            printed, _ = process.communicate(timeout=300)
+            assert process.returncode == 0, printed
+    finally:
+        for process in ranks:
+            process.kill()
+    one, other = (torch.load(folder / f"{rank}.pt", map_location="cpu") for rank in range(2))
+    return one, other

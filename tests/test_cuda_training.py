@@ -5,8 +5,6 @@ Without a GPU every test here is skipped, and says so; what can be told without 
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import metacurv
+from tests.helpers import run_two_ranks
 from tests.test_cuda import DEVICE
 from tests.test_cuda import pytestmark as needs_gpu
 
@@ -176,20 +175,7 @@ def test_ranks_of_a_ddp_model_agree(rule: str, tmp_path: Path) -> None:
     """A process a GPU, with batches and probes of their own."""
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.ddp_on_gpus", rule, str(rank), str(tmp_path)],
-            cwd=Path(__file__).parents[1],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for process in ranks:
-        printed, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, printed
-    one, other = (torch.load(tmp_path / f"{rank}.pt", map_location="cpu") for rank in range(2))
+    one, other = run_two_ranks("tests.ddp_on_gpus", rule, folder=tmp_path)
     for name, parameter in one["model"].items():
         assert torch.equal(parameter, other["model"][name]), name
     assert one["rates"] == other["rates"]

@@ -5,8 +5,6 @@ No GPU has run this. Here a CPU tensor stands in for one on the device, and ever
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from metacurv.directional.timing import MeasuringTimes
 from tests.directional.helpers import data, directional, network, train
 from tests.drop_in.helpers import assert_same, weights
 from tests.drop_in.test_tensor_lr import CountHostReads
+from tests.helpers import run_two_ranks
 
 
 class CapturableSGDW(Optimizer):
@@ -91,20 +90,7 @@ def test_the_way_without_waiting_trains_as_the_way_with_it(monkeypatch: pytest.M
 @pytest.mark.slow
 def test_ranks_of_a_ddp_model_agree(tmp_path: Path) -> None:
     """Two processes with batches and probes of their own."""
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.directional.ddp_training", str(rank), str(tmp_path)],
-            cwd=Path(__file__).parents[2],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for process in ranks:
-        printed, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, printed
-    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    one, other = run_two_ranks("tests.directional.ddp_training", folder=tmp_path)
     assert_same(one, other)
     assert len(one["history"]) == 10
 

@@ -6,17 +6,16 @@
 #include <link.h>
 #include <ucontext.h>
 
-#include "delayed_stores.h"
-
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <mutex>
 #include <random>
 #include <string>
 #include <thread>
 #include <vector>
+
+#include "delayed_stores.h"
 
 #if defined(EMULATE_UNDER_TSAN)
 extern "C" {
@@ -53,7 +52,6 @@ struct Schedule {
 };
 Schedule schedule;
 
-std::mutex fault_lock;
 std::string last_fault;
 std::vector<Grid> launches;
 
@@ -97,8 +95,8 @@ struct Block {
   std::vector<Fiber> fibers;
   std::vector<Tags> warps;
   Tags all;
-  Tags launched,
-      ended;  // not one tag, or a thread that starts would come after all that have ended
+  // Not one tag, or a thread that starts would come after all that have ended.
+  Tags launched, ended;
   std::vector<char> shared;  // its shared memory while another block has the place
   ucontext_t scheduler;
   void (*body)(const void*);
@@ -348,6 +346,7 @@ void end_block(Block& block, std::vector<Seat>& seats) {
   }
 }
 
+#if defined(EMULATE_UNDER_TSAN)
 // Not memcpy, which ThreadSanitizer would take for an access of the kernels' own.
 __attribute__((optimize("no-tree-loop-distribute-patterns"))) void copy_bytes(char* to,
                                                                               const char* from,
@@ -356,6 +355,9 @@ __attribute__((optimize("no-tree-loop-distribute-patterns"))) void copy_bytes(ch
     to[i] = from[i];
   }
 }
+#else
+void copy_bytes(char* to, const char* from, size_t bytes) { std::memcpy(to, from, bytes); }
+#endif
 
 // Beyond what the launch asked for, nothing may be written.
 void check_dynamic_shared(Block& block, const Grid& grid) {
@@ -384,7 +386,9 @@ std::string run_share(uint32_t worker, const Grid& grid, void (*body)(const void
   const SharedMemory shared = shared_memory();
   std::vector<Seat> seats;
   std::vector<std::unique_ptr<Block>> resident;
-  std::vector<std::unique_ptr<Block>> ended;  // with stores that nobody has seen
+#if defined(EMULATE_DELAYED_STORES)
+  std::vector<PendingStores> unseen;  // of blocks that have ended
+#endif
   while (!waiting.empty() || !resident.empty()) {
     while (resident.size() < schedule.resident && !waiting.empty()) {
       resident.push_back(make_block(waiting.back(), grid, body, argument, shared, seats));
@@ -401,20 +405,24 @@ std::string run_share(uint32_t worker, const Grid& grid, void (*body)(const void
 #if defined(EMULATE_DELAYED_STORES)
     block.stores.end_turn(random);
 #endif
-    check_dynamic_shared(block, grid);
+    if (!goes_on) {
+      check_dynamic_shared(block, grid);
+    }
     copy_bytes(block.shared.data(), shared.begin, shared.bytes);
     if (!block.fault.empty()) {
       return block.fault;
     }
     if (!goes_on) {
       end_block(block, seats);
-      ended.push_back(std::move(resident[chosen]));
+#if defined(EMULATE_DELAYED_STORES)
+      unseen.push_back(std::move(block.stores));
+#endif
       resident.erase(resident.begin() + static_cast<std::ptrdiff_t>(chosen));
     }
   }
 #if defined(EMULATE_DELAYED_STORES)
-  for (const auto& block : ended) {
-    block->stores.publish_all();
+  for (PendingStores& stores : unseen) {
+    stores.publish_all();
   }
 #endif
 #if defined(EMULATE_UNDER_TSAN)
@@ -456,27 +464,39 @@ void warp_barrier(uint32_t mask, const char* file, int line) {
   acquire(tags, generation);
 }
 
-uint64_t exchange(uint32_t mask, uint64_t bits, uint32_t lane, const char* file, int line) {
+namespace {
+
+// What the lanes of a warp bring to one shuffle.
+struct Brought {
+  const Fiber* lanes;
+  uint32_t place;
+
+  uint64_t by(uint32_t lane) const { return lanes[lane].slots[place]; }
+};
+
+// Returns when all that the mask names are there.
+Brought bring(uint32_t mask, uint64_t bits, const char* file, int line) {
   Fiber* fiber = running();
-  if ((mask >> lane & 1u) == 0) {
-    fail("a shuffle at line " + std::to_string(line) + " reads from a lane outside its mask");
-  }
   const uint32_t place = fiber->shuffles++ % 2;  // a lane can be one shuffle ahead of another
   fiber->slots[place] = bits;
   warp_barrier(mask, file, line);
-  const uint32_t warp_begin = fiber->thread_index.x / kWarpSize * kWarpSize;
-  return fiber->block->fibers[warp_begin + lane].slots[place];
+  return {&fiber->block->fibers[fiber->thread_index.x / kWarpSize * kWarpSize], place};
+}
+
+}  // namespace
+
+uint64_t exchange(uint32_t mask, uint64_t bits, uint32_t lane, const char* file, int line) {
+  if ((mask >> lane & 1u) == 0) {
+    fail("a shuffle at line " + std::to_string(line) + " reads from a lane outside its mask");
+  }
+  return bring(mask, bits, file, line).by(lane);
 }
 
 uint32_t ballot(uint32_t mask, bool value, const char* file, int line) {
-  Fiber* fiber = running();
-  const uint32_t place = fiber->shuffles++ % 2;
-  fiber->slots[place] = value;
-  warp_barrier(mask, file, line);
-  const Fiber* const lanes = &fiber->block->fibers[fiber->thread_index.x / kWarpSize * kWarpSize];
+  const Brought brought = bring(mask, value, file, line);
   uint32_t votes = 0;
   for (uint32_t lane = 0; lane < kWarpSize; ++lane) {
-    votes |= (mask >> lane & 1u) != 0 && lanes[lane].slots[place] != 0 ? 1u << lane : 0u;
+    votes |= (mask >> lane & 1u) != 0 && brought.by(lane) != 0 ? 1u << lane : 0u;
   }
   return votes;
 }
