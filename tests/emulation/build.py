@@ -27,6 +27,7 @@ _SANITIZERS = {
     "undefined": ("-O1", "-fsanitize=undefined"),
     "delayed": ("-O1",),  # no sanitizer: see delayed_stores.h
 }
+LIBRARY = "libmetacurv_emulated.so"
 RUNTIMES = {"thread": "libtsan.so", "address": "libasan.so"}
 
 
@@ -87,7 +88,7 @@ def build(
     ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(_run, todo))
-    library = folder / "libmetacurv_emulated.so"
+    library = folder / LIBRARY
     link = [
         COMPILER,
         "-shared",

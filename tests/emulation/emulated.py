@@ -63,6 +63,7 @@ class EmulatedOps:
     """The ops of a library that ``build`` made. A process can load one.
 
     Ops are attributes: ``ops.signed_sum(tensors, seed, probe, numbers, offsets)`` has the arguments of its schema.
+    The memory that an op makes, for results and partial sums, begins as NaN.
     """
 
     def __init__(self, library: Path) -> None:
@@ -73,10 +74,16 @@ class EmulatedOps:
         self._c = ctypes.CDLL(str(library))
         self._c.emulation_launches.argtypes = [ctypes.POINTER(ctypes.c_uint32), ctypes.c_size_t]
         self._c.emulation_launches.restype = ctypes.c_size_t
+        self._c.emulation_blocks.argtypes = [ctypes.POINTER(ctypes.c_uint32), ctypes.c_size_t]
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         op: Callable[..., Any] = getattr(getattr(torch.ops, NAMESPACE), name).default
-        return op
+
+        def poisoned(*arguments: Any) -> Any:
+            with _new_memory_is_nan():
+                return op(*arguments)
+
+        return poisoned
 
     @contextmanager
     def under(self, schedule: Schedule) -> Iterator[None]:
@@ -87,12 +94,31 @@ class EmulatedOps:
         finally:
             set_schedule(self._c, SCHEDULES[0])
 
+    @contextmanager
+    def only_blocks(self, blocks: Sequence[int]) -> Iterator[None]:
+        """Of every launch within the block, the thread blocks with these indices run, and no others."""
+        self._c.emulation_blocks((ctypes.c_uint32 * len(blocks))(*blocks), len(blocks))
+        try:
+            yield
+        finally:
+            self._c.emulation_blocks(None, 0)
+
     def launches(self) -> list[tuple[int, int]]:
         """Blocks and threads of the launches since the last call."""
         room = 1 << 16
         sizes = (ctypes.c_uint32 * room)()
         n = self._c.emulation_launches(sizes, room)
         return [(sizes[2 * i], sizes[2 * i + 1]) for i in range(n)]
+
+
+@contextmanager
+def _new_memory_is_nan() -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)  # ``torch.utils.deterministic`` fills then
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def set_schedule(library: ctypes.CDLL, schedule: Schedule) -> None:

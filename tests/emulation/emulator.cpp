@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <random>
 #include <string>
@@ -51,6 +52,10 @@ struct Schedule {
   uint32_t workers = 1;   // host threads
 };
 Schedule schedule;
+
+// Set from Python too: of every grid, these blocks alone, or all.
+bool all_blocks = true;
+std::vector<uint32_t> some_blocks;
 
 std::string last_fault;
 std::vector<Grid> launches;
@@ -374,8 +379,13 @@ std::string run_share(uint32_t worker, const Grid& grid, void (*body)(const void
                       const void* argument) {
   std::mt19937_64 random(schedule.seed + 1000003 * worker);
   std::vector<uint32_t> waiting;
-  for (uint32_t b = worker; b < grid.blocks; b += schedule.workers) {
-    waiting.push_back(b);
+  if (all_blocks) {
+    for (uint32_t b = worker; b < grid.blocks; b += schedule.workers) {
+      waiting.push_back(b);
+    }
+  } else {
+    std::copy_if(some_blocks.begin(), some_blocks.end(), std::back_inserter(waiting),
+                 [&](uint32_t b) { return b < grid.blocks && b % schedule.workers == worker; });
   }
   // The last is taken first.
   if (schedule.order == Order::kAscending) {
@@ -575,6 +585,12 @@ __attribute__((visibility("default"))) void emulation_schedule(int order, uint64
                                                                uint32_t resident,
                                                                uint32_t workers) {
   emulation::schedule = {static_cast<emulation::Order>(order), seed, resident, workers};
+}
+
+// No array: all blocks.
+__attribute__((visibility("default"))) void emulation_blocks(const uint32_t* blocks, size_t n) {
+  emulation::all_blocks = blocks == nullptr;
+  emulation::some_blocks.assign(blocks, blocks + n);
 }
 
 // How many launches there were since the last call, and their sizes: blocks, threads, blocks ...

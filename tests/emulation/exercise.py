@@ -120,6 +120,15 @@ def cases() -> dict[str, Case]:
     found["signed_sum of many tensors"] = lambda ops: [
         ops.signed_sum(ones, SEED, PROBE, list(range(962)), [0] * 962)
     ]
+
+    def accumulate_ones(ops):
+        mean, m2 = (torch.zeros(961, dtype=torch.float64) for _ in range(2))
+        count = torch.zeros((), dtype=torch.int64)
+        coordinates = SEED, PROBE, list(range(960)), [0] * 960
+        ops.hutchinson_accumulate_(mean, m2, count, ones[:960], *coordinates)
+        return [mean, m2, count]
+
+    found["statistics of as many tensors as one finish takes"] = accumulate_ones
     for dtype in DTYPES[:2]:
         # A warp makes the signs of 1024 elements at a time; the last two take several turns.
         for rows, cols in ((1, 1), (9, 37), (3, 2051), (2, 1500), (1, 9001)):

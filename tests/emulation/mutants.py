@@ -1,9 +1,11 @@
 """Plants faults in copies of the CUDA sources and says which check sees each: python tests/emulation/mutants.py
 
-Faults: every barrier left out, every shuffle's mask cut, every comparison shifted by one or turned round, every "+ 1" and
-"- 1" dropped, every sum overwritten instead of added to, every guarded return taken out. Checks, cheapest first: the
-compiler; the emulator and the comparison with the twins under six schedules ("exercise.py"); the same under
-AddressSanitizer and ThreadSanitizer. Prints a table as it goes and saves it; exits with 1 when a fault survives all of them.
+Faults, in the kernels and in the code that launches them: every barrier left out, every shuffle's mask cut, every
+comparison shifted by one or turned round, every "+ 1" and "- 1" dropped, every sum overwritten instead of added to, every
+guarded return taken out. Checks, cheapest first: the compiler; under six schedules ("exercise.py") the emulator, which sees
+threads that wait in vain, wrong masks and places that do not exist, and the comparison with the twins; launches counted by
+hand ("test_launches.py"); the first again under AddressSanitizer and ThreadSanitizer. Prints a table as it goes and saves
+it; exits with 1 when a fault survives all of them.
 
 Some changes are no faults: they are listed in EQUIVALENT, each with its reason, and are not planted.
 """
@@ -14,6 +16,7 @@ import argparse
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,24 +27,38 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from tests.emulation.build import SOURCES, BuildError, build, environment, exercise_arguments  # noqa: E402
+from tests.emulation.build import (  # noqa: E402
+    LIBRARY,
+    SOURCES,
+    BuildError,
+    build,
+    environment,
+    exercise_arguments,
+)
 
 KERNELS = SOURCES / "cuda"
-CHECKS = ("", "address", "thread")
-NAMES = {"": "values", "address": "AddressSanitizer", "thread": "ThreadSanitizer"}
+CHECKS = {"values": "", "launches": "", "AddressSanitizer": "address", "ThreadSanitizer": "thread"}
+LONGEST = {"": 300, "address": 900, "thread": 900}  # seconds, several times what the sources take
 _SHIFTED = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "=="}
 
 _SAME_AT_EQUALITY = "both branches give the same number where the two are equal"
+_LARGEST = "refuses a grid of 2^31 - 1 blocks too: memory for one is out of reach here"
 # (file, beginning of the line, to its end where that is \n, kind) -> why the change is no fault
 EQUIVALENT = {
     ("finish_sums.cuh", "if (end - begin > kLongRange)", "> as >="): "a range of that length is added twice, to the same sum",
+    ("launch_plan.h", "if (view.is_contiguous() || view.numel <=", "<= as <"): "cuts a tensor that would have fitted",
+    ("launch_plan.h", "STD_TORCH_CHECK(tiles <=", "<= as <"): _LARGEST,
+    ("rademacher.cu", "return;\n", "no return"): "there are no launches to make",
     ("rademacher.cuh", "return;\n", "no return"): "an empty tile is walked over in vain",
+    ("row_products.cu", "STD_TORCH_CHECK(blocks <=", "<= as <"): _LARGEST,
+    ("softmax_factor.cu", "STD_TORCH_CHECK(blocks <=", "<= as <"): _LARGEST,
     ("softmax_factor.cuh", "return;\n", "no return"): "words that are there are made again",
     ("softmax_factor.cuh", "const int first = start < 0", "< as <="): _SAME_AT_EQUALITY,
     ("softmax_factor.cuh", "static_cast<int>(end - origin", "< as <="): _SAME_AT_EQUALITY,
     ("softmax_factor.cuh", "for (; origin < end;", "< as <="): "one more turn, of a piece with no element of the row",
     ("softmax_factor.cuh", "for (int step = 0; step < kPieceWords", "< as <="): "no element of the piece is that far",
     ("step_line.cuh", "const int elements = left", "< as <="): _SAME_AT_EQUALITY,
+    ("step_plan.h", "STD_TORCH_CHECK(tiles <=", "<= as <"): _LARGEST,
     ("tensor_table.cuh", "for (int d = tensor.first_dimension", "> as >="): "the last quotient is 0 then, and the sum the same",
     ("warp_tile.cuh", "const uint64_t first", "> as >="): _SAME_AT_EQUALITY,
     ("warp_tile.cuh", "const uint64_t last", "> as >="): _SAME_AT_EQUALITY,
@@ -68,9 +85,14 @@ class Fault:
         return f"{self.file}:{self.line}"
 
 
+def sources() -> list[Path]:
+    """Kernels and their launch code."""
+    return sorted(path for path in KERNELS.iterdir() if path.suffix in (".cuh", ".h", ".cu"))
+
+
 def faults() -> Iterator[Fault]:
     """All that can be planted, file by file."""
-    for path in sorted(KERNELS.glob("*.cuh")):
+    for path in sources():
         for number, line in enumerate(path.read_text().splitlines(), 1):
             code = line.partition("//")[0]
             if not code.strip() or code.lstrip().startswith(("#", "static_assert", "template")):
@@ -96,7 +118,7 @@ def _changes(code: str) -> Iterator[tuple[str, str]]:
         yield "a lane less in the mask", code.replace("0xffffffffu", "0x7fffffffu")
     if "+=" in code and "for (" not in code:
         yield "overwritten, not added", code.replace("+=", "=")
-    if re.search(r"\b(if|for|while)\b|\?", code) and "constexpr" not in code:
+    if "constexpr" not in code:
         for match in re.finditer(r"(?<=[\w\)\]] )(<=|>=|==|!=|<|>)(?= [\w\(-])", code):
             other = _SHIFTED[match[0]]
             yield f"{match[0]} as {other}", code[: match.start()] + other + code[match.end() :]
@@ -133,11 +155,11 @@ def users(header: str) -> list[str]:
 
 
 def caught_by(fault: Fault, folder: Path, objects: dict[str, Path]) -> str:
-    """The first check that sees the fault; "" for none.
+    """What saw the fault first; "" for nothing.
 
     Args:
         folder: scratch.
-        objects: of the sources as they are, by sanitizer: those to be asked.
+        objects: of the sources as they are, by check: those to be asked.
     """
     csrc = folder / "csrc"
     shutil.rmtree(folder, ignore_errors=True)
@@ -147,43 +169,82 @@ def caught_by(fault: Fault, folder: Path, objects: dict[str, Path]) -> str:
     assert lines[fault.line - 1] == fault.before
     lines[fault.line - 1] = fault.after
     path.write_text("\n".join(lines) + "\n")
-    for sanitizer in objects:
-        target = folder / f"build{sanitizer}"
-        shutil.copytree(objects[sanitizer], target)
-        try:
-            library = build(target, csrc=csrc, sanitizer=sanitizer, only=users(fault.file))
-        except BuildError:
-            return "compiler"
-        if exercise(library, sanitizer, users(fault.file)):
-            return NAMES[sanitizer]
+    changed = users(fault.file)
+    for check, as_it_is in objects.items():
+        target = folder / f"build{CHECKS[check]}"
+        if not target.exists():
+            shutil.copytree(as_it_is, target)
+            try:
+                build(target, csrc=csrc, sanitizer=CHECKS[check], only=changed)
+            except BuildError:
+                return "compiler"
+        if seen := ask(check, target / LIBRARY, changed):
+            return seen
     return ""
 
 
-def exercise(library: Path, sanitizer: str, only: Sequence[str] = ()) -> bool:
-    """Whether something is seen, by the cases that run the .cu files ``only``; none: by any."""
-    command = [sys.executable, str(HERE / "exercise.py"), str(library), "--first"]
-    command += ["--only", *only] if only else []
-    command += exercise_arguments(sanitizer)
-    variables = {**os.environ, **environment(sanitizer)}
+def ask(check: str, library: Path, only: Sequence[str] = ()) -> str:
+    """What the check sees, by the cases that run the .cu files ``only``; none: by all of them.
+
+    Raises:
+        RuntimeError: the check ended otherwise than by finding something.
+    """
+    sanitizer = CHECKS[check]
+    if check == "launches":
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+        command.append(str(HERE / "test_launches.py"))
+    else:
+        command = [sys.executable, str(HERE / "exercise.py"), str(library), "--first"]
+        command += ["--only", *only] if only else []
+        command += exercise_arguments(sanitizer)
+    variables = {**os.environ, **environment(sanitizer), "METACURV_EMULATED_LIBRARY": str(library)}
     try:
-        done = subprocess.run(command, env=variables, capture_output=True, timeout=300, check=False)
+        done = subprocess.run(
+            command,
+            env=variables,
+            capture_output=True,
+            text=True,
+            timeout=LONGEST[sanitizer],
+            check=False,
+        )
     except subprocess.TimeoutExpired:
-        return True  # a loop without an end
-    return done.returncode != 0
+        return f"{check}: without an end"
+    return _verdict(check, done)
+
+
+def _verdict(check: str, done: subprocess.CompletedProcess[str]) -> str:
+    if done.returncode == 0:
+        return ""
+    if done.returncode < 0:
+        return f"{check}: {signal.Signals(-done.returncode).name}"
+    if "runtime error: " in done.stderr:
+        return "bounds and alignment"
+    for sanitizer in ("AddressSanitizer", "ThreadSanitizer"):
+        if f"{sanitizer}: " in done.stderr:
+            return sanitizer
+    if check == "launches" and re.search(r"^\d+ failed", done.stdout, re.MULTILINE):
+        return "launches"
+    if check != "launches" and "not what the twin gives" in done.stdout:
+        return "values"
+    if check != "launches" and "could not be launched" in done.stdout:
+        return "emulator"
+    if check != "launches" and "metacurv: " in done.stdout:
+        return "refusal"
+    raise RuntimeError(f"{check} did not run:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--file", action="append", metavar="NAME", help="only faults in this .cuh")
+    parser.add_argument("--file", action="append", metavar="NAME", help="only faults in this file")
     parser.add_argument("--kind", help="only kinds that contain this text, such as sync")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th fault")
     parser.add_argument(
         "--checks",
         nargs="+",
-        choices=NAMES.values(),
-        default=list(NAMES.values()),
+        choices=CHECKS,
+        default=list(CHECKS),
         help="only these",
     )
     parser.add_argument(
@@ -209,12 +270,12 @@ def main() -> int:
     survivors = 0
     rows = ["| place | fault | line | caught by |", "|---|---|---|---|"]
     with tempfile.TemporaryDirectory() as scratch:
-        asked = [s for s in CHECKS if NAMES[s] in arguments.checks]
-        objects = {s: Path(scratch) / f"as-it-is{s}" for s in asked}
-        for sanitizer, folder in objects.items():
-            library = build(folder, sanitizer=sanitizer)
-            if exercise(library, sanitizer):
-                print(f"error: {NAMES[sanitizer]} complains about the sources as they are")
+        asked = [check for check in CHECKS if check in arguments.checks]
+        objects = {check: Path(scratch) / f"as-it-is{CHECKS[check]}" for check in asked}
+        for check, folder in objects.items():
+            build(folder, sanitizer=CHECKS[check], only=())
+            if seen := ask(check, folder / LIBRARY):
+                print(f"error: {check} sees something in the sources as they are: {seen}")
                 return 2
         for index, fault in enumerate(chosen, 1):
             check = caught_by(fault, Path(scratch) / "planted", objects)

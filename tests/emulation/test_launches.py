@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from metacurv import _reference as twin
 from tests.emulation.emulated import EmulatedOps, schemas
 
 SEED, PROBE = 0, torch.tensor(0)
@@ -48,8 +49,9 @@ def test_a_tile_belongs_to_the_whole_parameter(emulated: EmulatedOps) -> None:
 
 
 def test_more_tensors_than_one_finish_takes(emulated: EmulatedOps) -> None:
-    launches = signed_sum(emulated, [torch.ones(1)] * 961)
-    assert launches == [(60, 128)] * 16 + [(1, 128)] + [(1, 1024)] * 2
+    tables, finish = [(60, 128)] * 16, (1, 1024)
+    assert signed_sum(emulated, [torch.ones(1)] * 960) == [*tables, finish]
+    assert signed_sum(emulated, [torch.ones(1)] * 961) == [*tables, (1, 128), finish, finish]
 
 
 def test_strided_tensors_of_2_to_32_elements_are_cut(emulated: EmulatedOps) -> None:
@@ -60,16 +62,93 @@ def test_strided_tensors_of_2_to_32_elements_are_cut(emulated: EmulatedOps) -> N
     assert emulated.launches() == []  # refused before anything ran
 
 
-def test_softmax_factor_takes_a_warp_or_a_block_a_row(emulated: EmulatedOps) -> None:
+def test_both_parts_of_a_cut_tensor_are_where_they_belong(emulated: EmulatedOps) -> None:
+    """Every second of 2^33 + 16 elements: 16 GiB of addresses, of which the blocks that run touch a little."""
+    first_tile, tail_begin = 11, 2**31 + 4  # the tensor begins in that tile of its parameter
+    x = torch.empty(2**33 + 16, dtype=torch.bfloat16)[::2]
+    offset = first_tile * TILE + TILE // 2
+    # Half a tile, whole ones, half a tile and four elements; the tail begins with the rest of that tile.
+    tiles = (tail_begin + TILE // 2) // TILE + 1
     emulated.launches()
-    for rows, cols in ((17, 2047), (17, 2048)):
+    with emulated.only_blocks([0, tiles - 1, tiles, 2 * tiles - 1]):
+        emulated.rademacher_([x], SEED, PROBE, [3], [offset])
+    assert emulated.launches() == [(2 * tiles, 128)]
+    for begin, end in (
+        (0, TILE // 2),
+        (tail_begin - 100, tail_begin + 100),
+        (x.numel() - 8, x.numel()),
+    ):
+        expected = torch.empty(end - begin, dtype=x.dtype)
+        twin.rademacher_([expected], SEED, PROBE, [3], [offset + begin])
+        assert torch.equal(x[begin:end], expected), begin
+
+
+def test_steps_take_a_block_a_tile(emulated: EmulatedOps) -> None:
+    def launches(*sizes: int) -> list[tuple[int, int]]:
+        tensors = [torch.ones(size) for size in sizes]
+        emulated.launches()
+        emulated.move_(tensors, tensors, tensors, torch.tensor(1.0, dtype=torch.float64))
+        moved = emulated.launches()
+        lr, keep = torch.tensor(1.0, dtype=torch.float64), [1.0] * len(tensors)
+        emulated.step_direction_(tensors, tensors, tensors, keep, lr)
+        assert emulated.launches() == [*moved, (1, 1024)]
+        return moved
+
+    assert launches() == launches(0) == []
+    assert launches(1) == launches(TILE) == launches(0, TILE, 0) == [(1, 128)]
+    assert launches(TILE + 1) == launches(1, TILE) == [(2, 128)]
+    assert launches(*[3] * 80) == [(80, 128)]
+    assert launches(TILE + 1, *[3] * 80) == [(81, 128), (1, 128)]
+
+
+def test_steps_copy_what_has_gaps_and_nothing_else(emulated: EmulatedOps) -> None:
+    def copies(out: torch.Tensor, x: torch.Tensor) -> int:
+        """How many of torch's copies it takes to move from ``x`` by twice ``x``."""
+        distance = torch.tensor(2.0, dtype=torch.float64)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            emulated.move_([out], [x], [x], distance)
+        assert torch.equal(out, x * 3)
+        return sum(event.name == "aten::copy_" for event in profile.events())
+
+    x = torch.arange(12.0).view(3, 4)
+    assert copies(torch.ones(3, 4), x) == 0
+    assert copies(torch.ones(4, 3).t(), x.t().contiguous().t()) == 0
+    # A stride that is never taken.
+    assert copies(torch.ones(12).as_strided((3, 1, 4), (4, 99, 1)), x.view(3, 1, 4)) == 0
+    assert copies(torch.ones(3, 4), x.t().contiguous().t()) == 3  # both inputs, and the result back
+    # Two elements with a gap reach as far as two without one and the gap.
+    assert copies(torch.ones(4)[::2], torch.arange(4.0)[::2]) == 3
+
+
+def test_nothing_to_fill_launches_nothing(emulated: EmulatedOps) -> None:
+    emulated.launches()
+    emulated.rademacher_([], SEED, PROBE, [], [])
+    emulated.rademacher_([torch.ones(0)], SEED, PROBE, [0], [0])
+    assert emulated.launches() == []
+
+
+def test_softmax_factor_takes_a_warp_or_a_block_a_row(emulated: EmulatedOps) -> None:
+    def launches(rows: int, cols: int) -> list[tuple[int, int]]:
+        emulated.launches()
         emulated.softmax_factor(torch.ones(rows, cols), torch.ones(rows), SEED, PROBE, 0, 2)
-    assert emulated.launches() == [(5, 256), (34, 256)]
+        return emulated.launches()
+
+    assert launches(16, 2047) == [(4, 256)]
+    assert launches(17, 2047) == [(5, 256)]
+    assert launches(17, 2048) == [(34, 256)]
+    assert launches(0, 3) == launches(3, 0) == []
 
 
 def test_row_products_takes_up_to_three_launches(emulated: EmulatedOps) -> None:
-    emulated.launches()
-    emulated.row_products(torch.ones(9, 4), torch.ones(2, 9, 5), torch.ones(2, 9, 5))
-    assert emulated.launches() == [(2, 256), (2, 256)]
-    emulated.row_products(torch.ones(9, 4), torch.ones(2, 9, 1000), torch.ones(2, 9, 1000))
-    assert emulated.launches() == [(2, 256), (4, 256), (2, 256)]
+    def launches(rows: int, cols: int, draws: int = 2) -> list[tuple[int, int]]:
+        products = torch.ones(draws, rows, cols)
+        emulated.launches()
+        emulated.row_products(torch.ones(rows, 4), products, products)
+        return emulated.launches()
+
+    assert launches(8, 5) == [(1, 256), (2, 256)]
+    assert launches(9, 5) == [(2, 256), (2, 256)]
+    assert launches(8, 1024) == [(1, 256), (2, 256)]
+    assert launches(9, 1000) == [(2, 256), (4, 256), (2, 256)]
+    assert launches(0, 5) == [(2, 256)]  # zeros, by the one that adds partial sums
+    assert launches(8, 5, draws=0) == []

@@ -22,7 +22,7 @@ def test_every_barrier_mask_and_guard_is_planted() -> None:
     ):
         lines = [
             (path.name, number)
-            for path in sorted(mutants.KERNELS.glob("*.cuh"))
+            for path in mutants.sources()
             for number, line in enumerate(path.read_text().splitlines(), 1)
             if line.partition("//")[0].strip().endswith(text)
         ]
