@@ -75,6 +75,10 @@ def backend(value: Any) -> str:
 
 def loss_function(loss_fn: Any) -> None:
     """Callable, and no class that somebody forgot to make an instance of."""
+    if loss_fn is None:
+        raise TypeError(
+            "loss_fn must be given: a function of (output, targets), such as torch.nn.functional.cross_entropy; got none"
+        )
     if not callable(loss_fn):
         raise TypeError(f"loss_fn must be callable, got {describe(loss_fn)}")
     if isinstance(loss_fn, type):

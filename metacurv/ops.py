@@ -320,7 +320,7 @@ def hutchinson_accumulate_(
 
 
 def reciprocal_lr_(scale: Tensor, trace: Tensor, *, alpha: float, backend: str = "auto") -> None:
-    """The seed's rule: scale <- 1 / (1 + alpha max(trace, 0)), guarded, on the device, without a host sync.
+    """The reciprocal rule: scale <- 1 / (1 + alpha max(trace, 0)), guarded, on the device, without a host sync.
 
     A trace that is not finite leaves ``scale`` as it was (1 where it held nothing usable). The result is always finite and in
     [2^-40, 1], so that a learning rate times it stays positive.

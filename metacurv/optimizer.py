@@ -78,7 +78,7 @@ class MetaCurvatureLR(OptimizerWrapper):
         alpha: (reciprocal, as all below) strength of the rule, >= 0, in units of 1 / trace.
         update_freq: optimizer steps between readings, >= 1; step 0 is due.
         n_hutchinson_samples: probes in a reading, >= 1; of "activation" too, where a probe is one backward pass to the layers.
-        smoothing: decay in [0, 1) of a bias-corrected moving average of the trace; 0 is the seed's rule.
+        smoothing: decay in [0, 1) of a bias-corrected moving average of the trace; 0 is the original rule.
         estimator: "hutchinson" draws probes in parameter space, for any loss. The others reuse the step's own forward pass and
             add only backward passes to the layers; ``estimate_trace`` says where they are right. "activation" draws samples
             with much less noise; "exact", for networks that are linear in pieces and for plain stacks of layers, has none.

@@ -44,7 +44,9 @@ def table(summary: dict[str, Any]) -> str:
     for method in summary["methods"]:
         alpha = method["alpha"]
         difference = differences.get((method["method"], alpha))
-        cells = [NAMES[method["method"]] if alpha is None else f"seed's rule, alpha = {alpha:g}"]
+        cells = [
+            NAMES[method["method"]] if alpha is None else f"reciprocal rule, alpha = {alpha:g}"
+        ]
         for key, digits in COLUMNS.values():
             cell = f"{method[key]['mean']:.{digits}f}"
             if difference is not None:

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
+    Dataset,
     IterableDataset,
     RandomSampler,
     SequentialSampler,
@@ -205,6 +206,11 @@ def _source_of(probe: Any) -> _Source:
         raise TypeError(
             f"probe must be {_EXPECTED}, got a {type(probe).__name__}; DataLoader(TensorDataset(inputs, targets), "
             "batch_size=...) makes batches of tensors"
+        )
+    if isinstance(probe, Dataset) and not isinstance(probe, IterableDataset):
+        raise TypeError(
+            f"probe must be {_EXPECTED}, got a data set ({type(probe).__name__}); DataLoader(dataset, batch_size=...) makes "
+            "batches of it"
         )
     if isinstance(probe, Sequence) and not isinstance(probe, str):
         if not probe:

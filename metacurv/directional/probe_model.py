@@ -66,6 +66,7 @@ class ProbeBatch:
     def output(self) -> Leaves:
         """The floating tensors that the model returns; every pass sees the same random numbers."""
         with (
+            _errors_say_where(),
             torch.inference_mode(False),
             torch.no_grad(),
             StateKept(self._modules, self._device),
@@ -85,8 +86,26 @@ class ProbeBatch:
     @contextmanager
     def loss_quiet(self) -> Iterator[None]:
         """What the loss draws or keeps stays as it was, too."""
-        with StateKept(self._loss_modules, self._device), _eval_mode(self._loss_modules):
+        with (
+            _errors_say_where(),
+            StateKept(self._loss_modules, self._device),
+            _eval_mode(self._loss_modules),
+        ):
             yield
+
+
+@contextmanager
+def _errors_say_where() -> Iterator[None]:
+    """What the user's model or loss raises looks like an error of the training step, which it is not."""
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "add_note"):  # from Python 3.11 on
+            error.add_note(
+                "metacurv: raised in evaluating loss_fn(model(inputs), targets) on a batch of probe, with the model in eval mode, which "
+                "MetaCurvatureLR does to measure a step; not by the training step itself"
+            )
+        raise
 
 
 @contextmanager

@@ -15,7 +15,7 @@ SWEEP = (1e-4, 1e-3, 1e-2, 1e-1)
 class Method:
     """An optimizer under comparison.
 
-    Adam; ``MetaCurvatureLR(Adam)`` by the seed's rule, which has an ``alpha``; or by the directional rule.
+    Adam; ``MetaCurvatureLR(Adam)`` by the reciprocal rule, which has an ``alpha``; or by the directional rule.
     """
 
     alpha: float | None

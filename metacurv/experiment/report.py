@@ -12,6 +12,7 @@ from . import directional, verdict
 from .config import Config
 from .results import MEASURES, Curves, Measure
 from .statistics import CONFIDENCE, spread
+from .text_table import aligned
 from .verdict import Judgement
 
 WIDTH = 100
@@ -35,15 +36,18 @@ def text(config: Config, curves: Sequence[Curves]) -> str:
         [
             f"Adam against MetaCurvatureLR(Adam), {rules}, "
             f"{config.seeds} seeds of {config.steps} steps: mean ± standard deviation over seeds",
-            *_table(means),
+            *aligned(means),
             "  (mean train loss: over training, by trapezoids between evaluations; the lower, the faster)",
             "",
             f"MetaCurvatureLR minus Adam, paired by seed: mean [{CONFIDENCE:.0%} t interval]",
-            *_table(differences),
+            *aligned(differences),
             "",
             f"Verdict (from the intervals{quick})",
+            *([] if beside is None else [*_wrapped(directional.words(beside)), ""]),
+            *_wrapped(
+                "The reciprocal rule (alpha=...), which this package started from, was to beat Adam:"
+            ),
             *(line for words in _verdict(curves) for line in _wrapped(words)),
-            *([] if beside is None else ["", *_wrapped(directional.words(beside))]),
         ]
     )
 
@@ -123,18 +127,6 @@ def _mean_sd(measure: Measure, curves: Curves) -> str:
     values, places = spread(measure.of(curves)), measure.decimals
     sd = "" if math.isnan(values.sd) else f" ± {values.sd:.{places}f}"
     return f"{values.mean:.{places}f}{sd}"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of ``rows``: the first column to the left, the others to the right of their widest."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            ["", row[0].ljust(widths[0])]
-            + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        )
-        for row in rows
-    ]
 
 
 def _wrapped(paragraph: str) -> list[str]:

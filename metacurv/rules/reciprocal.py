@@ -1,4 +1,4 @@
-"""The seed's rule: lr = lr0 / (1 + alpha max(trace, 0))."""
+"""The reciprocal rule, which this package started from: lr = lr0 / (1 + alpha max(trace, 0))."""
 
 from __future__ import annotations
 

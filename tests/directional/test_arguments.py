@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import sys
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from metacurv import DirectionalRule, MetaCurvatureLR
 from tests.directional.helpers import Point, batch, data, directional, loader, network, pairs, train
@@ -35,7 +36,8 @@ def made(**options: Any) -> MetaCurvatureLR:
             ValueError,
             "model must have parameters that the optimizer steps",
         ),
-        ({"loss_fn": None}, TypeError, "loss_fn must be callable, got NoneType None"),
+        ({"loss_fn": None}, TypeError, "loss_fn must be given: a function of .*; got none"),
+        ({"loss_fn": 3}, TypeError, "loss_fn must be callable, got int 3"),
         (
             {"loss_fn": nn.MSELoss},
             TypeError,
@@ -50,6 +52,11 @@ def made(**options: Any) -> MetaCurvatureLR:
         ({"probe": []}, ValueError, "probe must be .* got an empty list"),
         ({"probe": data().tensors}, TypeError, "probe must be .*TensorDataset"),
         ({"probe": torch.ones(3)}, TypeError, "probe must be"),
+        (
+            {"probe": data()},
+            TypeError,
+            r"probe must be .* got a data set \(TensorDataset\); DataLoader\(dataset",
+        ),
         ({"probe": iter([batch(0)])}, TypeError, "probe must be .* can be gone through once"),
         ({"probe": "train"}, TypeError, "probe must be"),
         ({"horizon": 0}, ValueError, "horizon must be >= 1, got 0"),
@@ -171,6 +178,23 @@ def test_a_batch_that_is_no_pair(drawn: Any) -> None:
     )
     with pytest.raises(TypeError, match=r"probe must give \(inputs, targets\) pairs, got"):
         train(model, opt, 1)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="notes came with Python 3.11")
+@pytest.mark.parametrize("where", ["model", "loss"])
+def test_an_error_of_the_users_code_says_that_it_was_a_reading(where: str) -> None:
+    model = network()
+
+    def loss_fn(output: Tensor, targets: Tensor) -> Tensor:
+        raise ZeroDivisionError("mine")
+
+    wrong = [(torch.ones(2, 999), torch.zeros(2, dtype=torch.long))]
+    options = {"loss_fn": loss_fn} if where == "loss" else {"probe": wrong}
+    opt = directional(torch.optim.Adam(model.parameters()), model, **options)
+    with pytest.raises((ZeroDivisionError, RuntimeError), match="mine|shapes") as caught:
+        train(model, opt, 1)
+    (note,) = caught.value.__notes__
+    assert "on a batch of probe" in note
 
 
 def test_losses_that_cannot_serve() -> None:

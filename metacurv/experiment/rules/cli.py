@@ -15,6 +15,7 @@ from .tasks import TASKS, Task
 from .workers import complete
 
 INTERRUPTED = 130
+FEW_SEEDS = 5
 
 
 def main(argv: Sequence[str]) -> int:
@@ -37,11 +38,12 @@ def main(argv: Sequence[str]) -> int:
         if arguments.settings:
             apart = Store(store.folder / "settings")  # these runs are no part of the comparison
             return settings.run(tasks, seeds, apart, jobs, arguments.progress)
-        for task in tasks:
-            if not arguments.summary_only:
-                with_grid = arguments.methods is None or "grid" in arguments.methods
+        if not arguments.summary_only:
+            with_grid = arguments.methods is None or "grid" in arguments.methods
+            for task in tasks:
                 _train(task, methods, seeds, store, with_grid, jobs, arguments.progress)
-            _report(tasks, methods, seeds, store, quiet=task is not tasks[-1])
+                _report(tasks, methods, seeds, store, quiet=True)
+        _report(tasks, methods, seeds, store, quiet=False)
     except KeyboardInterrupt:
         print("\nInterrupted; run the same command again to go on", file=sys.stderr)
         return INTERRUPTED
@@ -78,15 +80,12 @@ def _report(
             print("nothing to summarise yet: no task has its whole grid")
         return
     ranks = summary.mean_ranks(done)
-    table = tables.overview(done, methods)
-    lines = [f"{rank:5.2f}  {name}" for name, rank in ranks.items()]
-    text = (
-        table
-        + "\nmean rank over the tasks, 1 is best:\n\n"
-        + "\n".join(f"    {line}" for line in lines)
-        + "\n"
+    ranking = "mean rank over the tasks, 1 is best:\n\n" + "".join(
+        f"    {rank:5.2f}  {name}\n" for name, rank in ranks.items()
     )
-    write_atomically(store.folder / "summary.md", text + "\n" + tables.by_task(done))
+    table = tables.overview(done, methods)
+    text = "\n".join([table, ranking, tables.by_task(done)])
+    write_atomically(store.folder / "summary.md", text)
     write_json(
         store.folder / "summary.json",
         {
@@ -97,5 +96,10 @@ def _report(
     )
     write_atomically(store.folder / "rules.png", figures.draw_gains(done))
     if not quiet:
-        print(text)
+        print(tables.for_terminal(done, methods))
+        print(ranking)
+        if len(seeds) < FEW_SEEDS:
+            print(
+                f"{len(seeds)} seeds are too few to tell methods apart: this shows that it runs.\n"
+            )
         print(f"written to {store.folder}: summary.md, summary.json, rules.png")

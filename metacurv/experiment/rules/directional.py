@@ -1,4 +1,4 @@
-"""The directional rule, and the seed's, as the README has them."""
+"""The directional rule, and the reciprocal one, as the README has them."""
 
 from __future__ import annotations
 

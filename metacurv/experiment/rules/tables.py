@@ -1,10 +1,11 @@
-"""The summaries as Markdown: an overview, a row a task, and for every task a table, a row a method."""
+"""The summaries as Markdown, and for a terminal: an overview, a row a task, and for every task a table, a row a method."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from ..statistics import Interval
+from ..text_table import aligned
 from .grid import SGD_FACTOR
 from .summary import Entry, TaskSummary
 
@@ -27,6 +28,24 @@ def overview(summaries: Sequence[TaskSummary], methods: Sequence[str]) -> str:
         cells += [_with_gain(summary, by_name[name]) if name in by_name else "" for name in methods]
         rows.append(_row(cells))
     return "\n".join(rows) + "\n"
+
+
+def for_terminal(summaries: Sequence[TaskSummary], methods: Sequence[str]) -> str:
+    """The overview as aligned text, a block a task."""
+    blocks = []
+    for summary in summaries:
+        by_name = {entry.name: entry for entry in summary.methods}
+        unit, grid = summary.task.unit, summary.best_of_grid
+        note = f" {_NOTE}" if summary.task.base == "sgd" else ""
+        rows = [
+            [f"{summary.task.name}: {unit}{note}", "± standard error", "gain over best of grid [95 %]"],
+            ["untuned 1e-3", *_plain(summary, summary.adam)],
+            [f"best constant rate: {_point(summary.best_constant)}", *_plain(summary, summary.best_constant)],
+            [f"best of the grid: {_point(grid)}", _mean(summary, grid), ""],
+        ]  # fmt: skip
+        rows += [[name, *_plain(summary, by_name[name])] for name in methods if name in by_name]
+        blocks.append("\n".join(aligned(rows)))
+    return "\n\n".join(blocks) + "\n"
 
 
 def by_task(summaries: Sequence[TaskSummary]) -> str:
@@ -83,6 +102,11 @@ def _gain(summary: TaskSummary, gain: Interval) -> str:
     digits = _digits(summary)
     limits = f"[{gain.low:+.{digits}f}, {gain.high:+.{digits}f}]"
     return f"{gain.mean:+.{digits}f} {limits}{_MARKS[gain.side]}"
+
+
+def _plain(summary: TaskSummary, entry: Entry) -> tuple[str, str]:
+    best = summary.best_of_grid
+    return _mean(summary, entry), "" if entry is best else _gain(summary, summary.gain(entry, best))
 
 
 def _with_gain(summary: TaskSummary, entry: Entry) -> str:

@@ -76,11 +76,24 @@ def test_a_tasks_table_has_every_reference_and_both_gains() -> None:
     assert "10 times" not in rows["best constant: 0.01 constant"]
 
 
+def test_the_terminal_has_what_the_overview_has() -> None:
+    made = summary.summarise(TASK, records(), SEEDS)
+    assert made is not None
+    lines = tables.for_terminal([made], ["directional"]).splitlines()
+    assert lines[-1].split("  ")[1] == "directional"
+    assert "+2.35 [+1.71, +2.99] better" in lines[-1]
+    assert len({len(line) for line in lines}) == 1
+    assert "best of the grid: 0.01 constant" in lines[3]
+    assert "60.50 ± 0.65" in lines[3]
+    assert "<" not in "".join(lines)
+
+
 def test_rates_of_sgd_are_said_to_be_larger_than_their_names() -> None:
     made = summary.summarise(TASKS["mlp-sgd"], records(), SEEDS)
     assert made is not None
     assert "10 times" in tables.by_task([made])
     assert "10 times" in tables.overview([made], [])
+    assert "10 times" in tables.for_terminal([made], [])
 
 
 def test_gains_are_positive_where_a_loss_is_lower() -> None:
