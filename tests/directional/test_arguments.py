@@ -191,7 +191,7 @@ def test_an_error_of_the_users_code_says_that_it_was_a_reading(where: str) -> No
     wrong = [(torch.ones(2, 999), torch.zeros(2, dtype=torch.long))]
     options = {"loss_fn": loss_fn} if where == "loss" else {"probe": wrong}
     opt = directional(torch.optim.Adam(model.parameters()), model, **options)
-    with pytest.raises((ZeroDivisionError, RuntimeError), match="mine|shapes") as caught:
+    with pytest.raises((ZeroDivisionError, RuntimeError), match=r"mine|shapes") as caught:
         train(model, opt, 1)
     (note,) = caught.value.__notes__
     assert "on a batch of probe" in note
