@@ -228,7 +228,7 @@ def _verdict(check: str, done: subprocess.CompletedProcess[str]) -> str:
         return "values"
     if check != "launches" and "could not be launched" in done.stdout:
         return "emulator"
-    if check != "launches" and "metacurv: " in done.stdout:
+    if check != "launches" and "Schedule(" in done.stdout:
         return "refusal"
     raise RuntimeError(f"{check} did not run:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
 
