@@ -77,8 +77,12 @@ struct Fiber : Thread {
   const char* file = nullptr;  // where it waits
   int line = 0;
   uint32_t mask = 0;
-  uint64_t slots[2] = {};  // what it brought to its last two shuffles
-  uint32_t shuffles = 0;
+  // Of a shuffle: what it brings, the lane it reads from, what that brought, and who brought other
+  // than 0.
+  uint64_t brought = 0;
+  uint32_t from = 0;
+  uint64_t received = 0;
+  uint32_t votes = 0;
 };
 
 // Barriers order what was before them and what comes after; tags alternate, or an early thread's
@@ -227,25 +231,48 @@ bool release_block(Block& block) {
   return true;
 }
 
-// Lets a warp's lanes go on that wait at one barrier, if all that its mask names do.
-void release_warp(Block& block, uint32_t w) {
-  Fiber* const lanes = &block.fibers[w * kWarpSize];
-  const auto waits = [](const Fiber& fiber) { return fiber.state == State::kAtWarpBarrier; };
-  const Fiber* const first = std::find_if(lanes, lanes + kWarpSize, waits);
-  if (first == lanes + kWarpSize) {
-    return;
-  }
-  const uint32_t mask = first->mask;
+// What the lanes that `mask` names brought is there: each gets what it asked for.
+void deliver(Fiber* lanes, uint32_t mask) {
+  uint32_t votes = 0;
   for (uint32_t lane = 0; lane < kWarpSize; ++lane) {
-    if ((mask >> lane & 1u) != 0 &&
-        !(waits(lanes[lane]) && lanes[lane].mask == mask && same_place(lanes[lane], *first))) {
-      return;
-    }
+    votes |= (mask >> lane & 1u) != 0 && lanes[lane].brought != 0 ? 1u << lane : 0u;
   }
-  ++block.warps[w].generation;
   for (uint32_t lane = 0; lane < kWarpSize; ++lane) {
     if ((mask >> lane & 1u) != 0) {
+      lanes[lane].received = lanes[lanes[lane].from].brought;
+      lanes[lane].votes = votes;
       lanes[lane].state = State::kReady;
+    }
+  }
+}
+
+// Whether all that the mask of a waiting lane names wait with it.
+bool is_complete(const Fiber* lanes, const Fiber& waiting) {
+  for (uint32_t lane = 0; lane < kWarpSize; ++lane) {
+    const Fiber& other = lanes[lane];
+    if ((waiting.mask >> lane & 1u) != 0 &&
+        !(other.state == State::kAtWarpBarrier && other.mask == waiting.mask &&
+          same_place(other, waiting))) {
+      return false;
+    }
+  }
+  return true;
+}
+
+// Lets lanes of a warp go on that wait at one barrier. Of the lanes that wait, one mask's may be
+// all there where another's are not.
+void release_warp(Block& block, uint32_t w) {
+  Fiber* const lanes = &block.fibers[w * kWarpSize];
+  uint32_t tried = 0;
+  for (uint32_t lane = 0; lane < kWarpSize; ++lane) {
+    const Fiber& fiber = lanes[lane];
+    if (fiber.state != State::kAtWarpBarrier || (tried >> lane & 1u) != 0) {
+      continue;
+    }
+    tried |= fiber.mask;
+    if (is_complete(lanes, fiber)) {
+      ++block.warps[w].generation;
+      deliver(lanes, fiber.mask);
     }
   }
 }
@@ -474,41 +501,22 @@ void warp_barrier(uint32_t mask, const char* file, int line) {
   acquire(tags, generation);
 }
 
-namespace {
-
-// What the lanes of a warp bring to one shuffle.
-struct Brought {
-  const Fiber* lanes;
-  uint32_t place;
-
-  uint64_t by(uint32_t lane) const { return lanes[lane].slots[place]; }
-};
-
-// Returns when all that the mask names are there.
-Brought bring(uint32_t mask, uint64_t bits, const char* file, int line) {
-  Fiber* fiber = running();
-  const uint32_t place = fiber->shuffles++ % 2;  // a lane can be one shuffle ahead of another
-  fiber->slots[place] = bits;
-  warp_barrier(mask, file, line);
-  return {&fiber->block->fibers[fiber->thread_index.x / kWarpSize * kWarpSize], place};
-}
-
-}  // namespace
-
 uint64_t exchange(uint32_t mask, uint64_t bits, uint32_t lane, const char* file, int line) {
   if ((mask >> lane & 1u) == 0) {
     fail("a shuffle at line " + std::to_string(line) + " reads from a lane outside its mask");
   }
-  return bring(mask, bits, file, line).by(lane);
+  Fiber* fiber = running();
+  fiber->brought = bits;
+  fiber->from = lane;
+  warp_barrier(mask, file, line);
+  return fiber->received;
 }
 
 uint32_t ballot(uint32_t mask, bool value, const char* file, int line) {
-  const Brought brought = bring(mask, value, file, line);
-  uint32_t votes = 0;
-  for (uint32_t lane = 0; lane < kWarpSize; ++lane) {
-    votes |= (mask >> lane & 1u) != 0 && brought.by(lane) != 0 ? 1u << lane : 0u;
-  }
-  return votes;
+  Fiber* fiber = running();
+  fiber->brought = value;
+  warp_barrier(mask, file, line);
+  return fiber->votes;
 }
 
 void fence() {

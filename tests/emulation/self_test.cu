@@ -34,6 +34,18 @@ __global__ void shuffles(double* out) {
   out[4 * threadIdx.x + 3] = __shfl_xor_sync(kAll, threadIdx.x, 6);
 }
 
+// The lower half exchanges among itself while the upper half is elsewhere; then all do.
+__global__ void masks_of_halves(double* out) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const uint32_t half = lane < 16 ? 0xffffu : 0xffff0000u;
+  uint32_t value = threadIdx.x;
+  for (int turn = 0; turn < (lane < 16 ? 3 : 1); ++turn) {
+    value = __shfl_sync(half, value, (lane + 1) % 16 + lane / 16 * 16) + 100;
+  }
+  out[2 * threadIdx.x] = value;
+  out[2 * threadIdx.x + 1] = __shfl_sync(kAll, value, 31 - lane);
+}
+
 __global__ void atomics(double* out) {
   atomicAdd(&out[0], 1.0);
   atomicMax(&out[1], static_cast<double>(threadIdx.x));
@@ -158,6 +170,7 @@ constexpr Case kCases[] = {
     {"indices", indices},
     {"votes", votes},
     {"shuffles", shuffles},
+    {"masks_of_halves", masks_of_halves},
     {"atomics", atomics},
     {"dynamic_memory", dynamic_memory},
     {"last_block_adds", last_block_adds<true>},

@@ -77,6 +77,18 @@ def test_shuffles(plain: SelfTest) -> None:
     assert ends(plain, "shuffles", 1, 64, [POISON] * 256) == {repr(list(map(float, expected)))}
 
 
+def test_masks_of_halves(plain: SelfTest) -> None:
+    values = []
+    for thread in range(64):
+        lane, half = thread % 32, thread // 16 * 16
+        turns = 3 if lane < 16 else 1
+        values.append(float(half + (lane + turns) % 16 + 100 * turns))
+    expected = []
+    for thread in range(64):
+        expected += [values[thread], values[thread // 32 * 32 + 31 - thread % 32]]
+    assert ends(plain, "masks_of_halves", 1, 64, [POISON] * 128) == {repr(expected)}
+
+
 @pytest.mark.parametrize("kind", ["plain", "delayed"])
 def test_atomics(kind: str, request: pytest.FixtureRequest) -> None:
     kernels: SelfTest = request.getfixturevalue(kind)
