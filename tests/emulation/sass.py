@@ -195,6 +195,14 @@ def _packed(kernel: str, access: str, packs: int, count: int, streams: int) -> I
         yield Work(kernel, dtype, streams * size, access, count, elements, place)
 
 
+def _factor(scalar: str, size: int, access: str) -> Iterator[Work]:
+    """A row by a warp, or by a block of eight."""
+    for warps in (1, 8):
+        kernel = f"softmax_factor_kernel<{scalar}, {warps}>"
+        yield Work(kernel, "sum", size, access, 4, 4, 0)
+        yield Work(kernel, "u", 2 * size, access, 4, 4, 1)
+
+
 _WIDE_LOAD = r"LDG\.E\.128"
 WORK = (
     *_packed("rademacher_kernel", "LDS", packs=8, count=8, streams=1),
@@ -207,10 +215,8 @@ WORK = (
     Work("row_products_kernel<double>", "u twice", 8, r"LDG\.E\.64", 8, 4),
     Work("squared_norms_kernel<float>", "", 4, r"LDG\.E", 4, 4),
     Work("squared_norms_kernel<double>", "", 8, r"LDG\.E\.64", 4, 4),
-    Work("softmax_factor_kernel<float, 1>", "sum", 4, r"LDG\.E", 4, 4, 0),
-    Work("softmax_factor_kernel<float, 1>", "u", 8, r"LDG\.E", 4, 4, 1),
-    Work("softmax_factor_kernel<double, 1>", "sum", 8, r"LDG\.E\.64", 4, 4, 0),
-    Work("softmax_factor_kernel<double, 1>", "u", 16, r"LDG\.E\.64", 4, 4, 1),
+    *_factor("float", 4, r"LDG\.E"),
+    *_factor("double", 8, r"LDG\.E\.64"),
 )
 
 Codes = dict[str, dict[str, Code]]  # architecture -> readable name
