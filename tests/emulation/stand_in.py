@@ -3,7 +3,8 @@
 A ``StandIn`` says that it is on cuda:0, and holds a CPU tensor with the values. Every op on it, the package's included, runs
 on the CPU tensors, so a training step runs whole, with its numbers; ops that mix it with tensors on the CPU are errors, as on a
 GPU. Within ``alarm()`` these raise ``WouldWait``: a value that comes to the host (``item``, ``tolist``, ``nonzero``, a boolean
-index, ``equal``), and a copy between host and device in either direction, from memory that is not pinned.
+index, ``equal``, a count that decides a shape), and a copy between host and device in either direction, but for one from pinned
+memory that is asked not to block.
 
 Not modelled: kernels' own launches, and synchronisation inside libraries (cuSOLVER) that no op shows.
 """
@@ -27,11 +28,14 @@ _DEVICE = torch.device("cuda", 0)
 _TO_HOST = {
     aten._local_scalar_dense.default,
     aten._unique2.default,
+    aten.bincount.default,
     aten.equal.default,
     aten.is_nonzero.default,
     aten.item.default,
     aten.masked_select.default,
     aten.nonzero.default,
+    aten.repeat_interleave.Tensor,
+    aten.unique_consecutive.default,
     aten.unique_dim.default,
 }
 _INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
@@ -116,9 +120,12 @@ def _run(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
     copies = func is aten.copy_.default
     if on_device and (func in _TO_HOST or goes_to == "cpu"):
         _sound(func)
-    if goes_to == "cuda" and tensors and not on_device and not tensors[0].is_pinned():
-        _sound(f"{func} from the host")
-    if copies and isinstance(args[0], StandIn) != isinstance(args[1], StandIn):
+    goes_on = bool(kwargs.get("non_blocking", copies and len(args) > 2 and args[2]))
+    crosses = goes_to == "cuda" and bool(tensors) and not on_device
+    if copies:
+        crosses = isinstance(args[0], StandIn) != isinstance(args[1], StandIn)
+    source = args[1] if copies else tensors[0] if tensors else None
+    if crosses and not (goes_on and source is not None and source.is_pinned()):
         _sound(f"{func} between host and device")
     if func in _INDEXING and on_device:
         masks = [i for i in args[1] if i is not None and i.dtype in (torch.bool, torch.uint8)]
