@@ -4,10 +4,11 @@ Faults, in the kernels and in the code that launches them: every barrier left ou
 comparison shifted by one or turned round, every "+ 1" and "- 1" dropped, every sum overwritten instead of added to, every
 guarded return taken out. Checks, cheapest first: the compiler; under six schedules ("exercise.py") the emulator, which sees
 threads that wait in vain, wrong masks and places that do not exist, and the comparison with the twins; launches counted by
-hand ("test_launches.py"); the first again under AddressSanitizer and ThreadSanitizer. Prints a table as it goes and saves
-it; exits with 1 when a fault survives all of them.
+hand ("test_launches.py"); the first again under AddressSanitizer and ThreadSanitizer. Prints a line a fault, saves a
+table, and exits with 1 when a fault survives all of them. With --keep the rows of the files that were run go into
+tests/emulation/mutants.md, which a test compares with the sources.
 
-Some changes are no faults: they are listed in EQUIVALENT, each with its reason, and are not planted.
+Some changes are no faults: they are listed in planted.py, each with its reason, and are not planted.
 """
 
 from __future__ import annotations
@@ -20,8 +21,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -35,123 +35,18 @@ from tests.emulation.build import (  # noqa: E402
     environment,
     exercise_arguments,
 )
+from tests.emulation.mutant_table import KEPT, Row, read, to_markdown  # noqa: E402
+from tests.emulation.planted import (  # noqa: E402
+    EQUIVALENT,
+    Fault,
+    faults,
+    invisible,
+    is_equivalent,
+    users,
+)
 
-KERNELS = SOURCES / "cuda"
 CHECKS = {"values": "", "launches": "", "AddressSanitizer": "address", "ThreadSanitizer": "thread"}
 LONGEST = {"": 300, "address": 900, "thread": 900}  # seconds, several times what the sources take
-_SHIFTED = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "=="}
-
-_SAME_AT_EQUALITY = "both branches give the same number where the two are equal"
-_LARGEST = "refuses a grid of 2^31 - 1 blocks too: memory for one is out of reach here"
-# (file, beginning of the line, to its end where that is \n, kind) -> why the change is no fault
-EQUIVALENT = {
-    ("finish_sums.cuh", "if (end - begin > kLongRange)", "> as >="): "a range of that length is added twice, to the same sum",
-    ("launch_plan.h", "if (view.is_contiguous() || view.numel <=", "<= as <"): "cuts a tensor that would have fitted",
-    ("launch_plan.h", "STD_TORCH_CHECK(tiles <=", "<= as <"): _LARGEST,
-    ("rademacher.cu", "return;\n", "no return"): "there are no launches to make",
-    ("rademacher.cuh", "return;\n", "no return"): "an empty tile is walked over in vain",
-    ("row_products.cu", "STD_TORCH_CHECK(blocks <=", "<= as <"): _LARGEST,
-    ("softmax_factor.cu", "STD_TORCH_CHECK(blocks <=", "<= as <"): _LARGEST,
-    ("softmax_factor.cuh", "return;\n", "no return"): "words that are there are made again",
-    ("softmax_factor.cuh", "const int first = start < 0", "< as <="): _SAME_AT_EQUALITY,
-    ("softmax_factor.cuh", "static_cast<int>(end - origin", "< as <="): _SAME_AT_EQUALITY,
-    ("softmax_factor.cuh", "for (; origin < end;", "< as <="): "one more turn, of a piece with no element of the row",
-    ("softmax_factor.cuh", "for (int step = 0; step < kPieceWords", "< as <="): "no element of the piece is that far",
-    ("step_line.cuh", "const int elements = left", "< as <="): _SAME_AT_EQUALITY,
-    ("step_plan.h", "STD_TORCH_CHECK(tiles <=", "<= as <"): _LARGEST,
-    ("tensor_table.cuh", "for (int d = tensor.first_dimension", "> as >="): "the last quotient is 0 then, and the sum the same",
-    ("warp_tile.cuh", "const uint64_t first", "> as >="): _SAME_AT_EQUALITY,
-    ("warp_tile.cuh", "const uint64_t last", "> as >="): _SAME_AT_EQUALITY,
-    ("warp_tile.cuh", "return {begin, static_cast<int>(first", "< as <="): _SAME_AT_EQUALITY,
-    ("warp_tile.cuh", "static_cast<int>(last", "< as <="): _SAME_AT_EQUALITY,
-    ("warp_tile.cuh", "if (first_step < last_step)", "< as <="): "no packs, at an aligned place: the two parts meet there",
-    ("warp_tile.cuh", "for (int row = first / kRow;", "< as <="): "one more row, of which no element is in the tile",
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One line of one file, replaced."""
-
-    file: str
-    line: int
-    kind: str
-    before: str
-    after: str
-
-    @property
-    def place(self) -> str:
-        """For the table."""
-        return f"{self.file}:{self.line}"
-
-
-def sources() -> list[Path]:
-    """Kernels and their launch code."""
-    return sorted(path for path in KERNELS.iterdir() if path.suffix in (".cuh", ".h", ".cu"))
-
-
-def faults() -> Iterator[Fault]:
-    """All that can be planted, file by file."""
-    for path in sources():
-        for number, line in enumerate(path.read_text().splitlines(), 1):
-            code = line.partition("//")[0]
-            if not code.strip() or code.lstrip().startswith(("#", "static_assert", "template")):
-                continue
-            for kind, changed in _changes(code):
-                yield Fault(path.name, number, kind, line, changed)
-
-
-def is_equivalent(fault: Fault) -> bool:
-    """Whether it is no fault, by the list."""
-    return any(
-        (file, kind) == (fault.file, fault.kind) and f"{fault.before.strip()}\n".startswith(line)
-        for file, line, kind in EQUIVALENT
-    )
-
-
-def _changes(code: str) -> Iterator[tuple[str, str]]:
-    """Ways to break one line."""
-    for barrier in ("__syncthreads();", "__syncwarp();"):
-        if barrier in code:
-            yield f"no {barrier[:-3]}", code.replace(barrier, "")
-    if "0xffffffffu" in code:
-        yield "a lane less in the mask", code.replace("0xffffffffu", "0x7fffffffu")
-    if "+=" in code and "for (" not in code:
-        yield "overwritten, not added", code.replace("+=", "=")
-    if "constexpr" not in code:
-        for match in re.finditer(r"(?<=[\w\)\]] )(<=|>=|==|!=|<|>)(?= [\w\(-])", code):
-            other = _SHIFTED[match[0]]
-            yield f"{match[0]} as {other}", code[: match.start()] + other + code[match.end() :]
-    for match in re.finditer(r" [+-] 1(?![\w.])", code):
-        yield f"no{match[0]}", code[: match.start()] + code[match.end() :]
-    for match in re.finditer(r"\b(lane|thread|start|tile|warp_begin) \+ ", code):
-        yield f"no {match[1]} +", code[: match.start()] + code[match.end() :]
-    if code.strip() == "return;":
-        yield "no return", code.replace("return;", "")
-
-
-def invisible() -> Fault:
-    """A change that is none, so that no check can see it."""
-    path = KERNELS / "rademacher.cuh"
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        if line.startswith("namespace"):
-            return Fault(path.name, number, "no fault at all", line, line + "  // the same")
-    raise LookupError(f"{path} has no namespace")
-
-
-def users(header: str) -> list[str]:
-    """Stems of the .cu files that include ``header``, directly or not."""
-    including = {header}
-    files = {path.name: path.read_text() for path in KERNELS.glob("*") if path.is_file()}
-    while True:
-        more = {
-            name
-            for name, text in files.items()
-            if any(f'#include "{wanted}"' in text for wanted in including)
-        }
-        if more <= including:
-            return [name[:-3] for name in including if name.endswith(".cu")]
-        including |= more
 
 
 def caught_by(fault: Fault, folder: Path, objects: dict[str, Path]) -> str:
@@ -234,25 +129,11 @@ def _verdict(check: str, done: subprocess.CompletedProcess[str]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--file", action="append", metavar="NAME", help="only faults in this file")
-    parser.add_argument("--kind", help="only kinds that contain this text, such as sync")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th fault")
-    parser.add_argument(
-        "--checks",
-        nargs="+",
-        choices=CHECKS,
-        default=list(CHECKS),
-        help="only these",
-    )
-    parser.add_argument(
-        "--invisible", action="store_true", help="plant a change that is no fault: it must survive"
-    )
-    parser.add_argument("--list", action="store_true", help="list them and plant nothing")
-    parser.add_argument("--out", type=Path, default=Path("runs") / "mutants.md", metavar="FILE")
+    parser = _parser()
     arguments = parser.parse_args()
+    partly = arguments.kind or arguments.every > 1 or len(arguments.checks) < len(CHECKS)
+    if arguments.keep and (partly or arguments.invisible):
+        parser.error("--keep is for all faults of a file and all checks")
     chosen = [
         fault
         for fault in faults()
@@ -264,32 +145,60 @@ def main() -> int:
         chosen = [invisible()]
     if arguments.list:
         for fault in chosen:
-            print(f"{fault.place:28} {fault.kind:24} {fault.before.strip()}")
+            print(f"{fault.place:28} {fault.kind:24} {fault.code}")
         print(f"{len(chosen)} faults; {len(EQUIVALENT)} changes that are none are not among them")
         return 0
-    survivors = 0
-    rows = ["| place | fault | line | caught by |", "|---|---|---|---|"]
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:
-        asked = [check for check in CHECKS if check in arguments.checks]
-        objects = {check: Path(scratch) / f"as-it-is{CHECKS[check]}" for check in asked}
-        for check, folder in objects.items():
-            build(folder, sanitizer=CHECKS[check], only=())
-            if seen := ask(check, folder / LIBRARY):
-                print(f"error: {check} sees something in the sources as they are: {seen}")
-                return 2
+        objects = _as_they_are(Path(scratch), arguments.checks)
         for index, fault in enumerate(chosen, 1):
-            check = caught_by(fault, Path(scratch) / "planted", objects)
-            survivors += not check
+            seen = caught_by(fault, Path(scratch) / "planted", objects)
             print(
-                f"[{index}/{len(chosen)}] {fault.place:26} {fault.kind:24} {check or '*** SURVIVES ***'}",
+                f"[{index}/{len(chosen)}] {fault.place:26} {fault.kind:24} {seen or '*** SURVIVES ***'}",
                 flush=True,
             )
-            line = fault.before.strip().replace("|", "\\|")
-            rows.append(f"| {fault.place} | {fault.kind} | `{line}` | {check or '**nothing**'} |")
+            rows.append(Row(fault.file, fault.line, fault.kind, fault.code, seen))
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
-            arguments.out.write_text("\n".join(rows) + "\n")
+            arguments.out.write_text(to_markdown(rows))
+    if arguments.keep:
+        anew = {row.file for row in rows}
+        KEPT.write_text(to_markdown([*(r for r in read(KEPT) if r.file not in anew), *rows]))
+    survivors = sum(not row.caught_by for row in rows)
     print(f"{len(chosen)} faults planted, {survivors} survived; {arguments.out}")
     return 1 if survivors else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--file", action="append", metavar="NAME", help="only faults in this file of csrc/cuda"
+    )
+    parser.add_argument("--kind", help="only kinds that contain this text, such as sync")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th fault")
+    parser.add_argument(
+        "--checks", nargs="+", choices=CHECKS, default=list(CHECKS), help="only these"
+    )
+    parser.add_argument(
+        "--invisible", action="store_true", help="plant a change that is no fault: it must survive"
+    )
+    parser.add_argument("--list", action="store_true", help="list them and plant nothing")
+    parser.add_argument(
+        "--keep", action="store_true", help="put the rows into tests/emulation/mutants.md"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs") / "mutants.md", metavar="FILE")
+    return parser
+
+
+def _as_they_are(scratch: Path, checks: Sequence[str]) -> dict[str, Path]:
+    """Objects of the sources without a fault, by check; the program ends here where a check sees one."""
+    objects = {check: scratch / f"as-it-is{CHECKS[check]}" for check in CHECKS if check in checks}
+    for check, folder in objects.items():
+        build(folder, sanitizer=CHECKS[check], only=())
+        if seen := ask(check, folder / LIBRARY):
+            sys.exit(f"error: {check} sees something in the sources as they are: {seen}")
+    return objects
 
 
 if __name__ == "__main__":
