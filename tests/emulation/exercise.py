@@ -55,7 +55,11 @@ def guarded(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def lists(dtype: torch.dtype) -> Iterator[list[torch.Tensor]]:
     """Ragged tails, starts that are not aligned, more than one tile, strides, more tensors than one table holds."""
     yield [whole_numbers(n, dtype=dtype, seed=n) for n in (1, 33, 131, 4097)]
-    yield [whole_numbers(16_390, dtype=dtype)[3:], whole_numbers(40, 50, dtype=dtype)[1::2, ::3]]
+    yield [
+        whole_numbers(16_390, dtype=dtype)[3:],
+        whole_numbers(40, 50, dtype=dtype)[1::2, ::3],
+        whole_numbers(7, 9, 11, dtype=dtype)[::2, ::2, ::2],
+    ]
     yield [whole_numbers(n % 40, dtype=dtype, seed=n) for n in range(70)]
 
 

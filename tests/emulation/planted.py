@@ -31,6 +31,8 @@ EQUIVALENT = {
     ("step_line.cuh", "const int elements = left", "< as <="): _SAME_AT_EQUALITY,
     ("step_plan.h", "STD_TORCH_CHECK(tiles <=", "<= as <"): _LARGEST,
     ("tensor_table.cuh", "for (int d = tensor.first_dimension", "> as >="): "the last quotient is 0 then, and the sum the same",
+    ("warp_tile.cuh", "__device__ __forceinline__ bool is_empty", ">= as >"): "an empty tile is walked over in vain",
+    ("warp_tile.cuh", "const int first_step", "no - 1"): "a step's elements go one by one, not in packs: slower",
     ("warp_tile.cuh", "const uint64_t first", "> as >="): _SAME_AT_EQUALITY,
     ("warp_tile.cuh", "const uint64_t last", "> as >="): _SAME_AT_EQUALITY,
     ("warp_tile.cuh", "return {begin, static_cast<int>(first", "< as <="): _SAME_AT_EQUALITY,
