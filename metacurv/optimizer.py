@@ -341,5 +341,6 @@ def _refuse_arguments(of: str, rule: str, **given: Any) -> None:
         default = parameters[name].default
         if type(value) is not type(default) or value != default:
             raise ValueError(
-                f"{name} must be left out with rule={rule!r}; rule={of!r} takes it, got {_validate.describe(value)}"
+                f"{name} must be left out with rule={rule!r}; rule={of!r} takes it, got {_validate.describe(value)}; "
+                f"did you mean rule={of!r}?"
             )

@@ -102,8 +102,8 @@ def _errors_say_where() -> Iterator[None]:
     except Exception as error:
         if hasattr(error, "add_note"):  # from Python 3.11 on
             error.add_note(
-                "metacurv: raised in evaluating loss_fn(model(inputs), targets) on a batch of probe, with the model in eval "
-                "mode, which MetaCurvatureLR does to measure a step; not by the training step itself"
+                "metacurv: raised in evaluating loss_fn(model(inputs), targets), the output first, on a batch of probe, with "
+                "the model in eval mode, which MetaCurvatureLR does to measure a step; not by the training step itself"
             )
         raise
 

@@ -97,9 +97,9 @@ def _report(
     write_atomically(store.folder / "rules.png", figures.draw_gains(done))
     if not quiet:
         print(tables.for_terminal(done, methods))
-        print(ranking)
         if len(seeds) < FEW_SEEDS:
             print(
                 f"{len(seeds)} seeds are too few to tell methods apart: this shows that it runs.\n"
             )
+        print(ranking)
         print(f"written to {store.folder}: summary.md, summary.json, rules.png")
