@@ -133,6 +133,16 @@ def test_model_that_is_no_module(model):
         estimate_trace(model, F.cross_entropy, rand(6, 3), labels(6))
 
 
+def test_a_data_set_is_no_batch():
+    examples = torch.utils.data.TensorDataset(rand(6, 3), labels(6))
+    refused(
+        TypeError,
+        r"inputs must be a batch .* got a data set \(TensorDataset\); DataLoader\(dataset",
+        inputs=examples,
+        targets=None,
+    )
+
+
 @pytest.mark.parametrize("loss_fn", [None, "mse", torch.tensor(1.0)])
 def test_loss_that_is_not_callable(loss_fn):
     refused(TypeError, "loss_fn must be (given|callable)", loss_fn=loss_fn)
