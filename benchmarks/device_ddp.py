@@ -55,7 +55,7 @@ def _rank(rank: int, device: str, width: int, steps: int, folder: str) -> None:
         for _ in range(ROUNDS):
             for training, taken in zip((ours, other), times, strict=True):
                 taken.append(1e6 * _seconds(training, steps, is_cuda=is_cuda))
-        agree = ours.is_finite() and _same_everywhere(ours.model)
+        agree = _same_everywhere(ours.model) and ours.is_finite()  # the first is for all ranks
         found.append(outcome(f"{steps} steps of Adam on 2 ranks, {rule} rule", *times, agree))
     if rank == 0:
         (Path(folder) / "found.json").write_text(json.dumps([asdict(each) for each in found]))

@@ -332,7 +332,7 @@ def test_statistics_on_another_device_are_refused():
     """By the op itself as well: a kernel that wrote to host memory would end the process."""
     probe = torch.tensor(0, device=DEVICE)
     mean, m2 = (torch.zeros(1, dtype=torch.float64) for _ in range(2))
-    with pytest.raises(RuntimeError, match="mean and probe must be on one device"):
+    with pytest.raises(RuntimeError, match="count and probe must be on one device"):
         torch.ops.metacurv.hutchinson_accumulate_(mean, m2, torch.tensor(0), [], 0, probe, [], [])
 
 

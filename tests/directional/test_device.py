@@ -96,6 +96,7 @@ def test_ranks_of_a_ddp_model_agree(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a GPU: torch.cuda.is_available() is False"
 )
@@ -109,16 +110,19 @@ def test_on_a_gpu_nothing_waits() -> None:
         probe=lambda: (x, y),
         average=True,
     )
-    for step in range(40):
-        if step == 1:
-            torch.cuda.set_sync_debug_mode("error")
-        try:
-            opt.zero_grad()
-            nn.functional.cross_entropy(model(x), y).backward()
-            opt.step()
-        finally:
-            if step == 39:
-                torch.cuda.set_sync_debug_mode("default")
+
+    def step() -> None:
+        opt.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        opt.step()
+
+    step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(39):
+            step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
     assert len(opt.history) > 10
 
 
