@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 BACKENDS = ("auto", "native", "reference")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -84,6 +85,15 @@ def loss_function(loss_fn: Any) -> None:
     if isinstance(loss_fn, type):
         raise TypeError(
             f"loss_fn must take (output, targets), got the class {loss_fn.__name__}; did you mean {loss_fn.__name__}()?"
+        )
+
+
+def no_data_set(name: str, value: Any, needed: str) -> None:
+    """A map of single examples, which only a loader makes batches of."""
+    if isinstance(value, Dataset) and not isinstance(value, Iterable) and not callable(value):
+        raise TypeError(
+            f"{name} must be {needed}, got a data set ({type(value).__name__}); DataLoader(dataset, batch_size=...) makes "
+            "batches of it"
         )
 
 

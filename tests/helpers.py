@@ -6,6 +6,8 @@ import functools
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +153,13 @@ def run_two_ranks(module: str, *arguments: object, folder: Path) -> tuple[Any, A
             process.kill()
     one, other = (torch.load(folder / f"{rank}.pt", map_location="cpu") for rank in range(2))
     return one, other
+
+
+@contextmanager
+def waiting_is_an_error() -> Iterator[None]:
+    """Within it a GPU's host must not wait; a test of it ignores torch's warning "Synchronization debug mode ..."."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -12,7 +12,7 @@ import torch
 
 import metacurv
 from metacurv import ops
-from tests.helpers import DTYPES, carved, contract_signs
+from tests.helpers import DTYPES, carved, contract_signs, waiting_is_an_error
 from tests.layouts import READABLE, WRITABLE
 
 if not torch.cuda.is_available():
@@ -296,13 +296,10 @@ def test_no_op_waits_for_the_device(probe):
     state = fresh_state(len(products))
     one_reading(state, products)  # so that nothing is loaded for the first time below
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waiting_is_an_error():
         one_reading(state, products)
         number = 3 if probe == "int" else state["probe"]
         ops.signed_sum(products, seed=1, probe=number, backend="native")
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_the_current_stream_orders_the_work():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from metacurv import ops
-from tests.helpers import DTYPES, carved
+from tests.helpers import DTYPES, carved, waiting_is_an_error
 from tests.layouts import READABLE, WRITABLE
 from tests.test_cuda import DEVICE, mixed_list
 from tests.test_cuda import pytestmark as needs_gpu
@@ -100,12 +100,9 @@ def test_neither_waits_for_the_device():
 
     run(number)  # so that nothing is loaded for the first time below
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waiting_is_an_error():
         run(number)
         run(0.1)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_a_captured_graph_reads_its_numbers_anew():

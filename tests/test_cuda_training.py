@@ -5,8 +5,6 @@ Without a GPU every test here is skipped, and says so; what can be told without 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import metacurv
-from tests.helpers import run_two_ranks
+from tests.helpers import run_two_ranks, waiting_is_an_error
 from tests.test_cuda import DEVICE
 from tests.test_cuda import pytestmark as needs_gpu
 
@@ -55,15 +53,6 @@ def step(model: nn.Module, opt: metacurv.MetaCurvatureLR, x: Tensor, y: Tensor) 
     loss.backward()
     opt.step()
     return loss.detach()
-
-
-@contextmanager
-def waiting_is_an_error() -> Iterator[None]:
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")

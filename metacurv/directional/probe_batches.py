@@ -15,7 +15,6 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
-    Dataset,
     IterableDataset,
     RandomSampler,
     SequentialSampler,
@@ -207,11 +206,7 @@ def _source_of(probe: Any) -> _Source:
             f"probe must be {_EXPECTED}, got a {type(probe).__name__}; DataLoader(TensorDataset(inputs, targets), "
             "batch_size=...) makes batches of tensors"
         )
-    if isinstance(probe, Dataset) and not isinstance(probe, IterableDataset):
-        raise TypeError(
-            f"probe must be {_EXPECTED}, got a data set ({type(probe).__name__}); DataLoader(dataset, batch_size=...) makes "
-            "batches of it"
-        )
+    _validate.no_data_set("probe", probe, _EXPECTED)
     if isinstance(probe, Sequence) and not isinstance(probe, str):
         if not probe:
             raise ValueError(f"probe must be {_EXPECTED}, got an empty {type(probe).__name__}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from metacurv import _validate
 from metacurv.estimators.opened import found_batch_size
@@ -20,11 +20,7 @@ def batches(inputs: Any, targets: Any) -> Iterator[tuple[Any, Any]]:
         raise TypeError(
             f"targets must be left out where inputs is a DataLoader, which gives them, got {_validate.describe(targets)}"
         )
-    if isinstance(inputs, Dataset) and not isinstance(inputs, Iterable):
-        raise TypeError(
-            f"inputs must be a batch or an iterable of batches, got a data set ({type(inputs).__name__}); DataLoader(dataset, "
-            "batch_size=...) makes batches of it"
-        )
+    _validate.no_data_set("inputs", inputs, "a batch or an iterable of batches")
     is_batch = isinstance(inputs, (Tensor, tuple, Mapping)) or targets is not None
     if is_batch or not isinstance(inputs, Iterable):
         yield inputs, targets

@@ -18,7 +18,7 @@ from metacurv.directional.timing import MeasuringTimes
 from tests.directional.helpers import data, directional, network, train
 from tests.drop_in.helpers import assert_same, weights
 from tests.drop_in.test_tensor_lr import CountHostReads
-from tests.helpers import run_two_ranks
+from tests.helpers import run_two_ranks, waiting_is_an_error
 
 
 class CapturableSGDW(Optimizer):
@@ -117,12 +117,9 @@ def test_on_a_gpu_nothing_waits() -> None:
         opt.step()
 
     step()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waiting_is_an_error():
         for _ in range(39):
             step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert len(opt.history) > 10
 
 

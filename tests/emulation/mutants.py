@@ -46,6 +46,15 @@ from tests.emulation.planted import (  # noqa: E402
 )
 
 CHECKS = {"values": "", "launches": "", "AddressSanitizer": "address", "ThreadSanitizer": "thread"}
+# What is printed where something was seen, the more telling first.
+_FAILED = {
+    "launches": {"launches": r"^\d+ failed"},
+    "exercise": {
+        "values": "not what the twin gives",
+        "emulator": "could not be launched",
+        "refusal": r"Schedule\(",
+    },
+}
 LONGEST = {"": 300, "address": 900, "thread": 900}  # seconds, several times what the sources take
 
 
@@ -117,14 +126,10 @@ def _verdict(check: str, done: subprocess.CompletedProcess[str]) -> str:
     for sanitizer in ("AddressSanitizer", "ThreadSanitizer"):
         if f"{sanitizer}: " in done.stderr:
             return sanitizer
-    if check == "launches" and re.search(r"^\d+ failed", done.stdout, re.MULTILINE):
-        return "launches"
-    if check != "launches" and "not what the twin gives" in done.stdout:
-        return "values"
-    if check != "launches" and "could not be launched" in done.stdout:
-        return "emulator"
-    if check != "launches" and "Schedule(" in done.stdout:
-        return "refusal"
+    failed = _FAILED["launches" if check == "launches" else "exercise"]
+    for what, text in failed.items():
+        if re.search(text, done.stdout, re.MULTILINE):
+            return what
     raise RuntimeError(f"{check} did not run:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
 
 

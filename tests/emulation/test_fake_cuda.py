@@ -18,9 +18,10 @@ from tests.test_step_ops import calls as step_calls
 pytestmark = needs_native
 
 
-def arguments_of(name: str, dtype: torch.dtype) -> Any:
-    """Real ones, on the CPU."""
-    return {**calls(dtype), **step_calls(dtype)}[name]
+def op_and_arguments(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """Arguments are real ones, on the CPU."""
+    op = getattr(torch.ops.metacurv, name).default
+    return op, {**calls(dtype), **step_calls(dtype)}[name]
 
 
 OPS = [*calls(torch.float32), *step_calls(torch.float32)]
@@ -36,8 +37,7 @@ def on_fake_cuda(leaf: Any) -> Any:
 @pytest.mark.parametrize("name", OPS)
 def test_results_are_on_the_device_of_the_arguments(name: str, dtype: torch.dtype) -> None:
     """With the shape, dtype and strides of a real run on the CPU."""
-    op = getattr(torch.ops.metacurv, name).default
-    real = arguments_of(name, dtype)
+    op, real = op_and_arguments(name, dtype)
     with FakeTensorMode():
         fakes = tree_map(on_fake_cuda, real)
         made = tree_leaves(op(*fakes))
@@ -53,8 +53,7 @@ def test_results_are_on_the_device_of_the_arguments(name: str, dtype: torch.dtyp
 @pytest.mark.parametrize("name", OPS)
 def test_opcheck(name: str, dtype: torch.dtype) -> None:
     """Schema, shapes and tracing; that values are right, and untouched where they should be, needs a device."""
-    op = getattr(torch.ops.metacurv, name).default
-    real = arguments_of(name, dtype)
+    op, real = op_and_arguments(name, dtype)
     with FakeTensorMode():
         results = torch.library.opcheck(op, tree_map(on_fake_cuda, real))
     assert set(results.values()) == {"SUCCESS"}
@@ -64,8 +63,7 @@ def test_opcheck(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("name", OPS)
 def test_traced_for_the_device(name: str) -> None:
     """Into one call of the op, without a constant or a copy beside it."""
-    op = getattr(torch.ops.metacurv, name).default
-    real = arguments_of(name, torch.float32)
+    op, real = op_and_arguments(name)
     with FakeTensorMode(allow_non_fake_inputs=False):
         fakes = tree_map(on_fake_cuda, real)
         graph = make_fx(op, tracing_mode="fake")(*fakes).graph
@@ -76,8 +74,7 @@ def test_traced_for_the_device(name: str) -> None:
 
 @pytest.mark.parametrize("name", OPS)
 def test_compiled_for_the_device_into_one_graph(name: str) -> None:
-    op = getattr(torch.ops.metacurv, name).default
-    real = arguments_of(name, torch.float32)
+    op, real = op_and_arguments(name)
     graphs: list[torch.fx.GraphModule] = []
 
     def keep(graph: torch.fx.GraphModule, inputs: Any) -> Any:

@@ -42,7 +42,8 @@ def main(argv: Sequence[str]) -> int:
             with_grid = arguments.methods is None or "grid" in arguments.methods
             for task in tasks:
                 _train(task, methods, seeds, store, with_grid, jobs, arguments.progress)
-                _report(tasks, methods, seeds, store, quiet=True)
+                if task is not tasks[-1]:
+                    _report(tasks, methods, seeds, store, quiet=True)
         _report(tasks, methods, seeds, store, quiet=False)
     except KeyboardInterrupt:
         print("\nInterrupted; run the same command again to go on", file=sys.stderr)

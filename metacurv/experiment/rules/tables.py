@@ -10,7 +10,6 @@ from .grid import SGD_FACTOR
 from .summary import Entry, TaskSummary
 
 _MARKS = {1: " better", 0: "", -1: " worse"}  # where the 95 % interval leaves zero out
-_NOTE = f"(of SGD the rates are {SGD_FACTOR:g} times those that are named)"
 
 
 def overview(summaries: Sequence[TaskSummary], methods: Sequence[str]) -> str:
@@ -36,9 +35,8 @@ def for_terminal(summaries: Sequence[TaskSummary], methods: Sequence[str]) -> st
     for summary in summaries:
         by_name = {entry.name: entry for entry in summary.methods}
         unit, grid = summary.task.unit, summary.best_of_grid
-        note = f" {_NOTE}" if summary.task.base == "sgd" else ""
         rows = [
-            [f"{summary.task.name}: {unit}{note}", "± standard error", "gain over best of grid [95 %]"],
+            [f"{summary.task.name}: {unit}{_note(summary)}", "± standard error", "gain over best of grid [95 %]"],
             ["untuned 1e-3", *_plain(summary, summary.adam)],
             [f"best constant rate: {_point(summary.best_constant)}", *_plain(summary, summary.best_constant)],
             [f"best of the grid: {_point(grid)}", _mean(summary, grid), ""],
@@ -55,7 +53,6 @@ def by_task(summaries: Sequence[TaskSummary]) -> str:
 
 def _task(summary: TaskSummary) -> str:
     task, n = summary.task, len(summary.seeds)
-    note = f" {_NOTE}" if task.base == "sgd" else ""
     reference = [
         ("untuned", summary.adam),
         ("best constant", summary.best_constant),
@@ -65,7 +62,7 @@ def _task(summary: TaskSummary) -> str:
     named = [(f"{role}: {_point(e)}", e) for role, e in reference if e is not None]
     named += [(entry.label, entry) for entry in sorted(summary.methods, key=lambda e: e.name)]
     head = [
-        f"method{note}",
+        f"method{_note(summary)}",
         f"test {task.unit}, mean ± standard error of {n} seeds",
         "gain over the best constant rate",
         "gain over the best of the grid",
@@ -87,6 +84,13 @@ def _row(cells: Sequence[str]) -> str:
 
 def _point(entry: Entry) -> str:
     return entry.label.removeprefix("grid ")
+
+
+def _note(summary: TaskSummary) -> str:
+    """On the names of rates."""
+    if summary.task.base != "sgd":
+        return ""
+    return f" (of SGD the rates are {SGD_FACTOR:g} times those that are named)"
 
 
 def _digits(summary: TaskSummary) -> int:
@@ -115,5 +119,4 @@ def _with_gain(summary: TaskSummary, entry: Entry) -> str:
 
 
 def _with_name(summary: TaskSummary, entry: Entry) -> str:
-    note = f" {_NOTE}" if summary.task.base == "sgd" else ""
-    return f"{_mean(summary, entry)}<br><sub>{_point(entry)}{note}</sub>"
+    return f"{_mean(summary, entry)}<br><sub>{_point(entry)}{_note(summary)}</sub>"
