@@ -118,7 +118,8 @@ def cases() -> dict[str, Case]:
     # 512 partial sums are a warp's to add, more the whole block's; a finish takes 960 tensors.
     long, longer = (torch.ones(1).expand(tiles * 16384) for tiles in (512, 513))
     found["signed_sum of many tiles"] = lambda ops: [
-        ops.signed_sum([long, torch.ones(5), longer], SEED, PROBE, [7, 8, 9], [0, 3, 0])
+        # The warp's long tensor comes last and is not warp 0's: no barrier after it, so that a race with thread 0 shows.
+        ops.signed_sum([torch.ones(5), longer, long], SEED, PROBE, [8, 9, 7], [3, 0, 0])
     ]
     ones = [torch.full((1,), float(n)) for n in range(962)]
     found["signed_sum of many tensors"] = lambda ops: [

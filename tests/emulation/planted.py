@@ -16,7 +16,6 @@ _SAME_AT_EQUALITY = "both branches give the same number where the two are equal"
 _LARGEST = "refuses a grid of 2^31 - 1 blocks too: memory for one is out of reach here"
 # (file, beginning of the line, to its end where that is \n, kind) -> why the change is no fault
 EQUIVALENT = {
-    ("finish_sums.cuh", "if (end - begin > kLongRange)", "> as >="): "a range of that length is added twice, to the same sum",
     ("launch_plan.h", "if (view.is_contiguous() || view.numel <=", "<= as <"): "cuts a tensor that would have fitted",
     ("launch_plan.h", "STD_TORCH_CHECK(tiles <=", "<= as <"): _LARGEST,
     ("rademacher.cu", "return;\n", "no return"): "there are no launches to make",
