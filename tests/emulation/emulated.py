@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import math
+import mmap
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -63,7 +65,8 @@ class EmulatedOps:
     """The ops of a library that ``build`` made. A process can load one.
 
     Ops are attributes: ``ops.signed_sum(tensors, seed, probe, numbers, offsets)`` has the arguments of its schema.
-    The memory that an op makes, for results and partial sums, begins as NaN.
+    The memory that an op makes, for results and partial sums, begins as NaN; where only some blocks run, as 0, which adds
+    nothing to the sums of the others.
     """
 
     def __init__(self, library: Path) -> None:
@@ -75,13 +78,17 @@ class EmulatedOps:
         self._c.emulation_launches.argtypes = [ctypes.POINTER(ctypes.c_uint32), ctypes.c_size_t]
         self._c.emulation_launches.restype = ctypes.c_size_t
         self._c.emulation_blocks.argtypes = [ctypes.POINTER(ctypes.c_uint32), ctypes.c_size_t]
+        self._new_memory = _new_memory_is_nan
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        op: Callable[..., Any] = getattr(getattr(torch.ops, NAMESPACE), name).default
+        packet = getattr(getattr(torch.ops, NAMESPACE), name)
+        # torch itself would take a tensor without dimensions for a number.
+        takes_number = "number" in packet.overloads()
 
         def poisoned(*arguments: Any) -> Any:
-            with _new_memory_is_nan():
-                return op(*arguments)
+            is_number = takes_number and isinstance(arguments[-1], float)
+            with self._new_memory():
+                return (packet.number if is_number else packet.default)(*arguments)
 
         return poisoned
 
@@ -98,9 +105,11 @@ class EmulatedOps:
     def only_blocks(self, blocks: Sequence[int]) -> Iterator[None]:
         """Of every launch within the block, the thread blocks with these indices run, and no others."""
         self._c.emulation_blocks((ctypes.c_uint32 * len(blocks))(*blocks), len(blocks))
+        self._new_memory = _new_memory_is_zero
         try:
             yield
         finally:
+            self._new_memory = _new_memory_is_nan
             self._c.emulation_blocks(None, 0)
 
     def launches(self) -> list[tuple[int, int]]:
@@ -119,6 +128,26 @@ def _new_memory_is_nan() -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+
+
+@contextmanager
+def _new_memory_is_zero() -> Iterator[None]:
+    def new_empty(like: torch.Tensor, size: Sequence[int], **options: Any) -> torch.Tensor:
+        return unwritten_zeros(*size, dtype=options.get("dtype") or like.dtype)
+
+    override = torch.library.Library("aten", "IMPL")
+    override.impl("new_empty", new_empty, "CPU")
+    try:
+        yield
+    finally:
+        override._destroy()
+
+
+def unwritten_zeros(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+    """That take no room, however many, until somebody writes, and then by the page."""
+    n_bytes = max(1, math.prod(shape)) * dtype.itemsize
+    memory = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(memory, dtype=dtype)[: math.prod(shape)].view(shape)
 
 
 def set_schedule(library: ctypes.CDLL, schedule: Schedule) -> None:

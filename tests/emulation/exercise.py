@@ -96,14 +96,14 @@ def cases() -> dict[str, Case]:
                 sums = ops.signed_sum(tensors, SEED, PROBE, *coordinates)
                 return [mean, m2, count, sums]
 
-            def step(ops, tensors=tensors):
+            def step(ops, tensors=tensors, in_memory=i > 0):
                 after = [x * 0.5 - 1 for x in tensors]
                 if len(tensors) == 4:
                     after[3][::3] = float("inf")  # several a thread
                 rooms, buffers = zip(*map(guarded, tensors), strict=True)
                 moved, more = zip(*map(guarded, tensors), strict=True)
                 keep = [0.5 ** (n % 3) for n in range(len(tensors))]
-                lr = torch.tensor(0.25, dtype=torch.float64)
+                lr = torch.tensor(0.25, dtype=torch.float64) if in_memory else 0.25
                 sums = ops.step_direction_(list(rooms), tensors, after, keep, lr)
                 ops.move_(list(moved), tensors, list(rooms), -lr)
                 return [sums, *buffers, *more]

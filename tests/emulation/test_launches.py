@@ -6,10 +6,15 @@ import pytest
 import torch
 
 from metacurv import _reference as twin
-from tests.emulation.emulated import EmulatedOps, schemas
+from tests.emulation.emulated import EmulatedOps, schemas, unwritten_zeros, whole_numbers
 
 SEED, PROBE = 0, torch.tensor(0)
 TILE = 16384
+
+
+def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """More than there is memory for, where little of it is written to."""
+    return unwritten_zeros(*shape, dtype=dtype)
 
 
 def signed_sum(emulated: EmulatedOps, tensors: list[torch.Tensor]) -> list[tuple[int, int]]:
@@ -81,6 +86,68 @@ def test_both_parts_of_a_cut_tensor_are_where_they_belong(emulated: EmulatedOps)
         expected = torch.empty(end - begin, dtype=x.dtype)
         twin.rademacher_([expected], SEED, PROBE, [3], [offset + begin])
         assert torch.equal(x[begin:end], expected), begin
+
+
+def test_steps_beyond_2_to_32_elements(emulated: EmulatedOps) -> None:
+    numel, tail = 2**32 + 8, 20
+    x, y, direction, moved = (zeros(numel, dtype=torch.bfloat16) for _ in range(4))
+    x[-tail:], y[-tail:] = torch.arange(1.0, tail + 1), 3
+    with emulated.only_blocks([0, 2**32 // TILE - 1, 2**32 // TILE]):
+        sums = emulated.step_direction_([direction], [x], [y], [1.0], 0.5)
+        emulated.move_([moved], [x], [direction], 1.0)
+    steps = 2 * (torch.arange(1.0, tail + 1) - 3)
+    assert torch.equal(direction[-tail:].float(), steps)
+    assert torch.equal(moved[-tail:], x[-tail:] + direction[-tail:])
+    assert not direction[:tail].any()
+    squares = [v.double().square().sum().item() for v in (steps, x[-tail:])]
+    assert sums.tolist() == [*squares, 0]
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_softmax_factor_beyond_2_to_32_elements(emulated: EmulatedOps, long: bool) -> None:
+    cols = 2048 if long else 1024
+    rows = 2**32 // cols + 1
+    sqrt_p, root = zeros(rows, cols), zeros(rows)
+    sqrt_p[-1], root[-1] = whole_numbers(cols, dtype=torch.float32).clamp(-1, 1), 0.5
+    with emulated.only_blocks([(rows - 1) // (1 if long else 8)]):
+        u = emulated.softmax_factor(sqrt_p, root, SEED, PROBE, 3, 1)
+    signs = torch.empty(cols)
+    twin.rademacher_([signs], SEED, PROBE, [3], [2**32])
+    t = sqrt_p[-1] * signs
+    assert torch.equal(u[0, -1], 0.5 * (t - t * t * t.sum()))
+    assert not u[0, :2].any()
+
+
+def test_row_products_of_draws_beyond_2_to_32_elements(emulated: EmulatedOps) -> None:
+    """A draw is a tile: no other launch adds."""
+    draws = 2**32 // 8192 + 1
+    u = zeros(draws, 8, 1024)
+    w = zeros(draws, 8, 1024)
+    u[-1], w[-1] = 2, 3
+    with emulated.only_blocks([0, draws - 1]):
+        sums = emulated.row_products(torch.ones(8, 4), u, w)
+    assert sums[0].tolist() == [0, 0]
+    assert sums[-1].tolist() == [4 * 6 * 8192, 6 * 8192]
+
+
+def test_row_products_of_a_draw_beyond_2_to_32_elements(emulated: EmulatedOps) -> None:
+    rows, cols = 2**20 + 1, 2**12
+    u = zeros(1, rows, cols)
+    u[0, -1] = 2
+    a = zeros(rows, 1)
+    a[-1] = 3
+    with emulated.only_blocks([0, rows // 8, 2**32 // 8192]):
+        sums = emulated.row_products(a, u, u)
+    assert sums.tolist() == [[9 * 4 * cols, 4 * cols]]
+
+
+def test_row_products_of_inputs_beyond_2_to_32_elements(emulated: EmulatedOps) -> None:
+    rows, inputs = 2**20 + 1, 2**12
+    a, products = zeros(rows, inputs), zeros(1, rows, 1)
+    a[-1], products[0, -1] = 3, 2
+    with emulated.only_blocks([0, rows // 8, rows // 8192]):
+        sums = emulated.row_products(a, products, products)
+    assert sums.tolist() == [[9 * 4 * inputs, 4]]
 
 
 def test_steps_take_a_block_a_tile(emulated: EmulatedOps) -> None:

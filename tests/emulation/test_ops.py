@@ -246,12 +246,14 @@ def step_lists(dtype: torch.dtype, numel: int, misalign: int = 0) -> tuple[torch
 @each_dtype
 @pytest.mark.parametrize("numel", SIZES)
 def test_step_direction_and_move(emulated: EmulatedOps, numel: int, dtype: torch.dtype) -> None:
-    """keep and lr are powers of two, so that whole numbers stay exact."""
-    for misalign in (0, 1):
+    """keep and lr are powers of two, so that whole numbers stay exact; lr and distance in memory, and as numbers."""
+    for misalign, in_memory in ((0, True), (1, True), (0, False)):
         before, after = step_lists(dtype, numel, misalign)
         direction, guards_untouched = carved(numel, dtype, misalign=misalign)
         moved, moved_guards = carved(numel, dtype, misalign=1 - misalign)
-        lr, distance = (torch.tensor(v, dtype=torch.float64) for v in (0.25, -0.5))
+        lr, distance = 0.25, -0.5
+        if in_memory:
+            lr, distance = (torch.tensor(v, dtype=torch.float64) for v in (lr, distance))
 
         def step(x=before, y=after, u=direction, z=moved, lr=lr, distance=distance):
             u.fill_(7)
