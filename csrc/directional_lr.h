@@ -48,7 +48,7 @@ METACURV_HOST_DEVICE double rate_error(double slope, double curvature, double ra
   if (error < 0.0) {
     *braked = 1.0;
   }
-  return *braked > 0.0 && error > kBrakedGrowth ? kBrakedGrowth : error;
+  return *braked > 0.0 ? within(error, -kMostShrinking, kBrakedGrowth) : error;
 }
 
 // Whether the loss of this reading has lost a quarter of the progress; takes it into the average.

@@ -159,26 +159,43 @@ def cases() -> dict[str, Case]:
                 return [ops.row_products(a, u, w), ops.row_products(a, u, u)]
 
             found[f"row_products, {str(dtype)[6:]}, {draws} x {rows} x {cols}"] = products
-    for scale, reading in itertools.product((torch.float32, torch.float64), repeat=2):
-        for number in (12.5, float("nan"), -1.0):
-
-            def shrink(ops, scale=scale, reading=reading, number=number):
-                made = torch.tensor(0.3, dtype=scale)
-                ops.reciprocal_lr_(made, torch.tensor(number, dtype=reading), 0.1)
-                return [made]
-
-            found[f"reciprocal_lr_, {scale}, {reading}, {number}"] = shrink
-
-    def move_rates(ops):
-        scales = torch.tensor([[1.0, 3e5], [0.5, 0.1], [2.0, 1e-9], [0.0, 1.0]]).double()
-        shared = torch.tensor([2.0, 0.5, 0.4, 3.0, 0.1, 1.0]).double()
-        for loss in (0.3, 5.0):
-            reading = torch.tensor([loss, 7.3, 1.0, 0.5, 2.0]).double()
-            ops.directional_lr_(scales, shared, reading, 2.5, 0.1, 0.97, True)
-        return [scales.float(), shared.float()]  # log and exp are not torch's to the last bit
-
+    found["reciprocal_lr_"] = shrink_scales
     found["directional_lr_"] = move_rates
     return found
+
+
+def shrink_scales(ops: Ops) -> list[torch.Tensor]:
+    scales = []
+    for dtype, reading in itertools.product((torch.float32, torch.float64), repeat=2):
+        for previous, trace in itertools.product(
+            (0.3, 1.0, 2.0**-40, 0.0, float("nan")), (12.5, 1e30, -1.0, float("inf"), float("nan"))
+        ):
+            scales.append(torch.tensor(previous, dtype=dtype))
+            ops.reciprocal_lr_(scales[-1], torch.tensor(trace, dtype=reading), 0.1)
+    return [torch.stack(scales).nan_to_num(-1)]  # NaN, which never comes, is not equal to itself
+
+
+def move_rates(ops: Ops) -> list[torch.Tensor]:
+    """Two scales that both move, one that stays, and none; with every edge in the rule."""
+    moved = []
+    values = (0.0, 1e-3, 7.3, -2.0, float("nan"))
+    # From 2 the loss came to 1: it is lost above 1.25. From 0 it came nowhere, and nothing can be lost.
+    losses = [(2.0, 0.5, 0.4), (2.0, 1.5, 1.0), (0.0, 0.0, 0.0)]
+    read = (0.3, 1.25, 5.0, float("inf"))
+    for slope, curvature, start, loss in itertools.product(values, values, losses, read):
+        for searching in (True, False):
+            scales = torch.tensor([[1.0, 3e5], [0.5, 0.1], [2.0, 1e-9], [0.0, 1.0]]).double()
+            shared = torch.tensor([*start, 3.0, 0.1, 1.0]).double()
+            reading = torch.tensor([loss, slope, 1.0, curvature, 2.0]).double()
+            ops.directional_lr_(scales, shared, reading, 2.5, 0.1, 0.97, searching)
+            moved += [scales.flatten(), shared]
+    # Nothing is averaged; sigma slope is the curvature at this rate to the bit, so that the rate stays and has no brake.
+    scales = torch.tensor([[1.0], [0.0], [0.0], [0.0]]).double()
+    shared = torch.tensor([2.0, 0.5, 0.4, 3.0, 0.1, 1.0]).double()
+    ops.directional_lr_(scales, shared, torch.tensor([0.3, 1.0, 2.5]).double(), 2.5, 0.1, 0.0, True)
+    moved += [scales.flatten(), shared]
+    # log and exp are not torch's to the last bit.
+    return [torch.cat(moved).float().nan_to_num(-7)]
 
 
 def files_of(name: str) -> set[str]:

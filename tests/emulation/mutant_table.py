@@ -26,7 +26,7 @@ class Row:
 
 def to_markdown(rows: Sequence[Row]) -> str:
     """With what each check caught on top."""
-    rows = sorted(rows, key=lambda row: row.file)
+    rows = sorted(rows, key=lambda row: (row.file, row.line))
     counts = Counter((row.caught_by or NOTHING).partition(":")[0] for row in rows)
     caught = ", ".join(f"{n} by {name}" for name, n in counts.most_common())
     lines = [

@@ -1,11 +1,12 @@
 """Plants faults in copies of the CUDA sources and says which check sees each: python tests/emulation/mutants.py
 
-Faults, in the kernels and in the code that launches them: every barrier left out, every shuffle's mask cut, every
-comparison shifted by one or turned round, every "+ 1" and "- 1" dropped, every sum overwritten instead of added to, every
-guarded return taken out. Checks, cheapest first: the compiler; under six schedules ("exercise.py") the emulator, which sees
-threads that wait in vain, wrong masks and places that do not exist, and the comparison with the twins; launches counted by
-hand ("test_launches.py"); the first again under AddressSanitizer and ThreadSanitizer. Prints a line a fault, saves a
-table, and exits with 1 when a fault survives all of them. With --keep the rows of the files that were run go into
+Faults, in the kernels, in the formulas they share with the CPU and in the code that launches them: every barrier left out,
+every shuffle's mask cut, every comparison shifted by one or turned round, every "+ 1" and "- 1" dropped, every index one
+further, every product of indices in 32 bits, every sum overwritten instead of added to, every guarded return taken out.
+Checks, cheapest first: the compiler; under six schedules ("exercise.py") the emulator, which sees threads that wait in vain,
+wrong masks and places that do not exist, and the comparison with the twins; launches counted by hand, and single blocks of
+large ones ("test_launches.py"); the first again under AddressSanitizer and ThreadSanitizer. Prints a line a fault, saves a
+table, and exits with 1 when a fault survives all of them. With --keep the rows of the files and kinds that were run go into
 tests/emulation/mutants.md, which a test compares with the sources.
 
 Some changes are no faults: they are listed in planted.py, each with its reason, and are not planted.
@@ -68,7 +69,7 @@ def caught_by(fault: Fault, folder: Path, objects: dict[str, Path]) -> str:
     csrc = folder / "csrc"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(SOURCES, csrc)
-    path = csrc / "cuda" / fault.file
+    path = next(csrc.rglob(fault.file))
     lines = path.read_text().splitlines()
     assert lines[fault.line - 1] == fault.before
     lines[fault.line - 1] = fault.after
@@ -136,14 +137,14 @@ def _verdict(check: str, done: subprocess.CompletedProcess[str]) -> str:
 def main() -> int:
     parser = _parser()
     arguments = parser.parse_args()
-    partly = arguments.kind or arguments.every > 1 or len(arguments.checks) < len(CHECKS)
+    partly = arguments.every > 1 or len(arguments.checks) < len(CHECKS)
     if arguments.keep and (partly or arguments.invisible):
-        parser.error("--keep is for all faults of a file and all checks")
+        parser.error("--keep is for all faults of a kind and all checks")
     chosen = [
         fault
         for fault in faults()
         if (not arguments.file or fault.file in arguments.file)
-        and (not arguments.kind or arguments.kind in fault.kind)
+        and (not arguments.kind or any(kind in fault.kind for kind in arguments.kind))
         and not is_equivalent(fault)
     ][:: arguments.every]
     if arguments.invisible:
@@ -166,8 +167,9 @@ def main() -> int:
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
             arguments.out.write_text(to_markdown(rows))
     if arguments.keep:
-        anew = {row.file for row in rows}
-        KEPT.write_text(to_markdown([*(r for r in read(KEPT) if r.file not in anew), *rows]))
+        anew = {(row.file, row.kind) for row in rows}
+        as_before = (row for row in read(KEPT) if (row.file, row.kind) not in anew)
+        KEPT.write_text(to_markdown([*as_before, *rows]))
     survivors = sum(not row.caught_by for row in rows)
     print(f"{len(chosen)} faults planted, {survivors} survived; {arguments.out}")
     return 1 if survivors else 0
@@ -178,9 +180,11 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--file", action="append", metavar="NAME", help="only faults in this file of csrc/cuda"
+        "--file", action="append", metavar="NAME", help="only faults in this file of csrc"
     )
-    parser.add_argument("--kind", help="only kinds that contain this text, such as sync")
+    parser.add_argument(
+        "--kind", action="append", metavar="TEXT", help="only kinds that contain this, such as sync"
+    )
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th fault")
     parser.add_argument(
         "--checks", nargs="+", choices=CHECKS, default=list(CHECKS), help="only these"

@@ -10,23 +10,45 @@ from pathlib import Path
 from tests.emulation.build import SOURCES
 
 KERNELS = SOURCES / "cuda"
+# The formulas that kernels share with the CPU.
+FORMULAS = [
+    SOURCES / f"{name}.h" for name in ("directional_lr", "philox", "reciprocal_lr", "step_line")
+]
 _SHIFTED = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "=="}
 
 _SAME_AT_EQUALITY = "both branches give the same number where the two are equal"
+_MANY_ROWS = "rows beyond 2^32: memory for them is out of reach here"
 _LARGEST = "refuses a grid of 2^31 - 1 blocks too: memory for one is out of reach here"
 # (file, beginning of the line, to its end where that is \n, kind) -> why the change is no fault
 EQUIVALENT = {
-    ("launch_plan.h", "if (view.is_contiguous() || view.numel <=", "<= as <"): "cuts a tensor that would have fitted",
+    ("directional_lr.h", "change = moved > change", "> as >="): _SAME_AT_EQUALITY,
+    ("directional_lr.h", "const double decay = warming", "< as <="): _SAME_AT_EQUALITY,
+    ("directional_lr.h", "error = within(std::log(", "> as >="): _SAME_AT_EQUALITY,
+    ("directional_lr.h", "if (shared[kSmoothLoss] < least)", "< as <="): _SAME_AT_EQUALITY,
+    ("directional_lr.h", "if (slope > 0.0) {", "> as >="): "of a slope of 0 the log is -inf, cut to the same",
+    ("directional_lr.h", "return x < low", "< as <="): _SAME_AT_EQUALITY,
+    ("directional_lr.h", "return x < low", "> as >="): _SAME_AT_EQUALITY,
     ("launch_plan.h", "STD_TORCH_CHECK(tiles <=", "<= as <"): _LARGEST,
+    ("launch_plan.h", "if (view.is_contiguous() || view.numel <=", "<= as <"): "cuts a tensor that would have fitted",
     ("rademacher.cu", "return;\n", "no return"): "there are no launches to make",
     ("rademacher.cuh", "return;\n", "no return"): "an empty tile is walked over in vain",
+    ("reciprocal_lr.h", "const double kept", "<= as <"): _SAME_AT_EQUALITY,
+    ("reciprocal_lr.h", "const double scale", "> as >="): _SAME_AT_EQUALITY,
+    ("reciprocal_lr.h", "return scale > kMinScale", "> as >="): _SAME_AT_EQUALITY,
     ("row_products.cu", "STD_TORCH_CHECK(blocks <=", "<= as <"): _LARGEST,
+    ("row_products.cuh", "const int64_t col_step", "in 32 bits"): "between 0 and kProductThreads",
+    ("row_products.cuh", "const int64_t row = static_cast<int64_t>(blockIdx", "in 32 bits"): _MANY_ROWS,
+    ("row_products.cuh", "const int64_t tile", "in 32 bits"): "a grid has no more than 2^31 blocks",
+    ("row_products.cuh", "int64_t col = i", "in 32 bits"): "rows of 2^32 columns: two of them are out of reach here",
     ("softmax_factor.cu", "STD_TORCH_CHECK(blocks <=", "<= as <"): _LARGEST,
-    ("softmax_factor.cuh", "return;\n", "no return"): "words that are there are made again",
+    ("softmax_factor.cu", "const int64_t blocks", "in 32 bits"): _MANY_ROWS,
     ("softmax_factor.cuh", "const int first = start < 0", "< as <="): _SAME_AT_EQUALITY,
-    ("softmax_factor.cuh", "static_cast<int>(end - origin", "< as <="): _SAME_AT_EQUALITY,
+    ("softmax_factor.cuh", "const int64_t index", "in 32 bits"): _MANY_ROWS,
+    ("softmax_factor.cuh", "const int64_t row", "in 32 bits"): _MANY_ROWS,
     ("softmax_factor.cuh", "for (; origin < end;", "< as <="): "one more turn, of a piece with no element of the row",
     ("softmax_factor.cuh", "for (int step = 0; step < kPieceWords", "< as <="): "no element of the piece is that far",
+    ("softmax_factor.cuh", "return;\n", "no return"): "words that are there are made again",
+    ("softmax_factor.cuh", "static_cast<int>(end - origin", "< as <="): _SAME_AT_EQUALITY,
     ("step_line.cuh", "const int elements = left", "< as <="): _SAME_AT_EQUALITY,
     ("step_plan.h", "STD_TORCH_CHECK(tiles <=", "<= as <"): _LARGEST,
     ("tensor_table.cuh", "for (int d = tensor.first_dimension", "> as >="): "the last quotient is 0 then, and the sum the same",
@@ -34,10 +56,10 @@ EQUIVALENT = {
     ("warp_tile.cuh", "const int first_step", "no - 1"): "a step's elements go one by one, not in packs: slower",
     ("warp_tile.cuh", "const uint64_t first", "> as >="): _SAME_AT_EQUALITY,
     ("warp_tile.cuh", "const uint64_t last", "> as >="): _SAME_AT_EQUALITY,
+    ("warp_tile.cuh", "for (int row = first / kRow;", "< as <="): "one more row, of which no element is in the tile",
+    ("warp_tile.cuh", "if (first_step < last_step)", "< as <="): "no packs, at an aligned place: the two parts meet there",
     ("warp_tile.cuh", "return {begin, static_cast<int>(first", "< as <="): _SAME_AT_EQUALITY,
     ("warp_tile.cuh", "static_cast<int>(last", "< as <="): _SAME_AT_EQUALITY,
-    ("warp_tile.cuh", "if (first_step < last_step)", "< as <="): "no packs, at an aligned place: the two parts meet there",
-    ("warp_tile.cuh", "for (int row = first / kRow;", "< as <="): "one more row, of which no element is in the tile",
 }  # fmt: skip
 
 
@@ -63,8 +85,9 @@ class Fault:
 
 
 def sources() -> list[Path]:
-    """Kernels and their launch code."""
-    return sorted(path for path in KERNELS.iterdir() if path.suffix in (".cuh", ".h", ".cu"))
+    """Kernels, their launch code, and the formulas in them."""
+    kernels = (path for path in KERNELS.iterdir() if path.suffix in (".cuh", ".h", ".cu"))
+    return [*FORMULAS, *sorted(kernels)]
 
 
 def faults() -> Iterator[Fault]:
@@ -103,6 +126,14 @@ def _changes(code: str) -> Iterator[tuple[str, str]]:
         yield f"no{match[0]}", code[: match.start()] + code[match.end() :]
     for match in re.finditer(r"\b(lane|thread|start|tile|warp_begin) \+ ", code):
         yield f"no {match[1]} +", code[: match.start()] + code[match.end() :]
+    product = re.fullmatch(
+        r"(\s*(?:const )?u?int64_t \w+ =|.*\* const \w+ = arguments\.\w+ \+) (.*\*.*);", code
+    )
+    if product:
+        yield "in 32 bits", f"{product[1]} static_cast<uint32_t>({product[2]});"
+    for match in re.finditer(r"(?<=\w)\[(\w*[a-z]\w*)\]", code):
+        if not re.search(r"\b[A-Z]?\w+ \w+(\[\w+\])*$", code[: match.start()]):  # a declaration
+            yield f"[{match[1]} + 1]", f"{code[: match.end() - 1]} + 1{code[match.end() - 1 :]}"
     if code.strip() == "return;":
         yield "no return", code.replace("return;", "")
 
@@ -119,12 +150,12 @@ def invisible() -> Fault:
 def users(header: str) -> list[str]:
     """Stems of the .cu files that include ``header``, directly or not."""
     including = {header}
-    files = {path.name: path.read_text() for path in KERNELS.glob("*") if path.is_file()}
+    files = {path.name: path.read_text() for path in sources()}
     while True:
         more = {
             name
             for name, text in files.items()
-            if any(f'#include "{wanted}"' in text for wanted in including)
+            if any(re.search(rf'#include "(\.\./)?{wanted}"', text) for wanted in including)
         }
         if more <= including:
             return [name[:-3] for name in including if name.endswith(".cu")]
