@@ -37,12 +37,18 @@ class DirectionalRecord:
     accepted: bool
 
 
+_PAGE = 256  # readings
+
+
 class Records:
-    """Readings so far. Their numbers stay on the device until somebody asks."""
+    """Readings so far. Their numbers stay on the device until somebody asks, in pages, so that a reading rarely needs new
+    memory there."""
 
     def __init__(self) -> None:
         self._read: list[DirectionalRecord] = []
         self._unread: list[tuple[int, int, Tensor]] = []
+        self._page: Tensor | None = None
+        self._used = 0  # rows of it
 
     def add(
         self,
@@ -53,8 +59,18 @@ class Records:
         accepted: Tensor,
     ) -> None:
         """One reading, the rate that was measured and the one that came of it, and whether it was finite, as 1 or 0."""
-        parts = torch.cat((reading.numbers, *lrs, accepted.reshape(1)))
-        self._unread.append((step, interval, parts))
+        parts = (reading.numbers, *lrs, accepted.reshape(1))
+        row = self._row(reading.numbers, sum(map(len, parts)))
+        torch.cat(parts, out=row)
+        self._unread.append((step, interval, row))
+
+    def _row(self, like: Tensor, width: int) -> Tensor:
+        page = self._page
+        if page is None or self._used == _PAGE or page.shape[1] != width:
+            page = self._page = like.new_empty(_PAGE, width)
+            self._used = 0
+        self._used += 1
+        return page[self._used - 1]
 
     def all(self) -> list[DirectionalRecord]:
         """As numbers; on CUDA this waits for the device."""

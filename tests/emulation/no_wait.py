@@ -2,13 +2,14 @@
 
     python tests/emulation/no_wait.py LIBRARY
 
-LIBRARY is stand_in.cpp, compiled. Prints a line for each case; exits with 1 where one waits, where its learning rates are
-not those of the same training on the CPU, or where one that does wait goes unnoticed.
+LIBRARY is stand_in.cpp, compiled. Prints a line for each case; exits with 1 where one waits or keeps more memory from step
+to step, where its learning rates are not those of the same training on the CPU, or where one that does wait goes unnoticed.
 """
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 
 if __name__ == "__main__":
@@ -26,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import metacurv
 from metacurv import _native
-from tests.emulation.stand_in import WouldWait, alarm, stand_in_device
+from tests.emulation.stand_in import StandIn, WouldWait, alarm, stand_in_device
 
 # The directional rule's first step may wait, as it decides by what it reads; on RAdam each of the first six is one.
 STEPS, WARM_UP, COMPARED = 24, 7, 8
@@ -103,8 +104,52 @@ def waiting_cases() -> Iterator[tuple[str, Make]]:
         yield f"{name} alone, lr a tensor", bare(name, tensor_lr=True, foreach=False)
 
 
+class GrowsError(Exception):
+    """A step left more memory in use than the step before."""
+
+
+def memory_in_use() -> int:
+    """By all tensors, in bytes."""
+    gc.collect()
+    tensors = [x for x in gc.get_objects() if issubclass(type(x), Tensor)]
+    storages = [x.untyped_storage() for x in tensors if not isinstance(x, StandIn)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def single_calls() -> Iterator[tuple[str, Callable[[], object]]]:
+    """That must be seen to wait, or to be refused as on a GPU."""
+    on_device, on_host, number = torch.ones(3, device="cuda"), torch.ones(3), torch.tensor(1.0)
+    yield "item", on_device[0].item
+    yield "tolist", on_device.tolist
+    yield "repr", lambda: repr(on_device)
+    yield "nonzero", on_device.nonzero
+    yield "equal", lambda: torch.equal(on_device, on_device)
+    yield "allclose", lambda: torch.allclose(on_device, on_device)
+    yield "an index that is a mask", lambda: on_device[on_device > 0]
+    yield "cpu", on_device.cpu
+    yield "to cuda", lambda: on_host.to("cuda")
+    yield "copy_", lambda: on_device.copy_(on_host)
+    yield "_foreach_copy_ to the device", lambda: torch._foreach_copy_([on_device], [on_host])
+    yield "_foreach_copy_ to the host", lambda: torch._foreach_copy_([on_host], [on_device])
+    yield "add_ on the host", lambda: number.add_(on_device[0])
+    yield "out= on the host", lambda: torch.add(on_device[0], 1, out=number)
+
+
+def goes_unnoticed(call: Callable[[], object]) -> bool:
+    with alarm():
+        try:
+            call()
+        except (WouldWait, RuntimeError):
+            return False
+    return True
+
+
 def train(make: Make, device: str, *, alarmed: bool) -> list[float]:
-    """The rates after a few steps: later, rounding has made different trainings of them."""
+    """The rates after a few steps: later, rounding has made different trainings of them.
+
+    Raises:
+        WouldWait, GrowsError: ``alarmed``, in a step after the warm-up.
+    """
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(32, 8, generator=generator).to(device)
     y = torch.randint(0, 4, (32,), generator=generator).to(device)
@@ -124,15 +169,22 @@ def train(make: Make, device: str, *, alarmed: bool) -> list[float]:
                 optimizer.update_curvature(loss)
             loss.backward()
             optimizer.step()
+        del loss
+        if alarmed and step == WARM_UP:
+            in_use = memory_in_use()
+    if alarmed and (more := memory_in_use() - in_use) > 0:
+        raise GrowsError(f"{more} bytes more after {STEPS - 1 - WARM_UP} steps")
     return rates
 
 
-def waits(make: Make) -> str:
-    """For what; "" for nothing."""
+def fault(make: Make) -> str:
+    """What it waits for, or how much it grows; "" for nothing."""
     try:
         train(make, "cuda", alarmed=True)
     except WouldWait as what:
-        return str(what)
+        return f"waits: {what}"
+    except GrowsError as how:
+        return f"grows: {how}"
     return ""
 
 
@@ -144,17 +196,18 @@ def problems() -> Iterator[tuple[str, str]]:
         for name, make in cases():
             if kernels == "twins" and "lr a tensor" in name:
                 continue  # the difference is not the kernels'
-            what = waits(make)
-            problem = f"waits: {what}" if what else ""
-            if not what:
+            problem = fault(make)
+            if not problem:
                 rates, expected = (train(make, d, alarmed=False) for d in ("cuda", "cpu"))
                 # RAdam's rectification in float32, as its capturable kind has it, is right to 1 % at these steps.
                 rtol = 1e-2 if "RAdam" in name else 1e-3
                 if not torch.allclose(torch.tensor(rates), torch.tensor(expected), rtol=rtol):
                     problem = f"rates {rates} for {expected} on the CPU"
             yield f"{name}, {kernels}", problem
+    for name, call in single_calls():
+        yield f"{name} sounds", "goes unnoticed" if goes_unnoticed(call) else ""
     for name, make in waiting_cases():
-        yield f"{name} waits", "" if waits(make) else "goes unnoticed"
+        yield f"{name} waits", "" if fault(make).startswith("waits") else "goes unnoticed"
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ Not modelled: kernels' own launches, and synchronisation inside libraries (cuSOL
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,6 +28,7 @@ _DEVICE = torch.device("cuda", 0)
 _TO_HOST = {
     aten._local_scalar_dense.default,
     aten._unique2.default,
+    aten.allclose.default,
     aten.bincount.default,
     aten.equal.default,
     aten.is_nonzero.default,
@@ -65,6 +66,7 @@ class StandIn(torch.Tensor):
         return made
 
     def __repr__(self, **_: Any) -> str:
+        _sound("repr")
         return f"StandIn({self.on_host!r})"
 
     def tolist(self) -> Any:
@@ -117,28 +119,30 @@ def _run(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
     on_device = any(isinstance(tensor, StandIn) for tensor in tensors)
     target = kwargs.get("device")
     goes_to = None if target is None else torch.device(target).type
-    copies = func is aten.copy_.default
+    copies = func in (aten.copy_.default, aten._foreach_copy_.default)
+    targets, sources = tree_leaves(args[:1]), tree_leaves(args[1:2])
     if on_device and (func in _TO_HOST or goes_to == "cpu"):
         _sound(func)
     goes_on = bool(kwargs.get("non_blocking", copies and len(args) > 2 and args[2]))
-    crosses = goes_to == "cuda" and bool(tensors) and not on_device
     if copies:
-        crosses = isinstance(args[0], StandIn) != isinstance(args[1], StandIn)
-    source = args[1] if copies else tensors[0] if tensors else None
-    if crosses and not (goes_on and source is not None and source.is_pinned()):
+        pairs = zip(targets, sources, strict=True)
+        crossing = [y for x, y in pairs if isinstance(x, StandIn) != isinstance(y, StandIn)]
+    else:
+        crossing = tensors if goes_to == "cuda" and not on_device else []
+    if crossing and not (goes_on and all(source.is_pinned() for source in crossing)):
         _sound(f"{func} between host and device")
     if func in _INDEXING and on_device:
         masks = [i for i in args[1] if i is not None and i.dtype in (torch.bool, torch.uint8)]
         if masks:
             _sound(f"{func} by a mask")
     if on_device and not copies and goes_to != "cpu":
-        _refuse_strangers(func, tensors)
+        _refuse_strangers(func, tensors, args, kwargs)
 
     if goes_to == "cuda":
         kwargs = {**kwargs, "device": torch.device("cpu")}
     with _disable_current_modes():
         results = func(*tree_map(_held, args), **tree_map(_held, kwargs))
-    stays = isinstance(args[0], StandIn) if copies else on_device and goes_to != "cpu"
+    stays = isinstance(targets[0], StandIn) if copies else on_device and goes_to != "cpu"
     if not stays and goes_to != "cuda":
         return results
     wrapped = tree_map(lambda x: StandIn(x) if isinstance(x, torch.Tensor) else x, results)
@@ -149,8 +153,14 @@ def _held(leaf: Any) -> Any:
     return leaf.on_host if isinstance(leaf, StandIn) else leaf
 
 
-def _refuse_strangers(func: object, tensors: list[torch.Tensor]) -> None:
-    """Numbers without a dimension may come from the host, as they do on a GPU."""
+def _refuse_strangers(
+    func: Any, tensors: list[torch.Tensor], args: Sequence[Any], kwargs: dict[str, Any]
+) -> None:
+    """Numbers without a dimension may come from the host, as they do on a GPU; none may be written to there."""
+    arguments = func._schema.arguments
+    given = {argument.name: x for argument, x in zip(arguments, args, strict=False)} | kwargs
+    outputs = [given.get(argument.name) for argument in arguments if argument.is_write]
+    written = {id(x) for x in tree_leaves(outputs)}
     for tensor in tensors:
-        if not isinstance(tensor, StandIn) and tensor.dim() > 0:
+        if not isinstance(tensor, StandIn) and (tensor.dim() > 0 or id(tensor) in written):
             raise RuntimeError(f"{func} of tensors on cuda:0 and {tensor.device}")
