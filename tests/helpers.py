@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, settings
 
 import metacurv
 
-DEVICES = ["cpu"]
+DEVICES: list[Any] = ["cpu"]
 if torch.cuda.is_available() and metacurv.cuda_compiled():
-    DEVICES.append("cuda")
+    DEVICES.append(pytest.param("cuda", marks=pytest.mark.gpu))
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
