@@ -69,7 +69,7 @@ def cases() -> dict[str, Case]:
         for i, tensors in enumerate(lists(dtype)):
             coordinates = (
                 [9 + n for n in range(len(tensors))],
-                [2**39 - 7 + n for n in range(len(tensors))],
+                [2**61 - 7 + n for n in range(len(tensors))],
             )
 
             def fill(ops, tensors=tensors, coordinates=coordinates):
@@ -122,18 +122,19 @@ def cases() -> dict[str, Case]:
         ops.signed_sum([torch.ones(5), longer, long], SEED, PROBE, [8, 9, 7], [3, 0, 0])
     ]
     ones = [torch.full((1,), float(n)) for n in range(962)]
-    found["signed_sum of many tensors"] = lambda ops: [
-        ops.signed_sum(ones, SEED, PROBE, list(range(962)), [0] * 962)
+    found["signed_sum of more tensors than one finish takes"] = lambda ops: [
+        ops.signed_sum([*ones[:960], longer, long], SEED, PROBE, list(range(962)), [0] * 962)
     ]
+    for n in (960, 962):
 
-    def accumulate_ones(ops):
-        mean, m2 = (torch.zeros(961, dtype=torch.float64) for _ in range(2))
-        count = torch.zeros((), dtype=torch.int64)
-        coordinates = SEED, PROBE, list(range(960)), [0] * 960
-        ops.hutchinson_accumulate_(mean, m2, count, ones[:960], *coordinates)
-        return [mean, m2, count]
+        def accumulate_ones(ops, n=n):
+            mean, m2 = (torch.zeros(n + 1, dtype=torch.float64) for _ in range(2))
+            count = torch.zeros((), dtype=torch.int64)
+            coordinates = SEED, PROBE, list(range(n)), [0] * n
+            ops.hutchinson_accumulate_(mean, m2, count, ones[:n], *coordinates)
+            return [mean, m2, count]
 
-    found["statistics of as many tensors as one finish takes"] = accumulate_ones
+        found[f"statistics of {n} tensors"] = accumulate_ones
     for dtype in DTYPES[:2]:
         # A warp makes the signs of 1024 elements at a time; the last two take several turns.
         for rows, cols in ((1, 1), (9, 37), (3, 2051), (2, 1500), (1, 9001)):
@@ -142,7 +143,11 @@ def cases() -> dict[str, Case]:
                 # t - t^2 sum t of whole numbers is exact; a root of a power of two keeps that
                 x = whole_numbers(rows, cols, dtype=dtype).clamp(-1, 1)
                 root = 0.5 ** whole_numbers(rows, dtype=dtype).abs()
-                return [ops.softmax_factor(x, root, SEED, PROBE, 5, 3)]
+                strided = x.t().contiguous().t(), root.expand(2, rows).t().contiguous()[:, 0]
+                return [
+                    ops.softmax_factor(*factors, SEED, PROBE, 5, 3)
+                    for factors in ((x, root), strided)
+                ]
 
             found[f"softmax_factor, {str(dtype)[6:]}, {rows} x {cols}"] = factor
         for draws, rows, inputs, cols in (
@@ -156,7 +161,10 @@ def cases() -> dict[str, Case]:
             def products(ops, shape=(draws, rows, cols), inputs=inputs, dtype=dtype):
                 a = whole_numbers(shape[1], inputs, dtype=dtype)
                 u, w = (whole_numbers(*shape, dtype=dtype, seed=seed) for seed in (1, 2))
-                return [ops.row_products(a, u, w), ops.row_products(a, u, u)]
+                strided = (x.transpose(-1, -2).contiguous().transpose(-1, -2) for x in (a, u, w))
+                return [
+                    ops.row_products(*arrays) for arrays in ((a, u, w), (a, u, u), tuple(strided))
+                ]
 
             found[f"row_products, {str(dtype)[6:]}, {draws} x {rows} x {cols}"] = products
     found["reciprocal_lr_"] = shrink_scales

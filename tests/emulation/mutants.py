@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,7 +57,15 @@ _FAILED = {
         "refusal": r"Schedule\(",
     },
 }
-LONGEST = {"": 300, "address": 900, "thread": 900}  # seconds, several times what the sources take
+# What a sanitizer says where it found something, not where it could not work, as without memory.
+_FOUND = {
+    "AddressSanitizer": r"ERROR: AddressSanitizer: (?!out-of-memory|allocation-size)",
+    "ThreadSanitizer": r"WARNING: ThreadSanitizer: data race|ERROR: ThreadSanitizer: SEGV",
+}
+LONGEST = {"": 300, "address": 900, "thread": 900}  # seconds
+_SHARE = (
+    0.5  # of it, which the sources as they are may take: more is an end that was not waited for
+)
 
 
 def caught_by(fault: Fault, folder: Path, objects: dict[str, Path]) -> str:
@@ -114,18 +123,23 @@ def ask(check: str, library: Path, only: Sequence[str] = ()) -> str:
         )
     except subprocess.TimeoutExpired:
         return f"{check}: without an end"
-    return _verdict(check, done)
+    return verdict(check, done)
 
 
-def _verdict(check: str, done: subprocess.CompletedProcess[str]) -> str:
+def verdict(check: str, done: subprocess.CompletedProcess[str]) -> str:
+    """What was seen, by how the check's process ended.
+
+    Raises:
+        RuntimeError: it ended otherwise than by finding something or nothing.
+    """
     if done.returncode == 0:
         return ""
-    if done.returncode < 0:
+    if done.returncode < 0 and -done.returncode != signal.SIGKILL:  # which comes from outside
         return f"{check}: {signal.Signals(-done.returncode).name}"
     if "runtime error: " in done.stderr:
         return "bounds and alignment"
-    for sanitizer in ("AddressSanitizer", "ThreadSanitizer"):
-        if f"{sanitizer}: " in done.stderr:
+    for sanitizer, text in _FOUND.items():
+        if re.search(text, done.stderr):
             return sanitizer
     failed = _FAILED["launches" if check == "launches" else "exercise"]
     for what, text in failed.items():
@@ -205,8 +219,13 @@ def _as_they_are(scratch: Path, checks: Sequence[str]) -> dict[str, Path]:
     objects = {check: scratch / f"as-it-is{CHECKS[check]}" for check in CHECKS if check in checks}
     for check, folder in objects.items():
         build(folder, sanitizer=CHECKS[check], only=())
+        started = time.monotonic()
         if seen := ask(check, folder / LIBRARY):
             sys.exit(f"error: {check} sees something in the sources as they are: {seen}")
+        if (seconds := time.monotonic() - started) > _SHARE * LONGEST[CHECKS[check]]:
+            sys.exit(
+                f"error: {check} takes {seconds:.0f} s: too near to its limit of {LONGEST[CHECKS[check]]} s"
+            )
     return objects
 
 

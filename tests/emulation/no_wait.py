@@ -105,7 +105,7 @@ def waiting_cases() -> Iterator[tuple[str, Make]]:
 
 
 class GrowsError(Exception):
-    """A step left more memory in use than the step before."""
+    """The last step left more memory in use than the first after the warm-up."""
 
 
 def memory_in_use() -> int:

@@ -40,6 +40,8 @@ EQUIVALENT = {
     ("row_products.cuh", "const int64_t row = static_cast<int64_t>(blockIdx", "in 32 bits"): _MANY_ROWS,
     ("row_products.cuh", "const int64_t tile", "in 32 bits"): "a grid has no more than 2^31 blocks",
     ("row_products.cuh", "int64_t col = i", "in 32 bits"): "rows of 2^32 columns: two of them are out of reach here",
+    ("row_products.cuh", "sum += partials[", "in 32 bits"): "a grid has no more than 2^31 blocks",
+    ("row_products.cuh", "sums[kColumns", "in 32 bits"): "a grid has no more than 2^31 blocks",
     ("softmax_factor.cu", "STD_TORCH_CHECK(blocks <=", "<= as <"): _LARGEST,
     ("softmax_factor.cu", "const int64_t blocks", "in 32 bits"): _MANY_ROWS,
     ("softmax_factor.cuh", "const int first = start < 0", "< as <="): _SAME_AT_EQUALITY,
@@ -50,6 +52,7 @@ EQUIVALENT = {
     ("softmax_factor.cuh", "return;\n", "no return"): "words that are there are made again",
     ("softmax_factor.cuh", "static_cast<int>(end - origin", "< as <="): _SAME_AT_EQUALITY,
     ("step_line.cuh", "const int elements = left", "< as <="): _SAME_AT_EQUALITY,
+    ("step_line.cuh", "partials[2 * stride + tile]", "in 32 bits"): "tiles beyond 2^30: memory for them is out of reach here",
     ("step_plan.h", "STD_TORCH_CHECK(tiles <=", "<= as <"): _LARGEST,
     ("tensor_table.cuh", "for (int d = tensor.first_dimension", "> as >="): "the last quotient is 0 then, and the sum the same",
     ("warp_tile.cuh", "__device__ __forceinline__ bool is_empty", ">= as >"): "an empty tile is walked over in vain",
@@ -58,6 +61,7 @@ EQUIVALENT = {
     ("warp_tile.cuh", "const uint64_t last", "> as >="): _SAME_AT_EQUALITY,
     ("warp_tile.cuh", "for (int row = first / kRow;", "< as <="): "one more row, of which no element is in the tile",
     ("warp_tile.cuh", "if (first_step < last_step)", "< as <="): "no packs, at an aligned place: the two parts meet there",
+    ("warp_tile.cuh", "lane_words[step", "in 32 bits"): "below kWarpWords",
     ("warp_tile.cuh", "return {begin, static_cast<int>(first", "< as <="): _SAME_AT_EQUALITY,
     ("warp_tile.cuh", "static_cast<int>(last", "< as <="): _SAME_AT_EQUALITY,
 }  # fmt: skip
@@ -131,9 +135,20 @@ def _changes(code: str) -> Iterator[tuple[str, str]]:
     )
     if product:
         yield "in 32 bits", f"{product[1]} static_cast<uint32_t>({product[2]});"
-    for match in re.finditer(r"(?<=\w)\[(\w*[a-z]\w*)\]", code):
+    for match in re.finditer(r"(?<=\w)\[(\w+ \* [^]]*)\]", code):
+        yield (
+            "in 32 bits",
+            f"{code[: match.start(1)]}static_cast<uint32_t>({match[1]}){code[match.end(1) :]}",
+        )
+    for match in re.finditer(r"(?<=\w)\[([^][&]*[a-z][^][]*)\]", code):
         if not re.search(r"\b[A-Z]?\w+ \w+(\[\w+\])*$", code[: match.start()]):  # a declaration
             yield f"[{match[1]} + 1]", f"{code[: match.end() - 1]} + 1{code[match.end() - 1 :]}"
+    for match in re.finditer(r"(?<![<>] )(?<![<>=!]= )\b([a-z]\w*(?:\.\w+)?) \? ", code):
+        yield "branches exchanged", f"{code[: match.start()]}!{code[match.start() :]}"
+    for match in re.finditer(r"\bpacked\((\w+)\)(?! \{)", code):
+        yield f"{match[1]} not packed", f"{code[: match.start()]}{match[1]}{code[match.end() :]}"
+    if re.fullmatch(r"\s*\+\+\w+;", code):
+        yield "not counted", ""
     if code.strip() == "return;":
         yield "no return", code.replace("return;", "")
 

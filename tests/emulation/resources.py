@@ -53,6 +53,9 @@ def differences(new: Table, kept: Table, *, same_nvcc: bool) -> list[str]:
     found = [f"{name} is not in {KEPT.name}" for name in new.keys() - kept.keys()]
     found += [f"{name} is no longer there" for name in kept.keys() - new.keys()]
     for name in new.keys() & kept.keys():
+        if same_nvcc:
+            missing = sorted(new[name].keys() - kept[name].keys(), key=int)
+            found += [f"{name} on sm_{arch} is not in {KEPT.name}" for arch in missing]
         for arch in sorted(archs & kept[name].keys(), key=int):
             now, before = new[name].get(arch), kept[name][arch]
             if now is None or (same_nvcc and now != before):

@@ -19,12 +19,18 @@ pytestmark = needs_native
 
 
 def op_and_arguments(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
-    """Arguments are real ones, on the CPU."""
-    op = getattr(torch.ops.metacurv, name).default
-    return op, {**calls(dtype), **step_calls(dtype)}[name]
+    """Arguments are real ones, on the CPU. ``name``: with ".number" for the overload that takes the last of them so."""
+    name, _, overload = name.partition(".")
+    op = getattr(getattr(torch.ops.metacurv, name), overload or "default")
+    *arguments, last = {**calls(dtype), **step_calls(dtype)}[name]
+    return op, (*arguments, float(last) if overload else last)
 
 
-OPS = [*calls(torch.float32), *step_calls(torch.float32)]
+OPS = [
+    *calls(torch.float32),
+    *step_calls(torch.float32),
+    *(f"{n}.number" for n in step_calls(torch.float32)),
+]
 
 
 def on_fake_cuda(leaf: Any) -> Any:

@@ -88,6 +88,26 @@ def test_both_parts_of_a_cut_tensor_are_where_they_belong(emulated: EmulatedOps)
         assert torch.equal(x[begin:end], expected), begin
 
 
+def test_a_cut_that_leaves_one_row(emulated: EmulatedOps) -> None:
+    """Of three rows that are far apart, the first by itself, the other two cut again: without a dimension of 1."""
+    cols, gap = 2**31 + 8, 2**20
+    memory = zeros(2 * (cols + gap) + cols, dtype=torch.bfloat16)
+    rows = memory.as_strided((3, cols), (cols + gap, 1))
+    tiles = [-(-cols // TILE)]  # of the first row; the others begin inside a tile
+    tiles += [((row + 1) * cols - 1) // TILE - row * cols // TILE + 1 for row in (1, 2)]
+    ends = [n for row in range(3) for n in (sum(tiles[:row]), sum(tiles[: row + 1]) - 1)]
+    emulated.launches()
+    with emulated.only_blocks(ends):
+        emulated.rademacher_([rows], SEED, PROBE, [3], [0])
+    assert emulated.launches() == [(sum(tiles), 128)]
+    for row in range(3):
+        for begin in (0, cols - 8):
+            expected = torch.empty(8, dtype=rows.dtype)
+            twin.rademacher_([expected], SEED, PROBE, [3], [row * cols + begin])
+            assert torch.equal(rows[row, begin : begin + 8], expected), (row, begin)
+        assert not memory[row * (cols + gap) + cols :][:8].any()  # the gap
+
+
 def test_steps_beyond_2_to_32_elements(emulated: EmulatedOps) -> None:
     numel, tail = 2**32 + 8, 20
     x, y, direction, moved = (zeros(numel, dtype=torch.bfloat16) for _ in range(4))

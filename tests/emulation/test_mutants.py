@@ -12,6 +12,7 @@ import pytest
 from tests.emulation import planted
 from tests.emulation.build import HERE
 from tests.emulation.mutant_table import KEPT, read
+from tests.emulation.mutants import verdict
 
 
 def test_every_barrier_mask_and_guard_is_planted() -> None:
@@ -53,6 +54,37 @@ def test_the_kept_table_is_of_these_sources() -> None:
         if not planted.is_equivalent(fault)
     )
     assert all(row.caught_by for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("check", "code", "stdout", "stderr", "expected"),
+    [
+        ("values", 0, "", "", ""),
+        ("values", 1, "move_, Schedule(...): not what the twin gives", "", "values"),
+        ("values", 1, "", "x.cuh:3:4: runtime error: index 9", "bounds and alignment"),
+        ("values", -11, "", "", "values: SIGSEGV"),
+        ("launches", 1, "1 failed, 2 passed", "", "launches"),
+        ("AddressSanitizer", 1, "", "==7==ERROR: AddressSanitizer: heap-buffer-overflow", "AddressSanitizer"),
+        ("ThreadSanitizer", 66, "", "WARNING: ThreadSanitizer: data race", "ThreadSanitizer"),
+    ],
+)  # fmt: skip
+def test_what_a_check_sees(check: str, code: int, stdout: str, stderr: str, expected: str) -> None:
+    assert verdict(check, subprocess.CompletedProcess([], code, stdout, stderr)) == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "stderr"),
+    [
+        (1, "ModuleNotFoundError: No module named 'torch'"),
+        (-9, ""),  # as where memory ran out
+        (1, "==7==ERROR: AddressSanitizer failed to allocate 0x8000 bytes"),
+        (1, "==7==ERROR: AddressSanitizer: out-of-memory: allocator is trying to allocate"),
+        (66, "FATAL: ThreadSanitizer: unexpected memory mapping"),
+    ],
+)
+def test_a_check_that_did_not_run_saw_nothing(code: int, stderr: str) -> None:
+    with pytest.raises(RuntimeError, match="did not run"):
+        verdict("ThreadSanitizer", subprocess.CompletedProcess([], code, "", stderr))
 
 
 def run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

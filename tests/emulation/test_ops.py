@@ -23,7 +23,7 @@ from tests.helpers import DTYPES, carved
 from tests.layouts import READABLE, WRITABLE
 
 SIZES = [0, 1, 31, 32, 33, 127, 128, 129, 4095, 4097, 16383, 16385, 40001]
-OFFSETS = [0, 5, 2**32 - 3, 2**39 - 7]  # of the first element in its parameter
+OFFSETS = [0, 5, 2**32 - 3, 2**61 + 12345]  # of the first element in its parameter
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 each_float = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 

@@ -79,10 +79,6 @@ template <typename T, typename U>
 inline T atomicMax(T* address, U value) {
   return emulation::atomic_update(address, [=](T now) { return now < value ? value : now; });
 }
-template <typename T, typename U>
-inline T atomicExch(T* address, U value) {
-  return emulation::atomic_update(address, [=](T) { return static_cast<T>(value); });
-}
 template <typename T, typename U, typename V>
 inline T atomicCAS(T* address, U expected, V value) {
   return emulation::atomic_update(
