@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -160,7 +161,11 @@ def main() -> int:
         if (not arguments.file or fault.file in arguments.file)
         and (not arguments.kind or any(kind in fault.kind for kind in arguments.kind))
         and not is_equivalent(fault)
-    ][:: arguments.every]
+    ]
+    if arguments.missing:
+        wanted = _not_in_the_table(chosen)
+        chosen = [fault for fault in chosen if (fault.file, fault.kind) in wanted]
+    chosen = chosen[:: arguments.every]
     if arguments.invisible:
         chosen = [invisible()]
     if arguments.list:
@@ -199,6 +204,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--kind", action="append", metavar="TEXT", help="only kinds that contain this, such as sync"
     )
+    parser.add_argument(
+        "--missing",
+        action="store_true",
+        help="only files and kinds of which tests/emulation/mutants.md has not all, or lines that are no more",
+    )
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th fault")
     parser.add_argument(
         "--checks", nargs="+", choices=CHECKS, default=list(CHECKS), help="only these"
@@ -212,6 +222,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, default=Path("runs") / "mutants.md", metavar="FILE")
     return parser
+
+
+def _not_in_the_table(chosen: Sequence[Fault]) -> set[tuple[str, str]]:
+    """Files and kinds."""
+    kept = Counter((row.file, row.kind, row.code) for row in read(KEPT) if row.caught_by)
+    now = Counter((fault.file, fault.kind, fault.code) for fault in chosen)
+    return {(file, kind) for file, kind, _ in (kept - now) + (now - kept)}
 
 
 def _as_they_are(scratch: Path, checks: Sequence[str]) -> dict[str, Path]:

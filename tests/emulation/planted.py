@@ -18,6 +18,7 @@ _SHIFTED = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "=="}
 
 _SAME_AT_EQUALITY = "both branches give the same number where the two are equal"
 _MANY_ROWS = "rows beyond 2^32: memory for them is out of reach here"
+_GRID = "a grid has no more than 2^31 blocks"
 _LARGEST = "refuses a grid of 2^31 - 1 blocks too: memory for one is out of reach here"
 # (file, beginning of the line, to its end where that is \n, kind) -> why the change is no fault
 EQUIVALENT = {
@@ -38,10 +39,11 @@ EQUIVALENT = {
     ("row_products.cu", "STD_TORCH_CHECK(blocks <=", "<= as <"): _LARGEST,
     ("row_products.cuh", "const int64_t col_step", "in 32 bits"): "between 0 and kProductThreads",
     ("row_products.cuh", "const int64_t row = static_cast<int64_t>(blockIdx", "in 32 bits"): _MANY_ROWS,
-    ("row_products.cuh", "const int64_t tile", "in 32 bits"): "a grid has no more than 2^31 blocks",
+    ("row_products.cuh", "const int64_t tile", "in 32 bits"): _GRID,
+    ("row_products.cuh", "double* const out = arguments.partials", "in 32 bits"): _GRID,
     ("row_products.cuh", "int64_t col = i", "in 32 bits"): "rows of 2^32 columns: two of them are out of reach here",
-    ("row_products.cuh", "sum += partials[", "in 32 bits"): "a grid has no more than 2^31 blocks",
-    ("row_products.cuh", "sums[kColumns", "in 32 bits"): "a grid has no more than 2^31 blocks",
+    ("row_products.cuh", "sum += partials[", "in 32 bits"): _GRID,
+    ("row_products.cuh", "sums[kColumns", "in 32 bits"): _GRID,
     ("softmax_factor.cu", "STD_TORCH_CHECK(blocks <=", "<= as <"): _LARGEST,
     ("softmax_factor.cu", "const int64_t blocks", "in 32 bits"): _MANY_ROWS,
     ("softmax_factor.cuh", "const int first = start < 0", "< as <="): _SAME_AT_EQUALITY,

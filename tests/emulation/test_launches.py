@@ -108,6 +108,25 @@ def test_a_cut_that_leaves_one_row(emulated: EmulatedOps) -> None:
         assert not memory[row * (cols + gap) + cols :][:8].any()  # the gap
 
 
+def test_probes_beyond_2_to_32_elements(emulated: EmulatedOps) -> None:
+    """Without strides nothing is cut: places in the tensor, too, take more than 32 bits."""
+    numel, offset = (
+        2**32 + 1003,
+        2048,
+    )  # the last warp's part begins before place 2^32 and ends after it
+    x = zeros(numel, dtype=torch.bfloat16)
+    tiles = 2**32 // TILE + 1
+    with emulated.only_blocks([tiles - 2, tiles - 1]):
+        emulated.rademacher_([x], SEED, PROBE, [3], [offset])
+    signs = torch.empty(5000, dtype=torch.bfloat16)
+    twin.rademacher_([signs], SEED, PROBE, [3], [offset + numel - len(signs)])
+    assert torch.equal(x[-len(signs) :], signs)
+    assert not x[:TILE].any()
+    with emulated.only_blocks([0, tiles - 2, tiles - 1]):  # 0 adds the partial sums
+        (total,) = emulated.signed_sum([x], SEED, PROBE, [3], [offset])
+    assert total == TILE + offset + 1003
+
+
 def test_steps_beyond_2_to_32_elements(emulated: EmulatedOps) -> None:
     numel, tail = 2**32 + 8, 20
     x, y, direction, moved = (zeros(numel, dtype=torch.bfloat16) for _ in range(4))

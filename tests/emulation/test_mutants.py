@@ -46,7 +46,7 @@ def test_every_exception_is_a_line_of_the_sources() -> None:
 
 
 def test_the_kept_table_is_of_these_sources() -> None:
-    """Lines may have moved; one that was changed asks for: python tests/emulation/mutants.py --keep --file NAME."""
+    """Lines may have moved; one that was changed asks for: python tests/emulation/mutants.py --keep --missing."""
     rows = read(KEPT)
     assert Counter((row.file, row.kind, row.code) for row in rows) == Counter(
         (fault.file, fault.kind, fault.code)
