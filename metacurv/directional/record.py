@@ -41,8 +41,10 @@ _PAGE = 256  # readings
 
 
 class Records:
-    """Readings so far. Their numbers stay on the device until somebody asks, in pages, so that a reading rarely needs new
-    memory there."""
+    """Readings so far.
+
+    Their numbers stay on the device until somebody asks, in pages, so that a reading rarely needs new memory there.
+    """
 
     def __init__(self) -> None:
         self._read: list[DirectionalRecord] = []

@@ -33,7 +33,7 @@ class Method:
         """The name in tables and legends: tells the alphas apart, and says what is evaluated."""
         if self.is_directional:
             return f"{self.name}, averaged"
-        return self.name if self.alpha is None else f"{self.name} alpha={self.alpha:g}"
+        return self.name if self.alpha is None else f"reciprocal alpha={self.alpha:g}"
 
 
 ADAM = Method(None)

@@ -154,7 +154,7 @@ def _head(head: SubFigure, height: float, config: Config, labelled: Axes) -> Non
     )
     head.text(0.012, 1 - 0.43 / height, setting, va="top", size=10, color="#555555")
     handles, labels = labelled.get_legend_handles_labels()
-    labels[2:] = [label.replace("MetaCurvatureLR ", "") for label in labels[2:]]
+    labels[2:] = [label.replace("reciprocal ", "") for label in labels[2:]]
     head.legend(
         handles,
         labels,

@@ -78,7 +78,7 @@ def test_the_sweep_trains_adam_once() -> None:
 
 def test_methods_alternate_from_seed_to_seed() -> None:
     order = [(run.seed, run.method.label) for run in parsed("--seeds", "3").runs]
-    there = ["Adam", "MetaCurvatureLR alpha=0.01", "directional, averaged"]
+    there = ["Adam", "reciprocal alpha=0.01", "directional, averaged"]
     expected = [(seed, label) for seed in range(3) for label in there[:: -1 if seed == 1 else 1]]
     assert order == expected
 
