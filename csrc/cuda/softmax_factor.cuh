@@ -36,10 +36,10 @@ struct FactorArguments {
   uint32_t number;
 };
 
-// The sign words of one piece; words: [kPieceWords], shared by the warp alone, 16-byte aligned.
+// The sign words of one piece, in this warp's row of `words`: 16-byte aligned, no other warp's.
 struct SignPiece {
   SignStream stream;
-  uint32_t* words;
+  uint32_t (&words)[kFactorWarps][kPieceWords];
   uint64_t block;  // the first of those whose words are held
   bool empty;
 
@@ -56,7 +56,7 @@ struct SignPiece {
       for (int w = 0; w < kBlockWords; ++w) {
         pack.element[w] = made.word[w];
       }
-      reinterpret_cast<Pack<uint32_t>*>(words)[lane_index()] = pack;
+      reinterpret_cast<Pack<uint32_t>&>(words[warp_index()][kBlockWords * lane_index()]) = pack;
     }
     __syncwarp();
     block = first_block;
@@ -85,7 +85,7 @@ __device__ __forceinline__ void visit_row(SignPiece& piece, int64_t begin, int64
     for (int step = 0; step < kPieceWords; ++step) {
       const int i = step * kWarpThreads + lane;
       if (i >= first && i < last) {
-        visit(start + i, piece.words[step] << (kWarpThreads - 1 - lane));
+        visit(start + i, piece.words[warp_index()][step] << (kWarpThreads - 1 - lane));
       }
     }
   }
@@ -126,8 +126,7 @@ __global__ void __launch_bounds__(kFactorThreads, 4)
   const T* const in = arguments.sqrt_p + begin;
   T* const out = arguments.u + index * arguments.cols;
   const auto probe = static_cast<uint32_t>(*arguments.source.probe + draw);
-  SignPiece piece{sign_stream(arguments.source.seed, arguments.number, probe), words[warp_index()],
-                  0, true};
+  SignPiece piece{sign_stream(arguments.source.seed, arguments.number, probe), words, 0, true};
 
   double partial = 0.0;
   visit_row<kTeamWarps>(piece, begin, arguments.cols, [&](int64_t c, uint32_t sign) {

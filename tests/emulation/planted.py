@@ -51,6 +51,7 @@ EQUIVALENT = {
     ("softmax_factor.cuh", "const int64_t row", "in 32 bits"): _MANY_ROWS,
     ("softmax_factor.cuh", "for (; origin < end;", "< as <="): "one more turn, of a piece with no element of the row",
     ("softmax_factor.cuh", "for (int step = 0; step < kPieceWords", "< as <="): "no element of the piece is that far",
+    ("softmax_factor.cuh", "reinterpret_cast<Pack<uint32_t>&>(words", "in 32 bits"): "below kPieceWords",
     ("softmax_factor.cuh", "return;\n", "no return"): "words that are there are made again",
     ("softmax_factor.cuh", "static_cast<int>(end - origin", "< as <="): _SAME_AT_EQUALITY,
     ("step_line.cuh", "const int elements = left", "< as <="): _SAME_AT_EQUALITY,
