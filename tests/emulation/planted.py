@@ -138,13 +138,15 @@ def _changes(code: str) -> Iterator[tuple[str, str]]:
     )
     if product:
         yield "in 32 bits", f"{product[1]} static_cast<uint32_t>({product[2]});"
-    for match in re.finditer(r"(?<=\w)\[(\w+ \* [^]]*)\]", code):
+    for match in re.finditer(r"(?<=[\w\]])\[(\w+ \* [^]]*)\]", code):
         yield (
             "in 32 bits",
             f"{code[: match.start(1)]}static_cast<uint32_t>({match[1]}){code[match.end(1) :]}",
         )
-    for match in re.finditer(r"(?<=\w)\[([^][&]*[a-z][^][]*)\]", code):
-        if not re.search(r"\b[A-Z]?\w+ \w+(\[\w+\])*$", code[: match.start()]):  # a declaration
+    for match in re.finditer(r"(?<=[\w\]])\[([^][&]*[a-z][^][]*)\]", code):
+        if not re.search(
+            r"\b\w+ (\w+|\(&\w+\))(\[\w+\])*$", code[: match.start()]
+        ):  # a declaration
             yield f"[{match[1]} + 1]", f"{code[: match.end() - 1]} + 1{code[match.end() - 1 :]}"
     for match in re.finditer(r"(?<![<>] )(?<![<>=!]= )\b([a-z]\w*(?:\.\w+)?) \? ", code):
         yield "branches exchanged", f"{code[: match.start()]}!{code[match.start() :]}"
