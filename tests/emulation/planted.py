@@ -16,6 +16,14 @@ FORMULAS = [
 ]
 _SHIFTED = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "=="}
 
+_PRODUCT = re.compile(
+    r"^\s*(?:(?:const )?u?int64_t \w+ =|.*\* const \w+ = arguments\.\w+ \+) (.*\*.*);$"
+)
+_PRODUCT_IN_BRACKETS = re.compile(r"(?<=[\w\]])\[(\w+ \* [^]]*)\]")
+_INDEX = re.compile(r"(?<=[\w\]])\[([^][&]*[a-z][^][]*)\]")
+# Before the size of an array that is declared.
+_DECLARED = re.compile(r"\b\w+ (\w+|\(&\w+\))(\[\w+\])*$")
+
 _SAME_AT_EQUALITY = "both branches give the same number where the two are equal"
 _MANY_ROWS = "rows beyond 2^32: memory for them is out of reach here"
 _GRID = "a grid has no more than 2^31 blocks"
@@ -133,21 +141,7 @@ def _changes(code: str) -> Iterator[tuple[str, str]]:
         yield f"no{match[0]}", code[: match.start()] + code[match.end() :]
     for match in re.finditer(r"\b(lane|thread|start|tile|warp_begin) \+ ", code):
         yield f"no {match[1]} +", code[: match.start()] + code[match.end() :]
-    product = re.fullmatch(
-        r"(\s*(?:const )?u?int64_t \w+ =|.*\* const \w+ = arguments\.\w+ \+) (.*\*.*);", code
-    )
-    if product:
-        yield "in 32 bits", f"{product[1]} static_cast<uint32_t>({product[2]});"
-    for match in re.finditer(r"(?<=[\w\]])\[(\w+ \* [^]]*)\]", code):
-        yield (
-            "in 32 bits",
-            f"{code[: match.start(1)]}static_cast<uint32_t>({match[1]}){code[match.end(1) :]}",
-        )
-    for match in re.finditer(r"(?<=[\w\]])\[([^][&]*[a-z][^][]*)\]", code):
-        if not re.search(
-            r"\b\w+ (\w+|\(&\w+\))(\[\w+\])*$", code[: match.start()]
-        ):  # a declaration
-            yield f"[{match[1]} + 1]", f"{code[: match.end() - 1]} + 1{code[match.end() - 1 :]}"
+    yield from _index_changes(code)
     for match in re.finditer(r"(?<![<>] )(?<![<>=!]= )\b([a-z]\w*(?:\.\w+)?) \? ", code):
         yield "branches exchanged", f"{code[: match.start()]}!{code[match.start() :]}"
     for match in re.finditer(r"\bpacked\((\w+)\)(?! \{)", code):
@@ -156,6 +150,17 @@ def _changes(code: str) -> Iterator[tuple[str, str]]:
         yield "not counted", ""
     if code.strip() == "return;":
         yield "no return", code.replace("return;", "")
+
+
+def _index_changes(code: str) -> Iterator[tuple[str, str]]:
+    """Other places in memory."""
+    for match in (*_PRODUCT.finditer(code), *_PRODUCT_IN_BRACKETS.finditer(code)):
+        begin, end = match.span(1)
+        yield "in 32 bits", f"{code[:begin]}static_cast<uint32_t>({match[1]}){code[end:]}"
+    for match in _INDEX.finditer(code):
+        if not _DECLARED.search(code[: match.start()]):
+            end = match.end(1)
+            yield f"[{match[1]} + 1]", f"{code[:end]} + 1{code[end:]}"
 
 
 def invisible() -> Fault:
