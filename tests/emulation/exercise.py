@@ -115,15 +115,20 @@ def cases() -> dict[str, Case]:
                 f"statistics, {name}": accumulate,
                 f"step, {name}": step,
             }
-    # 512 partial sums are a warp's to add, more the whole block's; a finish takes 960 tensors.
+    # A finish takes 960 tensors. 512 partial sums are a warp's to add, more the whole block's.
+    many = [
+        torch.full((int(n % 20 == 19 or n > 957),), float(n)) for n in range(962)
+    ]  # most are empty
     long, longer = (torch.ones(1).expand(tiles * 16384) for tiles in (512, 513))
-    found["signed_sum of many tiles"] = lambda ops: [
+    found["signed_sum of many tensors and many tiles"] = lambda ops: [
         # The warp's long tensor comes last and is not warp 0's: no barrier after it, so that a race with thread 0 shows.
-        ops.signed_sum([torch.ones(5), longer, long], SEED, PROBE, [8, 9, 7], [3, 0, 0])
-    ]
-    ones = [torch.full((1,), float(n)) for n in range(962)]
-    found["signed_sum of more tensors than one finish takes"] = lambda ops: [
-        ops.signed_sum([*ones[:960], longer, long], SEED, PROBE, list(range(962)), [0] * 962)
+        ops.signed_sum(
+            [*many[:960], torch.ones(5), longer, long],
+            SEED,
+            PROBE,
+            list(range(963)),
+            [*[3] * 961, 0, 0],  # a tile less than from anywhere else
+        )
     ]
     for n in (960, 962):
 
@@ -131,7 +136,7 @@ def cases() -> dict[str, Case]:
             mean, m2 = (torch.zeros(n + 1, dtype=torch.float64) for _ in range(2))
             count = torch.zeros((), dtype=torch.int64)
             coordinates = SEED, PROBE, list(range(n)), [0] * n
-            ops.hutchinson_accumulate_(mean, m2, count, ones[:n], *coordinates)
+            ops.hutchinson_accumulate_(mean, m2, count, many[:n], *coordinates)
             return [mean, m2, count]
 
         found[f"statistics of {n} tensors"] = accumulate_ones
@@ -161,10 +166,13 @@ def cases() -> dict[str, Case]:
             def products(ops, shape=(draws, rows, cols), inputs=inputs, dtype=dtype):
                 a = whole_numbers(shape[1], inputs, dtype=dtype)
                 u, w = (whole_numbers(*shape, dtype=dtype, seed=seed) for seed in (1, 2))
-                strided = (x.transpose(-1, -2).contiguous().transpose(-1, -2) for x in (a, u, w))
-                return [
-                    ops.row_products(*arrays) for arrays in ((a, u, w), (a, u, u), tuple(strided))
-                ]
+                sums = [ops.row_products(a, u, w), ops.row_products(a, u, u)]
+                if u.numel() < 1e6:
+                    strided = (
+                        x.transpose(-1, -2).contiguous().transpose(-1, -2) for x in (a, u, w)
+                    )
+                    sums.append(ops.row_products(*strided))
+                return sums
 
             found[f"row_products, {str(dtype)[6:]}, {draws} x {rows} x {cols}"] = products
     found["reciprocal_lr_"] = shrink_scales
