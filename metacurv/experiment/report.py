@@ -21,7 +21,7 @@ WIDTH = 100
 def text(config: Config, curves: Sequence[Curves]) -> str:
     """The report; ``curves`` holds Adam first, then one entry an alpha, then the directional rule."""
     adam, *others = curves
-    means = [["", *(entry.method.label.replace("reciprocal ", "") for entry in curves)]]
+    means = [["", *(_short_label(entry) for entry in curves)]]
     means += [
         [measure.heading, *(_mean_sd(measure, entry) for entry in curves)] for measure in MEASURES
     ]

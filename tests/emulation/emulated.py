@@ -85,12 +85,12 @@ class EmulatedOps:
         # torch itself would take a tensor without dimensions for a number.
         takes_number = "number" in packet.overloads()
 
-        def poisoned(*arguments: Any) -> Any:
+        def run(*arguments: Any) -> Any:
             is_number = takes_number and isinstance(arguments[-1], float)
             with self._new_memory():
                 return (packet.number if is_number else packet.default)(*arguments)
 
-        return poisoned
+        return run
 
     @contextmanager
     def under(self, schedule: Schedule) -> Iterator[None]:
@@ -143,7 +143,7 @@ def _new_memory_is_zero() -> Iterator[None]:
         override._destroy()
 
 
-def unwritten_zeros(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+def unwritten_zeros(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """That take no room, however many, until somebody writes, and then by the page."""
     n_bytes = max(1, math.prod(shape)) * dtype.itemsize
     memory = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -116,9 +116,8 @@ def cases() -> dict[str, Case]:
                 f"step, {name}": step,
             }
     # A finish takes 960 tensors. 512 partial sums are a warp's to add, more the whole block's.
-    many = [
-        torch.full((int(n % 20 == 19 or n > 957),), float(n)) for n in range(962)
-    ]  # most are empty
+    sizes = [int(n % 20 == 19 or n > 957) for n in range(962)]  # an empty tensor has no block
+    many = [torch.full((size,), float(n)) for n, size in enumerate(sizes)]
     long, longer = (torch.ones(1).expand(tiles * 16384) for tiles in (512, 513))
     found["signed_sum of many tensors and many tiles"] = lambda ops: [
         # The warp's long tensor comes last and is not warp 0's: no barrier after it, so that a race with thread 0 shows.

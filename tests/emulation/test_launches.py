@@ -12,11 +12,6 @@ SEED, PROBE = 0, torch.tensor(0)
 TILE = 16384
 
 
-def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """More than there is memory for, where little of it is written to."""
-    return unwritten_zeros(*shape, dtype=dtype)
-
-
 def signed_sum(emulated: EmulatedOps, tensors: list[torch.Tensor]) -> list[tuple[int, int]]:
     """Its launches."""
     emulated.launches()
@@ -91,7 +86,7 @@ def test_both_parts_of_a_cut_tensor_are_where_they_belong(emulated: EmulatedOps)
 def test_a_cut_that_leaves_one_row(emulated: EmulatedOps) -> None:
     """Of three rows that are far apart, the first by itself, the other two cut again: without a dimension of 1."""
     cols, gap = 2**31 + 8, 2**20
-    memory = zeros(2 * (cols + gap) + cols, dtype=torch.bfloat16)
+    memory = unwritten_zeros(2 * (cols + gap) + cols, dtype=torch.bfloat16)
     rows = memory.as_strided((3, cols), (cols + gap, 1))
     tiles = [-(-cols // TILE)]  # of the first row; the others begin inside a tile
     tiles += [((row + 1) * cols - 1) // TILE - row * cols // TILE + 1 for row in (1, 2)]
@@ -110,11 +105,9 @@ def test_a_cut_that_leaves_one_row(emulated: EmulatedOps) -> None:
 
 def test_probes_beyond_2_to_32_elements(emulated: EmulatedOps) -> None:
     """Without strides nothing is cut: places in the tensor, too, take more than 32 bits."""
-    numel, offset = (
-        2**32 + 1003,
-        2048,
-    )  # the last warp's part begins before place 2^32 and ends after it
-    x = zeros(numel, dtype=torch.bfloat16)
+    # The last warp's part begins before place 2^32 and ends after it.
+    numel, offset = 2**32 + 1003, 2048
+    x = unwritten_zeros(numel, dtype=torch.bfloat16)
     tiles = 2**32 // TILE + 1
     with emulated.only_blocks([tiles - 2, tiles - 1]):
         emulated.rademacher_([x], SEED, PROBE, [3], [offset])
@@ -129,7 +122,7 @@ def test_probes_beyond_2_to_32_elements(emulated: EmulatedOps) -> None:
 
 def test_steps_beyond_2_to_32_elements(emulated: EmulatedOps) -> None:
     numel, tail = 2**32 + 8, 20
-    x, y, direction, moved = (zeros(numel, dtype=torch.bfloat16) for _ in range(4))
+    x, y, direction, moved = (unwritten_zeros(numel, dtype=torch.bfloat16) for _ in range(4))
     x[-tail:], y[-tail:] = torch.arange(1.0, tail + 1), 3
     with emulated.only_blocks([0, 2**32 // TILE - 1, 2**32 // TILE]):
         sums = emulated.step_direction_([direction], [x], [y], [1.0], 0.5)
@@ -146,7 +139,7 @@ def test_steps_beyond_2_to_32_elements(emulated: EmulatedOps) -> None:
 def test_softmax_factor_beyond_2_to_32_elements(emulated: EmulatedOps, long: bool) -> None:
     cols = 2048 if long else 1024
     rows = 2**32 // cols + 1
-    sqrt_p, root = zeros(rows, cols), zeros(rows)
+    sqrt_p, root = unwritten_zeros(rows, cols), unwritten_zeros(rows)
     sqrt_p[-1], root[-1] = whole_numbers(cols, dtype=torch.float32).clamp(-1, 1), 0.5
     with emulated.only_blocks([(rows - 1) // (1 if long else 8)]):
         u = emulated.softmax_factor(sqrt_p, root, SEED, PROBE, 3, 1)
@@ -160,8 +153,8 @@ def test_softmax_factor_beyond_2_to_32_elements(emulated: EmulatedOps, long: boo
 def test_row_products_of_draws_beyond_2_to_32_elements(emulated: EmulatedOps) -> None:
     """A draw is a tile: no other launch adds."""
     draws = 2**32 // 8192 + 1
-    u = zeros(draws, 8, 1024)
-    w = zeros(draws, 8, 1024)
+    u = unwritten_zeros(draws, 8, 1024)
+    w = unwritten_zeros(draws, 8, 1024)
     u[-1], w[-1] = 2, 3
     with emulated.only_blocks([0, draws - 1]):
         sums = emulated.row_products(torch.ones(8, 4), u, w)
@@ -171,9 +164,9 @@ def test_row_products_of_draws_beyond_2_to_32_elements(emulated: EmulatedOps) ->
 
 def test_row_products_of_a_draw_beyond_2_to_32_elements(emulated: EmulatedOps) -> None:
     rows, cols = 2**20 + 1, 2**12
-    u = zeros(1, rows, cols)
+    u = unwritten_zeros(1, rows, cols)
     u[0, -1] = 2
-    a = zeros(rows, 1)
+    a = unwritten_zeros(rows, 1)
     a[-1] = 3
     with emulated.only_blocks([0, rows // 8, 2**32 // 8192]):
         sums = emulated.row_products(a, u, u)
@@ -182,7 +175,7 @@ def test_row_products_of_a_draw_beyond_2_to_32_elements(emulated: EmulatedOps) -
 
 def test_row_products_of_inputs_beyond_2_to_32_elements(emulated: EmulatedOps) -> None:
     rows, inputs = 2**20 + 1, 2**12
-    a, products = zeros(rows, inputs), zeros(1, rows, 1)
+    a, products = unwritten_zeros(rows, inputs), unwritten_zeros(1, rows, 1)
     a[-1], products[0, -1] = 3, 2
     with emulated.only_blocks([0, rows // 8, rows // 8192]):
         sums = emulated.row_products(a, products, products)
