@@ -1,5 +1,5 @@
-// The seed's rule with its guards, one text for CPU and CUDA: scale = 1 / (1 + alpha max(trace,
-// 0)).
+// The reciprocal rule with its guards, one text for CPU and CUDA:
+// scale = 1 / (1 + alpha max(trace, 0)).
 #pragma once
 
 #include <cmath>

@@ -1,4 +1,4 @@
-// reciprocal_lr_: the seed's rule on one number, for CPU tensors.
+// reciprocal_lr_: the reciprocal rule on one number, for CPU tensors.
 #include "../reciprocal_lr.h"
 
 #include <torch/csrc/stable/library.h>

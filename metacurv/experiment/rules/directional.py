@@ -41,7 +41,7 @@ def directional(
     return method
 
 
-class SeedRule(Method):
+class Reciprocal(Method):
     """lr / (1 + alpha max(trace, 0)), from lr = 1e-3 and with alpha = 0.01, as in the experiment that metacurv starts from."""
 
     def __init__(self, setting: Setting) -> None:
@@ -67,5 +67,5 @@ DIRECTIONAL: dict[str, Maker] = {
     "directional, held out": lambda setting: directional(
         setting, held_out=True, rule=metacurv.DirectionalRule.held_out(), average=True
     ),
-    "seed rule": SeedRule,
+    "reciprocal": Reciprocal,
 }

@@ -30,7 +30,7 @@ def test_methods_train(method: str, task: str) -> None:
     assert len(made["curve"]) == 20
 
 
-@pytest.mark.parametrize("method", ["seed rule", "cdat"])
+@pytest.mark.parametrize("method", ["reciprocal", "cdat"])
 def test_second_derivatives_of_attention(method: str) -> None:
     """The fused kernel that the transformer trains with has none."""
     training = Training(TASKS["transformer"], method, 0, 1e-3)
