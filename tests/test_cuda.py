@@ -1,6 +1,6 @@
 """The CUDA kernels on a GPU, against the torch twin on the same device.
 
-Without a GPU every test here is skipped, and says so: the kernels then only compile.
+Without a GPU every test here is skipped, and says so; what can be told without one is in tests/emulation.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ def whole_numbers(numel: int, dtype: torch.dtype) -> torch.Tensor:
 
 
 def mixed_list(count: int) -> list[torch.Tensor]:
-    """Tensors of every dtype, several layouts and sizes that include 0."""
-    dtypes, numels = itertools.cycle(DTYPES), itertools.cycle([100, 0, 1, 4096, 333, 17000])
+    """Tensors of every dtype, layout and size: of 140 every combination, as 4, 5 and 7 share no factor."""
+    dtypes = itertools.cycle(DTYPES)
+    numels = itertools.cycle([100, 0, 1, 4096, 333, 17000, 40000])
     tensors = [
         whole_numbers(numel, dtype)
         for _, dtype, numel in zip(range(count), dtypes, numels, strict=False)
@@ -50,6 +51,7 @@ def mixed_list(count: int) -> list[torch.Tensor]:
         [
             lambda x: x,
             lambda x: x[1:],  # starts at an odd address
+            lambda x: x[16:],  # at one of 16 bytes, whatever the dtype
             lambda x: x[::2],
             lambda x: x[: x.numel() // 8 * 8].view(-1, 8).t(),
         ]

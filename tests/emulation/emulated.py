@@ -166,7 +166,7 @@ def same_under_all_schedules(
         with ops.under(schedule):
             results.append([_bits(tensor) for tensor in run()])
     for schedule, result in zip(SCHEDULES, results, strict=True):
-        same = all(map(torch.equal, result, results[0]))
+        same = all(torch.equal(*each) for each in zip(result, results[0], strict=True))
         assert same, f"{schedule} gives other bits than {SCHEDULES[0]}"
     with ops.under(SCHEDULES[0]):
         return list(run())

@@ -233,7 +233,7 @@ def problems(
                 except RuntimeError as error:
                     yield f"{name}, {schedule}: {str(error).splitlines()[0][:300]}"
                     break
-            if not all(map(torch.equal, results, expected)):
+            if not all(torch.equal(*each) for each in zip(results, expected, strict=True)):
                 yield f"{name}, {schedule}: not what the twin gives"
                 break
 

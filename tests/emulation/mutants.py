@@ -67,6 +67,8 @@ _FOUND = {
     "AddressSanitizer": r"ERROR: AddressSanitizer: (?!out-of-memory|allocation-size)",
     "ThreadSanitizer": r"WARNING: ThreadSanitizer: data race|ERROR: ThreadSanitizer: SEGV",
 }
+# How a faulty program ends itself; other signals, as for want of memory or by hand, come from outside.
+_OF_ITS_OWN = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
 _PATIENCE = 4  # times what all cases take with the sources as they are
 
 
@@ -100,8 +102,8 @@ def caught_by(fault: Fault, folder: Path, as_it_is: dict[str, AsItIs]) -> str:
             shutil.copytree(known.objects, target)
             try:
                 build(target, csrc=csrc, sanitizer=CHECKS[check], only=changed)
-            except BuildError:
-                return "compiler"
+            except BuildError as refused:
+                return compiler_verdict(refused)
         if seen := ask(check, target / LIBRARY, changed, _PATIENCE * known.seconds):
             return seen
     return ""
@@ -136,6 +138,21 @@ def ask(check: str, library: Path, only: Sequence[str] = (), longest: float | No
     return verdict(check, done)
 
 
+def compiler_verdict(refused: BuildError) -> str:
+    """That the compiler saw the fault.
+
+    Raises:
+        RuntimeError: it ended otherwise than by refusing a line of a source.
+    """
+    said = str(refused)
+    if (
+        re.search(r"\.(cuh?|h|cpp):\d+:\d+: error: ", said)
+        and "internal compiler error" not in said
+    ):
+        return "compiler"
+    raise RuntimeError(f"the compiler did not run:\n{said[-2000:]}")
+
+
 def verdict(check: str, done: subprocess.CompletedProcess[str]) -> str:
     """What was seen, by how the check's process ended.
 
@@ -144,7 +161,7 @@ def verdict(check: str, done: subprocess.CompletedProcess[str]) -> str:
     """
     if done.returncode == 0:
         return ""
-    if done.returncode < 0 and -done.returncode != signal.SIGKILL:  # which comes from outside
+    if -done.returncode in _OF_ITS_OWN:
         return f"{check}: {signal.Signals(-done.returncode).name}"
     if "runtime error: " in done.stderr:
         return "bounds and alignment"

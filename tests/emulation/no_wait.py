@@ -29,12 +29,34 @@ import metacurv
 from metacurv import _native
 from tests.emulation.stand_in import StandIn, WouldWait, alarm, stand_in_device
 
-# The directional rule's first step may wait, as it decides by what it reads; on RAdam each of the first six is one.
-STEPS, WARM_UP, COMPARED = 24, 7, 8
+STEPS, SETTLED, COMPARED = 24, 7, 8
 BASES = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adadelta", "Rprop")
 # Without foreach these turn a rate in a tensor into a number at every step, with or without this package.
 WAITING_BASES = ("RMSprop", "Adadelta")
 Make = Callable[[nn.Module, Tensor, Tensor], torch.optim.Optimizer]
+Network = Callable[[], nn.Module]
+
+
+def perceptron() -> nn.Module:
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+
+
+def with_buffers() -> nn.Module:
+    """And with random numbers, both of which a reading puts back."""
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 8)),
+        nn.Conv1d(1, 4, 3, bias=False),  # before a norm its gradient would be rounding alone
+        nn.BatchNorm1d(4),
+        nn.ReLU(),
+        nn.Dropout(0.2),
+        nn.Flatten(),
+        nn.Linear(24, 4),
+    )
+
+
+def may_wait(name: str) -> int:
+    """Steps in which the directional rule decides by what it reads: the first, on RAdam each of the first six."""
+    return 7 if "RAdam" in name else 1
 
 
 def bare(base: str, *, tensor_lr: bool = False, foreach: bool = True) -> Make:
@@ -78,8 +100,21 @@ def looking(base: Make) -> Make:
     return reciprocal(base, on_update=lambda record: None)
 
 
-def cases() -> Iterator[tuple[str, Make]]:
+def cases() -> Iterator[tuple[str, Make, Network]]:
     """That must not wait."""
+    for name, make in on_a_perceptron():
+        yield name, make, perceptron
+    adam = bare("Adam")
+    for estimator in ("hutchinson", "auto"):
+        yield (
+            f"reciprocal, buffers, {estimator}",
+            reciprocal(adam, estimator=estimator),
+            with_buffers,
+        )
+    yield "directional, buffers", directional(adam, average=True), with_buffers
+
+
+def on_a_perceptron() -> Iterator[tuple[str, Make]]:
     for name in BASES:
         for tensor_lr in (False, True):
             base = bare(name, tensor_lr=tensor_lr)
@@ -105,7 +140,7 @@ def waiting_cases() -> Iterator[tuple[str, Make]]:
 
 
 class GrowsError(Exception):
-    """The last step left more memory in use than the first after the warm-up."""
+    """The last step left more memory in use than the eighth."""
 
 
 def memory_in_use() -> int:
@@ -144,25 +179,28 @@ def goes_unnoticed(call: Callable[[], object]) -> bool:
     return True
 
 
-def train(make: Make, device: str, *, alarmed: bool) -> list[float]:
+def train(
+    make: Make, device: str, network: Network = perceptron, *, alarm_from: int | None = None
+) -> list[float]:
     """The rates after a few steps: later, rounding has made different trainings of them.
 
     Raises:
-        WouldWait, GrowsError: ``alarmed``, in a step after the warm-up.
+        WouldWait: from step ``alarm_from`` on; None: never.
+        GrowsError: after the last step, where there is an alarm.
     """
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(32, 8, generator=generator).to(device)
     y = torch.randint(0, 4, (32,), generator=generator).to(device)
     torch.manual_seed(0)
     with torch.device(device):
-        model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        model = network()
     optimizer = make(model, x, y)
     measures = isinstance(optimizer, metacurv.MetaCurvatureLR)
     rates: list[float] = []
     for step in range(STEPS):
         if step == COMPARED and measures:
             rates = optimizer.effective_lrs
-        with alarm() if alarmed and step >= WARM_UP else nullcontext():
+        with nullcontext() if alarm_from is None or step < alarm_from else alarm():
             optimizer.zero_grad()
             loss = functional.cross_entropy(model(x), y)
             if measures:
@@ -170,17 +208,17 @@ def train(make: Make, device: str, *, alarmed: bool) -> list[float]:
             loss.backward()
             optimizer.step()
         del loss
-        if alarmed and step == WARM_UP:
+        if step == SETTLED:
             in_use = memory_in_use()
-    if alarmed and (more := memory_in_use() - in_use) > 0:
-        raise GrowsError(f"{more} bytes more after {STEPS - 1 - WARM_UP} steps")
+    if alarm_from is not None and (more := memory_in_use() - in_use) > 0:
+        raise GrowsError(f"{more} bytes more after {STEPS - 1 - SETTLED} steps")
     return rates
 
 
-def fault(make: Make) -> str:
+def fault(name: str, make: Make, network: Network = perceptron) -> str:
     """What it waits for, or how much it grows; "" for nothing."""
     try:
-        train(make, "cuda", alarmed=True)
+        train(make, "cuda", network, alarm_from=may_wait(name))
     except WouldWait as what:
         return f"waits: {what}"
     except GrowsError as how:
@@ -193,12 +231,12 @@ def problems() -> Iterator[tuple[str, str]]:
     for kernels in ("twins", "ops") if _native.native_available() else ("twins",):
         # The ops of the package are dispatched like torch's own, here to their CPU kernels.
         _native.cuda_compiled = lambda kernels=kernels: kernels == "ops"
-        for name, make in cases():
+        for name, make, network in cases():
             if kernels == "twins" and "lr a tensor" in name:
                 continue  # the difference is not the kernels'
-            problem = fault(make)
+            problem = fault(name, make, network)
             if not problem:
-                rates, expected = (train(make, d, alarmed=False) for d in ("cuda", "cpu"))
+                rates, expected = (train(make, device, network) for device in ("cuda", "cpu"))
                 # RAdam's rectification in float32, as its capturable kind has it, is right to 1 % at these steps.
                 rtol = 1e-2 if "RAdam" in name else 1e-3
                 if not torch.allclose(torch.tensor(rates), torch.tensor(expected), rtol=rtol):
@@ -207,7 +245,7 @@ def problems() -> Iterator[tuple[str, str]]:
     for name, call in single_calls():
         yield f"{name} sounds", "goes unnoticed" if goes_unnoticed(call) else ""
     for name, make in waiting_cases():
-        yield f"{name} waits", "" if fault(make).startswith("waits") else "goes unnoticed"
+        yield f"{name} waits", "" if fault(name, make).startswith("waits") else "goes unnoticed"
 
 
 def main() -> int:

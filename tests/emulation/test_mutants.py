@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.emulation import planted
-from tests.emulation.build import HERE
+from tests.emulation.build import HERE, BuildError, build
 from tests.emulation.mutant_table import KEPT, read
-from tests.emulation.mutants import verdict
+from tests.emulation.mutants import compiler_verdict, verdict
 
 
 def test_every_barrier_mask_and_guard_is_planted() -> None:
@@ -22,12 +22,13 @@ def test_every_barrier_mask_and_guard_is_planted() -> None:
         ("__syncthreads();", "no __syncthreads"),
         ("__syncwarp();", "no __syncwarp"),
         ("return;", "no return"),
+        ("0xffffffffu", "a lane less in the mask"),
     ):
         lines = [
             (path.name, number)
             for path in planted.sources()
             for number, line in enumerate(path.read_text().splitlines(), 1)
-            if line.partition("//")[0].strip().endswith(text)
+            if text in line.partition("//")[0]
         ]
         assert lines, text
         assert [(f.file, f.line) for f in found if f.kind == kind] == lines
@@ -77,6 +78,8 @@ def test_what_a_check_sees(check: str, code: int, stdout: str, stderr: str, expe
     [
         (1, "ModuleNotFoundError: No module named 'torch'"),
         (-9, ""),  # as where memory ran out
+        (-15, ""),  # as where somebody or a time limit stopped it
+        (-2, ""),
         (1, "==7==ERROR: AddressSanitizer failed to allocate 0x8000 bytes"),
         (1, "==7==ERROR: AddressSanitizer: out-of-memory: allocator is trying to allocate"),
         (66, "FATAL: ThreadSanitizer: unexpected memory mapping"),
@@ -85,6 +88,24 @@ def test_what_a_check_sees(check: str, code: int, stdout: str, stderr: str, expe
 def test_a_check_that_did_not_run_saw_nothing(code: int, stderr: str) -> None:
     with pytest.raises(RuntimeError, match="did not run"):
         verdict("ThreadSanitizer", subprocess.CompletedProcess([], code, "", stderr))
+
+
+def test_what_the_compiler_sees(tmp_path: Path) -> None:
+    """A line that it refuses; not that it cannot link, or was killed."""
+    source = tmp_path / "csrc" / "cuda" / "wrong.cu"
+    source.parent.mkdir(parents=True)
+    source.write_text("int one() { return two; }\n")
+    with pytest.raises(BuildError) as refused:
+        build(tmp_path / "build", csrc=tmp_path / "csrc", only=())
+    assert compiler_verdict(refused.value) == "compiler"
+    for said in (
+        "g++: fatal error: Killed signal terminated program cc1plus",
+        "/usr/bin/ld: final link failed: No space left on device",
+        "x.cu:3:4: internal compiler error: Segmentation fault",
+        "x.cu:3:4: error: \ninternal compiler error: out of memory",
+    ):
+        with pytest.raises(RuntimeError, match="did not run"):
+            compiler_verdict(BuildError(said))
 
 
 def run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
