@@ -69,7 +69,7 @@ def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[in
 def contract_signs(
     numel: int, *, seed: int, probe: int, number: int = 0, offset: int = 0
 ) -> np.ndarray:
-    """Elements offset ... offset + numel - 1 of a probe, int8 [numel], from the text of design/probes.md alone."""
+    """Elements offset ... offset + numel - 1 of a probe, int8 [numel], from the contract alone (csrc/philox.h has its text)."""
     if numel == 0:
         return np.empty(0, dtype=np.int8)
     key = (seed & _MASK, seed >> 32)

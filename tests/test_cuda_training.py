@@ -5,7 +5,9 @@ Without a GPU every test here is skipped, and says so; what can be told without 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +31,21 @@ def network(dtype: torch.dtype = torch.float32) -> nn.Module:
     return stack.to(DEVICE, dtype)
 
 
+def with_buffers() -> nn.Module:
+    """And with random numbers, both of which a reading puts back."""
+    torch.manual_seed(0)
+    stack = nn.Sequential(
+        nn.Unflatten(1, (1, 40)),
+        nn.Conv1d(1, 8, 5, bias=False),
+        nn.BatchNorm1d(8),
+        nn.ReLU(),
+        nn.Dropout(0.2),
+        nn.Flatten(),
+        nn.Linear(288, 10),
+    )
+    return stack.to(DEVICE)
+
+
 def data(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(400, 40, generator=generator).to(DEVICE, dtype)
@@ -36,13 +53,19 @@ def data(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
 
 
 def wrapped(
-    rule: str, model: nn.Module, base: torch.optim.Optimizer, x: Tensor, y: Tensor
+    rule: str,
+    model: nn.Module,
+    base: torch.optim.Optimizer,
+    x: Tensor,
+    y: Tensor,
+    **options: Any,
 ) -> metacurv.MetaCurvatureLR:
     if rule == "reciprocal":
-        return metacurv.MetaCurvatureLR(base, update_freq=2, model=model)
+        return metacurv.MetaCurvatureLR(base, update_freq=2, model=model, **options)
     probe = [(x[i : i + 100], y[i : i + 100]) for i in range(0, len(x), 100)]
+    options = {"average": True, **options}
     return metacurv.MetaCurvatureLR(
-        base, rule=rule, model=model, loss_fn=functional.cross_entropy, probe=probe, average=True
+        base, rule=rule, model=model, loss_fn=functional.cross_entropy, probe=probe, **options
     )
 
 
@@ -55,14 +78,34 @@ def step(model: nn.Module, opt: metacurv.MetaCurvatureLR, x: Tensor, y: Tensor) 
     return loss.detach()
 
 
+BASES = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adadelta", "Rprop")
+OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "reciprocal": [
+        *({"estimator": each} for each in ("activation", "exact", "auto")),
+        {"smoothing": 0.9, "n_hutchinson_samples": 2},
+    ],
+    "directional": [{"horizon": 80}, {"average": False}],
+}
+WAYS = [
+    *((rule, base, {}, network) for rule in RULES for base in BASES if base != "Rprop"),
+    ("reciprocal", "Rprop", {}, network),
+    *((rule, "Adam", options, network) for rule in RULES for options in OPTIONS[rule]),
+    *((rule, "Adam", {}, with_buffers) for rule in RULES),
+    ("reciprocal", "Adam", {"estimator": "auto"}, with_buffers),
+]
+
+
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
-@each_rule
-@pytest.mark.parametrize("name", ["Adam", "AdamW", "NAdam", "Adamax"])
-def test_nothing_waits_and_no_memory_is_asked_for(rule: str, name: str) -> None:
+@pytest.mark.parametrize("tensor_lr", [False, True], ids=["number", "tensor"])
+@pytest.mark.parametrize(("rule", "name", "options", "made"), WAYS)
+def test_nothing_waits_and_no_memory_is_asked_for(
+    rule: str, name: str, options: dict[str, Any], made: Callable[[], nn.Module], tensor_lr: bool
+) -> None:
     """Due steps and others, after a warm-up with steps of both kinds."""
-    model, (x, y) = network(), data()
-    base = getattr(torch.optim, name)(model.parameters(), capturable=True)
-    opt = wrapped(rule, model, base, x, y)
+    model, (x, y) = made(), data()
+    lr = torch.tensor(1e-3, device=DEVICE) if tensor_lr else 1e-3
+    base = getattr(torch.optim, name)(model.parameters(), lr=lr, capturable=True)
+    opt = wrapped(rule, model, base, x, y, **options)
     for _ in range(20):
         step(model, opt, x, y)
     torch.cuda.synchronize()
@@ -97,12 +140,17 @@ def between_readings(model: nn.Module, opt: torch.optim.Optimizer, x: Tensor, y:
     opt.zero_grad(set_to_none=False)
 
 
-def test_a_captured_step_uses_the_newest_rate() -> None:
-    """Readings run as they come, the steps between them as one graph: the same bits as without one."""
+@pytest.mark.parametrize("tensor_lr", [False, True], ids=["number", "tensor"])
+def test_a_captured_step_uses_the_newest_rate(tensor_lr: bool) -> None:
+    """Readings run as they come, the steps between them as one graph: the same bits as without one.
+
+    A rate in a tensor may change between replays.
+    """
     trained = []
     for captured in (False, True):
         model, (x, y) = network(), data()
-        base = torch.optim.Adam(model.parameters(), capturable=True)
+        lr = torch.tensor(1e-3, device=DEVICE) if tensor_lr else 1e-3
+        base = torch.optim.Adam(model.parameters(), lr=lr, capturable=True)
         opt = metacurv.MetaCurvatureLR(base, update_freq=1)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -117,6 +165,8 @@ def test_a_captured_step_uses_the_newest_rate() -> None:
             with torch.cuda.graph(graph):
                 between_readings(model, opt, x, y)
         for reading in range(4):
+            if isinstance(lr, Tensor):
+                lr.mul_(0.9)
             opt.update_curvature(functional.cross_entropy(model(x), y))
             between_readings(model, opt, x, y)  # counted, so that the next reading is due
             for _ in range(3):

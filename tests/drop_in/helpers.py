@@ -1,8 +1,5 @@
 """What the drop-in tests share: a tiny model, batches that depend on the step only, every
-optimizer, exact comparison.
-
-"Line n" in these tests is line n of the contract, design/drop-in.md.
-"""
+optimizer, exact comparison."""
 
 from __future__ import annotations
 

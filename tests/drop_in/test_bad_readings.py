@@ -1,4 +1,4 @@
-"""Line 15: readings that are negative or not finite; lr stays finite and positive, always."""
+"""Readings that are negative or not finite; lr stays finite and positive, always."""
 
 from __future__ import annotations
 

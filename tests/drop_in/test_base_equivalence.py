@@ -1,4 +1,4 @@
-"""Line 14, and every torch optimizer as base: bit for bit the bare optimizer at the rate lr x
+"""Every torch optimizer as base: bit for bit the bare optimizer at the rate lr x
 scale.
 """
 
@@ -44,7 +44,7 @@ def test_alpha_zero_is_the_bare_base(name: str) -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_reading_acts_as_an_lr_set_by_hand(name: str) -> None:
-    """Line 3's arithmetic: the bare base with lr <- lr / (1 + alpha max(trace, 0)) gets the same
+    """The same arithmetic by hand: the bare base with lr <- lr / (1 + alpha max(trace, 0)) gets the same
     weights.
     """
     make = OPTIMIZERS[name]

@@ -1,4 +1,4 @@
-"""Line 11: step(closure) runs the closure once, with gradients enabled, and returns its loss. LBFGS
+"""``step(closure)`` runs the closure once, with gradients enabled, and returns its loss. LBFGS
 is refused.
 """
 

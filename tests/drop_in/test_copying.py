@@ -1,4 +1,4 @@
-"""Line 7: pickle and deepcopy, also after a scheduler patched ``step``; the copy is independent."""
+"""Pickle and deepcopy, also after a scheduler patched ``step``; the copy is independent."""
 
 from __future__ import annotations
 

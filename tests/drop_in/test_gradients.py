@@ -1,4 +1,4 @@
-"""Line 16 and sparse gradients: second derivatives that do not exist, or in another layout."""
+"""Sparse gradients, and second derivatives that do not exist, or in another layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Line 9: torch's optimizer hooks fire once, on the wrapper, and may replace what torch lets them
+"""Torch's optimizer hooks fire once, on the wrapper, and may replace what torch lets them
 replace.
 """
 

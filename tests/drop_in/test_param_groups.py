@@ -1,4 +1,4 @@
-"""Line 8: groups added after construction, and groups as torch allows them."""
+"""Groups added after construction, and groups as torch allows them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Line 6: training goes on bit for bit after torch.load(weights_only=True)."""
+"""Training goes on bit for bit after torch.load(weights_only=True)."""
 
 from __future__ import annotations
 

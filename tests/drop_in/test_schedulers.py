@@ -1,4 +1,4 @@
-"""Line 3: schedulers see and own group["lr"]; the base steps at scheduled lr x scale."""
+"""Schedulers see and own group["lr"]; the base steps at scheduled lr x scale."""
 
 from __future__ import annotations
 

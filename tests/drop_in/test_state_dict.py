@@ -160,7 +160,7 @@ CORRUPTIONS = {
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_line_5_a_bad_checkpoint_is_refused_before_anything_changes(name: str) -> None:
-    """ValueError or TypeError; a scale of nan must not become a learning rate (line 15)."""
+    """ValueError or TypeError; a scale of nan must not become a learning rate."""
     donor_model = mlp()
     donor = wrapped("Adam", donor_model, smoothing=0.9)
     train(donor_model, donor, 5)

@@ -1,4 +1,4 @@
-"""Line 4: a tensor lr keeps its identity, and with ``capturable`` nothing waits for the host."""
+"""A tensor lr keeps its identity, and with ``capturable`` nothing waits for the host."""
 
 from __future__ import annotations
 

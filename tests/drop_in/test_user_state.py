@@ -1,4 +1,4 @@
-"""Line 13: nothing is touched that belongs to the user."""
+"""Nothing is touched that belongs to the user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Line 17: decoupled weight decay scales with the effective lr, as under any schedule."""
+"""Decoupled weight decay scales with the effective lr, as under any schedule."""
 
 from __future__ import annotations
 
