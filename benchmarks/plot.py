@@ -87,6 +87,7 @@ def _panel(axis: Any, rows: Sequence[Row], label: str) -> None:
 def _ratio_scale(axis: Any) -> None:
     axis.set_xscale("log")
     low, high = axis.get_xlim()
-    ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500) if low <= t <= high]
+    mantissas = (1, 2, 5) if high / low < 100 else (1,)  # which would run into each other
+    ticks = [m * 10**e for e in range(-1, 6) for m in mantissas if low <= m * 10**e <= high]
     axis.set_xticks(ticks, [f"{tick:g} ×" for tick in ticks])
     axis.minorticks_off()
