@@ -33,7 +33,8 @@ def _main() -> int:
             raise
         print(
             f"python -m metacurv.experiment needs {error.name}, which is not installed.\n"
-            "Install everything it needs with:  pip install 'metacurv[experiment]'",
+            "Install everything it needs with:  pip install 'metacurv[experiment]'\n"
+            "or, in a clone of its repository:  pip install -e '.[experiment]'",
             file=sys.stderr,
         )
         return 1
