@@ -31,7 +31,7 @@ def scaled_step(
 
 
 @pytest.mark.parametrize("name", ["SGD-fused", "Adam-fused", "AdamW-fused", "Adagrad-fused", "SGD"])
-def test_line_10_gradients_are_unscaled_before_the_step(name: str) -> None:
+def test_gradients_are_unscaled_before_the_step(name: str) -> None:
     """A fused base claims to unscale by itself; were the claim forwarded, it would step on
     gradients 1024 times too large.
 
@@ -63,7 +63,7 @@ def test_line_10_gradients_are_unscaled_before_the_step(name: str) -> None:
     assert scaler.get_scale() == 1024.0
 
 
-def test_line_10_unscale_and_clip() -> None:
+def test_unscale_and_clip() -> None:
     """The documented order: unscale_, clip, step."""
     model, plain_model = mlp(), mlp()
     opt, plain = (
@@ -88,7 +88,7 @@ def test_line_10_unscale_and_clip() -> None:
 
 @pytest.mark.parametrize("due", [True, False], ids=["due step", "step between"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.9])
-def test_line_12_a_skipped_step_leaves_curvature_state_unchanged_and_finite(
+def test_a_skipped_step_leaves_curvature_state_unchanged_and_finite(
     due: bool, smoothing: float
 ) -> None:
     model = mlp()
@@ -130,7 +130,7 @@ def test_line_12_a_skipped_step_leaves_curvature_state_unchanged_and_finite(
     assert all(bool(w.isfinite().all()) for w in weights(model))
 
 
-def test_line_12_skipping_the_first_steps() -> None:
+def test_skipping_the_first_steps() -> None:
     """GradScaler starts high and skips until it fits; the wrapper must come out as if nothing had
     happened.
     """

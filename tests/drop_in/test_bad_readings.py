@@ -71,7 +71,7 @@ BAD_LOSSES = {"nan": power_loss, "inf": lambda w: InfiniteCurvature.apply(w)}
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.9])
 @pytest.mark.parametrize("name", BAD_LOSSES)
-def test_line_15_a_reading_that_is_not_finite_is_counted_and_changes_nothing(
+def test_a_reading_that_is_not_finite_is_counted_and_changes_nothing(
     name: str, smoothing: float
 ) -> None:
     """First before any good reading, then after one, whose scale stays; then a good one again."""
@@ -111,7 +111,7 @@ def test_line_15_a_reading_that_is_not_finite_is_counted_and_changes_nothing(
     assert lrs(opt) == [0.5]
 
 
-def test_line_15_skipped_readings_survive_a_checkpoint() -> None:
+def test_skipped_readings_survive_a_checkpoint() -> None:
     w = leaf(0.0)
     opt = MetaCurvatureLR(torch.optim.SGD([w], lr=0.5), update_freq=1)
     opt.update_curvature(power_loss(w))
@@ -120,7 +120,7 @@ def test_line_15_skipped_readings_survive_a_checkpoint() -> None:
     assert other.skipped_readings == 1
 
 
-def test_line_15_negative_curvature_is_clamped() -> None:
+def test_negative_curvature_is_clamped() -> None:
     """At the top of a hill the trace is negative: the rate is the user's, and the reading is kept
     as measured.
     """
@@ -137,7 +137,7 @@ def test_line_15_negative_curvature_is_clamped() -> None:
     assert w.tolist() == [4.5, 9.0, 13.5]
 
 
-def test_line_15_nan_in_the_training_data() -> None:
+def test_nan_in_the_training_data() -> None:
     """A loss of nan is refused before anything changes; the next step is due again."""
     model = mlp()
     opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1))
@@ -159,7 +159,7 @@ any_float = st.floats(allow_nan=True, allow_infinity=True, width=64)
     smoothing=st.sampled_from([0.0, 0.5, 0.99]),
 )
 @settings(max_examples=300, deadline=None)
-def test_line_15_rule_and_smoothing_keep_the_scale_in_bounds(
+def test_rule_and_smoothing_keep_the_scale_in_bounds(
     traces: list[float], alpha: float, smoothing: float
 ) -> None:
     """Any sequence of readings: the scale is finite and in [2^-40, 1], and is the formula's where
@@ -190,7 +190,7 @@ def test_line_15_rule_and_smoothing_keep_the_scale_in_bounds(
     tensor_lr=st.booleans(),
 )
 @settings(max_examples=100, deadline=None)
-def test_line_15_lr_stays_finite_and_positive_whatever_is_measured(
+def test_lr_stays_finite_and_positive_whatever_is_measured(
     stiffnesses: list[float], alpha: float, lr: float, smoothing: float, tensor_lr: bool
 ) -> None:
     """Through the optimizer: curvatures up to the edge of float64, with readings of nan between

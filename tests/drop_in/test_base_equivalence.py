@@ -83,7 +83,7 @@ def test_every_torch_optimizer_is_covered() -> None:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_line_14_without_curvature_it_is_the_base_and_warns_once(name: str) -> None:
+def test_without_curvature_it_is_the_base_and_warns_once(name: str) -> None:
     make = OPTIMIZERS[name]
     bare_model, model = mlp(), mlp()
     bare = make(list(bare_model.parameters()))
@@ -102,7 +102,7 @@ def test_line_14_without_curvature_it_is_the_base_and_warns_once(name: str) -> N
     assert opt.effective_lrs == lrs(bare)
 
 
-def test_line_14_the_warning_points_at_the_users_line() -> None:
+def test_the_warning_points_at_the_users_line() -> None:
     model = mlp()
     opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1))
     with pytest.warns(UserWarning, match="without a curvature reading") as caught:
@@ -110,7 +110,7 @@ def test_line_14_the_warning_points_at_the_users_line() -> None:
     assert caught[0].filename == __file__
 
 
-def test_line_14_the_warning_points_at_the_users_line_under_a_scheduler() -> None:
+def test_the_warning_points_at_the_users_line_under_a_scheduler() -> None:
     """A scheduler puts one more frame between the user and step."""
     model = mlp()
     opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1))

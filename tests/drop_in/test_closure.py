@@ -15,7 +15,7 @@ from .helpers import assert_same, loss_of, lrs, mlp, train, weights
 
 @pytest.mark.parametrize("under_no_grad", [False, True])
 @pytest.mark.parametrize("name", ["SGD", "Adam"])
-def test_line_11_a_closure_is_the_plain_loop(name: str, under_no_grad: bool) -> None:
+def test_a_closure_is_the_plain_loop(name: str, under_no_grad: bool) -> None:
     model, plain_model = mlp(), mlp()
     make = getattr(torch.optim, name)
     opt = MetaCurvatureLR(make(model.parameters(), lr=0.01), alpha=0.3, update_freq=2)
@@ -43,7 +43,7 @@ def test_line_11_a_closure_is_the_plain_loop(name: str, under_no_grad: bool) -> 
 
 
 @pytest.mark.parametrize("value", [1.5, None, "anything"])
-def test_line_11_whatever_the_closure_returns(value: object) -> None:
+def test_whatever_the_closure_returns(value: object) -> None:
     """Lightning's closure returns a detached loss, others return nothing."""
     model = mlp()
     opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1))
@@ -53,7 +53,7 @@ def test_line_11_whatever_the_closure_returns(value: object) -> None:
     assert opt.step() is None
 
 
-def test_line_11_a_failing_closure_changes_nothing() -> None:
+def test_a_failing_closure_changes_nothing() -> None:
     model = mlp()
     opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1), alpha=1.0)
     train(model, opt, 1)
@@ -74,7 +74,7 @@ class MyLBFGS(torch.optim.LBFGS):
 
 
 @pytest.mark.parametrize("make", [torch.optim.LBFGS, MyLBFGS])
-def test_line_11_lbfgs_is_refused(make: type[torch.optim.LBFGS]) -> None:
+def test_lbfgs_is_refused(make: type[torch.optim.LBFGS]) -> None:
     base = make(mlp().parameters(), lr=0.5)
     before = set(base.param_groups[0])
     with pytest.raises(TypeError, match=r"got LBFGS.*closure several times"):

@@ -38,7 +38,7 @@ def make_copy(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
 
 @pytest.mark.parametrize("steps", [0, 4], ids=["fresh", "after readings"])
 @pytest.mark.parametrize("scheduled", [False, True], ids=["", "scheduled"])
-def test_line_7_the_copy_trains_on_like_the_original(
+def test_the_copy_trains_on_like_the_original(
     make_copy: Callable[[Any], Any], steps: int, scheduled: bool
 ) -> None:
     model = mlp()
@@ -68,7 +68,7 @@ def test_line_7_the_copy_trains_on_like_the_original(
     assert_same(other.last_estimate, opt.last_estimate)
 
 
-def test_line_7_the_patched_step_stays_with_the_original(make_copy: Callable[[Any], Any]) -> None:
+def test_the_patched_step_stays_with_the_original(make_copy: Callable[[Any], Any]) -> None:
     """A copied patch would step the original (the scheduler's wrapper holds it)."""
     model = mlp()
     opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1))
@@ -79,7 +79,7 @@ def test_line_7_the_patched_step_stays_with_the_original(make_copy: Callable[[An
     assert other.step.__self__ is other
 
 
-def test_line_7_copied_with_its_scheduler() -> None:
+def test_copied_with_its_scheduler() -> None:
     model = mlp()
     opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.5))
     scheduler = lr_scheduler.ExponentialLR(opt, 0.5)
@@ -92,7 +92,7 @@ def test_line_7_copied_with_its_scheduler() -> None:
     assert lrs(opt) == [0.25]
 
 
-def test_line_7_hooks_of_the_original_do_not_fire_on_the_copy(
+def test_hooks_of_the_original_do_not_fire_on_the_copy(
     make_copy: Callable[[Any], Any],
 ) -> None:
     """As in torch: hooks, which need not pickle, stay behind; new ones can be registered."""
@@ -110,7 +110,7 @@ def test_line_7_hooks_of_the_original_do_not_fire_on_the_copy(
     assert calls == ["copy", "original"]
 
 
-def test_line_7_a_callback_travels_with_a_deepcopy() -> None:
+def test_a_callback_travels_with_a_deepcopy() -> None:
     records: list[UpdateRecord] = []
     model = mlp()
     opt = MetaCurvatureLR(

@@ -70,7 +70,7 @@ def check(error: NotTwiceDifferentiableError, cause: str) -> None:
 
 @pytest.mark.parametrize("name", ONCE)
 @pytest.mark.parametrize("backend", ["auto", "reference"])
-def test_line_16_once_differentiable_function(name: str, backend: str) -> None:
+def test_once_differentiable_function(name: str, backend: str) -> None:
     """Must not be read as "no curvature": the traces are 12 (1 + 4) = 60 and 4."""
     w = leaf(1.0, 2.0)
     opt = MetaCurvatureLR(torch.optim.SGD([w], lr=0.1), backend=backend)
@@ -86,7 +86,7 @@ def test_line_16_once_differentiable_function(name: str, backend: str) -> None:
     assert w.tolist() != [1.0, 2.0]
 
 
-def test_line_16_flash_attention_and_the_advice() -> None:
+def test_flash_attention_and_the_advice() -> None:
     """The CPU's flash attention has no second derivative; under the advised context it works."""
     torch.manual_seed(0)
     model = Attention()
@@ -100,7 +100,7 @@ def test_line_16_flash_attention_and_the_advice() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_line_16_compiled_model() -> None:
+def test_compiled_model() -> None:
     """Through AOTAutograd, which has no double backward; the uncompiled model shares its weights
     and works.
     """
@@ -116,7 +116,7 @@ def test_line_16_compiled_model() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Using backward:UserWarning")
-def test_line_16_in_the_seeds_loop() -> None:
+def test_in_the_seeds_loop() -> None:
     """step raises, nothing has changed, and no graph is left in .grad."""
     torch.manual_seed(0)
     model = Attention()
@@ -133,7 +133,7 @@ def test_line_16_in_the_seeds_loop() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Using backward:UserWarning")
-def test_line_16_once_differentiable_in_the_seeds_loop() -> None:
+def test_once_differentiable_in_the_seeds_loop() -> None:
     """The error node is in the graph of .grad, and must not be read as "no curvature"."""
     w = leaf(1.0, 2.0)
     opt = MetaCurvatureLR(torch.optim.SGD([w], lr=0.1))
@@ -146,7 +146,7 @@ def test_line_16_once_differentiable_in_the_seeds_loop() -> None:
     assert w.grad.grad_fn is None
 
 
-def test_line_16_a_freed_graph_is_another_error() -> None:
+def test_a_freed_graph_is_another_error() -> None:
     """The commonest slip, update_curvature after backward, gets its own words."""
     model = mlp()
     opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1))

@@ -31,7 +31,7 @@ REGISTER = {
 
 
 @pytest.mark.parametrize("register", REGISTER)
-def test_line_9_fires_once_with_the_wrapper_until_removed(register: str) -> None:
+def test_fires_once_with_the_wrapper_until_removed(register: str) -> None:
     model, opt = wrapped()
     train(model, opt, 1)
     calls: list[Any] = []
@@ -45,7 +45,7 @@ def test_line_9_fires_once_with_the_wrapper_until_removed(register: str) -> None
 
 
 @pytest.mark.parametrize("register", REGISTER)
-def test_line_9_hooks_of_the_base_fire_once_with_the_base(register: str) -> None:
+def test_hooks_of_the_base_fire_once_with_the_base(register: str) -> None:
     """Those that were there before wrapping go on working."""
     model, opt = wrapped()
     train(model, opt, 1)
@@ -56,7 +56,7 @@ def test_line_9_hooks_of_the_base_fire_once_with_the_base(register: str) -> None
     assert calls[0] is opt.optimizer
 
 
-def test_line_9_a_global_step_hook_fires_once() -> None:
+def test_a_global_step_hook_fires_once() -> None:
     """Whoever counts the steps of all optimizers counts one, as for the bare base."""
     model, opt = wrapped()
     train(model, opt, 1)
@@ -69,7 +69,7 @@ def test_line_9_a_global_step_hook_fires_once() -> None:
     assert len(calls) == 1
 
 
-def test_line_9_order_and_view_of_step_hooks() -> None:
+def test_order_and_view_of_step_hooks() -> None:
     """Pre hook, base, post hook; both see the user's lr, the base sees the scaled one."""
     w = leaf(1.0, 1.0)
     opt = MetaCurvatureLR(torch.optim.SGD([w], lr=0.5), alpha=0.5)
@@ -88,7 +88,7 @@ def test_line_9_order_and_view_of_step_hooks() -> None:
     assert events == [("pre", 0.5), ("base", 0.25), ("post", 0.5)]
 
 
-def test_line_9_a_step_pre_hook_can_replace_the_arguments() -> None:
+def test_a_step_pre_hook_can_replace_the_arguments() -> None:
     model, opt = wrapped()
     train(model, opt, 1)
 
@@ -99,7 +99,7 @@ def test_line_9_a_step_pre_hook_can_replace_the_arguments() -> None:
     assert opt.step() == 42.0
 
 
-def test_line_9_a_step_pre_hook_that_returns_something_else_is_an_error_as_in_torch() -> None:
+def test_a_step_pre_hook_that_returns_something_else_is_an_error_as_in_torch() -> None:
     model, opt = wrapped()
     train(model, opt, 1)
     for optimizer in (opt.optimizer, opt):
@@ -109,7 +109,7 @@ def test_line_9_a_step_pre_hook_that_returns_something_else_is_an_error_as_in_to
         handle.remove()
 
 
-def test_line_9_a_hook_may_remove_itself() -> None:
+def test_a_hook_may_remove_itself() -> None:
     model, opt = wrapped()
     train(model, opt, 1)
     calls: list[int] = []
@@ -119,7 +119,7 @@ def test_line_9_a_hook_may_remove_itself() -> None:
     assert calls == [1]
 
 
-def test_line_9_state_dict_hooks_can_replace_the_state() -> None:
+def test_state_dict_hooks_can_replace_the_state() -> None:
     model, opt = wrapped()
     train(model, opt, 1)
     seen: list[set[str]] = []
@@ -137,7 +137,7 @@ def test_line_9_state_dict_hooks_can_replace_the_state() -> None:
     assert seen == [{"state", "param_groups", "metacurv"}]
 
 
-def test_line_9_prepend() -> None:
+def test_prepend() -> None:
     model, opt = wrapped()
     train(model, opt, 1)
     calls: list[str] = []
@@ -148,7 +148,7 @@ def test_line_9_prepend() -> None:
 
 
 @pytest.mark.parametrize("in_place", [True, False], ids=["in place", "returned"])
-def test_line_9_load_state_dict_pre_hook_gets_a_shallow_copy_and_may_replace_it(
+def test_load_state_dict_pre_hook_gets_a_shallow_copy_and_may_replace_it(
     in_place: bool,
 ) -> None:
     model, opt = wrapped()
@@ -170,7 +170,7 @@ def test_line_9_load_state_dict_pre_hook_gets_a_shallow_copy_and_may_replace_it(
     assert curvature_state(opt)["steps"] == 0  # loaded as a checkpoint of the bare base
 
 
-def test_line_9_load_state_dict_post_hook_sees_everything_loaded() -> None:
+def test_load_state_dict_post_hook_sees_everything_loaded() -> None:
     model, opt = wrapped()
     train(model, opt, 2)
     other = wrapped()[1]
@@ -180,7 +180,7 @@ def test_line_9_load_state_dict_post_hook_sees_everything_loaded() -> None:
     assert_same(seen, [curvature_state(opt)])
 
 
-def test_line_9_a_failing_pre_hook_leaves_everything_as_it_was() -> None:
+def test_a_failing_pre_hook_leaves_everything_as_it_was() -> None:
     model, opt = wrapped()
     loss = loss_of(model)
     opt.update_curvature(loss)

@@ -16,14 +16,14 @@ from .helpers import leaf, loss_of, lrs, mlp, train, two_groups
 PROPERTIES = ("param_groups", "state", "defaults")
 
 
-def test_line_1_isinstance() -> None:
+def test_isinstance() -> None:
     opt = MetaCurvatureLR(torch.optim.SGD(mlp().parameters(), lr=0.1))
     assert isinstance(opt, Optimizer)
     torch.optim.lr_scheduler.StepLR(opt, 1)  # checks isinstance itself
 
 
 @pytest.mark.parametrize("name", PROPERTIES)
-def test_line_1_reads_the_base(name: str) -> None:
+def test_reads_the_base(name: str) -> None:
     base = torch.optim.Adam(mlp().parameters())
     opt = MetaCurvatureLR(base)
     assert getattr(opt, name) is getattr(base, name)
@@ -32,7 +32,7 @@ def test_line_1_reads_the_base(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PROPERTIES)
-def test_line_1_sets_the_base(name: str) -> None:
+def test_sets_the_base(name: str) -> None:
     base = torch.optim.Adam(mlp().parameters())
     opt = MetaCurvatureLR(base)
     new: Any = defaultdict(dict) if name == "state" else type(getattr(base, name))()
@@ -42,7 +42,7 @@ def test_line_1_sets_the_base(name: str) -> None:
 
 
 @pytest.mark.parametrize("through_wrapper", [True, False])
-def test_line_1_follows_lists_that_loading_rebinds(through_wrapper: bool) -> None:
+def test_follows_lists_that_loading_rebinds(through_wrapper: bool) -> None:
     """Optimizer.load_state_dict makes new lists; whoever loads, both sides see them."""
     model = mlp()
     base = torch.optim.Adam(model.parameters(), lr=1e-2)
@@ -63,7 +63,7 @@ def hook_attributes(optimizer: Optimizer) -> set[str]:
     return {name for name in vars(optimizer) if name.startswith("_optimizer_")}
 
 
-def test_line_2_torch_setstate_makes_the_hooks_and_nothing_else() -> None:
+def test_torch_setstate_makes_the_hooks_and_nothing_else() -> None:
     """Pins torch: the wrapper calls Optimizer.__setstate__ in place of Optimizer.__init__, which
     would rebuild the groups.
     """
@@ -86,7 +86,7 @@ def test_line_2_torch_setstate_makes_the_hooks_and_nothing_else() -> None:
     assert shell.step.hooked  # type: ignore[attr-defined]
 
 
-def test_line_2_every_hook_of_torch_exists_on_the_wrapper() -> None:
+def test_every_hook_of_torch_exists_on_the_wrapper() -> None:
     base = torch.optim.SGD([leaf(1.0)], lr=0.1)
     opt = MetaCurvatureLR(base)
     assert hook_attributes(opt) == hook_attributes(base)
@@ -94,7 +94,7 @@ def test_line_2_every_hook_of_torch_exists_on_the_wrapper() -> None:
         assert getattr(opt, name) is not getattr(base, name)
 
 
-def test_line_2_groups_and_state_are_not_rebuilt() -> None:
+def test_groups_and_state_are_not_rebuilt() -> None:
     model = mlp()
     base = torch.optim.SGD(two_groups(model), lr=0.1, momentum=0.9)
     train(model, base, 1, curvature=False)
@@ -116,7 +116,7 @@ def test_line_2_groups_and_state_are_not_rebuilt() -> None:
     assert len(base._optimizer_step_pre_hooks) == 1
 
 
-def test_line_10_nothing_is_forwarded() -> None:
+def test_nothing_is_forwarded() -> None:
     """The base's private flags must not show: GradScaler would believe them (test_amp.py has the
     consequence).
     """

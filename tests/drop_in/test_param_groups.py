@@ -12,7 +12,7 @@ from metacurv import MetaCurvatureLR
 from .helpers import assert_same, leaf, lrs, mlp, spring, train, weights
 
 
-def test_line_8_add_param_group_after_construction() -> None:
+def test_add_param_group_after_construction() -> None:
     """The new group takes the base's defaults, its own lr, the current scale, and part in the next
     reading.
     """
@@ -36,7 +36,7 @@ def test_line_8_add_param_group_after_construction() -> None:
     assert lrs(opt) == [0.5, 0.25]
 
 
-def test_line_8_a_later_group_trains_as_on_the_bare_base() -> None:
+def test_a_later_group_trains_as_on_the_bare_base() -> None:
     bare_model, model = mlp(), mlp()
     bare = torch.optim.Adam(bare_model[0].parameters(), lr=1e-2)
     opt = MetaCurvatureLR(torch.optim.Adam(model[0].parameters(), lr=1e-2), alpha=0.0)
@@ -52,7 +52,7 @@ def test_line_8_a_later_group_trains_as_on_the_bare_base() -> None:
 @pytest.mark.parametrize(
     "values", [torch.tensor([1 + 1j]), torch.ones(2, 2).to_sparse()], ids=["complex", "sparse"]
 )
-def test_line_8_a_group_that_cannot_be_measured_is_refused_when_added(values: torch.Tensor) -> None:
+def test_a_group_that_cannot_be_measured_is_refused_when_added(values: torch.Tensor) -> None:
     """The constructor refuses such a parameter; accepting it later would make every due step raise
     from then on.
     """
@@ -76,7 +76,7 @@ def test_line_8_a_group_that_cannot_be_measured_is_refused_when_added(values: to
     ],
     ids=["set", "list", "numbers", "no params", "not a leaf"],
 )
-def test_line_8_what_torch_refuses_is_refused(group: Any, error: type[Exception]) -> None:
+def test_what_torch_refuses_is_refused(group: Any, error: type[Exception]) -> None:
     w = leaf(1.0)
     bare, opt = torch.optim.SGD([w], lr=0.1), MetaCurvatureLR(torch.optim.SGD([w], lr=0.1))
     for optimizer in (bare, opt):
@@ -87,7 +87,7 @@ def test_line_8_what_torch_refuses_is_refused(group: Any, error: type[Exception]
         opt.add_param_group({"params": [w]})
 
 
-def test_line_8_one_tensor_and_named_parameters_can_be_added() -> None:
+def test_one_tensor_and_named_parameters_can_be_added() -> None:
     w, u = leaf(1.0), leaf(1.0)
     opt = MetaCurvatureLR(torch.optim.SGD([w], lr=0.1))
     opt.add_param_group({"params": u})
@@ -99,7 +99,7 @@ def test_line_8_one_tensor_and_named_parameters_can_be_added() -> None:
     assert named.last_estimate.per_parameter == {"w": 1.0, "u": 2.0}
 
 
-def test_line_8_an_empty_group_is_no_obstacle() -> None:
+def test_an_empty_group_is_no_obstacle() -> None:
     """torch takes one; a group for "no decay" may well be empty."""
     w, u = leaf(1.0), leaf(1.0)
     opt = MetaCurvatureLR(torch.optim.SGD([{"params": []}, {"params": [w]}], lr=0.1))

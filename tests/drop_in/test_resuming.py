@@ -31,7 +31,7 @@ from .helpers import (
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.9])
 @pytest.mark.parametrize("name", ["SGD-nesterov", "Adam", "AdamW-fused", "Adam-tensor-lr", "ASGD"])
-def test_line_6_training_goes_on_bit_for_bit(name: str, smoothing: float) -> None:
+def test_training_goes_on_bit_for_bit(name: str, smoothing: float) -> None:
     """Stopped in the middle of a period (step 5, readings at 3 and 6), on fresh objects, against a
     run without a stop.
     """
@@ -58,7 +58,7 @@ def test_line_6_training_goes_on_bit_for_bit(name: str, smoothing: float) -> Non
     assert curvature_state(whole)["probes"] == 10  # 5 readings of 2 probes
 
 
-def test_line_6_a_checkpoint_between_reading_and_step() -> None:
+def test_a_checkpoint_between_reading_and_step() -> None:
     """The reading was taken, the step was not: the resumed run does not measure again."""
     whole_model, model = mlp(), mlp()
     whole = wrapped("Adam", whole_model)
@@ -78,7 +78,7 @@ def test_line_6_a_checkpoint_between_reading_and_step() -> None:
     assert_same(curvature_state(opt), curvature_state(whole))
 
 
-def test_line_6_with_a_scheduler_and_groups() -> None:
+def test_with_a_scheduler_and_groups() -> None:
     def build() -> tuple[nn.Module, MetaCurvatureLR, lr_scheduler.LRScheduler]:
         model = mlp()
         opt = MetaCurvatureLR(torch.optim.SGD(two_groups(model), momentum=0.9), update_freq=2)
@@ -119,7 +119,7 @@ torch.save({"model": model.state_dict(), "opt": opt.state_dict()}, sys.argv[2])
 """
 
 
-def test_line_6_in_a_new_process(tmp_path: Path) -> None:
+def test_in_a_new_process(tmp_path: Path) -> None:
     model = mlp()
     opt = MetaCurvatureLR(
         torch.optim.Adam(model.parameters(), lr=1e-2), alpha=0.3, update_freq=3, smoothing=0.5

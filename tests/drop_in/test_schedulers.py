@@ -80,7 +80,7 @@ def scheduled_training(model: nn.Module, opt: Optimizer, scheduler: Any) -> list
 
 @pytest.mark.parametrize("base_name", BASES)
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_line_3_schedule_is_the_bare_one_and_effective_lr_is_schedule_times_scale(
+def test_schedule_is_the_bare_one_and_effective_lr_is_schedule_times_scale(
     name: str, base_name: str
 ) -> None:
     make = BASES[base_name]
@@ -124,7 +124,7 @@ def test_line_3_schedule_is_the_bare_one_and_effective_lr_is_schedule_times_scal
     assert_same(weights(model), weights(by_hand_model))
 
 
-def test_line_3_a_hand_worked_schedule() -> None:
+def test_a_hand_worked_schedule() -> None:
     """lr 1/2, halved by StepLR every step; trace 6, alpha 1/2, scale 1/4; gradient 2 w."""
     w = leaf(1.0, 1.0, 1.0)
     opt = MetaCurvatureLR(torch.optim.SGD([w], lr=0.5), alpha=0.5, update_freq=100)
@@ -145,7 +145,7 @@ def test_line_3_a_hand_worked_schedule() -> None:
         assert scheduler.get_last_lr() == [effective * 2]
 
 
-def test_line_3_a_scheduler_of_the_base_works_too() -> None:
+def test_a_scheduler_of_the_base_works_too() -> None:
     """Made before wrapping: it patches the base's step, and owns the same groups."""
     model, bare_model = mlp(), mlp()
     bare = torch.optim.SGD(bare_model.parameters(), lr=0.1)
@@ -156,7 +156,7 @@ def test_line_3_a_scheduler_of_the_base_works_too() -> None:
     assert_same(scheduled_training(model, opt, scheduler), bare_seen)
 
 
-def test_line_3_a_scheduler_stepped_in_a_step_hook_owns_lr() -> None:
+def test_a_scheduler_stepped_in_a_step_hook_owns_lr() -> None:
     """A post hook of the wrapper runs when lr is back, so what it sets stays."""
     model = mlp()
     opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.5), alpha=1.0)
@@ -168,7 +168,7 @@ def test_line_3_a_scheduler_stepped_in_a_step_hook_owns_lr() -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("lr", [0.5, torch.tensor(0.5)], ids=["float", "tensor"])
-def test_line_3_lr_comes_back_when_the_base_raises(
+def test_lr_comes_back_when_the_base_raises(
     error: type[BaseException], lr: float | torch.Tensor
 ) -> None:
     model = mlp()
@@ -200,7 +200,7 @@ def test_line_3_lr_comes_back_when_the_base_raises(
     assert lrs(opt) == [0.25, 0.5]
 
 
-def test_line_3_no_warning_about_the_order_of_calls() -> None:
+def test_no_warning_about_the_order_of_calls() -> None:
     """Schedulers warn when they step before the optimizer does; through the wrapper they see that
     it did.
     """

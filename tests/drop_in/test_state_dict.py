@@ -27,7 +27,7 @@ from .helpers import (
 )
 
 
-def test_line_5_own_state_is_a_versioned_dict_of_numbers() -> None:
+def test_own_state_is_a_versioned_dict_of_numbers() -> None:
     model = mlp()
     opt = wrapped("Adam", model, smoothing=0.9, seed=2**64 - 1)
     train(model, opt, 4)
@@ -40,7 +40,7 @@ def test_line_5_own_state_is_a_versioned_dict_of_numbers() -> None:
         assert type(group["lr_scale"]) is float
 
 
-def test_line_5_a_half_precision_model_does_not_round_our_state() -> None:
+def test_a_half_precision_model_does_not_round_our_state() -> None:
     """The base casts state[p] to the parameter's dtype when it loads; ours is not there."""
     model = mlp(torch.bfloat16)
     opt = MetaCurvatureLR(torch.optim.Adam(model.parameters()), smoothing=0.9, update_freq=1)
@@ -53,7 +53,7 @@ def test_line_5_a_half_precision_model_does_not_round_our_state() -> None:
         assert not {"scale", "ema", "metacurv"} & entry.keys()
 
 
-def test_line_5_state_dict_is_a_snapshot_of_our_part() -> None:
+def test_state_dict_is_a_snapshot_of_our_part() -> None:
     model = mlp()
     opt = wrapped("SGD", model, smoothing=0.9)
     train(model, opt, 2)
@@ -63,7 +63,7 @@ def test_line_5_state_dict_is_a_snapshot_of_our_part() -> None:
     assert_same(state["metacurv"], before)
 
 
-def test_line_5_loading_does_not_write_to_the_given_dict() -> None:
+def test_loading_does_not_write_to_the_given_dict() -> None:
     model = mlp()
     opt = wrapped("Adam", model)
     train(model, opt, 2)
@@ -74,7 +74,7 @@ def test_line_5_loading_does_not_write_to_the_given_dict() -> None:
 
 
 @pytest.mark.parametrize("name", ["SGD-nesterov", "Adam", "Adagrad"])
-def test_line_8_a_checkpoint_of_the_bare_base_loads(name: str) -> None:
+def test_a_checkpoint_of_the_bare_base_loads(name: str) -> None:
     """Momentum comes along, the curvature part starts as in a new wrapper."""
     bare_model = mlp()
     bare = OPTIMIZERS[name](list(bare_model.parameters()))
@@ -97,7 +97,7 @@ def test_line_8_a_checkpoint_of_the_bare_base_loads(name: str) -> None:
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["whole", "without our entry"])
-def test_line_5_the_bare_base_loads_a_checkpoint_of_the_wrapper(whole: bool) -> None:
+def test_the_bare_base_loads_a_checkpoint_of_the_wrapper(whole: bool) -> None:
     model = mlp()
     opt = wrapped("Adam", model)
     train(model, opt, 4)
@@ -159,7 +159,7 @@ CORRUPTIONS = {
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_line_5_a_bad_checkpoint_is_refused_before_anything_changes(name: str) -> None:
+def test_a_bad_checkpoint_is_refused_before_anything_changes(name: str) -> None:
     """ValueError or TypeError; a scale of nan must not become a learning rate."""
     donor_model = mlp()
     donor = wrapped("Adam", donor_model, smoothing=0.9)

@@ -55,7 +55,7 @@ def test_the_counter_counts() -> None:
     [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop],
     ids=lambda make: make.__name__,
 )
-def test_line_4_identity_and_value(make: Any, dtype: torch.dtype) -> None:
+def test_identity_and_value(make: Any, dtype: torch.dtype) -> None:
     model, by_hand_model = mlp(), mlp()
     lr = torch.tensor(0.01, dtype=dtype)
     base = make(model.parameters(), lr=lr)
@@ -76,7 +76,7 @@ def test_line_4_identity_and_value(make: Any, dtype: torch.dtype) -> None:
     assert_same(weights(model), weights(by_hand_model))
 
 
-def test_line_4_one_lr_tensor_for_several_groups() -> None:
+def test_one_lr_tensor_for_several_groups() -> None:
     """``SGD(groups, lr=torch.tensor(...))`` puts the same tensor into all groups: to be scaled
     once, and put back.
     """
@@ -95,7 +95,7 @@ def test_line_4_one_lr_tensor_for_several_groups() -> None:
     assert float(base.param_groups[0]["lr"]) == 0.5
 
 
-def test_line_4_an_lr_that_requires_grad() -> None:
+def test_an_lr_that_requires_grad() -> None:
     """Hypergradient code keeps lr as a leaf; the bare base steps with it, so the wrapper does."""
     model = mlp()
     lr = torch.tensor(0.01, requires_grad=True)
@@ -107,7 +107,7 @@ def test_line_4_an_lr_that_requires_grad() -> None:
     assert lr.item() == pytest.approx(0.01)
 
 
-def test_line_4_schedulers_fill_the_tensor_in_place() -> None:
+def test_schedulers_fill_the_tensor_in_place() -> None:
     model = mlp()
     lr = torch.tensor(0.5)
     opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=lr), alpha=1.0)
@@ -120,7 +120,7 @@ def test_line_4_schedulers_fill_the_tensor_in_place() -> None:
 
 
 @pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.Adam], ids=["SGD", "Adam"])
-def test_line_4_a_tensor_lr_adds_no_host_read_to_a_step(make: Any) -> None:
+def test_a_tensor_lr_adds_no_host_read_to_a_step(make: Any) -> None:
     """The bases themselves read a tensor lr on the CPU; the wrapper must not add one."""
     bare_model, model = mlp(), mlp()
     bare = make(bare_model.parameters(), lr=torch.tensor(0.01))
@@ -150,7 +150,7 @@ class CapturableSGD(Optimizer):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.9])
-def test_line_4_a_capturable_base_never_reads_the_device(
+def test_a_capturable_base_never_reads_the_device(
     smoothing: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Readings and steps on the path that CUDA takes, for which a CPU tensor has to pass here."""
@@ -182,7 +182,7 @@ def test_line_4_a_capturable_base_never_reads_the_device(
     assert u.tolist() == pytest.approx([2 * 0.75**4], rel=1e-6)
 
 
-def test_line_4_lr_comes_back_where_torch_refuses_capturable() -> None:
+def test_lr_comes_back_where_torch_refuses_capturable() -> None:
     model = mlp()
     base = torch.optim.Adam(model.parameters(), lr=0.125, capturable=True)
     opt = MetaCurvatureLR(base, alpha=1.0)

@@ -47,7 +47,7 @@ def belongings(model: nn.Module) -> dict[str, Any]:
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("with_grads", [True, False], ids=["grads", "no grads"])
-def test_line_13_a_reading_touches_nothing(with_grads: bool, training: bool, backend: str) -> None:
+def test_a_reading_touches_nothing(with_grads: bool, training: bool, backend: str) -> None:
     """.grad, weights, flags, modes, BatchNorm buffers, and the random states of torch, numpy and
     random.
     """
@@ -67,7 +67,7 @@ def test_line_13_a_reading_touches_nothing(with_grads: bool, training: bool, bac
     assert all(p.grad is g for p, g in zip(model.parameters(), held, strict=True))
 
 
-def test_line_13_batchnorm_counts_one_forward_a_step() -> None:
+def test_batchnorm_counts_one_forward_a_step() -> None:
     bare_model, model = network(), network()
     bare = torch.optim.SGD(bare_model.parameters(), lr=0.1)
     opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1), alpha=0.0, update_freq=1)
@@ -78,7 +78,7 @@ def test_line_13_batchnorm_counts_one_forward_a_step() -> None:
     assert_same(dict(model.state_dict()), dict(bare_model.state_dict()))
 
 
-def test_line_13_the_users_backward_still_runs_and_gives_the_same_gradients() -> None:
+def test_the_users_backward_still_runs_and_gives_the_same_gradients() -> None:
     model, bare_model = mlp(), mlp()
     opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1), n_hutchinson_samples=4)
     loss = loss_of(model)
@@ -94,7 +94,7 @@ def test_line_13_the_users_backward_still_runs_and_gives_the_same_gradients() ->
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize("width", [8, 64])  # layers may take different paths by size
-def test_line_13_gradient_hooks_fire_for_the_users_backward_only(width: int, backend: str) -> None:
+def test_gradient_hooks_fire_for_the_users_backward_only(width: int, backend: str) -> None:
     """Hooks that clip, log or reduce see each gradient once, and do not change the measurement.
 
     ``torch.autograd.grad`` itself runs the hooks of the tensors it is asked about.
@@ -122,7 +122,7 @@ def test_line_13_gradient_hooks_fire_for_the_users_backward_only(width: int, bac
     assert sorted(calls) == ["accumulated"] * 4 + ["tensor"] * 4
 
 
-def test_line_13_forward_hooks_and_forward_do_not_run() -> None:
+def test_forward_hooks_and_forward_do_not_run() -> None:
     model = mlp()
     loss = loss_of(model)
     model.register_forward_hook(lambda *_: pytest.fail("a reading ran the model"))
@@ -130,7 +130,7 @@ def test_line_13_forward_hooks_and_forward_do_not_run() -> None:
     opt.update_curvature(loss)
 
 
-def test_line_13_gradients_of_other_leaves_stay_away() -> None:
+def test_gradients_of_other_leaves_stay_away() -> None:
     """An input that requires a gradient, and parameters of another optimizer."""
     model, other = mlp(), nn.Linear(3, 3)
     x, y = batch(0)
@@ -149,7 +149,7 @@ def test_line_13_gradients_of_other_leaves_stay_away() -> None:
     strict=True,
     reason="torch.autograd.grad itself adds to the .grad of tensors with retain_grad()",
 )
-def test_line_13_retained_gradients_of_activations() -> None:
+def test_retained_gradients_of_activations() -> None:
     """Known limit, for the documentation: h.grad is wrong after a reading. See the next test for
     whose it is.
     """
@@ -172,7 +172,7 @@ def test_torch_autograd_grad_touches_retained_gradients() -> None:
     assert h.grad is not None
 
 
-def test_line_13_a_step_leaves_the_gradients_alone() -> None:
+def test_a_step_leaves_the_gradients_alone() -> None:
     model = mlp()
     opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1), alpha=1.0)
     loss = loss_of(model)

@@ -34,21 +34,21 @@ def step_at_the_minimum(base: torch.optim.Optimizer, w: Tensor, alpha: float) ->
     ],
 )
 @pytest.mark.parametrize("options", [{}, {"fused": True}, {"foreach": True}, {"amsgrad": True}])
-def test_line_17_adamw_hand_worked(alpha: float, expected: float, options: dict) -> None:
+def test_adamw_hand_worked(alpha: float, expected: float, options: dict) -> None:
     """w <- w (1 - lr scale decay), with lr = decay = 1/2."""
     w = leaf(3.0)
     step_at_the_minimum(torch.optim.AdamW([w], lr=0.5, weight_decay=0.5, **options), w, alpha)
     assert w.tolist() == [expected]
 
 
-def test_line_17_coupled_decay_is_a_gradient() -> None:
+def test_coupled_decay_is_a_gradient() -> None:
     """SGD's decay adds to the gradient: w - lr scale (decay w) = 3 - 1/4 * (1/2 * 3)."""
     w = leaf(3.0)
     step_at_the_minimum(torch.optim.SGD([w], lr=0.5, weight_decay=0.5), w, 0.5)
     assert w.tolist() == [2.625]
 
 
-def test_line_17_is_documented() -> None:
+def test_is_documented() -> None:
     text = " ".join((metacurv.MetaCurvatureLR.__doc__ or "").split())
     assert "Decoupled weight decay" in text
     assert "effective rate" in text
