@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import metacurv
+from tests.emulation.no_wait import BASES, with_buffers
 from tests.helpers import run_two_ranks, waiting_is_an_error
 from tests.test_cuda import DEVICE
 from tests.test_cuda import pytestmark as needs_gpu
@@ -31,19 +32,9 @@ def network(dtype: torch.dtype = torch.float32) -> nn.Module:
     return stack.to(DEVICE, dtype)
 
 
-def with_buffers() -> nn.Module:
-    """And with random numbers, both of which a reading puts back."""
+def network_with_buffers() -> nn.Module:
     torch.manual_seed(0)
-    stack = nn.Sequential(
-        nn.Unflatten(1, (1, 40)),
-        nn.Conv1d(1, 8, 5, bias=False),
-        nn.BatchNorm1d(8),
-        nn.ReLU(),
-        nn.Dropout(0.2),
-        nn.Flatten(),
-        nn.Linear(288, 10),
-    )
-    return stack.to(DEVICE)
+    return with_buffers(40, 10).to(DEVICE)
 
 
 def data(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -78,7 +69,6 @@ def step(model: nn.Module, opt: metacurv.MetaCurvatureLR, x: Tensor, y: Tensor) 
     return loss.detach()
 
 
-BASES = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adadelta", "Rprop")
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "reciprocal": [
         *({"estimator": each} for each in ("activation", "exact", "auto")),
@@ -90,8 +80,8 @@ WAYS = [
     *((rule, base, {}, network) for rule in RULES for base in BASES if base != "Rprop"),
     ("reciprocal", "Rprop", {}, network),
     *((rule, "Adam", options, network) for rule in RULES for options in OPTIONS[rule]),
-    *((rule, "Adam", {}, with_buffers) for rule in RULES),
-    ("reciprocal", "Adam", {"estimator": "auto"}, with_buffers),
+    *((rule, "Adam", {}, network_with_buffers) for rule in RULES),
+    ("reciprocal", "Adam", {"estimator": "auto"}, network_with_buffers),
 ]
 
 

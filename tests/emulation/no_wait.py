@@ -41,16 +41,16 @@ def perceptron() -> nn.Module:
     return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
 
 
-def with_buffers() -> nn.Module:
+def with_buffers(inputs: int = 8, outputs: int = 4) -> nn.Module:
     """And with random numbers, both of which a reading puts back."""
     return nn.Sequential(
-        nn.Unflatten(1, (1, 8)),
+        nn.Unflatten(1, (1, inputs)),
         nn.Conv1d(1, 4, 3, bias=False),  # before a norm its gradient would be rounding alone
         nn.BatchNorm1d(4),
         nn.ReLU(),
         nn.Dropout(0.2),
         nn.Flatten(),
-        nn.Linear(24, 4),
+        nn.Linear(4 * (inputs - 2), outputs),
     )
 
 
@@ -208,7 +208,7 @@ def train(
             loss.backward()
             optimizer.step()
         del loss
-        if step == SETTLED:
+        if alarm_from is not None and step == SETTLED:
             in_use = memory_in_use()
     if alarm_from is not None and (more := memory_in_use() - in_use) > 0:
         raise GrowsError(f"{more} bytes more after {STEPS - 1 - SETTLED} steps")
