@@ -3,6 +3,7 @@
 from metacurv import ops
 from metacurv._native import build_info, cuda_compiled, native_available
 from metacurv._version import __version__
+from metacurv.directional.optimizer import DirectionalLR
 from metacurv.directional.record import DirectionalRecord
 from metacurv.estimators.directional import directional_curvature
 from metacurv.estimators.errors import NotTwiceDifferentiableError
@@ -10,14 +11,17 @@ from metacurv.estimators.estimate_trace import estimate_trace
 from metacurv.estimators.hutchinson import hessian_trace
 from metacurv.estimators.trace_estimate import TraceEstimate
 from metacurv.optimizer import MetaCurvatureLR
+from metacurv.reciprocal.optimizer import ReciprocalLR
+from metacurv.reciprocal.record import UpdateRecord
 from metacurv.rules.directional import DirectionalRule
-from metacurv.trace_control import UpdateRecord
 
 __all__ = [
+    "DirectionalLR",
     "DirectionalRecord",
     "DirectionalRule",
     "MetaCurvatureLR",
     "NotTwiceDifferentiableError",
+    "ReciprocalLR",
     "TraceEstimate",
     "UpdateRecord",
     "__version__",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -86,6 +86,14 @@ def loss_function(loss_fn: Any) -> None:
         raise TypeError(
             f"loss_fn must take (output, targets), got the class {loss_fn.__name__}; did you mean {loss_fn.__name__}()?"
         )
+
+
+def callback(name: str, value: Any) -> Callable[[Any], None] | None:
+    """Checks that ``value`` is callable or None, and returns it."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be callable, got {describe(value)}")
+    result: Callable[[Any], None] | None = value
+    return result
 
 
 def no_data_set(name: str, value: Any, needed: str) -> None:

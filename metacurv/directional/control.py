@@ -27,7 +27,7 @@ from metacurv.directional.timing import MeasuringTimes
 from metacurv.estimators.line_reading import LineReading
 from metacurv.estimators.parameters import number_parameters
 from metacurv.group_parameters import named_parameters
-from metacurv.rules.directional import DirectionalRule
+from metacurv.rules.directional import DirectionalRule, Plan
 from metacurv.rules.directional_state import DirectionalState
 
 _STATE_VERSION = 1
@@ -35,7 +35,7 @@ _RADAM_STEPS = 5  # that are not normalised (Liu et al. 2020: rho_t <= 5, for be
 
 
 class DirectionalControl:
-    """What ``MetaCurvatureLR`` does with ``rule="directional"``; its arguments are described there."""
+    """Measures, steps and averages for ``DirectionalLR``, whose docstring describes the arguments."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class DirectionalControl:
         loss_fn: Callable[[Any, Any], Tensor] | None,
         probe: Any,
         horizon: int | None,
-        average: bool,
+        average: bool | None,
         seed: int,
         backend: str,
         on_update: Callable[[DirectionalRecord], None] | None,
@@ -61,7 +61,7 @@ class DirectionalControl:
                 "optimizer must minimise with rule='directional', got maximize=True; negate the loss instead"
             )
         number_parameters(named_parameters(base))  # checks them
-        if not isinstance(average, bool):
+        if not (average is None or isinstance(average, bool)):
             raise TypeError(f"average must be True or False, got {_validate.describe(average)}")
         self._base = base
         self.rule = rule
@@ -71,27 +71,35 @@ class DirectionalControl:
         self._model = ProbeModel(model, loss_fn, base)
         self._probes = ProbeBatches(probe, self.seed)
         self._horizon = None if horizon is None else _validate.integer("horizon", horizon, low=1)
-        self._plan = rule.plan(
-            horizon=self._horizon, average=average, plain_momentum=_has_plain_momentum(base)
-        )
         self._rates = GroupRates(base, rule.per_group)
-        self._averages = average
+        self._asked_average = average
         self._shows_average = False
-        self._reset()
+        self._reset(self._averages_by_argument)
 
-    def _reset(self) -> None:
-        """Before the first step: there is no rate."""
+    @property
+    def _averages_by_argument(self) -> bool:
+        return self._horizon is not None if self._asked_average is None else self._asked_average
+
+    def _planned(self, averages: bool) -> Plan:
+        return self.rule.plan(
+            horizon=self._horizon,
+            average=averages,
+            plain_momentum=_has_plain_momentum(self._base),
+        )
+
+    def _reset(self, averages: bool) -> None:
+        """Goes back to before the first step, where there is no rate."""
+        self._averages = averages
+        self._plan = self._planned(averages)
         self._steps = 0
         self._started = False
         self._skipped = 0
         self._state = DirectionalState(
             self._plan, len(self._rates.scales), self._device, self._backend
         )
-        self._times = MeasuringTimes(
-            self._plan.interval, self._plan.longest, self._plan.regular_until
-        )
+        self._times = _times(self._plan)
         self._probes.go_to(0, seed=self.seed)
-        self._average = IterateAverage(self._all_parameters()) if self._averages else None
+        self._average = IterateAverage(self._all_parameters()) if averages else None
         self._went_on_from_average = False
         self._records = Records()
         self._rate_changed()
@@ -119,7 +127,7 @@ class DirectionalControl:
 
     @contextmanager
     def averaged_parameters(self) -> Iterator[None]:
-        """See ``MetaCurvatureLR``."""
+        """See ``DirectionalLR.averaged_parameters``."""
         if self._average is None:
             raise ValueError(
                 "averaged_parameters needs MetaCurvatureLR(..., average=True), got average=False"
@@ -348,7 +356,7 @@ class DirectionalControl:
     def _begin_afresh(self) -> None:
         """With the groups as a checkpoint of the bare base has them."""
         self._rates = GroupRates(self._base, self.rule.per_group)
-        self._reset()
+        self._reset(self._averages_by_argument)
 
     def checked_own_state(self, state: Any) -> Callable[[], None]:
         """Checks ``state`` (None: a checkpoint of the bare base) and returns what loads it."""
@@ -369,12 +377,14 @@ class DirectionalControl:
             key: _validate.integer(f"{name}[{key!r}]", state[key], low=0)
             for key in ("seed", "steps", "skipped", "probes")
         }
-        if (state["average"] is None) != (self._average is None):
+        averages = state["average"] is not None
+        if self._asked_average is not None and averages != self._asked_average:
             raise ValueError(
-                f"{name} must be of MetaCurvatureLR(average={self._averages}), got one of average={not self._averages}"
+                f"{name} must be of MetaCurvatureLR(average={self._asked_average}), got one of average={averages}"
             )
-        if self._average is not None:
-            self._average.check(state["average"], f"{name}['average']")
+        if averages:
+            average = self._average or IterateAverage(self._all_parameters())
+            average.check(state["average"], f"{name}['average']")
         first = state["first_lrs"]
         if not isinstance(first, list) or len(first) != len(self._base.param_groups):
             raise ValueError(
@@ -388,12 +398,13 @@ class DirectionalControl:
                     f"{name}[{key!r}] must be True or False, got {_validate.describe(state[key])}"
                 )
         # On the device where the parameters are by now.
-        empty = DirectionalState(self._plan, len(self._rates.scales), self._device, self._backend)
+        plan = self._planned(averages)
+        empty = DirectionalState(plan, len(self._rates.scales), self._device, self._backend)
         rule_state = empty.checked(state["state"], f"{name}['state']", started=state["started"])
-        times = self._times.checked(state["times"], f"{name}['times']")
+        times = _times(plan).checked(state["times"], f"{name}['times']")
 
         def load() -> None:
-            self._reset()
+            self._reset(averages)
             self.seed = counters["seed"]
             self._steps = counters["steps"]
             self._skipped = counters["skipped"]
@@ -408,6 +419,10 @@ class DirectionalControl:
                 self._show_scale(self._group_rates())
 
         return load
+
+
+def _times(plan: Plan) -> MeasuringTimes:
+    return MeasuringTimes(plan.interval, plan.longest, plan.regular_until)
 
 
 def _has_plain_momentum(base: Optimizer) -> bool:

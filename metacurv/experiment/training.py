@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from metacurv import MetaCurvatureLR, UpdateRecord, hessian_trace
+from metacurv import DirectionalLR, MetaCurvatureLR, ReciprocalLR, UpdateRecord, hessian_trace
 
 from .config import Config, Run
 from .data import N_CLASSES, N_FEATURES, Data
@@ -56,17 +56,15 @@ class TrainingRun:
         self.rows: list[Row] = []
         adam = torch.optim.Adam(self.model.parameters(), lr=config.lr)
         self.optimizer: torch.optim.Optimizer = adam
-        self._wrapper: MetaCurvatureLR | None = None
-        self._directional: MetaCurvatureLR | None = None
+        self._wrapper: ReciprocalLR | None = None
+        self._directional: DirectionalLR | None = None
         if run.method.is_directional:
             self.optimizer = self._directional = MetaCurvatureLR(
                 adam,
-                rule="directional",
                 model=self.model,
                 loss_fn=functional.cross_entropy,
                 probe=DataLoader(TensorDataset(data.x_train, data.y_train), config.batch_size),
                 horizon=config.steps,
-                average=True,
                 seed=run.seed,
                 backend=config.backend,
             )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from metacurv import _validate
 
@@ -52,7 +52,7 @@ class DirectionalRule:
             the groups' learning rates stay.
     """
 
-    name: ClassVar[str] = "directional"
+    name: ClassVar[Literal["directional"]] = "directional"
 
     sigma: float | None = None
     search: float | None = None

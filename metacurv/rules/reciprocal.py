@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 from torch import Tensor
 
 from metacurv import _validate, ops
@@ -15,7 +17,7 @@ class ReciprocalRule:
         backend: see ``metacurv.ops``.
     """
 
-    name = "reciprocal"
+    name: ClassVar[Literal["reciprocal"]] = "reciprocal"
 
     def __init__(self, alpha: float, backend: str) -> None:
         self.alpha = _validate.real("alpha", alpha, low=0)

@@ -28,7 +28,7 @@ from torch.utils.checkpoint import checkpoint
 import metacurv
 from metacurv import MetaCurvatureLR, NotTwiceDifferentiableError, UpdateRecord, estimate_trace
 from metacurv.estimators.parameters import number_parameters
-from metacurv.step_capture import StepCapture
+from metacurv.reciprocal.step_capture import StepCapture
 from tests.bad_losses import LOSSES, OnceDifferentiable
 
 from .helpers import (

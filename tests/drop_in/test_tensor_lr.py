@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.optim import Optimizer, lr_scheduler
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from metacurv import MetaCurvatureLR, trace_control
+from metacurv import MetaCurvatureLR
+from metacurv.reciprocal import control
 
 from .helpers import (
     assert_same,
@@ -154,7 +155,7 @@ def test_a_capturable_base_never_reads_the_device(
     smoothing: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Readings and steps on the path that CUDA takes, for which a CPU tensor has to pass here."""
-    monkeypatch.setattr(trace_control, "stays_on_device", lambda base: True)
+    monkeypatch.setattr(control, "stays_on_device", lambda base: True)
     w, u = leaf(1.0, dtype=torch.float32), leaf(2.0, dtype=torch.float32)
     lr = torch.tensor(0.5)
     base = CapturableSGD([{"params": [w], "lr": 0.25}, {"params": [u], "lr": lr}], lr=1.0)

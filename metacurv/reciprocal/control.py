@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, TypedDict
 
 import torch
@@ -26,9 +26,14 @@ from metacurv.estimators.state import StateKept
 from metacurv.estimators.trace_estimate import TraceEstimate
 from metacurv.group_parameters import named_parameters
 from metacurv.ranks import Ranks, one_copy
+from metacurv.reciprocal.record import UpdateRecord
+from metacurv.reciprocal.step_capture import (
+    ACTIVATION_ESTIMATORS,
+    ActivationEstimator,
+    StepCapture,
+)
 from metacurv.rules.reciprocal import ReciprocalRule
 from metacurv.rules.smoothing import BiasCorrectedEma
-from metacurv.step_capture import ACTIVATION_ESTIMATORS, ActivationEstimator, StepCapture
 
 Estimator = Literal["hutchinson"] | ActivationEstimator
 
@@ -45,30 +50,8 @@ class _Probing(TypedDict):
     backend: str
 
 
-@dataclass(frozen=True)
-class UpdateRecord:
-    """One curvature reading and what the rule made of it, for ``on_update`` callbacks.
-
-    Attributes:
-        step: optimizer steps taken before the reading.
-        trace, stderr: the reading, as ``TraceEstimate`` has it; with a DDP model the mean of all ranks' readings.
-        smoothed_trace: what the rule was given.
-        scale: factor on every group's lr from now on, in [2^-40, 1].
-        effective_lrs: lr x scale of every parameter group.
-        accepted: False where the reading was not finite; it then changed nothing.
-    """
-
-    step: int
-    trace: float
-    stderr: float
-    smoothed_trace: float
-    scale: float
-    effective_lrs: list[float]
-    accepted: bool
-
-
 class TraceControl:
-    """What ``MetaCurvatureLR`` does with ``rule="reciprocal"``; its arguments are described there."""
+    """Measures and steps for ``ReciprocalLR``, whose docstring describes the arguments."""
 
     def __init__(
         self,
@@ -161,7 +144,7 @@ class TraceControl:
     # Measuring.
 
     def update_curvature(self, loss: Tensor) -> bool:
-        """See ``MetaCurvatureLR.update_curvature``."""
+        """See ``ReciprocalLR.update_curvature``."""
         if not self._is_due():
             return False
         # One rank that raises would let the others wait for it: they all skip such a reading instead.

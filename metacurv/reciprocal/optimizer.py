@@ -1,0 +1,156 @@
+"""ReciprocalLR: what ``MetaCurvatureLR`` makes without a probe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from metacurv import _validate
+from metacurv.estimators.trace_estimate import TraceEstimate
+from metacurv.optimizer import MetaCurvatureLR
+from metacurv.reciprocal.control import Estimator, TraceControl
+from metacurv.reciprocal.record import UpdateRecord
+from metacurv.rules.reciprocal import ReciprocalRule
+
+
+class ReciprocalLR(MetaCurvatureLR, rule=ReciprocalRule.name):
+    """Shrinks the learning rate as the trace of the loss's Hessian grows: lr / (1 + alpha max(tr H, 0)).
+
+    This is the rule of the experiment that the package starts from. There it lost to plain Adam, since the trace grows during
+    training and the rule can only shrink the rate; ``DirectionalLR`` is the rule that finds a rate. The trace of every
+    ``update_freq``-th step is measured, either from the loss that ``update_curvature`` is given (left), or from gradients that
+    carry a graph (right)::
+
+        opt.zero_grad()                          opt.zero_grad()
+        loss = loss_fn(model(x), y)              loss = loss_fn(model(x), y)
+        opt.update_curvature(loss)               loss.backward(create_graph=True)
+        loss.backward()                          opt.step()
+        opt.step()
+
+    The left is preferred: torch warns about the right one, which builds the graph on every step (the wrapper frees it on every
+    step, so nothing leaks). Pass the loss before ``GradScaler`` scales it. With gradient accumulation the first micro-batch of
+    a measured step is used. Decoupled weight decay (AdamW) shrinks with the effective rate, as it does under any schedule.
+
+    Args:
+        optimizer: the base optimizer, any of torch that steps from gradients (not LBFGS). Its groups are used in place.
+        alpha: the strength of the rule, >= 0, in units of one over the trace.
+        update_freq: the number of optimizer steps from one reading to the next, >= 1; the first step is measured.
+        n_hutchinson_samples: the number of probes in a reading, >= 1; with "activation" the number of backward passes.
+        smoothing: the decay, in [0, 1), of a bias-corrected moving average of the trace; 0 is the original rule.
+        estimator: "hutchinson" draws probes in parameter space and serves any loss. The others need ``model``, reuse the step's
+            own forward pass and add only backward passes to the layers: "activation" draws samples with much less noise;
+            "exact", for networks that are linear in pieces and for plain stacks of layers, has no noise; "auto" takes exact
+            where that needs few passes, else activation, and hutchinson where neither is right: ``last_estimate.method`` and
+            ``.why`` tell. Gradients that carry a graph are always measured by hutchinson.
+        model: what the loop calls for its outputs. The estimators other than "hutchinson" need it: while a step is to be
+            measured, a forward hook on it finds the pass that made the loss. With a ``DistributedDataParallel`` model all ranks
+            take the mean of their readings and so come to one rate; without it each rank follows its own loss, and the
+            copies of the model drift apart.
+        rule: "reciprocal", for whoever wants to say it.
+        seed: an integer in [0, 2^64) from which the probes are drawn; the global random state is not used.
+        backend: "auto", "native" or "reference" (see ``metacurv.ops``).
+        on_update: is called with an ``UpdateRecord`` after every reading (on CUDA this waits for the device).
+
+    Raises:
+        TypeError, ValueError: an argument is wrong; the optimizer is then as it was.
+    """
+
+    _control: TraceControl
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        alpha: float = 1e-2,
+        update_freq: int = 10,
+        n_hutchinson_samples: int = 1,
+        smoothing: float = 0.0,
+        estimator: Estimator = "hutchinson",
+        model: nn.Module | None = None,
+        rule: Literal["reciprocal"] = ReciprocalRule.name,
+        seed: int = 0,
+        backend: str = "auto",
+        on_update: Callable[[UpdateRecord], None] | None = None,
+    ) -> None:
+        super().__init__(optimizer)
+        if rule != ReciprocalRule.name:
+            raise ValueError(
+                f"rule must be {ReciprocalRule.name!r} for a ReciprocalLR, got {_validate.describe(rule)}"
+            )
+        self._control = TraceControl(
+            optimizer,
+            alpha=alpha,
+            update_freq=update_freq,
+            n_hutchinson_samples=n_hutchinson_samples,
+            seed=seed,
+            smoothing=smoothing,
+            on_update=_validate.callback("on_update", on_update),
+            backend=backend,
+            model=model,
+            estimator=estimator,
+        )
+
+    @property
+    def rule(self) -> ReciprocalRule:
+        """The rule, with its settings."""
+        return self._control.rule
+
+    @property
+    def on_update(self) -> Callable[[UpdateRecord], None] | None:
+        """What is called after every reading."""
+        return self._control.on_update
+
+    @on_update.setter
+    def on_update(self, value: Callable[[UpdateRecord], None] | None) -> None:
+        self._control.on_update = _validate.callback("on_update", value)
+
+    @property
+    def update_freq(self) -> int:
+        """The number of optimizer steps from one reading to the next, >= 1."""
+        return self._control.update_freq
+
+    @update_freq.setter
+    def update_freq(self, value: int) -> None:
+        self._control.update_freq = value
+
+    @property
+    def n_hutchinson_samples(self) -> int:
+        """The number of probes in a reading, >= 1."""
+        return self._control.n_hutchinson_samples
+
+    @n_hutchinson_samples.setter
+    def n_hutchinson_samples(self, value: int) -> None:
+        self._control.n_hutchinson_samples = value
+
+    @property
+    def estimator(self) -> Estimator:
+        """The name of what measures the loss that ``update_curvature`` is given."""
+        return self._control.estimator
+
+    @property
+    def last_estimate(self) -> TraceEstimate | None:
+        """The latest reading, or None before the first (and after loading a checkpoint)."""
+        return self._control.last_estimate
+
+    def update_curvature(self, loss: Tensor) -> bool:
+        """Measures the curvature of ``loss`` if this step is to be measured, and sets the scale that the next ``step`` uses.
+
+        Call it between the forward and the backward pass. On other steps it costs one comparison.
+
+        Args:
+            loss: one element with a graph, before any loss scaling.
+
+        Returns:
+            Whether a reading was taken. At most one is taken between two steps.
+
+        Raises:
+            TypeError, ValueError: ``loss`` is no finite scalar with a graph that reaches the parameters (on CUDA with a
+                ``capturable`` base a loss that is not finite is skipped instead: looking at it would wait for the device).
+            ValueError: ``estimator`` is "activation" or "exact", which is not right for this model and loss, or ``loss`` does
+                not come from a forward pass of ``model`` since the last step. The message says what to use instead.
+            NotTwiceDifferentiableError: the graph has an operation without a second derivative.
+        """
+        return self._control.update_curvature(loss)

@@ -1,0 +1,164 @@
+"""``MetaCurvatureLR`` is one class to a user: its arguments choose the rule, and each rule shows only what is its own."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from metacurv import DirectionalLR, DirectionalRule, MetaCurvatureLR, ReciprocalLR
+from tests.directional.helpers import loader, network, train, training_loss
+
+LOSS = nn.functional.cross_entropy
+
+
+def made(**options: Any) -> MetaCurvatureLR:
+    model = network()
+    probing = {"model": model, "loss_fn": LOSS, "probe": loader()} if "probe" in options else {}
+    return MetaCurvatureLR(torch.optim.Adam(model.parameters()), **{**options, **probing})
+
+
+@pytest.mark.parametrize(
+    ("options", "cls"),
+    [
+        ({}, ReciprocalLR),
+        ({"alpha": 0.1}, ReciprocalLR),
+        ({"update_freq": 5, "n_hutchinson_samples": 2}, ReciprocalLR),
+        ({"rule": "reciprocal"}, ReciprocalLR),
+        ({"seed": 3}, ReciprocalLR),
+        ({"probe": ...}, DirectionalLR),
+        ({"probe": ..., "horizon": 10}, DirectionalLR),
+        ({"probe": ..., "rule": "directional"}, DirectionalLR),
+        ({"probe": ..., "rule": DirectionalRule(sigma=2.0)}, DirectionalLR),
+    ],
+)
+def test_the_arguments_choose_the_rule(options: dict[str, Any], cls: type) -> None:
+    opt = made(**options)
+    assert type(opt) is cls
+    assert isinstance(opt, MetaCurvatureLR)
+    assert isinstance(opt, torch.optim.Optimizer)
+    assert repr(opt).startswith("MetaCurvatureLR(rule=")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"probe": ..., "alpha": 0.1}, "alpha must be left out with rule='directional', which probe= chooses"),
+        ({"alpha": 0.1, "horizon": 9}, "horizon must be left out with rule='reciprocal'.* no probe= is given"),
+        ({"rule": "reciprocal", "probe": ...}, "probe must be left out with rule='reciprocal'"),
+    ],
+)  # fmt: skip
+def test_arguments_of_two_rules_are_refused(options: dict[str, Any], message: str) -> None:
+    if options.get("rule") == "reciprocal":
+        options = {**options, "probe": loader()}
+        with pytest.raises(ValueError, match=message):
+            MetaCurvatureLR(torch.optim.Adam(network().parameters()), **options)
+        return
+    with pytest.raises(ValueError, match=message):
+        made(**options)
+
+
+def test_whoever_forgets_the_probe_is_told() -> None:
+    model = network()
+    with pytest.raises(TypeError, match="probe must be given"):
+        MetaCurvatureLR(
+            torch.optim.Adam(model.parameters()), model=model, loss_fn=LOSS, horizon=100
+        )
+
+
+def test_each_rule_shows_only_what_is_its_own() -> None:
+    reciprocal, directional = made(), made(probe=...)
+    assert not {"history", "averaged_parameters"} & set(dir(reciprocal))
+    own = {"last_estimate", "update_freq", "n_hutchinson_samples", "estimator"}
+    assert own <= set(dir(reciprocal))
+    assert not own & set(dir(directional))
+    for opt in (reciprocal, directional):
+        for name in set(dir(type(opt))) - set(dir(torch.optim.Optimizer)):
+            if not name.startswith("_"):
+                getattr(opt, name)  # no property raises
+
+
+@pytest.mark.parametrize("options", [{}, {"probe": ...}])
+def test_a_loop_serves_both_rules(options: dict[str, Any]) -> None:
+    opt = made(**options)
+    loss = sum(p.square().sum() for group in opt.param_groups for p in group["params"])
+    assert opt.update_curvature(loss) is ("probe" not in options)
+
+
+@pytest.mark.parametrize(
+    ("options", "averages"),
+    [
+        ({"horizon": 40}, True),
+        ({"horizon": 40, "average": None}, True),
+        ({"horizon": 40, "average": False}, False),
+        ({}, False),
+        ({"average": True}, True),
+    ],
+)
+def test_a_horizon_switches_averaging_on(options: dict[str, Any], averages: bool) -> None:
+    opt = made(probe=..., **options)
+    assert isinstance(opt, DirectionalLR)
+    assert (opt.state_dict()["metacurv"]["average"] is not None) is averages
+    if averages:
+        with opt.averaged_parameters():
+            pass
+    else:
+        with pytest.raises(ValueError, match="average"), opt.averaged_parameters():
+            pass
+
+
+def test_the_default_trains_as_with_average_true() -> None:
+    losses = []
+    for options in ({}, {"average": True}, {"average": False}):
+        model = network()
+        opt = MetaCurvatureLR(
+            torch.optim.Adam(model.parameters()),
+            model=model,
+            loss_fn=LOSS,
+            probe=loader(),
+            horizon=60,
+            **options,
+        )
+        train(model, opt, 60)
+        losses.append(training_loss(model))
+    assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize("options", [{}, {"probe": ...}])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda opt: pickle.loads(pickle.dumps(opt))])
+def test_copies_are_of_the_same_class(options: dict[str, Any], copied: Any) -> None:
+    opt = made(**options)
+    other = copied(opt)
+    assert type(other) is type(opt)
+    assert other.effective_lrs == pytest.approx(opt.effective_lrs, nan_ok=True)
+
+
+def test_subclasses_are_of_a_rule() -> None:
+    class Mine(ReciprocalLR):
+        pass
+
+    class Nobody(MetaCurvatureLR):
+        pass
+
+    adam = torch.optim.Adam(network().parameters())
+    assert isinstance(Mine(adam, alpha=0.5), ReciprocalLR)
+    with pytest.raises(TypeError, match="Nobody must be derived from DirectionalLR or Recip"):
+        Nobody(torch.optim.Adam(network().parameters()))
+
+
+@pytest.mark.parametrize(
+    ("cls", "rule"), [(ReciprocalLR, "directional"), (DirectionalLR, "reciprocal")]
+)
+def test_a_class_of_one_rule_refuses_the_other(cls: Any, rule: str) -> None:
+    with pytest.raises(ValueError, match="rule must be"):
+        cls(torch.optim.Adam(network().parameters()), rule=rule)
+
+
+def test_the_first_lines_say_what_the_default_does_and_what_to_pass() -> None:
+    text = " ".join((MetaCurvatureLR.__doc__ or "").split())
+    assert text.index("``probe=``") < text.index("reciprocal rule, lr / (1 + alpha") < 900
+    assert "pass ``probe=`` unless you want just that" in text
