@@ -94,7 +94,7 @@ def test_arguments_of_the_wrapper(options: dict[str, Any], error: Any, message: 
 )
 def test_arguments_of_the_other_rule_are_refused(rule: str, name: str, value: Any) -> None:
     adam = torch.optim.Adam(network().parameters())
-    wrap = made if rule == "directional" else functools.partial(MetaCurvatureLR, adam)
+    wrap = made if rule == "directional" else functools.partial(MetaCurvatureLR, adam, rule=rule)
     with pytest.raises(ValueError, match=f"{name} must be left out with rule='{rule}'"):
         wrap(**{name: value})
 
@@ -150,20 +150,12 @@ def test_a_zero_learning_rate_has_no_ratio() -> None:
     assert base.param_groups[0]["lr"] == 0
 
 
-def test_attributes_of_one_rule_name_the_other() -> None:
-    directional = made()
-    for name in ("update_freq", "n_hutchinson_samples", "estimator", "last_estimate"):
-        with pytest.raises(AttributeError, match=f"{name} belongs to rule='reciprocal'"):
-            getattr(directional, name)
-    traced = MetaCurvatureLR(torch.optim.Adam(network().parameters()))
-    with pytest.raises(AttributeError, match="history belongs to rule='directional'"):
-        _ = traced.history
+def test_an_average_that_is_not_kept_cannot_be_shown() -> None:
     with (
         pytest.raises(ValueError, match=r"averaged_parameters needs .*average=True"),
-        directional.averaged_parameters(),
+        made().averaged_parameters(),
     ):
         pass
-    assert directional.update_curvature(torch.ones(())) is False
 
 
 @pytest.mark.parametrize("drawn", [3, (1, 2, 3), {"x": 1}])

@@ -58,7 +58,7 @@ def test_the_average_leaves_when_an_error_comes() -> None:
 
 def test_the_horizon_ends_in_a_rate_next_to_zero_and_never_at_it() -> None:
     model = network()
-    opt = directional(torch.optim.Adam(model.parameters()), model, horizon=40)
+    opt = directional(torch.optim.Adam(model.parameters()), model, horizon=40, average=False)
     applied = []
     opt.optimizer.register_step_pre_hook(lambda o, *_: applied.append(o.param_groups[0]["lr"]))
     train(model, opt, 40)

@@ -150,7 +150,7 @@ def test_an_earlier_horizon_after_a_resume() -> None:
 def test_a_first_gradient_that_comes_in_the_finish() -> None:
     """Of ten steps the last three finish: 3/3, 2/3 and 1/3 of the rate. The first gradient comes with the second of them."""
     model = network(dtype=torch.float64)
-    opt = directional(torch.optim.SGD(model.parameters(), lr=1.0), model, horizon=10)
+    opt = directional(torch.optim.SGD(model.parameters(), lr=1.0), model, horizon=10, average=False)
     for _ in range(8):
         opt.step()
     before = weights(model)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from metacurv import MetaCurvatureLR, UpdateRecord
+from metacurv import MetaCurvatureLR, ReciprocalLR, UpdateRecord
 
 from .helpers import assert_same, lrs, mlp, train, weights
 
@@ -50,7 +50,7 @@ def test_the_copy_trains_on_like_the_original(
         assert "step" in vars(opt)  # what this test is about
     train(model, opt, steps)
     other_model, other = make_copy((model, opt))
-    assert type(other) is MetaCurvatureLR
+    assert type(other) is ReciprocalLR
     assert other.optimizer is not opt.optimizer
     assert other.param_groups[0]["params"][0] is other_model[0].weight
     assert_same(other.state_dict(), opt.state_dict())

@@ -49,6 +49,6 @@ def test_coupled_decay_is_a_gradient() -> None:
 
 
 def test_is_documented() -> None:
-    text = " ".join((metacurv.MetaCurvatureLR.__doc__ or "").split())
+    text = " ".join((metacurv.ReciprocalLR.__doc__ or "").split())
     assert "Decoupled weight decay" in text
     assert "effective rate" in text
