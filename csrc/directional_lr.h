@@ -1,5 +1,5 @@
 // One reading of the directional rule, one text for CPU and CUDA; the specification is the torch
-// twin, metacurv/_directional_lr.py, and docs/learning-rate-free.md says why.
+// twin, metacurv/_directional_lr.py, and docs/develop/research-log.md says why.
 #pragma once
 
 #include <cmath>

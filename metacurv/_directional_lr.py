@@ -1,4 +1,4 @@
-"""The torch twin of ``directional_lr_``: one reading of the directional rule; ``docs/learning-rate-free.md`` says why."""
+"""The torch twin of ``directional_lr_``: one reading of the directional rule; ``docs/develop/research-log.md`` says why."""
 
 from __future__ import annotations
 

@@ -361,7 +361,7 @@ def directional_lr_(
     searching: bool,
     backend: str = "auto",
 ) -> None:
-    """One reading of the directional rule, in one launch and without a host sync; ``docs/learning-rate-free.md`` derives it.
+    """One reading of the directional rule, in one launch and without a host sync; ``docs/develop/research-log.md`` derives it.
 
     While ``searching`` the averages of slope n and curvature d take the reading in, with decay min(beta, (1 + k) / (10 + k)), k
     readings so far, and log rate += kappa log(sigma n / (rate d)), the logarithm in [-1, 3], or up to 0.5 once it was negative.

@@ -1,4 +1,4 @@
-"""The Python of README.md and docs/estimators.md runs as written, and prints what stands beside it."""
+"""The Python of README.md and docs/concepts/estimators.md runs as written, and prints what stands beside it."""
 
 from __future__ import annotations
 
@@ -42,6 +42,6 @@ def test_readme():
 
 
 def test_worked_example_of_the_estimators():
-    (code,) = blocks("docs/estimators.md", "python")
-    (told,) = blocks("docs/estimators.md", "text")
+    (code,) = blocks("docs/concepts/estimators.md", "python")
+    (told,) = blocks("docs/concepts/estimators.md", "text")
     assert_alike(printed_by([code]), told.splitlines())

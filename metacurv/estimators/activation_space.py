@@ -7,7 +7,7 @@ a = s(z) adds its share: with c = s''(z) dl/da and a fresh random sign e, u gain
 
 Where samples interact, or cannot be told apart, all samples count as one: still right on average, with more noise.
 
-Sources: docs/estimators.md has the argument; Dangel et al. 2020, "Modular block-diagonal curvature
+Sources: docs/concepts/estimators.md has the argument; Dangel et al. 2020, "Modular block-diagonal curvature
 approximations", and Botev, Ritter, Barber 2017, "Practical Gauss-Newton optimisation for deep learning", the recursions.
 """
 

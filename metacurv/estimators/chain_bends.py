@@ -5,8 +5,8 @@ For the parameters of the unit's own layer that norm is ||a_below||^2 + 1; one l
 between, with squared weights and slopes, so that one matrix product serves all units of a layer at once. Only from two layers
 down on does each unit of a layer need a cotangent of its own, a column.
 
-Source: docs/estimators.md; the sum over second derivatives is the Gauss-Newton decomposition, Schraudolph 2002, eq. 11, taken
-at every activation instead of at the output alone.
+Source: docs/concepts/estimators.md; the sum over second derivatives is the Gauss-Newton decomposition, Schraudolph 2002,
+eq. 11, at every activation instead of at the output alone.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def estimate_trace(
 ) -> TraceEstimate:
     """Trace of the Hessian or Gauss-Newton matrix (GGN) of ``loss_fn(model(inputs), targets)`` in the model's parameters.
 
-    Methods, from the fastest at a given error to the most general (``docs/estimators.md`` derives them):
+    Methods, from the fastest at a given error to the most general (``docs/concepts/estimators.md`` derives them):
 
     - "exact": no sampling error. GGN of any model; Hessian of networks that are linear in pieces (ReLU ...), where both are the
       same almost everywhere, and of plain stacks of linear layers and smooth activations under cross-entropy. One backward pass

@@ -4,7 +4,7 @@ With u the step for a rate of 1, n = g . u on a batch that the step did not use 
 rate lr is L - lr n + lr^2 d / 2 to second order: n / d is the best rate, and at lr d / n = 2 there is no progress. The rule
 moves log lr towards lr d / n = sigma, for the first part of the training or for all of it. Slope and curvature along the
 step: Roulet et al. 2024, "Stepping on the edge" (there measured on the training batch, whose slope is biased); the
-controller, its constants and what was tried besides: ``docs/learning-rate-free.md``.
+controller, its constants and what was tried besides: ``docs/develop/research-log.md``.
 
 This file holds the settings; the arithmetic is in ``directional_state``.
 """
