@@ -40,7 +40,7 @@ class Line:
             return value >= self.bound * (1 - slack)
         return value <= self.bound * (1 + slack)
 
-    def required(self) -> str:
+    def promise(self) -> str:
         return {
             "faster": f"≥ {self.bound:g} × as fast",
             "time": f"≤ {self.bound:g} × the time",

@@ -1,4 +1,4 @@
-"""The table as a picture: each ratio with its interval, beside what is required."""
+"""The table as a picture: each ratio with its interval, beside what was promised."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             axis.set_xlim(left=min(0.0, 1.1 * axis.get_xlim()[0]))
     handles = [
         Line2D([], [], color=BLUE, marker="o", label="measured, 95 % interval"),
-        Line2D([], [], color=ORANGE, marker="X", label="measured, not as required"),
-        Line2D([], [], color="black", marker="|", markersize=14, ls="", label="required"),
+        Line2D([], [], color=ORANGE, marker="X", label="measured, promise not kept"),
+        Line2D([], [], color="black", marker="|", markersize=14, ls="", label="promised"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle("metacurv against others, one thread: each promise and what was measured")
@@ -60,10 +60,10 @@ def _panel(axis: Any, rows: Sequence[Row], label: str) -> None:
         assert row.measured is not None
         value, bound = row.measured.value, row.line.bound
         low, high = row.measured.interval or (value, value)
-        colour = BLUE if row.met else ORANGE
+        colour = BLUE if row.kept else ORANGE
         axis.plot([bound, value], [height, height], color=GREY, lw=1, ls=":", zorder=1)
         axis.plot([low, high], [height, height], color=colour, lw=3)
-        axis.plot(value, height, marker="o" if row.met else "X", color=colour, markersize=8)
+        axis.plot(value, height, marker="o" if row.kept else "X", color=colour, markersize=8)
         axis.plot(bound, height, marker="|", color="black", markersize=18, mew=2)
         axis.annotate(
             f"{number(value)}  ({'≥' if row.line.kind == 'faster' else '≤'} {bound:g})",

@@ -1,7 +1,8 @@
-"""Puts finished runs of the rules' comparison into the README: python benchmarks/publish_rules.py RUN_FOLDER
+"""Puts finished runs of the rules' comparison into the documentation: python benchmarks/publish_rules.py [RUN_FOLDER]
 
-Copies the folder's results to benchmarks/results/rules, the grid's without their curves, and writes the table between the
-README's marks from them. To go on with published results, copy their *.jsonl into a run folder and give that as --out.
+Copies the folder's results to benchmarks/results/rules, the grid's without their curves, and writes the tables of
+docs/results/learning-rate.md from them; without a folder, from the results that are there. To go on with published results,
+copy their *.jsonl into a run folder and give that as --out.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from benchmarks.readme_block import with_block  # noqa: E402
+from benchmarks.page_block import ROOT, write_block  # noqa: E402
 from metacurv.experiment.rules import summary, tables  # noqa: E402
 from metacurv.experiment.rules.store import Store  # noqa: E402
 from metacurv.experiment.rules.tasks import TASKS  # noqa: E402
 
 KEPT = HERE / "results" / "rules"
-README = HERE.parent / "README.md"
+PAGE = ROOT / "docs" / "results" / "learning-rate.md"
+NAME, RANKS, COST = "rules", "ranks", "cost"
 FILES = (
     "summary.md",
     "summary.json",
@@ -35,7 +37,36 @@ SHOWN = ("directional", "directional, no horizon", "directional, held out")
 SEEDS = range(10)
 
 
-def main(run: Path) -> None:
+def table() -> str:
+    """A row a task, from the kept runs."""
+    store = Store(KEPT)
+    found = [summary.summarise(task, store.by_method(task), SEEDS) for task in TASKS.values()]
+    return tables.overview([each for each in found if each is not None], SHOWN)
+
+
+def ranks() -> str:
+    """Each method's mean rank over the tasks."""
+    means = json.loads((KEPT / "summary.json").read_text())["mean_ranks"]
+    names = {"grid 0.001 constant": "untuned 1e-3", "reciprocal": "reciprocal, alpha=0.01"}
+    rows = [f"| `{names.get(name, name)}` | {rank:.1f} |" for name, rank in means.items()]
+    return "\n".join(["| method | mean rank |", "|---|---|", *rows])
+
+
+def cost() -> str:
+    """Time of the directional rule's steps over that of the base's."""
+    rows = ["| task | steps | times the base's time | least and most of five | promise | kept |"]
+    rows.append("|---" * 6 + "|")
+    for task, found in json.loads((KEPT / "cost.json").read_text())["tasks"].items():
+        kept = "yes" if found["median"] <= found["allowed"] else "**no**"
+        rows.append(
+            f"| {task} | {found['steps']} | {found['median']:.3f} "
+            f"| {found['least']:.3f} to {found['most']:.3f} | ≤ {found['allowed']:g} | {kept} |"
+        )
+    return "\n".join(rows)
+
+
+def take(run: Path) -> None:
+    """Copies what is kept of a run."""
     KEPT.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         if (run / name).exists():
@@ -46,13 +77,16 @@ def main(run: Path) -> None:
             if record["method"].startswith("grid "):
                 record.pop("curve", None)  # gone already from results that were published before
         (KEPT / path.name).write_text("".join(json.dumps(record) + "\n" for record in records))
-    store = Store(run)
-    found = [summary.summarise(task, store.by_method(task), SEEDS) for task in TASKS.values()]
-    table = tables.overview([each for each in found if each is not None], SHOWN)
-    README.write_text(with_block(README.read_text(), table.rstrip(), "rules"))
+
+
+def main(run: Path | None) -> None:
+    if run is not None:
+        take(run)
+    for name, made in ((NAME, table), (RANKS, ranks), (COST, cost)):
+        write_block(PAGE, name, made())
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) > 2:
         sys.exit(__doc__)
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]) if len(sys.argv) == 2 else None)

@@ -1,4 +1,4 @@
-"""Turns saved benchmark results into the speed table, its picture, and README.md's speed section.
+"""Turns saved benchmark results into the speed table, its picture, and the generated part of docs/results/speed.md.
 
 Measure first, in half an hour on a quiet machine:
 
@@ -21,8 +21,8 @@ if __name__ == "__main__":
 
 from benchmarks.estimate_lines import is_race  # noqa: E402
 from benchmarks.on_device import run, why_not  # noqa: E402
+from benchmarks.page_block import ROOT, marks, write_block  # noqa: E402
 from benchmarks.plot import draw  # noqa: E402
-from benchmarks.readme_block import marks, with_block  # noqa: E402
 from benchmarks.table import (  # noqa: E402
     PROMISES,
     comparisons,
@@ -33,8 +33,8 @@ from benchmarks.table import (  # noqa: E402
 )
 
 RESULTS = HERE / "results"
-README = HERE.parent / "README.md"
-BEGIN, END = marks("speed")
+PAGE = ROOT / "docs" / "results" / "speed.md"
+NAME = "speed"
 
 
 def saved_results(folder: Path = RESULTS) -> list[Path]:
@@ -61,14 +61,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "benchmarks/results)",
     )
     parser.add_argument(
-        "--update-readme",
+        "--update-page",
         action="store_true",
-        help=f"replace what stands in README.md between {BEGIN} and {END}",
+        help=f"replace what stands in docs/results/speed.md between {' and '.join(marks(NAME))}",
     )
     parser.add_argument(
         "--check",
         action="store_true",
-        help="exit with 1 where a promise is not met or not measured, known shortfalls aside",
+        help="exit with 1 where a promise is not kept or not measured, known shortfalls aside",
     )
     parser.add_argument(
         "--without-races",
@@ -117,10 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     draw(made, picture)
     print(lines_table(made), others_table(found), machine(results[-1]), sep="\n\n")
     print(f"\npicture: {picture}")
-    if options.update_readme:
-        block = readme_block(lines_table(made), others_table(found), machine(results[-1]), picture)
+    if options.update_page:
         try:
-            README.write_text(with_block(README.read_text(), block))
+            write_block(PAGE, NAME, page_block(results, picture))
         except (OSError, ValueError) as error:
             print(f"report.py: {error}", file=sys.stderr)
             return 2
@@ -128,36 +127,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     failed = 0
     for row in made:
-        if row.met:
+        if row.kept:
             continue
         name = f"{row.line.text}, {row.line.other}"
         if row.measured is None:
             failed += 1
             print(f"not measured: {name}", file=sys.stderr)
         elif row.line.shortfall:
-            print(f"not met, a known shortfall: {name} ({row.line.shortfall})", file=sys.stderr)
+            print(f"not kept, a known shortfall: {name} ({row.line.shortfall})", file=sys.stderr)
         elif row.line.holds(row.measured.value, options.slack):
-            print(f"not met, within the slack: {name}", file=sys.stderr)
+            print(f"not kept, within the slack: {name}", file=sys.stderr)
         else:
             failed += 1
-            print(f"not met: {name}", file=sys.stderr)
+            print(f"not kept: {name}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def readme_block(lines: str, others: str, origin: str, picture: Path) -> str:
-    shown = os.path.relpath(picture, README.parent)
+def page_block(results: Sequence[dict[str, Any]], picture: Path) -> str:
+    """The generated part of the page: the promises, where they were measured, and what was compared without one."""
+    found = comparisons(results)
+    shown = os.path.relpath(picture, PAGE.parent)
     return f"""
-{lines}
+{lines_table(rows(found))}
 
-{origin}
+{machine(results[-1])}
 
-<details><summary>Picture, and comparisons without a promise</summary>
+![Each ratio with its interval, beside what was promised]({shown})
 
-![Each ratio with its interval, beside what is required]({shown})
+## Comparisons without a promise
 
-{others}
-
-</details>
+{others_table(found)}
 """
 
 

@@ -33,7 +33,7 @@ class Row:
     measured: Measured | None
 
     @property
-    def met(self) -> bool:
+    def kept(self) -> bool:
         return self.measured is not None and self.line.holds(self.measured.value)
 
 
@@ -102,7 +102,7 @@ def ratio(kind: Kind, measured: Measured) -> str:
 
 def lines_table(made: Iterable[Row]) -> str:
     text = [
-        "| what | metacurv | against | takes | ratio (95 % interval) | required | met |",
+        "| what | metacurv | against | takes | ratio (95 % interval) | promise | kept |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in made:
@@ -113,8 +113,8 @@ def lines_table(made: Iterable[Row]) -> str:
             else (measured.ours, measured.other, ratio(line.kind, measured))
         )
         text.append(
-            f"| {line.text} | {cells[0]} | {line.other} | {cells[1]} | {cells[2]} | {line.required()} "
-            f"| {'yes' if row.met else '**no**'} |"
+            f"| {line.text} | {cells[0]} | {line.other} | {cells[1]} | {cells[2]} | {line.promise()} "
+            f"| {'yes' if row.kept else '**no**'} |"
         )
     return "\n".join(text)
 

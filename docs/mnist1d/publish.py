@@ -1,6 +1,7 @@
-"""Puts a finished run of the experiment into the README: python docs/mnist1d/publish.py RUN_FOLDER
+"""Puts a finished run of the experiment into the documentation: python docs/mnist1d/publish.py [RUN_FOLDER]
 
-Copies the run's files beside this script and writes the table between the README's experiment marks from its summary.
+Copies the run's files beside this script and writes the table of docs/results/mnist1d.md from its summary; without a folder,
+from the summary that is here.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent))
 
-from benchmarks.readme_block import with_block  # noqa: E402
+from benchmarks.page_block import ROOT, write_block  # noqa: E402
 
-README = HERE.parent.parent / "README.md"
+PAGE = ROOT / "docs" / "results" / "mnist1d.md"
+NAME = "experiment"
 FILES = (
     "config.json",
     "environment.json",
@@ -32,7 +34,7 @@ COLUMNS = {
     "final test accuracy, %": ("final_test_accuracy", 1),
     "training time, s": ("total_seconds", 2),
 }
-NAMES = {"Adam": "Adam", "directional": "**directional rule**"}
+NAMES = {"Adam": "Adam", "directional": "**directional**"}
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -44,9 +46,7 @@ def table(summary: dict[str, Any]) -> str:
     for method in summary["methods"]:
         alpha = method["alpha"]
         difference = differences.get((method["method"], alpha))
-        cells = [
-            NAMES[method["method"]] if alpha is None else f"reciprocal rule, alpha = {alpha:g}"
-        ]
+        cells = [NAMES[method["method"]] if alpha is None else f"reciprocal, alpha={alpha:g}"]
         for key, digits in COLUMNS.values():
             cell = f"{method[key]['mean']:.{digits}f}"
             if difference is not None:
@@ -58,14 +58,14 @@ def table(summary: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def main(run: Path) -> None:
-    summary = json.loads((run / "summary.json").read_text())
-    for name in FILES:
-        shutil.copy(run / name, HERE / name)
-    README.write_text(with_block(README.read_text(), table(summary), "experiment"))
+def main(run: Path | None) -> None:
+    if run is not None:
+        for name in FILES:
+            shutil.copy(run / name, HERE / name)
+    write_block(PAGE, NAME, table(json.loads((HERE / "summary.json").read_text())))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) > 2:
         sys.exit(__doc__)
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]) if len(sys.argv) == 2 else None)

@@ -1,0 +1,60 @@
+"""What stands between the marks of a page is what its script makes of the stored results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "docs" / "results"
+
+
+@pytest.fixture(autouse=True)
+def _benchmarks_importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+
+
+def rules(name: str) -> Callable[[], str]:
+    def made() -> str:
+        text = getattr(import_module("benchmarks.publish_rules"), name)()
+        assert isinstance(text, str)
+        return text
+
+    return made
+
+
+def speed() -> str:
+    report = import_module("benchmarks.report")
+    stored = json.loads((ROOT / "benchmarks/results/full.json").read_text())
+    return str(report.page_block([stored], ROOT / "benchmarks/results/speed.png"))
+
+
+def experiment() -> str:
+    script = ROOT / "docs/mnist1d/publish.py"
+    spec = spec_from_file_location("publish", script)
+    assert spec is not None
+    assert spec.loader is not None
+    publish = module_from_spec(spec)
+    spec.loader.exec_module(publish)
+    return str(publish.table(json.loads((script.parent / "summary.json").read_text())))
+
+
+@pytest.mark.parametrize(
+    ("page", "name", "made"),
+    [
+        ("learning-rate.md", "rules", rules("table")),
+        ("learning-rate.md", "ranks", rules("ranks")),
+        ("learning-rate.md", "cost", rules("cost")),
+        ("mnist1d.md", "experiment", experiment),
+        ("speed.md", "speed", speed),
+    ],
+    ids=["rules", "ranks", "cost", "experiment", "speed"],
+)
+def test_block(page: str, name: str, made: Callable[[], str]) -> None:
+    block_of = import_module("benchmarks.page_block").block_of
+    assert block_of(RESULTS / page, name) == made().strip("\n")
