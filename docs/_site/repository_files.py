@@ -1,4 +1,4 @@
-"""Makes files outside docs/ that a page links to part of the site, so that the same Markdown works on GitHub.
+"""Makes files of the repository that a page links to part of the site, so that the same Markdown works on GitHub.
 
 A page says ``../../benchmarks/results/speed.png`` or ``../CHANGELOG.md``, as GitHub wants it. Here that becomes a file of the
 site below ``repository/``: pictures and data as they are, Markdown as a page (with what it links to in turn), source code
@@ -41,11 +41,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     while waiting:
         page = waiting.pop()
         for path in linked(page, (ROOT / page).read_text()):
-            if path not in seen and path.parts[0] != "docs" and (ROOT / path).is_file():
-                seen.add(path)
+            if path in seen or not (ROOT / path).is_file():
+                continue
+            seen.add(path)
+            file = files.get_file_from_path(str(site_path(path)))
+            if file is None:
                 files.append(taken_in(path, config))
                 if path.suffix == ".md":
                     waiting.append(path)
+            elif file.inclusion.is_excluded():  # in docs/, and no page
+                file.inclusion = InclusionLevel.NOT_IN_NAV
     return files
 
 
@@ -117,10 +122,10 @@ def source_of(file: File) -> PurePosixPath:
 
 def site_path(path: PurePosixPath) -> PurePosixPath:
     """The site's name of a file of the repository."""
-    if path.parts[0] == "docs":
-        return path.relative_to("docs")
     if path.suffix in LANGUAGES:
         path = path.with_name(f"{path.name}.md")
+    elif path.parts[0] == "docs":
+        return path.relative_to("docs")
     return FOLDER / path
 
 
