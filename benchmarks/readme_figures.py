@@ -1,0 +1,83 @@
+"""Where each number in the prose of README.md comes from; tests/docs/test_readme.py holds the two together.
+
+Prose is everything but code, tables, links' targets and comments; years of publications need no entry.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+NOT_PROSE = (
+    re.compile(r"^(```+).*?^\1$", re.MULTILINE | re.DOTALL),
+    re.compile(r"<!--.*?-->", re.DOTALL),
+    re.compile(r"^\|.*$", re.MULTILINE),
+    re.compile(r"`[^`\n]*`"),
+    re.compile(r"(?<=\])\([^)]*\)"),
+)
+# Not within a name: C++17, mnist1d, sm_80, 2^20, 40-100-100-10.
+NUMBER = re.compile(r"(?<![\w.^])(?<!\+\+)(?<!\w-)\d+(?:[.,]\d+)*(?![\w^]|-\d)")
+YEAR = re.compile(r"(?:19|20)\d\d")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number as README.md writes it, and what it is.
+
+    Attributes:
+        text: the number, such as "117".
+        file: below the repository's root.
+        at: for JSON the way to the number (a key; of a list of objects the entry in which the key is a value), times
+            ``scale``; for other files the words in which ``text`` stands there.
+    """
+
+    text: str
+    file: str
+    at: tuple[str, ...] | str
+    scale: float = 1.0
+
+    def holds(self) -> bool:
+        """Whether the file says so, rounded to the digits of ``text``."""
+        stored = (ROOT / self.file).read_text()
+        if isinstance(self.at, str):
+            return self.at in stored and self.text in NUMBER.findall(self.at)
+        value = float(_follow(json.loads(stored), self.at)) * self.scale
+        digits = len(self.text.partition(".")[2])
+        return f"{value:.{digits}f}" == self.text
+
+
+FIGURES: tuple[Figure, ...] = ()
+
+
+def prose_numbers(markdown: str) -> list[str]:
+    """The numbers that need an entry, in their order."""
+    for pattern in NOT_PROSE:
+        markdown = pattern.sub(" ", markdown)
+    return [number for number in NUMBER.findall(markdown) if not YEAR.fullmatch(number)]
+
+
+def unexplained(markdown: str, figures: Sequence[Figure] = FIGURES) -> list[str]:
+    """Numbers without an entry."""
+    known = {figure.text for figure in figures}
+    return [number for number in prose_numbers(markdown) if number not in known]
+
+
+def _follow(found: Any, keys: Sequence[str]) -> Any:
+    for key in keys:
+        found = found[key] if isinstance(found, dict) else _named(found, key)
+    return found
+
+
+def _named(entries: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+    """The entry that has ``name`` among its values, or as its comparison (benchmarks)."""
+    return next(
+        entry
+        for entry in entries
+        if name in (*entry.values(), entry.get("extra_info", {}).get("comparison"))
+    )
