@@ -1,0 +1,77 @@
+"""docs/develop/architecture.svg is what its script makes of the imports as they are now."""
+
+from __future__ import annotations
+
+import ast
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from xml.etree import ElementTree
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def architecture() -> ModuleType:
+    spec = spec_from_file_location("architecture", ROOT / "docs/_site/architecture.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    # The dataclass looks its module up.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(__import__("sys").modules, "architecture", module)
+        spec.loader.exec_module(module)
+    return module
+
+
+def test_the_picture_is_of_the_code_as_it_is(architecture: ModuleType) -> None:
+    made = architecture.draw(architecture.read())
+    assert architecture.PICTURE.read_text() == made, "run: python docs/_site/architecture.py"
+    ElementTree.fromstring(made)
+
+
+def test_imports_point_one_way(architecture: ModuleType) -> None:
+    assert architecture.circles(architecture.read()) == []
+
+
+def test_no_box_is_without_words(architecture: ModuleType) -> None:
+    assert set(architecture.read()) == set(architecture.WORDS)
+
+
+def test_what_a_module_imports(architecture: ModuleType) -> None:
+    source = """
+import torch, metacurv.ops
+from typing import TYPE_CHECKING
+from . import near
+from ..rules.thing import name
+from metacurv import hessian_trace
+if TYPE_CHECKING:
+    from metacurv import not_when_it_runs
+def later():
+    from metacurv._kernels import late
+    import_module("metacurv._C")
+"""
+    module = architecture.Module("metacurv.estimators.one", False, ast.parse(source))
+    found = {name for name in architecture.imports(module) if name.startswith("metacurv")}
+    assert found == {
+        "metacurv.ops",
+        "metacurv.estimators.near",
+        "metacurv.rules.thing.name",
+        "metacurv.hessian_trace",
+        "metacurv._kernels.late",
+        "metacurv._C",
+    }
+    assert architecture.room("metacurv._kernels.late", {}) == "compiled ops"
+    public = {"metacurv.hessian_trace": "metacurv.estimators.hutchinson.hessian_trace"}
+    assert architecture.room("metacurv.hessian_trace", public) == "estimators"
+    assert architecture.room("metacurv._validate.real", {}) is None
+
+
+def test_arrows_that_follow_from_others_are_left_out(architecture: ModuleType) -> None:
+    graph = {"a": {"b", "c"}, "b": {"c"}, "c": set()}
+    assert architecture.drawn_arrows(graph) == [("a", "b"), ("b", "c")]
+    assert architecture.floors(graph) == [["a"], ["b"], ["c"]]
+    with pytest.raises(ValueError, match="circle: b, c"):
+        architecture.draw({"a": {"b"}, "b": {"c"}, "c": {"b"}})
