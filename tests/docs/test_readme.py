@@ -11,29 +11,23 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 
-waits_for_readme = pytest.mark.skip(reason="README.md is about to be rewritten")
-
-
 @pytest.fixture(autouse=True)
 def _benchmarks_importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
 
 
-@waits_for_readme
 def test_length() -> None:
     text = README.read_text()
     assert len(text.splitlines()) <= 130
     assert len(text.split()) <= 1400
 
 
-@waits_for_readme
 @pytest.mark.parametrize("name", ["results", "speed"])
 def test_table(name: str) -> None:
     block_of = import_module("benchmarks.page_block").block_of
     assert block_of(README, name) == import_module("benchmarks.readme_tables").tables()[name]
 
 
-@waits_for_readme
 def test_numbers_have_a_source() -> None:
     figures = import_module("benchmarks.readme_figures")
     text = README.read_text()
@@ -53,8 +47,7 @@ def test_results_hide_no_loss() -> None:
     table = import_module("benchmarks.readme_tables").tables()["results"]
     sides = re.findall(r"(better|level|worse): ", table)
     assert {"better", "level", "worse"} <= set(sides)
-    # The best of the grid is never worse than the best constant rate, which is one of its points, by validation.
-    assert len(sides) == 12
+    assert len(sides) == len(table.splitlines()) - 2  # one number and its interval a row
 
 
 def test_speed_shows_what_others_win() -> None:
