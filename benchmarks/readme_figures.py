@@ -33,7 +33,7 @@ class Figure:
     Attributes:
         text: the number, such as "117".
         file: below the repository's root.
-        at: for JSON the way to the number (a key; of a list of objects the entry in which the key is a value), times
+        at: for JSON the way to the number (a key; in a list of objects the entry that has the key as a value), times
             ``scale``; for other files the words in which ``text`` stands there.
     """
 
@@ -52,7 +52,48 @@ class Figure:
         return f"{value:.{digits}f}" == self.text
 
 
-FIGURES: tuple[Figure, ...] = ()
+@dataclass(frozen=True)
+class Count:
+    """A number of tasks: on how many the rule's interval against ``best`` lies above 0 ("better"), below it or around it.
+
+    Attributes:
+        text: the number, as README.md writes it.
+        best: "best_constant" or "best_of_grid".
+        side: "better", "worse", "level", or "" for all tasks.
+    """
+
+    text: str
+    best: str = "best_constant"
+    side: str = ""
+
+    def holds(self) -> bool:
+        """Whether the stored results give that many."""
+        tasks = json.loads((ROOT / RULES).read_text())["tasks"]
+        gains = [_named(task["methods"], "directional")[f"gain_over_{self.best}"] for task in tasks]
+        sides = [
+            "better" if gain["low"] > 0 else "worse" if gain["high"] < 0 else "level"
+            for gain in gains
+        ]
+        return self.text == str(sum(self.side in ("", side) for side in sides))
+
+
+RULES = "benchmarks/results/rules/summary.json"
+COST = "benchmarks/results/rules/cost.json"
+INSTALL = "benchmarks/results/install.json"
+
+FIGURES: tuple[Figure | Count, ...] = (
+    Figure("3.10", "pyproject.toml", 'requires-python = ">=3.10"'),
+    Count("15"),
+    Figure("10", RULES, ("tasks", "mlp-sgd", "best_constant", "n")),
+    Figure("95", "metacurv/experiment/statistics.py", "LEVEL"),
+    Count("5", side="better"),
+    Count("8", side="level"),
+    Count("2", side="worse"),
+    Count("7", best="best_of_grid", side="level"),
+    Count("8", best="best_of_grid", side="worse"),
+    Figure("1.04", COST, ("tasks", "transformer", "median")),
+    Figure("1.15", COST, ("tasks", "digits-mlp", "median")),
+)
 
 
 def prose_numbers(markdown: str) -> list[str]:
@@ -62,7 +103,7 @@ def prose_numbers(markdown: str) -> list[str]:
     return [number for number in NUMBER.findall(markdown) if not YEAR.fullmatch(number)]
 
 
-def unexplained(markdown: str, figures: Sequence[Figure] = FIGURES) -> list[str]:
+def unexplained(markdown: str, figures: Sequence[Figure | Count] = FIGURES) -> list[str]:
     """Numbers without an entry."""
     known = {figure.text for figure in figures}
     return [number for number in prose_numbers(markdown) if number not in known]
