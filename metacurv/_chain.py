@@ -1,10 +1,10 @@
-"""The ops ``chain_draws``, ``chain_columns`` and ``chain_taylor`` put together from smaller ones, for any device and dtype.
+"""Compositions of smaller ops that make ``chain_draws``, ``chain_columns`` and ``chain_taylor``, for any device and dtype.
 
-A chain is a stack of layers between a softmax and the data, from the top: L ``inputs`` [N, I] of the layers, L - 1 ``weights``
-[O, I], and what lies below each of those layers but the last: ``slopes`` [N, I] of an elementwise function, or where
-``rectified`` its result, which is positive where its slope is 1. Cotangents u_n of the top layer's output go down by
-u <- (u weight) slope, and every layer gives sum_n ||a_n||^2 ||u_n||^2 and sum_n ||u_n||^2, the shares of weight and bias in the
-squared norm of per-sample gradients. For one draw or column r both are a pair of columns in row r of the result.
+A chain is a stack of layers between a softmax and the data, given from the top: L ``inputs`` [N, I] of the layers, L - 1
+``weights`` [O, I], and for each layer but the last what lies below it: the ``slopes`` [N, I] of an elementwise function, or
+where ``rectified`` the result of a ReLU, which is positive where its slope is 1. Cotangents u_n of the top layer's output go
+down by u <- (u weight) slope. Every layer gives sum_n ||a_n||^2 ||u_n||^2 and sum_n ||u_n||^2, the shares of weight and bias in
+the squared norm of per-example gradients. For one draw or column r both are a pair of columns in row r of the result.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def chain_draws(
     slopes: Sequence[Tensor],
     rectified: Sequence[bool],
 ) -> Tensor:
-    """From u = ``softmax_factor`` of parameter number 0: float64 [n_probes, 2 L].
+    """Sums squared per-example gradients for random cotangents u = ``softmax_factor``, whose signs take parameter number 0.
 
-    log_p: [N, C]; sample_weight: [N], or [1] for all, >= 0.
+    log_p: [N, C]; sample_weight: [N], or [1] for all, >= 0. Returns float64 [n_probes, 2 L].
     """
     sqrt_p, root = _roots(log_p, sample_weight)
     u = run.softmax_factor(sqrt_p, root, seed, probe, 0, n_probes)
@@ -50,15 +50,19 @@ def chain_columns(
     slopes: Sequence[Tensor],
     rectified: Sequence[bool],
 ) -> Tensor:
-    """From ``reflected_columns`` start ... stop - 1 of the factor, of C - 1: float64 [stop - start, 2 L]."""
+    """Sums squared per-example gradients for columns start ... stop - 1 of the C - 1 ``reflected_columns`` of the factor.
+
+    log_p: [N, C]; sample_weight: [N], or [1] for all, >= 0. Returns float64 [stop - start, 2 L].
+    """
     u = reflected_columns(*_roots(log_p, sample_weight), start, stop)
     return _products(run, u, inputs, weights, slopes, rectified)
 
 
 def reflected_columns(q: Tensor, root: Tensor, start: int, stop: int) -> Tensor:
-    """Columns start + 1 ... stop of diag(root q) (I - v v' / (1 + q_0)), v = q + e_0: a reflection that takes q to -e_0.
+    """Returns columns start + 1 ... stop of diag(root q) (I - v v' / (1 + q_0)) with v = q + e_0.
 
-    q: [N, C], rows of length 1; root: [N] -> [stop - start, N, C].
+    The second factor is a reflection that takes q to -e_0. q: [N, C], rows of length 1; root: [N]. The result is [stop - start,
+    N, C].
     """
     scaled = q * root.unsqueeze(1)
     v = q.clone()
@@ -71,7 +75,7 @@ def reflected_columns(q: Tensor, root: Tensor, start: int, stop: int) -> Tensor:
 
 
 def _roots(log_p: Tensor, sample_weight: Tensor) -> tuple[Tensor, Tensor]:
-    """sqrt p [N, C] and the root of each sample's weight [N]."""
+    """Returns sqrt p [N, C] and the square root of each example's weight [N]."""
     sqrt_p = log_p.detach().exp().sqrt_()
     return sqrt_p, sample_weight.to(sqrt_p.dtype).sqrt().expand(len(sqrt_p)).contiguous()
 
@@ -107,10 +111,11 @@ def chain_taylor(
     cotangents: Sequence[Tensor],
     curvatures: Sequence[Tensor],
 ) -> Tensor:
-    """v . H v of probes ``probe`` ... ``probe`` + n_probes - 1: float64 [n_probes].
+    """Returns the samples v . H v of probes ``probe`` ... ``probe`` + n_probes - 1: float64 [n_probes].
 
-    numbers: [2 L], of the parameters of each layer, -1 for no bias; transposed: [L], whether a weight is [O, I], not [I, O];
-    cotangents: L - 1 x dL/dz [N, O]; curvatures: L - 1 x s''(z) dL/da [N, I] of what lies below a layer, or empty where 0.
+    numbers: [2 L], the parameter numbers of each layer's weight and bias, -1 for no bias; transposed: [L], true where a weight
+    is [O, I], not [I, O]; cotangents: L - 1 tensors dL/dz [N, O]; curvatures: L - 1 tensors s''(z) dL/da [N, I] of the function
+    below a layer, empty where that is 0.
 
     With z' = V a + v_b + W a' going up, a layer adds 2 <V' d, a'>, an activation <c, z'^2>, and the softmax the variance of z'
     under p (Griewank and Walther 2008, chapter 13; ``metacurv.estimators.taylor_rules`` does the same for many probes at once).

@@ -1,4 +1,4 @@
-"""The torch twin of ``directional_lr_``: one reading of the directional rule; ``docs/develop/research-log.md`` says why."""
+"""The torch twin of ``directional_lr_``: one reading of the directional rule, derived in ``docs/develop/research-log.md``."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 MIN_LR, MAX_LR = 2.0**-60, 2.0**60
-_TINY = 1e-9  # of the slope: below it a curvature counts as none
-_MOST_GROWTH, _MOST_SHRINKING = 3.0, 1.0  # that a reading may ask for, in log units
-_BRAKED_GROWTH = 0.5  # the same once a rate was found too large
-_LOSS_DECAY = 0.7  # of the average of the probe batches' losses
-_MOST_LOST = 0.25  # of the progress in the loss: more is a rate that undoes the training
-_PROGRESS = 0.1  # of the first loss: before that much is gained, nothing is undone
+_TINY = 1e-9  # a curvature below this part of the slope counts as none
+_MOST_GROWTH, _MOST_SHRINKING = 3.0, 1.0  # bounds on what a reading may ask for, in log units
+_BRAKED_GROWTH = 0.5  # the bound on growth once a rate was found too large
+_LOSS_DECAY = 0.7  # decay of the moving average of the probe batches' losses
+_MOST_LOST = 0.25  # part of the progress in the loss that may be lost: more means a rate that undoes the training
+_PROGRESS = 0.1  # part of the first loss that must be gained before a loss can count as undoing it
 
 
 def directional_lr_(
@@ -23,17 +23,17 @@ def directional_lr_(
     beta: float,
     searching: bool,
 ) -> None:
-    """Moves the rates by what was read: while ``searching`` towards sigma n / d, and to half where the loss has risen far.
+    """Moves the rates by one reading: while ``searching`` towards sigma n / d, and to half where the loss has risen far.
 
     Args:
         scales: [4, S], float64: the rate, the moving averages of n and of d, and 1 where the rate was too large once.
         shared: [6], float64: the first probe loss, its moving average and the least of that; readings so far; the largest
-            |change of log rate| by this reading; whether all of it was finite.
+            |change of log rate| by this reading; and 1 where every number of it was finite.
         reading: [1 + 2 S], float64: loss, S slopes, S curvatures.
-        sigma: what is sought.
+        sigma: the ratio rate d / n that the rule seeks.
         kappa: gain.
         beta: decay of the averages.
-        searching: whether slope and curvature move the rate.
+        searching: true where slope and curvature move the rate.
     """
     n_scales = scales.shape[1]
     lr, slope, curvature, braked = scales.clone().unbind()
@@ -43,7 +43,7 @@ def directional_lr_(
         reading[1 + n_scales :],
     )
     finite = torch.isfinite(reading).all()
-    # [S]; else nothing under the scale was stepped.
+    # [S]: a scale with slope and curvature 0 had no parameter that was stepped.
     moved = finite & ((read_slope != 0) | (read_curvature != 0))
     readings = shared[3].clone()
     before = lr
@@ -76,5 +76,5 @@ def directional_lr_(
 
 
 def _mixed(average: Tensor, new: Tensor, decay: float | Tensor) -> Tensor:
-    """The next average; not by ``torch.lerp``, whose rounding depends on the machine."""
+    """Returns the next average. ``torch.lerp`` would not do: its rounding depends on the machine."""
     return decay * average + (1 - decay) * new

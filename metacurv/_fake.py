@@ -12,7 +12,7 @@ _F = TypeVar("_F", bound=Callable[..., object])
 
 
 def _shape_of(op: str) -> Callable[[_F], _F]:
-    """``torch.library.register_fake`` with its type."""
+    """Wraps ``torch.library.register_fake`` so that it keeps the type of the function it decorates."""
     register: Callable[[_F], _F] = torch.library.register_fake(f"metacurv::{op}")
     return register
 

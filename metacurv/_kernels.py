@@ -1,7 +1,8 @@
 """The compiled ops, under the names and positional signatures of their torch twins in ``_reference``.
 
 Where a twin takes a probe in a tensor, ``rademacher_`` and ``signed_sum`` take a number as well, for tensors on the CPU.
-Kernels write behind autograd's back, so what they wrote to is reported to it here, as an in-place torch op would do.
+Autograd does not see what a kernel writes, so every function here reports the tensors it wrote to, as an in-place torch op
+does.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from metacurv import _chain, _reference
 
 _THIS = sys.modules[__name__]
 _ops = torch.ops.metacurv
-_FLOATS = (torch.float32, torch.float64)  # what softmax_factor and row_products serve
+_FLOATS = (torch.float32, torch.float64)  # the dtypes that softmax_factor and row_products serve
 
 
 def rademacher_(

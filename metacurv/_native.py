@@ -1,6 +1,6 @@
-"""Loads the compiled module once, and says what was built.
+"""Loads the compiled module once and says what was built.
 
-Importing ``metacurv._C`` registers ``torch.ops.metacurv.*`` and their shape functions (``metacurv._fake``).
+Importing ``metacurv._C`` registers the ops ``torch.ops.metacurv.*`` and their shape functions (``metacurv._fake``).
 """
 
 from __future__ import annotations
@@ -24,35 +24,44 @@ except ImportError as error:
     _missing = str(error)
 
 if _C is not None:
-    _C.build_info()  # chooses the CPU's instruction set: a METACURV_CPU_ISA that cannot be is refused here, in words
+    _C.build_info()  # chooses the CPU's instruction set: a METACURV_CPU_ISA that this CPU lacks raises here, with its reason
     from metacurv import _fake  # noqa: F401  (registers the shape functions of the ops just loaded)
 
 _warned = False
 
 
 def native_available() -> bool:
-    """Whether the compiled CPU kernels are loaded."""
+    """Tells whether the compiled CPU kernels are loaded.
+
+    Returns:
+        True where ``metacurv._C`` was built and could be loaded. Where it is False, every op runs as its torch twin: the
+        results are the same, slower, and ``build_info()["native_error"]`` gives the reason.
+    """
     return _C is not None
 
 
 def cuda_compiled() -> bool:
-    """Whether the loaded binary holds CUDA kernels. No GPU is needed for this to be True."""
+    """Tells whether the loaded binary holds CUDA kernels.
+
+    Returns:
+        True where it was compiled with nvcc. No GPU is needed for this, and none has run these kernels yet.
+    """
     return _C is not None and bool(_C.build_info()["cuda_compiled"])
 
 
 @cache
 def cpu_isa() -> str:
-    """The instruction set of the CPU kernels in use: "baseline", "avx2" or "avx512"; "" without them."""
+    """Returns the instruction set of the CPU kernels in use: "baseline", "avx2" or "avx512"; "" without compiled kernels."""
     return "" if _C is None else str(_C.build_info()["cpu_isa"])
 
 
 def build_info() -> dict[str, Any]:
-    """What is running.
+    """Describes the installation, as a report of a bug needs it. ``python -m metacurv`` prints the same and checks the kernels.
 
     Returns:
-        Always ``version``, ``native`` and ``torch``. With the compiled module also how it was built: ``compiler``,
-        ``cpp_standard``, ``torch_target``, ``cpu_isa``, ``cuda_compiled``, ``cuda_version``, ``cuda_archs``. Without it
-        ``native_error``, the reason.
+        A dict that always has ``version``, ``native`` (bool) and ``torch``. With the compiled module it also says how that was
+        built: ``built_from``, ``compiler``, ``cpp_standard``, ``torch_target``, ``cpu_isa``, ``cuda_compiled``,
+        ``cuda_version`` and ``cuda_archs``. Without it there is ``native_error``, the reason.
     """
     info: dict[str, Any] = {
         "version": __version__,
@@ -67,7 +76,7 @@ def build_info() -> dict[str, Any]:
 
 
 def warn_fallback_once() -> None:
-    """Says, once in a process, that the pure-PyTorch twins do the work, and how to get the kernels."""
+    """Warns, once in a process, that the torch twins do the work, and says how to get the kernels."""
     global _warned
     if _warned:
         return

@@ -2,7 +2,7 @@
 
 Each function does in plain tensor arithmetic, on any device and without a host sync, what the kernel of the same
 name does. On CPU the two agree bit for bit, sums included: the order of summation is part of the specification.
-The random-number contract is written out in ``csrc/philox.h``.
+``csrc/philox.h`` writes out the random-number contract.
 
 Source of the generator: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC'11.
 """
@@ -30,7 +30,7 @@ _W0, _W1 = 0x9E3779B9, 0xBB67AE85
 
 
 def _rounds(counter: list[Tensor], key: tuple[int, int]) -> list[Tensor]:
-    """Ten Philox rounds on int64 tensors holding uint32 values; products wrap modulo 2^64, which keeps their bits."""
+    """Runs ten Philox rounds on int64 tensors that hold uint32 values; products wrap modulo 2^64, which keeps their bits."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
@@ -46,13 +46,13 @@ def _rounds(counter: list[Tensor], key: tuple[int, int]) -> list[Tensor]:
 
 
 def philox4x32_10(counter: Sequence[int], key: Sequence[int]) -> tuple[int, int, int, int]:
-    """One Philox4x32-10 block: counter [4] and key [2] of uint32 to four uint32."""
+    """Computes one Philox4x32-10 block: four uint32 from a counter [4] and a key [2] of uint32."""
     out = _rounds([torch.tensor(int(c)) for c in counter], (int(key[0]), int(key[1])))
     return tuple(int(word) for word in out)  # type: ignore[return-value]
 
 
 def negative_bits(begin: int, end: int, *, seed: int, probe: Tensor, number: int) -> Tensor:
-    """Sign bits of elements begin ... end - 1 of parameter ``number``: int64 [end - begin], 1 means -1."""
+    """Returns the sign bits of elements begin ... end - 1 of parameter ``number``: int64 [end - begin], where 1 means -1."""
     first_block = begin // BLOCK
     blocks = torch.arange(first_block, (end - 1) // BLOCK + 1, device=probe.device)
     counter = [
@@ -89,14 +89,14 @@ def rademacher_(
 def rademacher_stacks_(
     stacks: Sequence[Tensor], seed: int, probe: int, numbers: Sequence[int]
 ) -> None:
-    """Row k of every stack [K, ...] becomes probe ``probe`` + k, modulo 2^32, of the parameter of its number."""
+    """Fills row k of every stack [K, ...] with probe ``probe`` + k, modulo 2^32, of the parameter that ``numbers`` gives it."""
     stack_by_stack_(sys.modules[__name__], stacks, seed, probe, numbers)
 
 
 def stack_by_stack_(
     run: ModuleType, stacks: Sequence[Tensor], seed: int, probe: int, numbers: Sequence[int]
 ) -> None:
-    """``rademacher_stacks_`` by a call of ``run.rademacher_`` a probe."""
+    """Does what ``rademacher_stacks_`` does, with one call of ``run.rademacher_`` for each probe."""
     probes = [(probe + k) % (1 << 32) for k in range(len(stacks[0]))]
     indices = torch.tensor(probes, dtype=torch.int64, device=stacks[0].device).unbind()
     rows = zip(*(stack.unbind() for stack in stacks), strict=True)
@@ -105,7 +105,7 @@ def stack_by_stack_(
 
 
 def _signed_sum(tensor: Tensor, *, offset: int, seed: int, probe: Tensor, number: int) -> Tensor:
-    """0-dim float64."""
+    """Returns the signed sum of one tensor: 0-dim float64."""
     if tensor.numel() == 0:
         return torch.zeros((), dtype=torch.float64, device=tensor.device)
     flat = tensor.detach().reshape(-1)
@@ -127,7 +127,7 @@ def signed_sum(
     numbers: Sequence[int],
     offsets: Sequence[int],
 ) -> Tensor:
-    """sum_i v_i x_i of each tensor: float64 [T]."""
+    """Returns sum_i v_i x_i of each tensor: float64 [T]."""
     sums = [
         _signed_sum(tensor, offset=offset, seed=seed, probe=probe, number=number)
         for tensor, number, offset in zip(tensors, numbers, offsets, strict=True)
@@ -145,7 +145,7 @@ def hutchinson_accumulate_(
     numbers: Sequence[int],
     offsets: Sequence[int],
 ) -> None:
-    """Welford's update of mean and M2 with the signed sums of ``products`` and, last, their total."""
+    """Applies Welford's update of mean and M2 with the signed sums of ``products`` and, last, their total."""
     sums = signed_sum(products, seed, probe, numbers, offsets)
     total = in_order(sums, dim=0) if sums.numel() else sums.new_zeros(())
     samples = torch.cat([sums, total.view(1)])
@@ -156,7 +156,7 @@ def hutchinson_accumulate_(
 
 
 def reciprocal_lr_(scale: Tensor, trace: Tensor, alpha: float) -> None:
-    """scale <- 1 / (1 + alpha max(trace, 0)), kept in [MIN_SCALE, 1]; unchanged where the trace is not finite."""
+    """Sets scale <- 1 / (1 + alpha max(trace, 0)), kept in [MIN_SCALE, 1]; unchanged where the trace is not finite."""
     previous = scale.to(torch.float64)
     kept = torch.where((previous >= MIN_SCALE) & (previous <= 1), previous, 1.0)
     reading = trace.to(torch.float64)
@@ -165,14 +165,14 @@ def reciprocal_lr_(scale: Tensor, trace: Tensor, alpha: float) -> None:
 
 
 def directional_lr_(*arguments: Any) -> None:
-    """See ``metacurv._directional_lr``."""
+    """Forwards to the twin in ``metacurv._directional_lr``."""
     _directional_lr.directional_lr_(*arguments)
 
 
 def signed_matmul(
     x: Tensor, seed: int, probe: Tensor, number: int, rows: int, cols: int, transpose: bool
 ) -> Tensor:
-    """x V' or x V for the [rows, cols] sign matrix V of one parameter."""
+    """Returns x V' or x V for the [rows, cols] sign matrix V of one parameter."""
     bits = negative_bits(0, rows * cols, seed=seed, probe=probe, number=number)
     signs = (1 - 2 * bits).to(x.dtype).view(rows, cols)
     return x @ (signs.t() if transpose else signs)
@@ -184,7 +184,7 @@ SUM_LANES = 32  # partial sums of a row of softmax_factor
 def softmax_factor(
     sqrt_p: Tensor, root: Tensor, seed: int, probe: int | Tensor, number: int, n_probes: int
 ) -> Tensor:
-    """u_k = root (t - t^2 sum_c t) with t = sqrt_p v_k: sqrt_p [M, C], root [M] -> u [n_probes, M, C].
+    """Returns u_k = root (t - t^2 sum_c t) with t = sqrt_p v_k: sqrt_p [M, C], root [M] -> u [n_probes, M, C].
 
     Element c of a row is added to lane c % 32 in index order, in float64; then the lanes are halved as a tree. The sum is
     rounded to sqrt_p's dtype, in which the rest is done.
@@ -202,14 +202,14 @@ def softmax_factor(
 
 
 def _row_sums(rows: Tensor) -> Tensor:
-    """[M, C] -> float64 [M]."""
+    """Returns the sum of each row of [M, C]: float64 [M]."""
     steps = -(-rows.shape[1] // SUM_LANES)
     padded = torch.nn.functional.pad(rows.to(torch.float64), (0, steps * SUM_LANES - rows.shape[1]))
     return halved(in_order(padded.view(-1, steps, SUM_LANES), dim=1))
 
 
 def row_products(a: Tensor, u: Tensor, w: Tensor) -> Tensor:
-    """sum_n ||a_n||^2 (u_rn . w_rn) and sum_n u_rn . w_rn: a [N, I], u and w [R, N, O] -> float64 [R, 2]."""
+    """Returns sum_n ||a_n||^2 (u_rn . w_rn) and sum_n u_rn . w_rn: a [N, I], u and w [R, N, O] -> float64 [R, 2]."""
     norms = a.to(torch.float64).square().sum(1)
     draws = max(1, PIECE // max(1, u.shape[1] * u.shape[2]))
     products = torch.cat(
@@ -222,30 +222,30 @@ def row_products(a: Tensor, u: Tensor, w: Tensor) -> Tensor:
 
 
 def chain_draws(*arguments: Any) -> Tensor:
-    """See ``metacurv._chain``."""
+    """Forwards to the composition in ``metacurv._chain``."""
     return _chain.chain_draws(sys.modules[__name__], *arguments)
 
 
 def chain_columns(*arguments: Any) -> Tensor:
-    """See ``metacurv._chain``."""
+    """Forwards to the composition in ``metacurv._chain``."""
     return _chain.chain_columns(sys.modules[__name__], *arguments)
 
 
 def chain_is_compiled(log_p: Tensor, weights: Sequence[Tensor]) -> bool:
-    """Whether the ops on chains of layers have a kernel for these."""
+    """Tells whether a kernel serves a chain of these layers: never on the reference backend."""
     return False
 
 
 def chain_taylor(*arguments: Any, **named: Any) -> Tensor:
-    """See ``metacurv._chain``."""
+    """Forwards to the composition in ``metacurv._chain``."""
     return _chain.chain_taylor(sys.modules[__name__], *arguments, **named)
 
 
 def step_direction_(*arguments: Any) -> Tensor:
-    """See ``metacurv._step``."""
+    """Forwards to the twin in ``metacurv._step``."""
     return _step.step_direction_(*arguments)
 
 
 def move_(*arguments: Any) -> None:
-    """See ``metacurv._step``."""
+    """Forwards to the twin in ``metacurv._step``."""
     _step.move_(*arguments)

@@ -20,7 +20,7 @@ def _computed_in(tensor: Tensor) -> torch.dtype:
 
 
 def _sum_of_squares(x: Tensor) -> Tensor:
-    """0-dim float64, in the order of ``signed_sum``."""
+    """Returns the sum of squares, 0-dim float64, added in the order of ``signed_sum``."""
     if x.numel() == 0:
         return torch.zeros((), dtype=torch.float64, device=x.device)
     pieces = torch.split(x.reshape(-1), PIECE)
@@ -34,13 +34,13 @@ def step_direction_(
     keep: Sequence[float],
     lr: float | Tensor,
 ) -> Tensor:
-    """direction <- (keep before - after) / lr, tensor by tensor.
+    """Sets direction <- (keep before - after) / lr, tensor by tensor.
 
     Returns:
         float64 [3]: sum of direction^2, sum of before^2, and the number of elements of direction that are not finite. Sums
         are taken tensor by tensor, in the order of ``signed_sum``, and then added in order.
     """
-    # In a tensor: on CUDA, torch divides by a number by multiplying with its reciprocal.
+    # The divisor is a tensor, as on CUDA torch divides by a number by multiplying with its reciprocal.
     divisor = scalar(lr, torch.float64, direction[0].device if direction else None)
     sums = []
     for u, x, y, factor in zip(direction, before, after, keep, strict=True):
@@ -58,7 +58,7 @@ def move_(
     direction: Sequence[Tensor],
     distance: float | Tensor,
 ) -> None:
-    """parameters <- start + distance direction, tensor by tensor."""
+    """Sets parameters <- start + distance direction, tensor by tensor."""
     for p, x, u in zip(parameters, start, direction, strict=True):
         dtype = _computed_in(p)
         factor = scalar(distance, torch.float64, p.device).to(dtype)

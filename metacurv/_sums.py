@@ -11,12 +11,12 @@ PIECE = 32 * CHUNK  # elements handled at a time, so that temporaries stay small
 
 
 def in_order(terms: Tensor, dim: int) -> Tensor:
-    """Sum along ``dim``, one term after the other (``Tensor.sum`` leaves its order open; a running sum cannot)."""
+    """Sums along ``dim``, one term after the other (``Tensor.sum`` leaves its order open; a running sum cannot)."""
     return terms.cumsum(dim).select(dim, -1)
 
 
 def chunk_sums(terms: Tensor) -> Tensor:
-    """terms: float64 [n], starting at a chunk boundary -> the sum of each chunk, [ceil(n / CHUNK)].
+    """Sums each chunk of ``terms``, float64 [n] that starts at a chunk boundary: the result is [ceil(n / CHUNK)].
 
     Element i is added to lane i % 32 in index order; then the 32 lanes are halved as a tree.
     """
@@ -27,7 +27,7 @@ def chunk_sums(terms: Tensor) -> Tensor:
 
 
 def halved(lanes: Tensor) -> Tensor:
-    """[n, 2^k] -> [n], adding the second half to the first until one is left."""
+    """Sums [n, 2^k] to [n]: adds the second half of the lanes to the first until one lane is left."""
     while lanes.shape[1] > 1:
         half = lanes.shape[1] // 2
         lanes = lanes[:, :half] + lanes[:, half:]

@@ -16,7 +16,7 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def describe(value: Any) -> str:
-    """A short description of an argument for an error message."""
+    """Describes an argument in a few words, for an error message."""
     if isinstance(value, Tensor):
         return "a Tensor"
     text = repr(value)
@@ -26,7 +26,7 @@ def describe(value: Any) -> str:
 
 
 def integer(name: str, value: Any, *, low: int, high: int | None = None) -> int:
-    """``low <= value`` (and ``value < high``), else TypeError or ValueError."""
+    """Returns ``value`` as an int with ``low <= value`` (and ``value < high``), else raises TypeError or ValueError."""
     if type(value) is int and low <= value and (high is None or value < high):
         return value
     bounds = f">= {low}" if high is None else f"in [{low}, {high})"
@@ -47,7 +47,10 @@ def real(
     below: float = math.inf,
     high: float = math.inf,
 ) -> float:
-    """``low <= value``, ``above < value``, ``value < below`` and ``value <= high``, else TypeError or ValueError."""
+    """Returns ``value`` as a float that keeps all four bounds, else raises TypeError or ValueError.
+
+    The bounds are ``low <= value``, ``above < value``, ``value < below`` and ``value <= high``. nan and infinity are refused.
+    """
     inside = type(value) is float and low <= value < below and above < value <= high
     if inside and math.isfinite(value):
         return float(value)
@@ -63,19 +66,19 @@ def real(
 
 
 def seed(value: Any) -> int:
-    """An integer in [0, 2^64): the 64 bits of the Philox key."""
+    """Returns a checked seed: an integer in [0, 2^64), the 64 bits of the Philox key."""
     return integer("seed", value, low=0, high=1 << 64)
 
 
 def backend(value: Any) -> str:
-    """One of BACKENDS."""
+    """Returns a checked backend, one of BACKENDS."""
     if value not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {describe(value)}")
     return str(value)
 
 
 def loss_function(loss_fn: Any) -> None:
-    """Callable, and no class that somebody forgot to make an instance of."""
+    """Checks that ``loss_fn`` is callable, and is not a class that somebody forgot to make an instance of."""
     if loss_fn is None:
         raise TypeError(
             "loss_fn must be given: a function of (output, targets), such as torch.nn.functional.cross_entropy; got none"
@@ -97,7 +100,7 @@ def callback(name: str, value: Any) -> Callable[[Any], None] | None:
 
 
 def no_data_set(name: str, value: Any, needed: str) -> None:
-    """A map of single examples, which only a loader makes batches of."""
+    """Refuses a data set of single examples, since only a loader makes batches of them."""
     if isinstance(value, Dataset) and not isinstance(value, Iterable) and not callable(value):
         raise TypeError(
             f"{name} must be {needed}, got a data set ({type(value).__name__}); DataLoader(dataset, batch_size=...) makes "
@@ -106,12 +109,12 @@ def no_data_set(name: str, value: Any, needed: str) -> None:
 
 
 def is_real_tensor(tensor: Any) -> bool:
-    """What ``real_tensor`` wants, without making up a name for it."""
+    """Tells whether ``real_tensor`` would accept ``tensor``, at less cost: the caller needs no name for it."""
     return isinstance(tensor, Tensor) and tensor.layout is torch.strided and tensor.dtype in DTYPES
 
 
 def real_tensor(name: str, tensor: Any) -> Tensor:
-    """A dense tensor of one of DTYPES."""
+    """Checks that ``tensor`` is dense and has one of DTYPES."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a Tensor, got {describe(tensor)}")
     if tensor.layout != torch.strided:
@@ -122,7 +125,7 @@ def real_tensor(name: str, tensor: Any) -> Tensor:
 
 
 def same_device(name: str, tensors: Sequence[Tensor]) -> None:
-    """All tensors on the device of the first."""
+    """Checks that all tensors are on the device of the first."""
     devices = [tensor.device for tensor in tensors]
     for index, device in enumerate(devices):
         if device != devices[0]:

@@ -1,4 +1,4 @@
-"""One step of a base optimizer at given learning rates, which are the user's again afterwards."""
+"""One step of a base optimizer at given learning rates; afterwards the groups have the user's rates again."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ Rate = float | Tensor
 
 
 def step_base_at(base: Optimizer, rates: Sequence[Rate]) -> None:
-    """Steps ``base`` with ``rates``, one a parameter group, and puts the groups' own back.
+    """Steps ``base`` with one rate for each parameter group, and then puts the groups' own rates back.
 
-    So schedulers own ``group["lr"]``. A tensor lr keeps its identity. Groups that share one tensor must be given one rate.
+    A scheduler therefore keeps ``group["lr"]`` to itself. A tensor lr keeps its identity. Groups that share one tensor must get
+    one rate.
     """
     numbers: list[tuple[dict[str, object], object]] = []
     tensors: dict[int, tuple[Tensor, Tensor]] = {}
@@ -24,7 +25,7 @@ def step_base_at(base: Optimizer, rates: Sequence[Rate]) -> None:
                 numbers.append((group, lr))
                 group["lr"] = rate
             elif id(lr) not in tensors:
-                memory = lr.detach()  # one that requires a gradient may only change behind autograd
+                memory = lr.detach()  # a leaf that requires a gradient may not change in place
                 tensors[id(lr)] = (memory, memory.clone())
                 _set(memory, rate)
         base.step()
@@ -36,7 +37,7 @@ def step_base_at(base: Optimizer, rates: Sequence[Rate]) -> None:
 
 
 def stays_on_device(base: Optimizer) -> bool:
-    """Whether the base steps in a way that never waits for a GPU, which nothing else then may do."""
+    """Tells whether the base steps without ever waiting for a GPU; then nothing else in the step may wait either."""
     return any(
         group.get("capturable") and group["params"] and group["params"][0].is_cuda
         for group in base.param_groups

@@ -1,4 +1,4 @@
-"""The state of a base optimizer, put back after a step that is not to count."""
+"""A copy of a base optimizer's state, for steps that are taken back."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch.optim import Optimizer
 
 
 class BaseState:
-    """A copy of what ``base`` keeps between steps: its state and what it writes into its groups.
+    """A copy of what ``base`` keeps between steps: its state and the entries of its parameter groups.
 
-    Before the first step most optimizers have none, so the copy costs nothing. Parameters and gradients are not part of it.
+    Before the first step most optimizers have no state, so the copy costs nothing. Parameters and gradients are not part of it.
     """
 
     def __init__(self, base: Optimizer) -> None:
@@ -23,7 +23,7 @@ class BaseState:
         }
 
     def restore(self) -> None:
-        """Puts all of it back; what was new is dropped."""
+        """Puts the whole state back and drops entries that are new since the copy."""
         for group, before in zip(self._base.param_groups, self._groups, strict=True):
             group.clear()
             group.update(before)

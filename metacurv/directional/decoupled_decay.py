@@ -1,4 +1,4 @@
-"""Which part of a step is decoupled weight decay, and so no part of the direction that the loss is measured along."""
+"""The part of a step that is decoupled weight decay, and hence no part of the direction that the loss is measured along."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ALWAYS = frozenset({"Adafactor", "AdamW", "Muon"})
 
 
 def decoupled_decay(base: Optimizer, group: dict[str, Any]) -> float:
-    """w of the factor 1 - lr w by which ``base`` shrinks the parameters of ``group`` beside its step; 0 where it does not."""
+    """Returns w of the factor 1 - lr w by which ``base`` shrinks the parameters of ``group`` beside its step; else 0."""
     names = {cls.__name__ for cls in type(base).__mro__}
     if names & _ALWAYS or group.get("decoupled_weight_decay"):
         return float(group.get("weight_decay", 0.0))

@@ -1,4 +1,4 @@
-"""The first step, from which the rule gets its first rate: nothing is known before it, and nothing may be lost by it."""
+"""The first step of the directional rule, which finds the first learning rate and takes itself back if anything fails."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from metacurv.directional.stepped import keep
 from metacurv.estimators.line_reading import LineReading
 from metacurv.rules.directional_state import DirectionalState
 
-_BATCHES = 4  # whose mean slope and curvature give the first rate
-_TRIES = 10  # rounds of them, while the slope is not positive
-_HALVINGS = 40  # of a first rate that raises the loss
-_LONG = 0.25  # beside the parameters, for a step in half precision
+_BATCHES = 4  # probe batches whose mean slope and curvature give the first rate
+_TRIES = 10  # rounds of such batches, while the slope is not positive
+_HALVINGS = 40  # bound on the halvings of a first rate that raises the loss
+_LONG = 0.25  # length over the parameters' at which a step in half precision is long enough
 _LONGER_STEPS = 4
 
 
 class FirstStep:
-    """Steps the base at a rate of 1, puts that back, and takes the part of it that slope and curvature allow.
+    """Steps the base at a rate of 1, takes that back, and then takes the part of it that slope and curvature give.
 
     Args:
-        base, rates: the optimizer and its groups' rates.
+        base: the base optimizer.
+        rates: the learning rates of its groups.
         draw: gives a probe batch.
         backend: see ``metacurv.ops``.
     """
@@ -47,20 +48,20 @@ class FirstStep:
     def take(
         self, moving: Sequence[Sequence[Tensor]], state: DirectionalState, factor: float
     ) -> LineReading | None:
-        """Steps, and sets the first rate in ``state``.
+        """Takes the first step, and sets the first rate in ``state``.
 
         Args:
             moving: the parameters with a gradient under each scale; not all empty.
-            state: before its first rate.
-            factor: on the rate of this step, of the horizon.
+            state: the rule's state, before its first rate.
+            factor: the horizon's factor on the rate of this step.
 
         Returns:
-            The reading, or None where the gradients are zeros: there is then nothing to find a rate from, and no step.
+            The reading, or None where all gradients are zeros: then there is nothing to find a rate from, and no step is taken.
 
         Raises:
             ValueError: gradients or losses are not finite, or the loss has no curvature along the step.
-            NotTwiceDifferentiableError: the loss has no second derivative.
-            After any error parameters and base are as they were.
+            NotTwiceDifferentiableError: the loss has no second derivative. After this error, as after any, parameters and base
+                are as they were.
         """
         batches = [self._draw() for _ in range(_BATCHES)]
         before = BaseState(self._base)
@@ -85,10 +86,10 @@ class FirstStep:
     def _step_far_enough(
         self, line: StepLine, before: BaseState, has_gradient: Sequence[bool]
     ) -> None:
-        """At a rate of 1, or at one so much larger that rounding the parameters takes few digits from the step."""
+        """Steps the base at a rate of 1, or at a larger one where rounding the parameters would cost many digits."""
         digits = 1024 * max(torch.finfo(dtype).eps for dtype in line.dtypes)
         enough = min(digits, _LONG)
-        # A power of two; some optimizers convert the rate to the parameters' dtype.
+        # The bound is a power of two within the dtype's range, as some optimizers convert the rate to the parameters' dtype.
         most = min(2.0 ** (math.frexp(torch.finfo(dtype).max)[1] - 2) for dtype in line.dtypes)
         shares, scales = self._rates.first_shares(), self._rates.scale_of_group
         rates = [1.0] * len(line.length)
@@ -116,7 +117,7 @@ class FirstStep:
             rates = longer
 
     def _reading(self, line: StepLine, batches: list[ProbeBatch]) -> LineReading:
-        """The mean over batches, other ones while the slope says that the step goes uphill."""
+        """Returns the mean reading over batches; draws other batches while the slope says that the step goes uphill."""
         weights = torch.ones_like(line.reach)
         for attempt in range(_TRIES):
             if attempt:
@@ -146,7 +147,11 @@ class FirstStep:
         before: Tensor,
         state: DirectionalState,
     ) -> None:
-        """Judged at the rate itself, wherever a scheduler begins: of a step too short to be seen, rounding would decide."""
+        """Halves the rate while the step at that rate raises the loss of the batches.
+
+        The step is judged at the whole rate, not at the part that a scheduler begins with: rounding would decide about a tiny
+        step.
+        """
         shares, scales = self._rates.first_shares(), self._rates.scale_of_group
         for _ in range(_HALVINGS):
             lr = state.lr.tolist()
@@ -158,7 +163,7 @@ class FirstStep:
             state.lr = state.lr / 2
 
     def _go(self, line: StepLine, state: DirectionalState, factor: float) -> None:
-        """To where the step at the rate that was found leads, times what a scheduler and the horizon make of it."""
+        """Takes the step at the rate that was found, times the factors of a scheduler and of the horizon."""
         largest = [float(share) for share in self._rates.largest(self._rates.shares())]
         lr = [rate * part * factor for rate, part in zip(state.lr.tolist(), largest, strict=True)]
         shares, scales = self._rates.first_shares(), self._rates.scale_of_group
@@ -167,7 +172,7 @@ class FirstStep:
 
 
 def _lengthening(length: float) -> float:
-    """A power of two, which rounds nothing, that makes the step about as long as the parameters."""
+    """Returns the power of two, which rounds nothing, that makes the step about as long as the parameters."""
     return 2.0 ** (round(-math.log2(length)) if length > 0 else 24)
 
 

@@ -1,4 +1,4 @@
-"""From the rates that the rule finds to a learning rate for each parameter group."""
+"""The learning rate of each parameter group, from the rates that the directional rule finds."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from metacurv.directional.decoupled_decay import decoupled_decay
 
 
 class GroupRates:
-    """The user's lr of a group counts in two ways: beside those of other groups, and beside what it was at first.
+    """Derives each group's rate from the rate of its scale and the user's own ``lr`` of the group.
 
-    A group's rate is that of its scale times lr / reference, the reference being the largest first lr under the scale. So
-    the level of the user's lr has no effect, the ratios of groups stay, and what a scheduler does multiplies the rate.
+    A scale is a set of groups that share one rate of the rule. A group's rate is that of its scale times lr / reference; the
+    reference is the largest first lr under the scale. So the level of the user's lr has no effect, the ratios of groups stay,
+    and a scheduler multiplies the rate.
 
     Args:
-        base: the optimizer.
-        per_group: a scale for each group; else one for all.
+        base: the base optimizer.
+        per_group: True for a scale for each group, False for one scale over all groups.
     """
 
     def __init__(self, base: Optimizer, per_group: bool) -> None:
@@ -33,8 +34,8 @@ class GroupRates:
     def load(self, first: list[float]) -> None:
         """Takes the first learning rates, as ``state`` gives them.
 
-        Kept with what follows, since every step asks: ``scales``, the groups under each scale, ``scale_of_group``
-        and ``references``.
+        It also derives ``scales``, the groups under each scale, ``scale_of_group`` and ``references``, which every step asks
+        for.
 
         Raises:
             ValueError: all groups under a scale had lr 0.
@@ -56,11 +57,11 @@ class GroupRates:
         self.references = references
 
     def group_added(self) -> None:
-        """The base has one more group."""
+        """Takes in the group that was just added to the base."""
         self.load([*self._first, _first_lr(self._base.param_groups[-1])])
 
     def shares(self) -> list[Rate]:
-        """lr / reference of every group, as the user and the scheduler have it now; a tensor where the lr is one on a GPU."""
+        """Returns lr / reference of every group, with the lr of this moment; a tensor where the lr is one on a GPU."""
         return [
             _number(group["lr"])
             / float(group.get("max_lr", reference))  # OneCycleLR brings a level of its own
@@ -70,11 +71,11 @@ class GroupRates:
         ]
 
     def largest(self, shares: Sequence[Rate]) -> list[Rate]:
-        """The largest share under every scale: what a rate is multiplied by before it comes to the groups."""
+        """Returns the largest share under every scale: a rate is multiplied by it before it comes to the groups."""
         return [_largest([shares[g] for g in scale]) for scale in self.scales]
 
     def first_shares(self) -> list[float]:
-        """Like ``shares``, but 1 for the largest under every scale, wherever a scheduler begins."""
+        """Returns ``shares`` divided by the largest under every scale, so that the first step does not depend on a warm-up."""
         now = [float(share) for share in self.shares()]
         first = [
             lr / reference
@@ -87,24 +88,24 @@ class GroupRates:
         ]
 
     def keep(self, rates: Sequence[Rate]) -> list[Rate]:
-        """1 - rate x decoupled weight decay of every group."""
+        """Returns 1 - rate x decoupled weight decay of every group."""
         decays = [decoupled_decay(self._base, group) for group in self._base.param_groups]
         return [
             1 - rate * decay if decay else 1.0 for rate, decay in zip(rates, decays, strict=True)
         ]
 
     def state(self) -> list[float]:
-        """The first learning rates."""
+        """Returns the first learning rates, for a state dict."""
         return list(self._first)
 
 
 def _first_lr(group: dict[str, Any]) -> float:
-    """Before any scheduler."""
+    """Returns the lr that the group had before any scheduler."""
     return _validate.real("optimizer's lr", float(group.get("initial_lr", group["lr"])), low=0)
 
 
 def _number(lr: float | Tensor) -> Rate:
-    """A tensor on a GPU stays one, as a number would wait for it."""
+    """Returns the lr as a float; a tensor on a GPU stays a tensor, as a float would make the host wait for it."""
     return lr.detach() if isinstance(lr, Tensor) and lr.is_cuda else float(lr)
 
 

@@ -1,6 +1,7 @@
-"""An average of the iterates in which later ones count more.
+"""A running average of the iterates in which later ones count more.
 
-Shamir and Zhang 2013, "Stochastic gradient descent for non-smooth optimization" (ICML): polynomial-decay averaging, eta = 4.
+Source: Shamir and Zhang 2013, "Stochastic gradient descent for non-smooth optimization" (ICML): polynomial-decay averaging,
+eta = 4.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from metacurv import _validate
 from metacurv.estimators.precision import wide
 
 _POWER = 4  # the last fifth of the iterates has about two thirds of the weight
-_EVERY = 8  # steps: neighbours hardly differ, and a look at all parameters costs tiny networks 7 % of a step
-_AT_FIRST = 12 * _EVERY  # steps that all count
+_EVERY = 8  # steps between updates: neighbours hardly differ, and reading all parameters costs tiny networks 7 % of a step
+_AT_FIRST = 12 * _EVERY  # steps at the start that all count
 
 
 class IterateAverage:
-    """a_t = a_(t-1) + 5 / (t + 5) (theta_t - a_(t-1)), t = 1, 2, ...
+    """Keeps a_t = a_(t-1) + 5 / (t + 5) (theta_t - a_(t-1)), t = 1, 2, ...
 
     After 96 steps every eighth iterate stands for the seven before it, with the weight of all eight.
     """
@@ -34,13 +35,13 @@ class IterateAverage:
         self.extend(parameters)
 
     def extend(self, parameters: Sequence[Tensor]) -> None:
-        """More parameters; until now they were what they are."""
+        """Adds parameters; until now they count as constant."""
         self._parameters.extend(parameters)
-        # Steps of a twentieth of a hundredth are below the spacing of half-precision numbers.
+        # Late updates are smaller than the spacing of half-precision numbers, so the average is in a wider dtype.
         self.values.extend(wide(p.detach()).clone() for p in parameters)
 
     def take(self) -> None:
-        """Counts the parameters in as they are."""
+        """Counts the present parameters in."""
         self._taken += 1
         t = self._taken
         if t > _AT_FIRST and t % _EVERY:
@@ -52,18 +53,18 @@ class IterateAverage:
 
     @torch.no_grad()
     def restart(self) -> None:
-        """Forgets all iterates but the one the parameters are at."""
+        """Forgets all iterates but the present one."""
         self._taken = 0
         torch._foreach_copy_(self.values, self._parameters)
 
     @torch.no_grad()
     def continue_from_it(self) -> None:
-        """Puts the parameters where the average is."""
+        """Copies the average into the parameters."""
         torch._foreach_copy_(self._parameters, self.values)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The parameters hold the average within the block."""
+        """Puts the average into the parameters for the length of the block."""
         with torch.no_grad():
             held = [p.detach().clone() for p in self._parameters]
             torch._foreach_copy_(self._parameters, self.values)
@@ -74,11 +75,16 @@ class IterateAverage:
                 torch._foreach_copy_(self._parameters, held)
 
     def state(self) -> dict[str, Any]:
-        """Tensors and numbers, for a state dict."""
+        """Returns tensors and numbers, for a state dict."""
         return {"taken": self._taken, "values": list(self.values)}
 
     def check(self, state: Any, name: str) -> None:
-        """Raises TypeError or ValueError unless ``state``, ``name`` in the message, is of an average of such parameters."""
+        """Checks that ``state``, called ``name`` in errors, belongs to an average of such parameters.
+
+        Raises:
+            TypeError: a number in it is of the wrong type.
+            ValueError: it has another form, or tensors of other shapes.
+        """
         if not isinstance(state, dict) or not {"taken", "values"} <= state.keys():
             raise ValueError(
                 f"{name} must be a dict with taken and values, got {_validate.describe(state)}"
@@ -97,6 +103,6 @@ class IterateAverage:
 
     @torch.no_grad()
     def load(self, state: dict[str, Any]) -> None:
-        """Takes back what ``state`` gave and ``check`` let pass."""
+        """Takes back what ``state`` returned, after ``check``."""
         self._taken = state["taken"]
         torch._foreach_copy_(self.values, state["values"])

@@ -1,4 +1,4 @@
-"""The batches that the directional rule measures on: drawn apart from the training loop's, in an order of their own."""
+"""The batches that the directional rule measures on, drawn apart from the training loop's in an order of their own."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ _EXPECTED = "a DataLoader, an iterable of (inputs, targets) pairs that can be be
 
 
 class ProbeBatches:
-    """Draws (inputs, targets), as often as asked. What is drawn depends on the seed and the number of batches drawn before.
+    """Draws (inputs, targets) pairs, which depend on the seed and on the number of batches drawn before.
 
     Args:
         probe: see ``MetaCurvatureLR``.
-        seed: of the order, where that is this class's to choose.
+        seed: the seed of the order, where this class chooses the order.
 
     Raises:
-        TypeError, ValueError: ``probe`` is nothing that batches can be drawn from.
+        TypeError: ``probe`` is of a type that no batches can be drawn from.
+        ValueError: ``probe`` is empty.
     """
 
     def __init__(self, probe: Any, seed: int) -> None:
@@ -45,15 +46,15 @@ class ProbeBatches:
 
     @property
     def drawn(self) -> int:
-        """How many batches were drawn."""
+        """The number of batches drawn so far."""
         return self._drawn
 
     def draw(self, device: torch.device) -> tuple[Any, Any]:
-        """The next batch, on ``device``; the global random states are as before.
+        """Returns the next batch, on ``device``; the global random states are as before.
 
         Raises:
-            TypeError: what comes is no pair.
-            ValueError: there is none.
+            TypeError: ``probe`` gave something other than a pair.
+            ValueError: ``probe`` gave nothing.
         """
         with self._randomness():
             pair = self._source.batch(self._next_item())
@@ -65,14 +66,14 @@ class ProbeBatches:
         return _on(device, pair[0]), _on(device, pair[1])
 
     def go_to(self, drawn: int, *, seed: int) -> None:
-        """Goes on as after ``drawn`` batches under ``seed``.
+        """Continues as after ``drawn`` batches under ``seed``.
 
-        A plain iterable is gone through again up to there; a function is not called.
+        A plain iterable is iterated again up to there; a function is not called.
         """
         self._seed, self._drawn, self._round = seed, drawn, -1
         self._items: Iterator[Any] = iter(())
         length = self._source.length
-        if length is not None:  # whole rounds need not be gone through
+        if length is not None:  # whole rounds are skipped
             self._round, drawn = drawn // length - 1, drawn % length
         target = self._drawn
         for self._drawn in range(target - drawn, target):
@@ -81,7 +82,7 @@ class ProbeBatches:
         self._drawn = target
 
     def _randomness(self) -> AbstractContextManager[None]:
-        """Of what is foreign: a function of the seed and the number of batches drawn before."""
+        """Seeds the random generators that foreign code may use, from the seed and the number of batches drawn before."""
         if not self._source.runs_foreign_code:
             return nullcontext()
         return _own_randomness(_mixed(self._seed, self._drawn))
@@ -107,17 +108,20 @@ class ProbeBatches:
 
 
 class _Source(ABC):
-    """Gone through in rounds; ``length``: items in a round, None where that is known only at its end."""
+    """A source of batches that is read in rounds, again and again.
+
+    ``length`` is the number of items in a round, None where only the end of the round tells it.
+    """
 
     length: int | None = None
-    runs_foreign_code = True  # which may draw random numbers
+    runs_foreign_code = True  # the user's code, which may draw random numbers
 
     @abstractmethod
     def items(self, generator: torch.Generator) -> Iterator[Any]:
-        """Those of a round, whose order ``generator`` decides."""
+        """Iterates over the items of one round, in the order that ``generator`` decides."""
 
     def batch(self, item: Any) -> Any:
-        """What an item stands for."""
+        """Returns the batch that an item stands for."""
         return item
 
 
@@ -154,7 +158,7 @@ class _Shuffled(_Source):
 
 
 class _OfLoader(_Source):
-    """Batches of the loader's size and kind from its data set; its sampler is the training loop's."""
+    """Draws batches of the loader's size and kind from its data set; the loader's sampler stays with the training loop."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         data: Any = loader.dataset
@@ -184,7 +188,7 @@ class _OfLoader(_Source):
 
 
 def _is_plain(loader: DataLoader[Any]) -> bool:
-    """Whether its batches are of its whole data set; a sampler that chooses is asked for its choice."""
+    """Tells whether the loader draws from its whole data set; where a sampler selects examples, its selection must be kept."""
     plain = (SequentialSampler, RandomSampler)
     return (
         not isinstance(loader.dataset, IterableDataset)
@@ -223,12 +227,12 @@ def _source_of(probe: Any) -> _Source:
 
 
 def _generator(seed: int, number: int) -> torch.Generator:
-    """Of round ``number``."""
+    """Returns the random generator of round ``number``."""
     return torch.Generator().manual_seed(_mixed(seed, number))
 
 
 def _mixed(seed: int, number: int) -> int:
-    """32 bits of both, which is what torch's CPU generator keeps: SplitMix64 (Steele, Lea, Flood 2014)."""
+    """Mixes both numbers into 32 bits, which is what torch's CPU generator keeps: SplitMix64 (Steele, Lea, Flood 2014)."""
     z = (seed + (number + 1) * 0x9E3779B97F4A7C15) % (1 << 64)
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % (1 << 64)
     z = (z ^ z >> 27) * 0x94D049BB133111EB % (1 << 64)
@@ -244,7 +248,7 @@ def _on(device: torch.device, value: Any) -> Any:
 
 @contextmanager
 def _own_randomness(seed: int) -> Iterator[None]:
-    """The global generators, any of which a data set may augment with, begin at ``seed`` and are put back."""
+    """Seeds the global generators, any of which a data set may augment with, and puts their states back at the end."""
     numpy = _numpy_random()
     python, cpu = random.getstate(), torch.get_rng_state()
     legacy = None if numpy is None else numpy.get_state()
@@ -262,5 +266,5 @@ def _own_randomness(seed: int) -> Iterator[None]:
 
 
 def _numpy_random() -> Any:
-    """``numpy.random`` where somebody has imported numpy; nobody draws from it before."""
+    """Returns ``numpy.random`` where somebody has imported numpy, else None: nobody can have drawn from it."""
     return sys.modules.get("numpy.random")
