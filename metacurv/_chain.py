@@ -114,7 +114,8 @@ def chain_taylor(
     """Returns the samples v . H v of probes ``probe`` ... ``probe`` + n_probes - 1: float64 [n_probes].
 
     numbers: [2 L], the parameter numbers of each layer's weight and bias, -1 for no bias; transposed: [L], true where a weight
-    is [O, I], not [I, O]; cotangents: L - 1 tensors dL/dz [N, O]; curvatures: L - 1 tensors s''(z) dL/da [N, I] of the function
+        is
+    [O, I], not [I, O]; cotangents: L - 1 tensors dL/dz [N, O]; curvatures: L - 1 tensors s''(z) dL/da [N, I] of the function
     below a layer, empty where that is 0.
 
     With z' = V a + v_b + W a' going up, a layer adds 2 <V' d, a'>, an activation <c, z'^2>, and the softmax the variance of z'

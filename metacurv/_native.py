@@ -61,7 +61,8 @@ def build_info() -> dict[str, Any]:
     Returns:
         A dict that always has ``version``, ``native`` (bool) and ``torch``. With the compiled module it also says how that was
         built: ``built_from``, ``compiler``, ``cpp_standard``, ``torch_target``, ``cpu_isa``, ``cuda_compiled``,
-        ``cuda_version`` and ``cuda_archs``. Without it there is ``native_error``, the reason.
+            ``cuda_version``
+        and ``cuda_archs``. Without it there is ``native_error``, the reason.
     """
     info: dict[str, Any] = {
         "version": __version__,

@@ -1,4 +1,4 @@
-"""The parameters of an optimizer's groups: in the order that numbers them, and as a model must have some of them."""
+"""The parameters of an optimizer's groups: their order, which numbers them, and a check that a model owns some of them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch.optim import Optimizer
 
 
 def named_parameters(optimizer: Optimizer) -> list[tuple[str, Tensor]]:
-    """All parameters in ``param_groups`` order, which is their numbering.
+    """Returns all parameters in ``param_groups`` order, which is their numbering.
 
-    Names are those the base was given, with the group's index in front where two groups share one; else positions.
+    Names are those the base optimizer was given, with the group's index in front where two groups share one; else positions.
     """
     named: list[tuple[str, Tensor]] = []
     for group in optimizer.param_groups:

@@ -1,18 +1,20 @@
-"""The ops of metacurv, and the one place that picks the compiled kernel or the torch twin.
+"""The ops of metacurv, each as a compiled kernel and as a twin in plain torch, behind one checked function.
 
-Signs follow one contract (``csrc/philox.h``): element ``i`` of parameter ``number`` in probe ``probe`` under ``seed`` is
-+1 or -1 by one bit of a Philox4x32-10 block, whatever the device, dtype, thread count or sharding. The arguments every
-list op takes:
+Random signs follow one contract (``csrc/philox.h``): element ``i`` of parameter ``number`` in probe ``probe`` under ``seed`` is
++1 or -1 by one bit of a Philox4x32-10 block, whatever the device, dtype, thread count or sharding. These arguments mean the
+same in every op:
 
-``seed``     int in [0, 2^64).
-``probe``    int in [0, 2^32), or a 0-dim int64 tensor on the tensors' device, read modulo 2^32 when the op runs, so that a
-             captured CUDA graph can advance it.
-``numbers``  parameter number of each tensor, ints in [0, 2^32); default 0, 1, 2, ...
-``offsets``  index of each tensor's first element in its unsharded parameter, ints >= 0; default 0.
-``backend``  "native": the compiled op, an error where there is none; "reference": the torch twin; "auto": native where it
-             was built for the tensors' device.
+- ``seed``: int in [0, 2^64).
+- ``probe``: int in [0, 2^32), or a 0-dim int64 tensor on the tensors' device, read modulo 2^32 when the op runs, so that a
+  captured CUDA graph can advance it.
+- ``numbers``: the parameter number of each tensor, ints in [0, 2^32); by default 0, 1, 2, ...
+- ``offsets``: the index of each tensor's first element in its unsharded parameter, ints >= 0; by default 0.
+- ``backend``: "native" runs the compiled op and raises an error where there is none; "reference" runs the torch twin; "auto"
+  runs the compiled op where it was built for the tensors' device, else the twin.
 
-CUDA: the kernels are compiled and checked without a GPU; no GPU has run them yet.
+The generator is that of Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC'11.
+
+The CUDA kernels are compiled and checked without a GPU; no GPU has run them yet.
 """
 
 from __future__ import annotations
@@ -42,14 +44,21 @@ __all__ = [
 
 
 def implementation(backend: str, device: torch.device) -> ModuleType:
-    """What ``backend`` means for tensors on ``device``: ``_kernels`` or ``_reference``, the same functions without checks.
+    """Returns the module that serves ``backend`` on ``device``: ``_kernels`` or ``_reference``, the same functions unchecked.
+
+    Args:
+        backend: "auto", "native" or "reference".
+        device: the tensors' device.
+
+    Returns:
+        The module with the positional functions behind this module's own.
 
     Raises:
         ValueError: ``backend`` is unknown.
         RuntimeError: ``backend="native"`` and no kernel was compiled for ``device``.
     """
     if backend == "auto" and device.type == "cpu" and _native.native_available():
-        return _kernels  # in most calls, of which some are in a hurry
+        return _kernels  # the usual case comes first, as some callers need it fast
     _validate.backend(backend)
     if backend == "reference":
         return _reference
@@ -70,9 +79,17 @@ def implementation(backend: str, device: torch.device) -> ModuleType:
 
 
 def signed_matmul_pays(backend: str, like: Tensor) -> bool:
-    """Whether ``signed_matmul`` beats a product with a stored probe for tensors like this one.
+    """Tells whether ``signed_matmul`` beats a product with a stored probe for tensors like ``like``.
 
-    Measured: 2 x faster than MKL with the AVX-512 kernel at [100, 256] x [256, 256] float32; the portable kernel is slower.
+    Measured, it is 2 x faster than MKL with the AVX-512 kernel at [100, 256] x [256, 256] float32; the portable kernel is
+    slower.
+
+    Args:
+        backend: "auto", "native" or "reference".
+        like: a tensor of the device and dtype in question.
+
+    Returns:
+        True where it is faster.
     """
     return (
         backend != "reference"
@@ -133,32 +150,43 @@ def _probe_tensor(probe: int | Tensor, device: torch.device) -> Tensor:
 def _probe_argument(
     probe: int | Tensor, run: ModuleType, tensors: Sequence[Tensor], device: torch.device
 ) -> int | Tensor:
-    """The probe as ``rademacher_`` and ``signed_sum`` of ``run`` take it fastest."""
+    """Returns the probe in the form that ``rademacher_`` and ``signed_sum`` of ``run`` take fastest."""
     if run is _kernels and tensors and device.type == "cpu" and not isinstance(probe, Tensor):
         return _validate.integer("probe", probe, low=0, high=1 << 32)
     return _probe_tensor(probe, device)
 
 
 def _device_of(tensors: Sequence[Tensor], number: float | Tensor) -> torch.device:
-    """An empty list runs where the number that goes with it is."""
+    """Returns the device to run on; an empty list runs where the number that goes with it is."""
     if tensors:
         return tensors[0].device
     return number.device if isinstance(number, Tensor) else torch.device("cpu")
 
 
 def as_int64(seed: int) -> int:
-    """The same 64 bits as an int64, which is what an op schema can carry."""
+    """Returns the same 64 bits as an int64, which is what an op schema can carry.
+
+    Args:
+        seed: int in [0, 2^64).
+
+    Returns:
+        The int in [-2^63, 2^63) with the same bits.
+
+    Raises:
+        TypeError: ``seed`` is no integer.
+        ValueError: ``seed`` is out of range.
+    """
     checked = _validate.seed(seed)
     return checked - (1 << 64) if checked >= 1 << 63 else checked
 
 
 def _is_negated(tensor: Tensor) -> bool:
-    """Whether the numbers of a tensor are the negatives of those in its memory. torch.compile cannot trace the question."""
+    """Tells whether a tensor's values are the negatives of those in its memory. torch.compile cannot trace the question."""
     return not torch.compiler.is_compiling() and tensor.is_neg()
 
 
 def _elements_overlap(tensor: Tensor) -> bool:
-    """Whether two elements may share memory (expanded and unfolded tensors): some stride does not clear what lies within."""
+    """Tells whether elements may share memory (expanded, unfolded tensors): some stride is shorter than the span within."""
     if tensor.is_contiguous():
         return False
     reach = 0
@@ -193,18 +221,19 @@ def rademacher_(
     offsets: Sequence[int] | None = None,
     backend: str = "auto",
 ) -> None:
-    """Fills every tensor with its part of Rademacher probe ``probe``: entries +1 and -1.
+    """Fills every tensor with its part of Rademacher probe ``probe``: entries +1 and -1 with equal probability.
 
     Args:
         tensors: T dense float32, float64, float16 or bfloat16 tensors of any shape and stride, on one device.
-        seed: see the module's text, as for the rest.
-        probe: number of the probe.
-        numbers: parameter numbers.
-        offsets: indices of first elements.
+        seed: int in [0, 2^64), the seed of all probes.
+        probe: number of the probe: int in [0, 2^32), or a 0-dim int64 tensor on the tensors' device.
+        numbers: T parameter numbers, ints in [0, 2^32); by default 0, 1, 2, ...
+        offsets: T indices of first elements in unsharded parameters, ints >= 0; by default 0.
         backend: "auto", "native" or "reference".
 
     Raises:
-        TypeError, ValueError: an argument is of the wrong type, dtype, layout, length or range; nothing is written.
+        TypeError: an argument is of the wrong type, dtype or layout; nothing is written.
+        ValueError: an argument is of the wrong length, range or device; nothing is written.
         RuntimeError: ``backend="native"`` where it was not built.
 
     Example:
@@ -231,21 +260,23 @@ def signed_sum(
     offsets: Sequence[int] | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """v . x of each tensor x with its part v of Rademacher probe ``probe``; v is never stored.
+    """Computes the inner product v . x of each tensor x with its part v of Rademacher probe ``probe``; v is never stored.
 
     Args:
         tensors: T dense float32, float64, float16 or bfloat16 tensors of any shape and stride, on one device.
-        seed: see the module's text, as for the rest.
-        probe: number of the probe.
-        numbers: parameter numbers.
-        offsets: indices of first elements.
+        seed: int in [0, 2^64), the seed of all probes.
+        probe: number of the probe: int in [0, 2^32), or a 0-dim int64 tensor on the tensors' device.
+        numbers: T parameter numbers, ints in [0, 2^32); by default 0, 1, 2, ...
+        offsets: T indices of first elements in unsharded parameters, ints >= 0; by default 0.
         backend: "auto", "native" or "reference".
 
     Returns:
         float64 [T] on the tensors' device. On CPU native and reference agree bit for bit.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as ``rademacher_``.
+        TypeError: an argument is of the wrong type, dtype or layout.
+        ValueError: an argument is of the wrong length, range or device.
+        RuntimeError: ``backend="native"`` where it was not built.
 
     Example:
         >>> x = torch.ones(1000)
@@ -276,22 +307,33 @@ def hutchinson_accumulate_(
 ) -> None:
     """Folds one Hutchinson sample v . (H v) into running statistics, per tensor and in total, on the device.
 
-    With s the sample and n the new count (Welford 1962):  d = s - mean;  mean += d / n;  m2 += d (s - mean).
-    The standard error of the mean is sqrt(m2 / (n - 1) / n). No host sync.
+    With s the sample and n the new count, Welford's update (1962) is  d = s - mean;  mean += d / n;  m2 += d (s - mean).
+    The standard error of the mean is sqrt(m2 / (n - 1) / n). There is no host sync.
 
     Args:
         mean: float64 [T + 1] contiguous, updated; entry t for tensor t, the last for the sum over all tensors.
-        m2: like ``mean``.
+        m2: float64 [T + 1] contiguous, updated: the sums of squared deviations.
         count: 0-dim int64, the number of samples so far, updated.
         products: T tensors, H v for the same probe.
-        seed: see the module's text, as for the rest.
-        probe: number of the probe.
-        numbers: parameter numbers.
-        offsets: indices of first elements.
+        seed: int in [0, 2^64), the seed of all probes.
+        probe: number of the probe: int in [0, 2^32), or a 0-dim int64 tensor on the tensors' device.
+        numbers: T parameter numbers, ints in [0, 2^32); by default 0, 1, 2, ...
+        offsets: T indices of first elements in unsharded parameters, ints >= 0; by default 0.
         backend: "auto", "native" or "reference".
 
     Raises:
-        TypeError, ValueError, RuntimeError: as ``rademacher_``, and for statistics of the wrong shape, dtype or device.
+        TypeError: an argument is of the wrong type, or a product of the wrong dtype or layout.
+        ValueError: an argument is of the wrong length, range or device, or a statistic of the wrong shape, dtype or layout.
+        RuntimeError: ``backend="native"`` where it was not built.
+
+    Example:
+        >>> mean, m2, count = torch.zeros(2).double(), torch.zeros(2).double(), torch.zeros((), dtype=torch.int64)
+        >>> v = torch.empty(3)
+        >>> for probe in range(2):  # H = 2 I, so H v = 2 v and every sample is 2 * 3
+        ...     rademacher_([v], seed=0, probe=probe)
+        ...     hutchinson_accumulate_(mean, m2, count, [2 * v], seed=0, probe=probe)
+        >>> mean.tolist(), m2.tolist(), count.item()
+        ([6.0, 6.0], [0.0, 0.0], 2)
     """
     checked, number_list, offset_list = _check_list("products", products, numbers, offsets)
     device = _device_of([*checked, mean], probe)
@@ -320,19 +362,27 @@ def hutchinson_accumulate_(
 
 
 def reciprocal_lr_(scale: Tensor, trace: Tensor, *, alpha: float, backend: str = "auto") -> None:
-    """The reciprocal rule: scale <- 1 / (1 + alpha max(trace, 0)), guarded, on the device, without a host sync.
+    """Applies the reciprocal rule, scale <- 1 / (1 + alpha max(trace, 0)), on the device, without a host sync.
 
     A trace that is not finite leaves ``scale`` as it was (1 where it held nothing usable). The result is always finite and in
     [2^-40, 1], so that a learning rate times it stays positive.
 
     Args:
-        scale: one float32 or float64 element, updated.
+        scale: one float32 or float64 element, updated; no unit.
         trace: one float32 or float64 element on the same device.
         alpha: finite, >= 0, in units of 1 / trace.
-        backend: see the module's text.
+        backend: "auto", "native" or "reference".
 
     Raises:
-        TypeError, ValueError, RuntimeError: an argument is of the wrong type, dtype, size, device or range.
+        TypeError: ``scale`` or ``trace`` is no tensor, or ``alpha`` no number.
+        ValueError: an argument is of the wrong dtype, size, device or range.
+        RuntimeError: ``backend="native"`` where it was not built.
+
+    Example:
+        >>> scale = torch.ones(())
+        >>> reciprocal_lr_(scale, torch.tensor(300.0), alpha=0.01)
+        >>> scale.item()
+        0.25
     """
     for name, tensor in (("scale", scale), ("trace", trace)):
         if not isinstance(tensor, Tensor):
@@ -361,12 +411,12 @@ def directional_lr_(
     searching: bool,
     backend: str = "auto",
 ) -> None:
-    """One reading of the directional rule, in one launch and without a host sync; ``docs/develop/research-log.md`` derives it.
+    """Takes one reading of the directional rule, in one launch and without a host sync.
 
-    While ``searching`` the averages of slope n and curvature d take the reading in, with decay min(beta, (1 + k) / (10 + k)), k
-    readings so far, and log rate += kappa log(sigma n / (rate d)), the logarithm in [-1, 3], or up to 0.5 once it was negative.
-    At all times the rate is halved where the loss is more than a quarter of the way back up from its least average to the
-    first. The rate stays in [2^-60, 2^60].
+    ``docs/develop/research-log.md`` derives the rule. While ``searching``, the averages of slope n and curvature d take the
+    reading in, with decay min(beta, (1 + k) / (10 + k)) after k readings, and log rate += kappa log(sigma n / (rate d)), with
+    the logarithm in [-1, 3], or up to 0.5 once it was negative. At all times the rate is halved where the loss is more than a
+    quarter of the way back up from its least average to the first. The rate stays in [2^-60, 2^60].
 
     Args:
         scales: [4, S], contiguous float64, updated. For each of S rates: the rate, > 0; the averages of n and of d; and 1
@@ -375,15 +425,16 @@ def directional_lr_(
             the least of that; readings so far; the largest |change of log rate| by this one; and 1 where it was finite.
         reading: [1 + 2 S], contiguous float64 on the same device: a loss, S slopes, S curvatures. Where a number in it is not
             finite, slope and curvature move nothing; nor do those of a rate for which both are 0.
-        sigma: finite, > 0: rate d / n that is sought.
+        sigma: finite, > 0: the ratio rate d / n that the rule seeks.
         kappa: in (0, 1], the gain.
-        beta: in [0, 1).
-        searching: whether slope and curvature move the rate.
+        beta: in [0, 1), the decay of the averages.
+        searching: True where slope and curvature move the rate.
         backend: "auto", "native" or "reference". On CPU they agree to a few units in the last place (of log and exp).
 
     Raises:
-        TypeError, ValueError, RuntimeError: an argument is of the wrong type, dtype, shape, layout, device or range; nothing
-            is changed.
+        TypeError: an argument is of the wrong type; nothing is changed.
+        ValueError: an argument is of the wrong dtype, shape, layout, device or range; nothing is changed.
+        RuntimeError: ``backend="native"`` where it was not built.
 
     Example:
         >>> scales = torch.tensor([[0.5], [0.0], [0.0], [0.0]], dtype=torch.float64)
@@ -437,17 +488,17 @@ def signed_matmul(
     transpose: bool,
     backend: str = "auto",
 ) -> Tensor:
-    """x V' (``transpose``) or x V, with V the probe of parameter ``number``, a [rows, cols] sign matrix that is never stored.
+    """Computes x V' (``transpose``) or x V, with V the [rows, cols] sign matrix of parameter ``number``, never stored.
 
     Args:
         x: contiguous matrix, [n, cols] with ``transpose``, else [n, rows]. The compiled op serves float32 on CPU; other dtypes
             and devices go to the torch twin.
-        seed: see the module's text.
-        probe: number of the probe.
+        seed: int in [0, 2^64), the seed of all probes.
+        probe: number of the probe: int in [0, 2^32), or a 0-dim int64 tensor on the device of ``x``.
         number: parameter number, int in [0, 2^32).
-        rows: of V, >= 1.
-        cols: of V, >= 1.
-        transpose: x V' or x V.
+        rows: the number of rows of V, >= 1.
+        cols: the number of columns of V, >= 1.
+        transpose: True for x V', False for x V.
         backend: "auto", "native" or "reference".
 
     Returns:
@@ -455,8 +506,16 @@ def signed_matmul(
         neighbours are formed first.
 
     Raises:
-        TypeError, ValueError, RuntimeError: an argument is of the wrong type, shape or range, or ``backend="native"`` cannot
-            serve x.
+        TypeError: an argument is of the wrong type, or ``x`` of the wrong dtype or layout.
+        ValueError: an argument is of the wrong shape, range or device.
+        RuntimeError: ``backend="native"`` cannot serve x.
+
+    Example:
+        >>> v = torch.empty(2, 3)
+        >>> rademacher_([v], seed=0, probe=5)
+        >>> x = torch.tensor([[1.0, 2.0, 4.0]])
+        >>> bool((signed_matmul(x, seed=0, probe=5, number=0, rows=2, cols=3, transpose=True) == x @ v.t()).all())
+        True
     """
     _validate.real_tensor("x", x)
     if not isinstance(transpose, bool):
@@ -489,7 +548,7 @@ def signed_matmul(
 def _floats_only(
     backend: str, run: ModuleType, dtype: torch.dtype, device: torch.device
 ) -> ModuleType:
-    """``run``, or the twin for what ``softmax_factor`` and ``row_products`` are not compiled for."""
+    """Returns ``run``, or the twin for dtypes that ``softmax_factor`` and ``row_products`` are not compiled for."""
     if dtype in (torch.float32, torch.float64):
         return run
     if backend == "native":
@@ -509,20 +568,20 @@ def softmax_factor(
     n_probes: int,
     backend: str = "auto",
 ) -> Tensor:
-    """Random products S e with a factor S of the Hessian of softmax cross-entropy in the logits.
+    """Computes random products S e with a factor S of the Hessian of softmax cross-entropy in the logits.
 
-    For one sample with probabilities p and weight s that Hessian is s (diag(p) - p p') = S S' with
+    For one example with probabilities p and weight s that Hessian is s (diag(p) - p p') = S S' with
     S = sqrt(s) (diag(sqrt p) - p sqrt(p)'), since sqrt(p)' sqrt(p) = 1; so E[(S e)(S e)'] is the Hessian for a probe e.
     With t = sqrt(p) e entry by entry, t^2 = p, and  S e = sqrt(s) (t - t^2 sum_c t).
 
     Row sums are taken in float64, the rest in the dtype of ``sqrt_p``. The compiled op serves float32 and float64, other
-    dtypes go to the torch twin. Nothing of the size of the result is stored but the result.
+    dtypes go to the torch twin. No temporary has the size of the result.
 
     Args:
         sqrt_p: [M, C], square roots of the probabilities of C classes.
-        root: [M], square root of each sample's weight, of the same dtype.
-        seed: see the module's text.
-        probe: number of the first probe; the others follow it, modulo 2^32.
+        root: [M], square root of each example's weight, of the same dtype.
+        seed: int in [0, 2^64), the seed of all probes.
+        probe: number of the first probe, int or 0-dim int64 tensor; the others follow it, modulo 2^32.
         number: parameter number, int in [0, 2^32), of the [M, C] signs e.
         n_probes: K, >= 0.
         backend: "auto", "native" or "reference".
@@ -531,7 +590,12 @@ def softmax_factor(
         [K, M, C] of the dtype of ``sqrt_p``, contiguous. On CPU native and reference agree bit for bit.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as ``signed_matmul``.
+        TypeError: an argument is of the wrong type, dtype or layout.
+        ValueError: an argument is of the wrong shape, range or device.
+        RuntimeError: ``backend="native"`` cannot serve the dtype or device.
+
+    References:
+        Dangel, Harmeling, Hennig 2020, "Modular block-diagonal curvature approximations", section 3 (the symmetric factor).
 
     Example:
         >>> p = torch.tensor([[0.25, 0.75]], dtype=torch.float64)
@@ -564,9 +628,9 @@ def softmax_factor(
 
 
 def row_products(a: Tensor, u: Tensor, w: Tensor, backend: str = "auto") -> Tensor:
-    """sum_n ||a_n||^2 (u_rn . w_rn) and sum_n u_rn . w_rn for every draw r.
+    """Computes sum_n ||a_n||^2 (u_rn . w_rn) and sum_n u_rn . w_rn for every draw r.
 
-    With a_n the input of a linear layer for sample n, and u_rn, w_rn cotangents of its output, these are the shares of the
+    With a_n the input of a linear layer for example n, and u_rn, w_rn cotangents of its output, these are the shares of the
     layer's weight and bias in sum_n <u_rn a_n', w_rn a_n'>: their gradients are outer products, and never made.
 
     Each input is read once, and ``w`` not at all where it is ``u``. Products and sums are in float64. The compiled op serves
@@ -575,7 +639,7 @@ def row_products(a: Tensor, u: Tensor, w: Tensor, backend: str = "auto") -> Tens
     Args:
         a: [N, I].
         u: [R, N, O], of the same dtype and device.
-        w: as ``u``; may be ``u``.
+        w: [R, N, O], of the same dtype and device; may be ``u``.
         backend: "auto", "native" or "reference".
 
     Returns:
@@ -583,7 +647,12 @@ def row_products(a: Tensor, u: Tensor, w: Tensor, backend: str = "auto") -> Tens
         the twin's.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as ``signed_matmul``.
+        TypeError: an argument is of the wrong type, dtype or layout.
+        ValueError: an argument is of the wrong shape or device.
+        RuntimeError: ``backend="native"`` cannot serve the dtype or device.
+
+    References:
+        Goodfellow 2015, "Efficient per-example gradient computations".
 
     Example:
         >>> a = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
@@ -614,9 +683,9 @@ def row_products(a: Tensor, u: Tensor, w: Tensor, backend: str = "auto") -> Tens
 
 
 def _op_checks(backend: str, lists: tuple[Sequence[Tensor], ...]) -> bool:
-    """Whether the compiled op sees for itself all that may be wrong with these lists, of which the first is written to.
+    """Tells whether the compiled op itself detects all that may be wrong with these lists, of which the first is written to.
 
-    Checks in Python take longer than a pass over ten thousand elements. They are left for where the op complains, to say why.
+    Checks in Python take longer than a pass over ten thousand elements. They run only where the op complains, to say why.
     """
     if backend not in ("auto", "native") or torch.compiler.is_compiling():
         return False
@@ -632,7 +701,10 @@ def _op_checks(backend: str, lists: tuple[Sequence[Tensor], ...]) -> bool:
 
 
 def _check_alike(lists: dict[str, Sequence[Tensor]]) -> list[list[Tensor]]:
-    """Lists of real tensors, alike in length and, place by place, in shape, dtype and device; the first is written to."""
+    """Checks that lists of real tensors are alike in length and, place by place, in shape, dtype and device.
+
+    The first list is the one that is written to, so that its tensors must own their elements.
+    """
     names = list(lists)
     first = names[0]
     checked = [_check_list(name, tensors, None, None)[0] for name, tensors in lists.items()]
@@ -659,7 +731,7 @@ def _check_alike(lists: dict[str, Sequence[Tensor]]) -> list[list[Tensor]]:
 def _number_argument(
     name: str, value: float | Tensor, tensors: Sequence[Tensor], *, above: float = -math.inf
 ) -> float | Tensor:
-    """A number, in a tensor where there are no other tensors to tell the device."""
+    """Returns a checked number, in a tensor where there are no other tensors to tell the device."""
     if not isinstance(value, Tensor):
         number = _validate.real(name, value, above=above)
         return number if tensors else torch.full((), number, dtype=torch.float64)
@@ -686,7 +758,7 @@ def step_direction_(
     *,
     backend: str = "auto",
 ) -> Tensor:
-    """direction <- (keep before - after) / lr: the step that an optimizer took, as a descent direction per unit of ``lr``.
+    """Computes direction <- (keep before - after) / lr: an optimizer's step as a descent direction per unit of ``lr``.
 
     One pass reads ``before`` and ``after``, writes ``direction`` and sums, without a host sync. Arithmetic is in float32, for
     float64 tensors in float64, and rounded once to the tensor's dtype; sums are in float64, of the rounded elements. Where
@@ -696,10 +768,11 @@ def step_direction_(
         direction: T dense float32, float64, float16 or bfloat16 tensors of any shape and stride, on one device, written; they
             may be the very tensors ``before`` or ``after``, and may not overlap with them or each other otherwise.
         before: T tensors of the same shapes and dtypes, the parameters before the step.
-        after: likewise, after it.
-        keep: T finite numbers, what decoupled weight decay alone left of ``before``: 1 - lr weight_decay; 1 for none.
+        after: T tensors of the same shapes and dtypes, the parameters after the step.
+        keep: T finite numbers, the factor that decoupled weight decay alone leaves of ``before``: 1 - lr weight_decay; 1 for
+            none.
         lr: finite, > 0: the step's learning rate, as a number or a 0-dim float64 tensor on the tensors' device, whose value
-            nobody checks.
+            is not checked.
         backend: "auto", "native" or "reference".
 
     Returns:
@@ -707,7 +780,8 @@ def step_direction_(
         ``direction`` that are not finite. On CPU native and reference agree bit for bit, on any number of threads.
 
     Raises:
-        TypeError, ValueError: an argument is of the wrong type, dtype, shape, layout, length or range; nothing is written.
+        TypeError: an argument is of the wrong type, dtype or layout; nothing is written.
+        ValueError: an argument is of the wrong shape, length, range or device; nothing is written.
         RuntimeError: ``backend="native"`` where it was not built.
 
     Example:
@@ -741,7 +815,7 @@ def move_(
     *,
     backend: str = "auto",
 ) -> None:
-    """parameters <- start + distance direction, in one pass and without a host sync.
+    """Computes parameters <- start + distance direction, in one pass and without a host sync.
 
     Arithmetic is as in ``step_direction_``; the product is rounded before the sum.
 
@@ -749,13 +823,15 @@ def move_(
         parameters: T tensors as ``direction`` of ``step_direction_``, written; they may be the very tensors ``start`` or
             ``direction``, and may not overlap with them or each other otherwise. No graph is recorded.
         start: T tensors of the same shapes and dtypes.
-        direction: likewise.
+        direction: T tensors of the same shapes and dtypes.
         distance: finite, in units of the learning rate that ``direction`` is per: a number or a 0-dim float64 tensor on the
-            tensors' device, whose value nobody checks.
+            tensors' device, whose value is not checked.
         backend: "auto", "native" or "reference".
 
     Raises:
-        TypeError, ValueError, RuntimeError: as ``step_direction_``; nothing is written.
+        TypeError: an argument is of the wrong type, dtype or layout; nothing is written.
+        ValueError: an argument is of the wrong shape, length, range or device; nothing is written.
+        RuntimeError: ``backend="native"`` where it was not built.
 
     Example:
         >>> x = torch.tensor([1.0, 2.0])

@@ -1,4 +1,4 @@
-"""The processes that train copies of one model, which must all come to the same learning rate."""
+"""The processes that train copies of one model, which must all find the same learning rate."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 class Ranks:
-    """Those of ``model``, if it is a ``DistributedDataParallel``; else this process alone."""
+    """The ranks of ``model``, if it is a ``DistributedDataParallel``; else this process alone."""
 
     def __init__(self, model: nn.Module | None) -> None:
         self._model = model if isinstance(model, DistributedDataParallel) else None
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """The number of ranks."""
         if self._model is None:
             return 1
         return torch.distributed.get_world_size(self._model.process_group)
 
     @property
     def here(self) -> int:
-        """The number of this one."""
+        """The number of this rank."""
         if self._model is None:
             return 0
         return torch.distributed.get_rank(self._model.process_group)
 
     def mean(self, numbers: Tensor) -> Tensor:
-        """Over all of them, which must all call it; ``numbers`` itself where there is one."""
+        """Averages ``numbers`` over all ranks, which must all call it; returns ``numbers`` itself where there is one rank."""
         if self._model is None:
             return numbers
         total = numbers.clone()
@@ -37,5 +37,5 @@ class Ranks:
 
 
 def one_copy(model: nn.Module) -> nn.Module:
-    """What a ``DistributedDataParallel`` wraps; it may add operations of its own to the output. Else ``model``."""
+    """Returns the module that a ``DistributedDataParallel`` wraps, since the wrapper may change the output; else ``model``."""
     return model.module if isinstance(model, DistributedDataParallel) else model

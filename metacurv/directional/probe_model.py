@@ -1,4 +1,4 @@
-"""The user's model and loss as the rule calls them: in eval mode, without a trace in modes, buffers or random state."""
+"""Evaluates the user's model and loss on probe batches, in eval mode, without a trace in modes, buffers or random state."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ class ProbeModel:
     """A model and its loss, to be evaluated on probe batches.
 
     Args:
-        model, loss_fn: see ``MetaCurvatureLR``.
-        base: whose parameters the model must have some of.
+        model: see ``MetaCurvatureLR``.
+        loss_fn: see ``MetaCurvatureLR``.
+        base: the base optimizer; the model must own some of its parameters.
 
     Raises:
-        TypeError, ValueError: a wrong argument.
+        TypeError: ``model`` is no module, or ``loss_fn`` is no function.
+        ValueError: the model owns no parameter of ``base``.
     """
 
     def __init__(
@@ -44,13 +46,13 @@ class ProbeModel:
         self.ranks = Ranks(model)
 
     def batch(self, pair: tuple[Any, Any], device: torch.device) -> ProbeBatch:
-        """The loss on one batch."""
+        """Pairs the loss with one batch on ``device``."""
         assert self.loss_fn is not None
         return ProbeBatch(self, pair[0], OutputLoss(self.loss_fn, pair[1]), device)
 
 
 class ProbeBatch:
-    """A batch, and what the model makes of it with its parameters as they are when asked."""
+    """A batch on which the model is evaluated with its parameters as they are at the moment of each call."""
 
     def __init__(
         self, owner: ProbeModel, inputs: Any, loss: OutputLoss, device: torch.device
@@ -64,7 +66,7 @@ class ProbeBatch:
 
     @torch.no_grad()
     def output(self) -> Leaves:
-        """The floating tensors that the model returns; every pass sees the same random numbers."""
+        """Returns the floating tensors of the model's output; every pass sees the same random numbers."""
         with (
             _errors_say_where(),
             torch.inference_mode(False),
@@ -73,19 +75,19 @@ class ProbeBatch:
             _eval_mode(self._modules),
         ):
             leaves = self.loss.leaves(call_model(self._model, self._inputs))
-            # A parameter that is the output would move with the next pass.
+            # An output that shares memory with a parameter would change with it, so it is copied.
             return [wide(x.clone() if _memory(x) in self._memory else x) for x in leaves]
 
     @torch.no_grad()
     def value(self) -> Tensor:
-        """The loss, 0-dim float64."""
+        """Returns the loss, 0-dim float64."""
         leaves = self.output()
         with self.loss_quiet():
             return self.loss.at(leaves).to(torch.float64)
 
     @contextmanager
     def loss_quiet(self) -> Iterator[None]:
-        """What the loss draws or keeps stays as it was, too."""
+        """Keeps the modes, buffers and random state that the loss function uses as they were."""
         with (
             _errors_say_where(),
             StateKept(self._loss_modules, self._device),
@@ -96,7 +98,7 @@ class ProbeBatch:
 
 @contextmanager
 def _errors_say_where() -> Iterator[None]:
-    """What the user's model or loss raises looks like an error of the training step, which it is not."""
+    """Adds a note to errors of the user's model or loss, since they look like errors of the training step."""
     try:
         yield
     except Exception as error:
@@ -110,7 +112,10 @@ def _errors_say_where() -> Iterator[None]:
 
 @contextmanager
 def _eval_mode(modules: list[nn.Module]) -> Iterator[None]:
-    """Not by ``model.eval()``, which a model may have overridden to do more, nor by ``Module.__setattr__``, which is slow."""
+    """Sets the modules' ``training`` flags to False for the length of the block.
+
+    ``model.eval()`` may be overridden to do more, and ``Module.__setattr__`` is slow, so neither is used.
+    """
     training = [module for module in modules if module.training]
     for module in training:
         object.__setattr__(module, "training", False)
@@ -122,5 +127,5 @@ def _eval_mode(modules: list[nn.Module]) -> Iterator[None]:
 
 
 def _memory(x: Tensor) -> int:
-    """The address of the storage; by itself asking for that is slower."""
+    """Returns the address of the tensor's storage, computed because asking the storage itself is slower."""
     return x.data_ptr() - int(x.storage_offset()) * x.element_size()

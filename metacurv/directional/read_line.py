@@ -1,4 +1,4 @@
-"""One batch's slope and curvature along the line of a step, from the model's outputs on both sides of where it began."""
+"""Measures slope and curvature of one batch along a step's line, from the model's outputs on both sides of its start."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from metacurv.estimators.line_reading import LineReading, read_lines
 
 
 def read_line(line: StepLine, batch: ProbeBatch, weights: Tensor) -> LineReading:
-    """A reading where the step began. Leaves the parameters somewhere on the line.
+    """Takes a reading at the start of the step. It leaves the parameters somewhere on the line.
 
     Args:
-        line: of S scales.
-        batch: what to measure on.
-        weights: [S], of the scales' steps beside each other.
+        line: the step, of S scales.
+        batch: the probe batch to measure on.
+        weights: [S], the relative sizes of the scales' steps.
 
     Raises:
         NotTwiceDifferentiableError: ``loss_fn`` has no second derivative in the model's output.
@@ -42,5 +42,5 @@ def read_line(line: StepLine, batch: ProbeBatch, weights: Tensor) -> LineReading
 
 
 def _difference(plus: Tensor, minus: Tensor) -> Tensor:
-    """0 where both are the same, also where that is infinity: masked logits."""
+    """Returns plus - minus, and 0 where both are equal, also where both are infinite as masked logits are."""
     return torch.where(plus == minus, 0.0, plus - minus)

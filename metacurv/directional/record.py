@@ -1,4 +1,4 @@
-"""What one reading of the directional rule found, for ``history`` and ``on_update``."""
+"""The record of one reading of the directional rule, for ``history`` and ``on_update``."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ from metacurv.estimators.line_reading import LineReading
 
 @dataclass(frozen=True)
 class DirectionalRecord:
-    """One reading. Lists have an entry for each scale: one, or with ``per_group=True`` one a parameter group.
+    """One reading: what the directional rule measured at one step, and the learning rate that came of it.
+
+    Each list has one entry per scale. A scale is a set of parameter groups that share a rate: there is one, or with
+    ``per_group=True`` one for each parameter group.
 
     Attributes:
         step: optimizer steps taken before the one that was measured.
         probe_loss: loss of the probe batch before the step.
-        slope: n = g . u, g the gradient on the probe batch and u the optimizer's step for a rate of 1.
-        curvature: d = u . G u, of the Gauss-Newton matrix.
+        slope: n = g . u, with g the gradient on the probe batch and u the base optimizer's step at a rate of 1; in units of the
+            loss.
+        curvature: d = u . G u, with G the Gauss-Newton matrix; in units of the loss.
         lr: the rate from the next step on, without the factors of a scheduler and of the horizon.
-        ratio: lr d / n of this reading alone, at the rate that was measured; 2 is the edge beyond which the step makes no
-            progress on a quadratic.
+        ratio: lr d / n of this reading alone, at the rate that was measured. On a quadratic the best rate has ratio 1, and
+            beyond ratio 2 the step makes no progress.
         interval: steps to the next reading.
         accepted: False where a number was not finite; slope and curvature then changed nothing.
     """
@@ -37,11 +41,11 @@ class DirectionalRecord:
     accepted: bool
 
 
-_PAGE = 256  # readings
+_PAGE = 256  # readings a page
 
 
 class Records:
-    """Readings so far.
+    """Keeps the readings so far.
 
     Their numbers stay on the device until somebody asks, in pages, so that a reading rarely needs new memory there.
     """
@@ -50,7 +54,7 @@ class Records:
         self._read: list[DirectionalRecord] = []
         self._unread: list[tuple[int, int, Tensor]] = []
         self._page: Tensor | None = None
-        self._used = 0  # rows of it
+        self._used = 0  # rows of the page
 
     def add(
         self,
@@ -60,7 +64,7 @@ class Records:
         lrs: tuple[Tensor, Tensor],
         accepted: Tensor,
     ) -> None:
-        """One reading, the rate that was measured and the one that came of it, and whether it was finite, as 1 or 0."""
+        """Adds one reading, with the rates before and after it, and ``accepted``, 1 where it was finite and else 0."""
         parts = (reading.numbers, *lrs, accepted.reshape(1))
         row = self._row(reading.numbers, sum(map(len, parts)))
         torch.cat(parts, out=row)
@@ -75,7 +79,7 @@ class Records:
         return page[self._used - 1]
 
     def all(self) -> list[DirectionalRecord]:
-        """As numbers; on CUDA this waits for the device."""
+        """Returns all readings as numbers; on CUDA this waits for the device."""
         for step, interval, numbers in self._unread:
             loss, *middle, accepted = numbers.tolist()
             scales = len(middle) // 4

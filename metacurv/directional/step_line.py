@@ -1,4 +1,4 @@
-"""The line that a step of the base goes along, and the places on it where the model is looked at."""
+"""The line along which a step of the base optimizer goes, and moves of the parameters to points on it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from metacurv.estimators.finite_difference import relative_step
 
 
 class StepLine:
-    """Holds parameters as they were before a step, and afterwards the direction u of  after = keep before - lr u.
+    """Holds the parameters as they were before a step, and afterwards the direction u of  after = keep before - lr u.
 
     Args:
-        scales: the parameters under each scale, those that the base is about to step; not all empty.
+        scales: the parameters under each scale that the base is about to step; not all empty.
         backend: see ``metacurv.ops``.
     """
 
@@ -31,10 +31,17 @@ class StepLine:
         self.is_finite = torch.ones((), dtype=torch.bool, device=device)
 
     def stepped(self, keep: Sequence[Sequence[Rate]], lrs: Sequence[Rate]) -> None:
-        """To be called after the base's step, with 1 - lr decay of each tensor and the rate of each scale.
+        """Records the base's step; to be called right after it.
 
-        Sets ``is_finite``, 0-dim, of u; ``length`` [S], float64: |u| over |before|; and ``reach`` [S], float64: the distance
-        along u by which outputs are compared, small beside the parameters. Both are 0 where there was no step.
+        It sets ``is_finite``, 0-dim, true where all of u is finite; ``length`` [S], float64: |u| over |before|; and ``reach``
+        [S],
+        float64: the distance along u at which outputs are compared, small beside the parameters. ``length`` and ``reach`` are 0
+            where
+        there was no step.
+
+        Args:
+            keep: 1 - lr decay of each tensor.
+            lrs: the rate of each scale.
         """
         sums = torch.stack(
             [
@@ -51,36 +58,36 @@ class StepLine:
 
     @property
     def dtypes(self) -> set[torch.dtype]:
-        """Of the parameters."""
+        """The dtypes of the parameters."""
         return {p.dtype for segment in self._segments for p in segment.parameters}
 
     def move(self, scale: int, sign: int) -> None:
-        """To before + sign reach u for one scale; the others stay where they are."""
+        """Moves the parameters of one scale to before + sign reach u; the others stay where they are."""
         segment = self._segments[scale]
         if segment:
             segment.move(self._run, sign * self.reach[scale])
 
     def step_to(self, keep: Sequence[Sequence[Rate]], lrs: Sequence[float]) -> None:
-        """To keep before - lr u, what the base would have come to at rates ``lrs`` [S]."""
+        """Moves the parameters to keep before - lr u, where the base would have come to at rates ``lrs`` [S]."""
         for segment, factors, lr in zip(self._segments, keep, lrs, strict=True):
             if segment:
                 segment.step_to(self._run, factors, lr)
 
     def go_before(self, scale: int | None = None) -> None:
-        """To where the step began."""
+        """Moves the parameters back to where the step began, those of ``scale`` or all."""
         for s, segment in enumerate(self._segments):
             if segment and (scale is None or s == scale):
                 segment.go_to(segment.before)
 
     def go_after(self) -> None:
-        """To where the base's step came."""
+        """Moves the parameters to where the base's step led."""
         for segment in self._segments:
             if segment:
                 segment.go_to(segment.after)
 
 
 class _Segment:
-    """Of one scale; false where it has no parameters."""
+    """The part of the line under one scale; false where it has no parameters."""
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self.parameters = [p.detach() for p in parameters]
@@ -92,7 +99,7 @@ class _Segment:
         return bool(self.parameters)
 
     def stepped(self, run: Any, keep: Sequence[Rate], lr: Rate) -> Tensor:
-        """[3]: what ``step_direction_`` sums."""
+        """Computes u and returns the sums of ``step_direction_``, [3]."""
         self.after = [p.clone() for p in self.parameters]
         self._direction = [torch.empty_like(p) for p in self.parameters]
         # On a GPU factors may be tensors, so that nothing waits for them; the op takes numbers.
@@ -106,11 +113,11 @@ class _Segment:
         return sums
 
     def move(self, run: Any, distance: Tensor) -> None:
-        """To before + distance u."""
+        """Moves the parameters to before + distance u."""
         run.move_(self.parameters, self.before, self._direction, distance)
 
     def step_to(self, run: Any, keep: Sequence[Rate], lr: float) -> None:
-        """To keep before - lr u."""
+        """Moves the parameters to keep before - lr u."""
         for p, b, k in zip(self.parameters, self.before, keep, strict=True):
             torch.mul(b, k, out=p)
         run.move_(self.parameters, self.parameters, self._direction, -lr)

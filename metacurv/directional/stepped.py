@@ -1,4 +1,4 @@
-"""The parameters that a step of the base moves, under each scale, and what weight decay leaves of them."""
+"""The parameters that a step of the base optimizer moves, under each scale, and what weight decay leaves of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from metacurv.directional.group_rates import GroupRates
 
 
 def moving(base: Optimizer, rates: GroupRates, group_rates: Sequence[Rate]) -> list[list[Tensor]]:
-    """What the base is about to step at these rates of its groups, a list for every scale."""
+    """Returns the parameters that the base is about to step at these rates of its groups, a list for every scale."""
     return [[p for _, p in scale] for scale in _stepped(base, rates, group_rates)]
 
 
@@ -22,7 +22,7 @@ def keep(
     group_rates: Sequence[Rate],
     moved_at: Sequence[Rate] | None = None,
 ) -> list[list[Rate]]:
-    """For every tensor of ``moving`` at rates ``moved_at``: what decoupled weight decay at ``group_rates`` leaves of it."""
+    """Returns the part of every tensor of ``moving`` at ``moved_at`` that weight decay at ``group_rates`` leaves."""
     of_group = rates.keep(group_rates)
     stepped = _stepped(base, rates, group_rates if moved_at is None else moved_at)
     return [[of_group[g] for g, _ in scale] for scale in stepped]
@@ -31,7 +31,7 @@ def keep(
 def _stepped(
     base: Optimizer, rates: GroupRates, group_rates: Sequence[Rate]
 ) -> list[list[tuple[int, Tensor]]]:
-    """Group and parameter."""
+    """Returns (index of the group, parameter) of every parameter that is stepped, a list for every scale."""
     groups = base.param_groups
     return [
         [
@@ -46,5 +46,5 @@ def _stepped(
 
 
 def _moves(rate: Rate) -> bool:
-    """A rate of 0 takes its group out of what is measured; one on a GPU is not looked at."""
+    """Tells whether a rate moves its group. One on a GPU counts as moving it, since looking at it would wait for the GPU."""
     return isinstance(rate, Tensor) or rate != 0

@@ -1,4 +1,4 @@
-"""When the directional rule measures: often at first, then every so many steps, more of them while the rate is steady."""
+"""The steps at which the directional rule measures: many at first, then fewer, and fewest while the rate is steady."""
 
 from __future__ import annotations
 
@@ -16,30 +16,35 @@ _LONGER, _SHORTER = 1.25, 1.5
 
 
 class MeasuringTimes:
-    """Tells which steps, counted from 0, are due.
+    """Tells at which steps, counted from 0, the rule takes a reading.
 
     Args:
-        fewest, most: steps from one reading to the next, after the early ones.
-        regular_until: the step up to which they are the fewest.
+        fewest: least number of steps from one reading to the next, after the early ones.
+        most: greatest number of such steps.
+        regular_until: the step up to which the number is ``fewest``.
     """
 
     def __init__(self, fewest: int, most: float, regular_until: float) -> None:
         self._fewest, self._most, self._regular_until = fewest, most, regular_until
         self._length = float(self._fewest)
         self._next = 0
-        # Where nobody looks at the rate: it is held after the regular readings, and with none of them always moves.
+        # The interval where nothing may wait for the rate's change: after regular readings the rate is held, else it moves.
         self._unseen = most if regular_until else math.sqrt(fewest * most)
         self._change: Tensor | None = None
 
     def is_due(self, step: int) -> bool:
-        """Whether ``step`` is to be measured."""
+        """Tells whether a reading is to be taken at ``step``."""
         return step >= self._next
 
     def measured(self, step: int, change: Tensor | None) -> int:
-        """``step`` was measured and log lr moved by ``change``, 0-dim. Returns: steps to the next reading.
+        """Notes a reading at ``step``, and returns the number of steps to the next one.
 
-        The length follows the change of the reading before. ``change`` None: nothing may wait for the device, and the length is
-        the same however the rate moves.
+        The number follows the change of log lr at the reading before, so that nothing waits for the device.
+
+        Args:
+            step: the step that was measured.
+            change: |change of log lr| by this reading, 0-dim. None where nothing may ever wait for the device: the number of
+                steps is then the same however the rate moves.
         """
         before, self._change = self._last_change(), change
         early = min(_EARLY_INTERVAL, self._fewest)
@@ -64,14 +69,15 @@ class MeasuringTimes:
         return None if self._change is None else float(self._change)
 
     def state(self) -> dict[str, Any]:
-        """Numbers only, for a state dict."""
+        """Returns numbers only, for a state dict."""
         return {"next": self._next, "length": self._length, "change": self._last_change()}
 
     def checked(self, state: Any, name: str) -> MeasuringTimes:
-        """Times like these that go on from ``state``.
+        """Returns times with the same settings that continue from ``state``.
 
         Raises:
-            TypeError, ValueError: ``state``, called ``name`` in the message, is something else.
+            TypeError: a number in ``state``, called ``name`` in the message, is of the wrong type.
+            ValueError: ``state`` has another form, or a number out of range.
         """
         wanted = {"next", "length", "change"}
         if not isinstance(state, dict) or not wanted <= state.keys():

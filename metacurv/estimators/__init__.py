@@ -1,1 +1,1 @@
-"""Curvature estimators: a loss in, a TraceEstimate out. They know no optimizer."""
+"""Curvature estimators: each takes a loss and returns a ``TraceEstimate``. They know no optimizer."""

@@ -1,9 +1,9 @@
-"""What activation space can do for a model, found out once from the graph of its loss and kept for graphs like it.
+"""The plan for measuring a model in activation space, made once from the graph of its loss and kept for graphs like it.
 
 The graph says what really ran, so weight sharing, functional calls and parametrizations are seen and not guessed:
 
     head        the part between the model's output and the loss, and which factor serves it
-    sites       where each parameter enters; parameters that enter in an unknown way are listed as ``indirect``
+    sites       the places where each parameter enters; parameters that enter in an unknown way are listed as ``indirect``
     smooth      elementwise operations with a second derivative, where the Hessian needs signs added
     obstacle    why the Hessian cannot be had in activation space, if so
 """
@@ -36,14 +36,15 @@ _ELEMENTWISE_LOSSES = frozenset(
 
 
 class NotInActivationSpace(Exception):
-    """Activation space does not serve this model, for the reason given."""
+    """Raised where activation space does not serve a model; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """``kind``: which factor serves. ``node``: the log softmax or the elementwise loss, -1 for a generic head.
+    """The part of the graph between the model's output and the loss.
 
-    ``boundary``: (node, output) where gradients in the model's output arrive.
+    ``kind`` names the factor that serves it. ``node`` is the log softmax or the elementwise loss, -1 for a generic head.
+    ``boundary`` is the (node, output) where gradients in the model's output arrive.
     """
 
     kind: str
@@ -53,9 +54,9 @@ class Head:
 
 @dataclass(frozen=True)
 class ActivationPlan:
-    """See the module's text. Numbers are those of nodes in a ``Walk``, or indices of parameters.
+    """A plan, as the module's text lists its parts. Numbers are those of nodes in a ``Walk``, or indices of parameters.
 
-    ``smooth``: node -> (node, output) of its input.
+    ``smooth`` maps each node to the (node, output) of its input.
     """
 
     head: Head
@@ -71,7 +72,7 @@ class ActivationPlan:
 
     @cached_property
     def all_sites(self) -> list[Site]:
-        """Of all parameters."""
+        """The sites of all parameters."""
         return [site for sites in self.sites.values() for site in sites]
 
 
@@ -81,12 +82,12 @@ def make_plan(
     output: tuple[int, int] | None,
     kind: str,
 ) -> ActivationPlan:
-    """Looks at the whole graph.
+    """Makes the plan from the whole graph.
 
     Args:
-        walk: of the loss.
-        parameters: all that are asked for.
-        output: (node, output) of the model's output; None where it is not known, which a known loss makes up for.
+        walk: the walk over the loss's graph.
+        parameters: all parameters to be measured.
+        output: (node, output) of the model's output; None where it is not known, which does no harm under a known loss.
         kind: "hessian" or "ggn". The GGN depends on where the model ends: at its output.
 
     Raises:
@@ -115,7 +116,7 @@ def make_plan(
 
 
 def softmax_dim(walk: Walk, node: int) -> int:
-    """The classes' axis of a log softmax."""
+    """Returns the axis of a log softmax along which the classes lie."""
     at: Any = walk.nodes[node]
     return signed(at._saved_dim)
 
@@ -128,7 +129,7 @@ def _uses_batch(walk: Walk, index: int) -> bool:
 
 
 def _parameters_below(walk: Walk) -> list[int]:
-    """For each node, the parameters it depends on, as bits."""
+    """Returns for each node the parameters it depends on, as bits."""
     masks: list[int | None] = [None] * len(walk.nodes)
     stack = [0]
     while stack:
@@ -151,7 +152,7 @@ def _live(walk: Walk, node: int, live: set[int]) -> list[int]:
 
 
 def _find_head(walk: Walk, live: set[int], output: tuple[int, int] | None, kind: str) -> Head:
-    """A known loss, if it is one and begins where the model ends; else a generic one at the output."""
+    """Returns a known loss as the head, if it begins where the model ends; else a generic head at the output."""
     if output is None and kind == "ggn":
         raise NotInActivationSpace(
             "the Gauss-Newton matrix needs a model whose output is one tensor in the loss's graph"
@@ -173,7 +174,7 @@ def _find_head(walk: Walk, live: set[int], output: tuple[int, int] | None, kind:
 
 
 def _begins_at(walk: Walk, live: set[int], head: Head, output: tuple[int, int], kind: str) -> bool:
-    """Whether only linear operations lie between the model's output and a known loss.
+    """Tells whether only linear operations lie between the model's output and a known loss.
 
     A log softmax inside the model is the loss's for the Hessian, but not for the GGN, which ends at the output.
     """
@@ -194,7 +195,7 @@ def _begins_at(walk: Walk, live: set[int], head: Head, output: tuple[int, int], 
 
 
 def _known_head(walk: Walk, live: set[int]) -> Head | None:
-    """Goes down from the loss through what is linear, to one log softmax or one elementwise loss."""
+    """Goes down from the loss through linear operations, to one log softmax or one elementwise loss."""
     tops: set[int] = set()
     seen = {0}
     stack = [0]
@@ -221,7 +222,7 @@ def _known_head(walk: Walk, live: set[int]) -> Head | None:
 
 
 def _body(walk: Walk, root: int, stop: int = -1) -> set[int]:
-    """Nodes below and with ``root``, not passing ``stop``."""
+    """Returns ``root`` and the nodes below it, without passing ``stop``."""
     found = {root}
     stack = [root]
     while stack:
@@ -233,7 +234,7 @@ def _body(walk: Walk, root: int, stop: int = -1) -> set[int]:
 
 
 def _enters_only_at(walk: Walk, above: set[int], output: tuple[int, int]) -> bool:
-    """Whether what lies ``above`` takes nothing else from the output's node, such as the other half of a chunk."""
+    """Tells whether the nodes ``above`` take nothing else from the output's node, such as the other half of a chunk."""
     taken = {edge for node in above for edge in walk.inputs[node] if edge[0] == output[0]}
     return taken <= {output}
 
@@ -241,7 +242,7 @@ def _enters_only_at(walk: Walk, above: set[int], output: tuple[int, int]) -> boo
 def _separate_sites(
     walk: Walk, sites: dict[int, list[Site]], reach: list[int]
 ) -> set[tuple[int, int]]:
-    """(node, position) of sites at which nothing else that enters depends on the same parameter.
+    """Returns (node, position) of the sites at which nothing else that enters depends on the same parameter.
 
     Only then is the operation linear in the parameter: a layer whose input has gone through the same weight is not.
     """
@@ -260,7 +261,7 @@ def _separate_sites(
 def _bends(
     walk: Walk, nodes: set[int], linear_in: set[tuple[int, int]]
 ) -> tuple[dict[int, tuple[int, int]], str | None]:
-    """The smooth nodes, and the first that allows no Hessian in activation space."""
+    """Returns the smooth nodes, and the reason that the first coupled one gives against the Hessian in activation space."""
     smooth: dict[int, tuple[int, int]] = {}
     for node in sorted(nodes):
         name = walk.names[node]

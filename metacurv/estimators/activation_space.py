@@ -1,11 +1,11 @@
-"""One batch's model and loss in activation space: random or exact cotangents in, parts of the trace out.
+"""One batch's model and loss in activation space: cotangents in, random or exact; parts of the trace out.
 
 For a layer z = f(a; theta) linear in theta, the diagonal block of the Hessian in theta is J' (d^2 l / dz^2) J, and any pair
 of random cotangents with E[u w'] = d^2 l / dz^2 gives its trace as E[sum_n <grad from u_n, grad from w_n>]. Such pairs start
 at the output (``output_factor``) and go down by plain backward passes. For the Hessian, each smooth elementwise activation
 a = s(z) adds its share: with c = s''(z) dl/da and a fresh random sign e, u gains e sqrt|c| and w gains e sgn(c) sqrt|c| at z.
 
-Where samples interact, or cannot be told apart, all samples count as one: still right on average, with more noise.
+Where examples of the batch interact, or cannot be told apart, all count as one: still right on average, with more noise.
 
 Sources: docs/concepts/estimators.md has the argument; Dangel et al. 2020, "Modular block-diagonal curvature
 approximations", and Botev, Ritter, Barber 2017, "Practical Gauss-Newton optimisation for deep learning", the recursions.
@@ -41,7 +41,7 @@ from metacurv.estimators.second_derivative import second_derivative
 
 
 def make_factor(loss: Tensor, walk: Walk, plan: ActivationPlan, samples: int) -> OutputFactor:
-    """The factor of H_out at the boundary of this very graph."""
+    """Returns the factor of H_out at the boundary of this very graph."""
     head = plan.head
     if head.kind == "softmax":
         at: Any = walk.nodes[head.node]
@@ -64,7 +64,7 @@ def make_factor(loss: Tensor, walk: Walk, plan: ActivationPlan, samples: int) ->
 
 
 def _mean_nll_weight(walk: Walk, plan: ActivationPlan) -> Tensor | None:
-    """What a backward pass would give for plain cross-entropy, 1 / N for every target that counts; None for other losses."""
+    """Returns what a backward pass would give for plain cross-entropy, 1 / N for each target that counts; else None."""
     if walk.names[0] != "NllLossBackward0" or walk.inputs[0][0][0] != plan.head.node:
         return None
     top: Any = walk.nodes[0]
@@ -82,10 +82,10 @@ class ActivationSpace:
 
     Args:
         loss: one element.
-        walk: over its graph.
+        walk: the walk over its graph.
         examined: what is known about such graphs.
-        parameters: all that are asked for.
-        samples: that may share a column of the factor.
+        parameters: all parameters to be measured.
+        samples: the number of examples that may share a column of the factor.
         kind: "hessian" or "ggn".
         run: the ops, with or without kernels.
         max_memory: bytes for cotangents that are pulled at once.
@@ -121,12 +121,12 @@ class ActivationSpace:
         self._parts = Parts(walk, examined, parameters, run)
         self._bends = self._curvatures(loss) if kind == "hessian" and plan.smooth else {}
         self.column_count = self.factor.columns_per_sample
-        # Cotangents, and what is made of them.
+        # Bytes of a cotangent at the boundary and all sites, and as much again for products made of it.
         size = 2 * examined.elements * max(4, int(self._dtype.itemsize))
         self.at_once = how_many(size, max_memory)
 
     def _curvatures(self, loss: Tensor) -> dict[tuple[int, int], Tensor]:
-        """c = s''(z) dl/da of every smooth activation, by the (node, output) that z is."""
+        """Returns c = s''(z) dl/da of every smooth activation, by the (node, output) of z."""
         nodes = list(self._plan.smooth)
         found: dict[tuple[int, int], Tensor] = {}
         if self._pull_plan is None:
@@ -146,7 +146,7 @@ class ActivationSpace:
         return found
 
     def draw(self, key: int, first_probe: int, n_samples: int) -> Tensor:
-        """Samples of each parameter's trace, float64 [n_samples, parameters], from probes ``first_probe`` on.
+        """Returns samples of each parameter's trace, float64 [n_samples, parameters], from probes ``first_probe`` on.
 
         Signs at the output take parameter number 0, those of the smooth activations 1, 2, ...
         """
@@ -166,19 +166,19 @@ class ActivationSpace:
         return self.products(u, w, bends_u, bends_w)
 
     def columns(self, start: int, stop: int) -> Tensor:
-        """The share of the factor's columns ``start`` ... ``stop - 1``, float64 [parameters]."""
+        """Returns the share of the factor's columns ``start`` ... ``stop - 1``, float64 [parameters]."""
         u, w = self.factor.columns(start, stop)
         return self.products(u, u if self.factor.is_definite else w, {}, {}).sum(0)
 
     def products(self, u: Tensor, w: Tensor, bends_u: Bends, bends_w: Bends) -> Tensor:
-        """sum over samples of <gradient from u, gradient from w>, float64 [R, parameters]; u, w: [R, *boundary]."""
+        """Sums <gradient from u, gradient from w> over examples: float64 [R, parameters]; u, w: [R, *boundary]."""
         of_u = self._pull(u.to(self._dtype), bends_u)
         of_w = of_u if u is w and not bends_u else self._pull(w.to(self._dtype), bends_w)
         return self._parts.table(of_u, of_w)
 
 
 def _gradient_at(loss: Tensor, walk: Walk, head: Head) -> Tensor:
-    """dL/d(boundary)."""
+    """Returns the gradient of the loss at the boundary."""
     edge = walk.edge(*head.boundary) if head.node < 0 else walk.edge(head.node)
     (gradient,) = run_backward([loss], [edge], [torch.ones_like(loss)])
     assert gradient is not None  # it was found below the loss

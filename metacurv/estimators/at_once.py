@@ -1,10 +1,10 @@
-"""How many cotangents go through a model together."""
+"""The number of cotangents that go through a model together."""
 
 from __future__ import annotations
 
-_MOST = 64  # more gain nothing
+_MOST = 64  # beyond this number nothing gets faster
 
 
 def how_many(bytes_each: int, max_memory: int) -> int:
-    """As many as fit, one at least."""
+    """Returns how many cotangents of ``bytes_each`` fit into ``max_memory``, one at least."""
     return max(1, min(_MOST, max_memory // max(1, bytes_each)))

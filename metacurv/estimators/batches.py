@@ -1,4 +1,4 @@
-"""The batches that a trace is taken over: one, or those of an iterable such as a data loader."""
+"""The batches that a trace is measured over: a single one, or those of an iterable such as a data loader."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from metacurv.estimators.opened import found_batch_size
 
 
 def batches(inputs: Any, targets: Any) -> Iterator[tuple[Any, Any]]:
-    """The one batch, or those that ``inputs`` gives. Random numbers drawn on the way are given back."""
+    """Yields the one batch, or those that ``inputs`` gives. Random generators used on the way get their states back."""
     if targets is not None and isinstance(inputs, DataLoader):
         raise TypeError(
             f"targets must be left out where inputs is a DataLoader, which gives them, got {_validate.describe(targets)}"
@@ -47,7 +47,7 @@ def batches(inputs: Any, targets: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def checked_size(inputs: Any, index: int, is_sum: bool) -> int:
-    """The weight of a batch of several."""
+    """Returns the weight of a batch among several: its number of examples."""
     size = found_batch_size(inputs)
     if size is None and index > 0 and not is_sum:
         raise ValueError(
@@ -59,7 +59,7 @@ def checked_size(inputs: Any, index: int, is_sum: bool) -> int:
 
 @contextmanager
 def in_batch(index: int) -> Iterator[None]:
-    """Says in which batch something went wrong; the first may be the only one."""
+    """Names, in a ValueError raised within, the batch it was raised in; the first may be the only one and is not named."""
     try:
         yield
     except ValueError as error:
@@ -69,6 +69,6 @@ def in_batch(index: int) -> Iterator[None]:
 
 
 def adds_up(loss_fn: Any) -> bool:
-    """Whether the loss is a sum over samples, so that batches add up instead of being averaged."""
+    """Tells whether the loss is a sum over examples, so that batches add up instead of being averaged."""
     keywords = getattr(loss_fn, "keywords", {})  # of a functools.partial
     return bool(getattr(loss_fn, "reduction", keywords.get("reduction")) == "sum")

@@ -1,12 +1,13 @@
-"""What smooth activations add to the exact Hessian of a chain: every one of their second derivatives, without sampling.
+"""The share of smooth activations in the exact Hessian of a chain: every second derivative of theirs, without sampling.
 
-A unit a = s(z) of sample n adds c (dz/dtheta)(dz/dtheta)' to the Hessian, with c = s''(z) dL/da: trace c ||dz/dtheta||^2.
+A unit a = s(z) of example n adds c (dz/dtheta)(dz/dtheta)' to the Hessian, with c = s''(z) dL/da: trace c ||dz/dtheta||^2.
 For the parameters of the unit's own layer that norm is ||a_below||^2 + 1; one layer further down it is a sum over the units
 between, with squared weights and slopes, so that one matrix product serves all units of a layer at once. Only from two layers
 down on does each unit of a layer need a cotangent of its own, a column.
 
-Source: docs/concepts/estimators.md; the sum over second derivatives is the Gauss-Newton decomposition, Schraudolph 2002,
-eq. 11, at every activation instead of at the output alone.
+Source: docs/concepts/estimators.md; the sum over second derivatives is the Gauss-Newton decomposition, Schraudolph 2002, eq.
+    11,
+taken at every activation instead of at the output alone.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from metacurv.estimators.chain_space import ChainSpace
 
 
 def bend_columns(chain: Chain) -> int:
-    """Columns that ``bend_parts`` pulls back."""
+    """Counts the columns that ``bend_parts`` pulls back."""
     return sum(
         layer.a.shape[1]
         for index, layer in enumerate(chain.layers)
@@ -31,7 +32,7 @@ def bend_columns(chain: Chain) -> int:
 
 @torch.no_grad()
 def bend_parts(space: ChainSpace, loss: Tensor) -> Tensor:
-    """The share of all smooth activations, float64 [parameters]; ``loss``: of the chain."""
+    """Returns the share of all smooth activations, float64 [parameters]; ``loss`` is the loss of the chain."""
     chain = space.chain
     table = torch.zeros(1, 2 * len(chain.layers), dtype=torch.float64, device=space.device)
     slopes = [chain.slope(index) for index in range(len(chain.layers) - 1)]
@@ -57,7 +58,7 @@ def bend_parts(space: ChainSpace, loss: Tensor) -> Tensor:
 def _add_columns(
     space: ChainSpace, index: int, c: Tensor, slopes: Sequence[Tensor], table: Tensor
 ) -> None:
-    """The share of the units below layer ``index`` in layers ``index + 3`` and on; c: [N, units]."""
+    """Adds the share of the units below layer ``index`` in layers ``index + 3`` and on; c: [N, units]."""
     layers = space.chain.layers
     if index + 3 >= len(layers):
         return

@@ -1,8 +1,8 @@
 """Recognises the plainest of graphs: softmax cross-entropy over a stack of linear layers with elementwise functions between.
 
 It is found from the loss down, node by node, and anything unexpected (a second use of a parameter, another operation, a frozen
-weight in between, a view) ends the search: such graphs are for ``activation_plan``, which knows far more and takes longer. What
-is recognised needs no further look: rows are samples and never meet, and all that the estimators need lies in the nodes.
+weight in between, a view) ends the search: such graphs are for ``activation_plan``, which knows far more and takes longer. A
+recognised chain needs no further look: its rows are examples and never meet, and its nodes hold all that the estimators need.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _DTYPES = (torch.float32, torch.float64)  # narrower ones need more care with pr
 
 
 class ChainLayer(NamedTuple):
-    """z = a W' + b.
+    """One linear layer z = a W' + b of a chain.
 
-    ``node``: of z. ``a``: [N, I], detached. ``weight``, ``bias``: indices of the parameters, -1 for one that is not asked for.
-    ``transposed``: whether the parameter is W, not W'. ``matrix``: W [O, I], detached; None at the bottom, where nothing is
-    pulled through it. ``below``: the elementwise function whose result a is, None at the bottom.
+    ``node``: the node of z. ``a``: [N, I], detached. ``weight``, ``bias``: indices of the parameters, -1 for one that is not to
+    be measured. ``transposed``: True where the parameter is W, not W'. ``matrix``: W [O, I], detached; None at the bottom,
+    where nothing is pulled through it. ``below``: the elementwise function whose result a is, None at the bottom.
     """
 
     node: Node
@@ -44,9 +44,10 @@ class ChainLayer(NamedTuple):
 
 @dataclass(frozen=True)
 class Chain:
-    """``layers``: from the top. ``log_p``: [N, C]. ``sample_weight``: [N], or [1] for all: the loss is sum_n weight_n CE_n.
+    """A chain of layers under softmax cross-entropy: the loss is sum_n weight_n CE_n.
 
-    ``head``: the nodes of the loss function and of the log softmax.
+    ``head``: the nodes of the loss function and of the log softmax. ``layers``: the layers from the top. ``log_p``: [N, C].
+    ``sample_weight``: the weight of each example [N], or [1] for all.
     """
 
     head: tuple[Any, Any]
@@ -56,27 +57,27 @@ class Chain:
 
     @cached_property
     def has_smooth(self) -> bool:
-        """Whether some elementwise function has a second derivative."""
+        """True where some elementwise function has a second derivative."""
         return any(map(self.is_smooth, range(len(self.layers))))
 
     @property
     def columns(self) -> int:
-        """Of the loss's factor."""
+        """The number of columns of the loss's factor."""
         return max(0, self.log_p.shape[1] - 1)
 
     def gradient(self, loss: Tensor) -> Tensor:
-        """dL/d logits [N, C], whatever hooks lie on them."""
+        """Returns dL/d logits [N, C]; hooks on the logits do not change it."""
         nll, softmax = self.head
         found: Tensor = softmax(nll(torch.ones_like(loss)))
         return found.detach()
 
     def is_rectified(self, index: int) -> bool:
-        """Whether a ReLU lies below a layer: then its slope is 1 where a > 0."""
+        """Tells whether a ReLU lies below a layer: then its slope is 1 where a > 0."""
         below = self.layers[index].below
         return below is not None and below.name() == "ReluBackward0"
 
     def slope(self, index: int) -> Tensor:
-        """s'(z) of the function below a layer, [N, I]."""
+        """Returns s'(z) of the function below a layer, [N, I]."""
         layer = self.layers[index]
         if self.is_rectified(index):
             return layer.a.sign()
@@ -85,24 +86,24 @@ class Chain:
         return slope.detach()
 
     def is_smooth(self, index: int) -> bool:
-        """Whether the function below a layer has a second derivative."""
+        """Tells whether the function below a layer has a second derivative."""
         node = self.layers[index].below
         return node is not None and kind_of(node.name(), node, [0]) == "smooth"
 
     def second_derivative(self, index: int, cotangent: Tensor) -> Tensor | None:
-        """s''(z) dL/da of the function below a layer, [N, I]; None where it is 0. ``cotangent``: dL/da."""
+        """Returns s''(z) dL/da of the function below a layer, [N, I]; None where it is 0. ``cotangent``: dL/da."""
         if not self.is_smooth(index):
             return None
         layer, below = self.layers[index : index + 2]
         return second_derivative(layer.below, cotangent, GradientEdge(below.node, 0))
 
     def begins_at(self, output: GradientEdge | None) -> bool:
-        """Whether the logits are the model's output, where the Gauss-Newton matrix ends."""
+        """Tells whether the logits are the model's output, where the Gauss-Newton matrix ends."""
         return output is not None and output.node is self.layers[0].node
 
 
 def find_chain(loss: Tensor, parameters: Sequence[NumberedParameter]) -> Chain | None:
-    """The chain that ``loss``, of one element and with a graph, is; None where it is anything else.
+    """Returns the chain that computes ``loss``, one element with a graph; None where the graph is anything else.
 
     Saved tensors are looked at only once all else fits: under a checkpoint looking at one runs the forward pass again.
     """
@@ -144,7 +145,7 @@ def _constant(value: float, dtype: torch.dtype) -> Tensor:
 
 
 class _Link(NamedTuple):
-    """A layer as far as the graph's structure tells: the node of z, of the weight, of the bias if any, of what lies below."""
+    """A layer as far as the graph's structure tells: the nodes of z, of the weight, of the bias if any, and of the input."""
 
     node: Any
     weight_node: Any
@@ -155,7 +156,7 @@ class _Link(NamedTuple):
 
 
 def _links(node: Any, parameters: Sequence[NumberedParameter]) -> list[_Link] | None:
-    """Layers from ``node`` down, if nothing else is there, each parameter is used once, and some is asked for."""
+    """Returns the layers from ``node`` down if nothing else is there, each parameter is used once and some are measured."""
     index_of = {id(parameter.tensor): index for index, parameter in enumerate(parameters)}
     links: list[_Link] = []
     used: list[int] = []
@@ -183,7 +184,7 @@ def _links(node: Any, parameters: Sequence[NumberedParameter]) -> list[_Link] | 
 
 
 def _leaf(node: Any, index_of: dict[int, int], through: str = "") -> int | None:
-    """Index of the parameter at a node, or behind one called ``through``; -1 for another leaf, None for anything else."""
+    """Returns the index of the parameter at a node, or behind one called ``through``; -1 for another leaf, else None."""
     if node is not None and node.name() == through:
         node = node.next_functions[0][0]
     if node is None or node.name() != ACCUMULATE:
@@ -192,7 +193,7 @@ def _leaf(node: Any, index_of: dict[int, int], through: str = "") -> int | None:
 
 
 def _layers(links: list[_Link], log_p: Tensor) -> list[ChainLayer] | None:
-    """What the nodes saved, if shapes, dtypes and layouts are plain."""
+    """Returns the layers with the tensors that their nodes saved, if shapes, dtypes and layouts are plain."""
     layers: list[ChainLayer] = []
     width = log_p.shape[1]
     for link in links:

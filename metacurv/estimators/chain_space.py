@@ -15,11 +15,11 @@ from metacurv.estimators.parameters import NumberedParameter
 
 
 class ChainSpace:
-    """A chain with what lies between its layers.
+    """A chain with the slopes between its layers.
 
     Args:
-        chain: as found.
-        parameters: all that are asked for.
+        chain: as ``find_chain`` returns it.
+        parameters: all parameters to be measured.
         run: the ops, with or without kernels.
         max_memory: bytes for cotangents that are pulled at once.
     """
@@ -38,7 +38,7 @@ class ChainSpace:
         self.run = run
         self.inputs = [layer.a for layer in chain.layers]
         self.rectified = [chain.is_rectified(index) for index in range(len(chain.layers) - 1)]
-        # Of a ReLU, its own result serves.
+        # A ReLU's result stands for its slope.
         self.slopes = [
             chain.layers[index].a if is_rectified else chain.slope(index)
             for index, is_rectified in enumerate(self.rectified)
@@ -51,7 +51,7 @@ class ChainSpace:
         self.column_count = chain.columns
 
     def draw(self, key: int, first_probe: int, n_samples: int) -> Tensor:
-        """As of ``ActivationSpace``, for a chain that is linear in pieces, or the Gauss-Newton matrix."""
+        """Does what ``ActivationSpace.draw`` does, for the Gauss-Newton matrix or a chain that is linear in pieces."""
         chain = self.chain
         parts = [
             self.run.chain_draws(
@@ -70,7 +70,7 @@ class ChainSpace:
         return self.by_parameter(parts[0] if len(parts) == 1 else torch.cat(parts))
 
     def columns(self, start: int, stop: int) -> Tensor:
-        """The share of columns ``start`` ... ``stop - 1``, float64 [parameters]."""
+        """Returns the share of columns ``start`` ... ``stop - 1``, float64 [parameters]."""
         table = self.run.chain_columns(
             self.chain.log_p,
             self.chain.sample_weight,
@@ -84,7 +84,7 @@ class ChainSpace:
         return self.by_parameter(table).sum(0)
 
     def by_parameter(self, table: Tensor) -> Tensor:
-        """[R, 2 L], weight and bias of each layer from the top -> [R, parameters]."""
+        """Reorders [R, 2 L], weight and bias of each layer from the top, to [R, parameters]."""
         places = [-1] * len(self.parameters)
         for index, layer in enumerate(self.chain.layers):
             if layer.weight >= 0:
@@ -98,6 +98,6 @@ class ChainSpace:
 
 @lru_cache(maxsize=64)
 def _index(places: tuple[int, ...], columns: int, device: torch.device) -> Tensor:
-    """Column numbers, -1 being the last."""
+    """Returns column numbers as a tensor; -1 stands for the last."""
     with torch.inference_mode(False):  # it outlives the caller's mode
         return torch.tensor([place % columns for place in places], device=device)

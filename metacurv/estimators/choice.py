@@ -1,4 +1,4 @@
-"""Which method ``method="auto"`` takes, and the reasons that it gives."""
+"""The choice of a method for ``method="auto"``, with the reasons for it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from metacurv.estimators.methods import measure, refuse_kinks, why_not
 from metacurv.estimators.opened import Opened
 from metacurv.estimators.sampling import Budget, Groups, Summary
 
-# A column is a backward pass to the layers, as is a sample: up to twice as many as the samples that would be drawn anyway, and
-# always this many, are well spent on no error at all.
+# A column costs a backward pass to the layers, as a sample does. Up to twice as many columns as samples would be drawn anyway,
+# and always this many, are well spent on a result without error.
 _FEW_COLUMNS = 32
 
 
 def worth_columns(columns: int, n_samples: int) -> bool:
-    """Whether the exact trace, from so many columns, is to be preferred to ``n_samples`` samples."""
+    """Tells whether the exact trace, from so many columns, is to be preferred to ``n_samples`` samples."""
     return columns <= max(_FEW_COLUMNS, 2 * n_samples)
 
 
 def choose_and_measure(opened: Opened, groups: Groups, budget: Budget) -> tuple[str, str, Summary]:
-    """The cheapest method that is right here: its name, why it was taken and not another, and what it measured."""
+    """Measures with the cheapest method that is right here; returns its name, the reason for it, and the result."""
     reasons: list[str] = []
     against = why_not("exact", opened)
     if against is None:
@@ -52,7 +52,7 @@ def choose_and_measure(opened: Opened, groups: Groups, budget: Budget) -> tuple[
 def measure_by_name(
     method: str, opened: Opened, groups: Groups, budget: Budget
 ) -> tuple[str, str, Summary]:
-    """The method that was asked for.
+    """Measures with the method that the user named; returns what ``choose_and_measure`` does.
 
     Raises:
         ValueError: it is not right for this model.

@@ -1,6 +1,6 @@
-"""Inner products of per-sample gradients, from the factors that make them: no gradient a sample where that is dearer.
+"""Inner products of per-example gradients, from the factors of these gradients: none is formed where that would cost more.
 
-A layer that uses its weight at T places gives sample n the gradient G_n(u) = sum_t u_nt a_nt'. The trace wants
+A layer that uses its weight at T places gives example n the gradient G_n(u) = sum_t u_nt a_nt'. The trace wants
 
     sum_n <G_n(u), G_n(w)> = sum_n sum_ts (a_nt . a_ns) (u_nt . w_ns),
 
@@ -17,20 +17,20 @@ import math
 import torch
 from torch import Tensor
 
-# Elements of a temporary: larger products are made a few samples at a time.
+# Elements of a temporary: larger products are made a few examples at a time.
 _CHUNK = 1 << 22
 
 
 def row_products(u: Tensor, w: Tensor) -> Tensor:
-    """u . w along the last axis: [..., o] -> [...]."""
+    """Returns u . w along the last axis: [..., o] -> [...]."""
     products: Tensor = torch.linalg.vecdot(u, w)
     return products
 
 
 def shared_products(a: Tensor, u: Tensor, w: Tensor) -> Tensor:
-    """sum_n <G_n(u), G_n(w)>.
+    """Returns sum_n <G_n(u), G_n(w)>: float64 [R].
 
-    a: [n, g, T, i] inputs, in g groups; u, w: [R, n, g, T, o] cotangents -> [R] float64.
+    a: [n, g, T, i], inputs in g groups; u, w: [R, n, g, T, o], cotangents.
     """
     n, groups, places, inputs = a.shape
     draws, outputs = u.shape[0], u.shape[-1]
@@ -74,9 +74,9 @@ def patches(
     places: tuple[int, ...],
     groups: int,
 ) -> Tensor:
-    """What each output of a convolution sees: [B, C, *size] -> [B, g, places, C / g x kernel].
+    """Returns the inputs that each output of a convolution sees: [B, C, *size] -> [B, g, places, C / g x kernel].
 
-    places: how many outputs there are along each axis.
+    places: the number of outputs along each axis.
     """
     amounts = [amount for p in reversed(padding) for amount in (p, p)]
     x = torch.nn.functional.pad(x, amounts).contiguous()

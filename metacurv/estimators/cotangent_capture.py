@@ -1,4 +1,4 @@
-"""One backward pass that gives the rules of a plan what arrives at their operations, and sees that no hook changes it."""
+"""Gives the rules of a plan the cotangents at their operations, by one backward pass that checks that no hook changes one."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from metacurv.estimators.tangent_plan import Step
 def prepare_rules(loss: Tensor, steps: Sequence[Step]) -> None:
     """Gives the rules dL/dy, from a backward pass that builds no graph and looks at what passes between nodes.
 
-    Rules do not call hooks, so what arrives at a step must be the very tensor that the node above sent. Only the foot of a
-    chain is not run; what arrives there is what autograd captures for us, after hooks on that tensor.
+    Rules do not call hooks, so the cotangent that arrives at a step must be the very tensor that the node above sent. Only the
+    foot of a chain is not run; its cotangent is what autograd captures for us, after hooks on that tensor.
+
+    Raises:
+        NotApplicable: a hook may change a cotangent.
     """
     sent: dict[int, Tensor | None] = {}
     arrived: dict[int, Tensor | None] = {}
@@ -39,7 +42,7 @@ def prepare_rules(loss: Tensor, steps: Sequence[Step]) -> None:
             handles.append(step.node.register_prehook(note_arrived(index)))
             foreign = (
                 len(handles[-1].hooks_dict_ref()) > 1
-            )  # a hook of the user's on the node itself
+            )  # the user has a hook on the node itself
             if step.upper is not None:
                 upper, position = step.upper
                 handles.append(upper.register_hook(note_sent(index, position)))

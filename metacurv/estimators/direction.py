@@ -1,4 +1,4 @@
-"""From what a user calls a direction in parameter space to a checked tensor for each parameter that it moves."""
+"""Checks a user's direction in parameter space, and splits it into one tensor for each parameter that it moves."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Direction = Sequence[Tensor] | Mapping[str, Tensor] | Tensor
 def read_direction(
     direction: Direction, parameters: Sequence[NumberedParameter]
 ) -> dict[str, Tensor]:
-    """Parts of ``direction`` that are not 0, by parameter name, in the parameters' shapes and dtypes.
+    """Returns the parts of ``direction`` that are not 0, by parameter name, in the parameters' shapes and dtypes.
 
     Raises:
-        TypeError: not a tensor, list, tuple or mapping of dense real tensors.
+        TypeError: ``direction`` is not a tensor, list, tuple or mapping of dense real tensors.
         ValueError: an unknown name, a wrong number of tensors, shape or device, an entry that is not finite, or all zeros.
     """
     parts = {
@@ -37,7 +37,7 @@ def read_direction(
 def _parts(
     direction: Direction, parameters: Sequence[NumberedParameter]
 ) -> dict[str, tuple[str, Any, NumberedParameter]]:
-    """By parameter name: what to call the part in an error, the part, the parameter."""
+    """Maps each parameter's name to the part's name in errors, the part, and the parameter."""
     if isinstance(direction, Tensor):
         sizes = [p.tensor.numel() for p in parameters]
         if direction.dim() != 1 or direction.numel() != sum(sizes):

@@ -41,30 +41,32 @@ def directional_curvature(
     method: Literal["auto", "forward_mode", "finite_difference"] = "auto",
     step: float | None = None,
 ) -> float:
-    """u . G u or u . H u of the loss ``loss_fn(model(inputs), targets)`` along ``direction`` u.
+    """Measures the curvature u . G u or u . H u of the loss ``loss_fn(model(inputs), targets)`` along a direction u.
 
-    The loss at theta + t u is L + t g . u + t^2/2 u . H u + ..., so the value has the unit of the loss if t has none. It is not
-    divided by |u|^2: twice the direction has four times the curvature. With ``kind="ggn"`` it is >= 0 up to rounding if the
-    loss is convex in the output.
+    H is the Hessian of the loss in the model's parameters theta, G the generalized Gauss-Newton matrix (GGN), its part that
+    neglects the curvature of the model. The loss at theta + t u is L + t g . u + t^2/2 u . H u + ..., so the value has the unit
+    of the loss if t has none. It is not divided by |u|^2: twice the direction has four times the curvature. With ``kind="ggn"``
+    it is >= 0 up to rounding if the loss is convex in the output.
 
-    Parameters, their ``.grad``, buffers, modes and the random state stay as they are. All passes see the same random numbers,
-    so that dropout has one mask. Parameters are never written to.
+    The function changes no parameter, ``.grad``, buffer or mode, and not the random state. All its passes see the same random
+    numbers, so that dropout has one mask.
 
     Args:
         model: called with a tuple of inputs as positional arguments, a mapping as keyword arguments, else one argument.
-        loss_fn: of the model's output and ``targets``; a scalar.
-        inputs: see ``model``.
-        targets: what ``loss_fn`` takes.
-        direction: a list or tuple of tensors, one for each of ``model.parameters()`` that requires a gradient, of its shape;
-            or a mapping from names in ``model.named_parameters()`` to tensors, where missing names count as 0; or one flat
-            tensor of all their elements. Cast to the parameters' dtypes.
+        loss_fn: called with the model's output and ``targets``; returns a scalar.
+        inputs: one batch, as ``model`` takes it.
+        targets: the second argument of ``loss_fn``.
+        direction: u, as a list or tuple of tensors, one for each of ``model.parameters()`` that requires a gradient, of its
+            shape; or as a mapping from names in ``model.named_parameters()`` to tensors, where missing names count as 0; or as
+            one flat tensor of all their elements. It is cast to the parameters' dtypes.
         kind: "ggn", for which the output must be one tensor, or "hessian".
-        method: for the GGN "forward_mode"; "finite_difference", with a measured relative error below 1e-9 in float64, of 1e-6
-            to 1e-3 in float32 (5e-2 with ReLU, whose kinks it blurs over the step) and 1e-3 to 2e-1 in bfloat16; or "auto",
-            the first where it is supported. For the Hessian "auto", a double backward. Forward mode takes what the model
-            ``detach()``es for constant, differences do not; neither stops at ``torch.no_grad()``.
-        step: h of (f(theta + h u) - f(theta - h u)) / 2h, > 0, for finite differences only; by default h u has a size of
-            0.15 eps^(1/3) relative to the parameters that it moves, eps the spacing of the coarsest dtype among theirs and
+        method: how J u is computed for the GGN, with J the Jacobian of the model. "forward_mode" differentiates forward;
+            "finite_difference" takes the difference of two outputs, with a measured relative error below 1e-9 in float64, of
+            1e-6 to 1e-3 in float32 (5e-2 with ReLU, whose kinks it blurs over the step) and 1e-3 to 2e-1 in bfloat16; "auto" is
+            the first where the model supports it. For the Hessian only "auto", a double backward. Forward mode counts tensors
+            that the model ``detach()``es as constants, differences do not; neither stops at ``torch.no_grad()``.
+        step: h of (f(theta + h u) - f(theta - h u)) / 2h, > 0, for finite differences only. By default h u has a size of
+            0.15 eps^(1/3) relative to the parameters that it moves, with eps the spacing of the coarsest dtype among theirs and
             the output's.
 
     Returns:
@@ -75,6 +77,10 @@ def directional_curvature(
         ValueError: an argument is out of range or does not fit the model; the loss is not a finite scalar with a graph.
         NotTwiceDifferentiableError: the loss, or with ``kind="hessian"`` also the model, cannot be differentiated twice.
         RuntimeError: ``method="forward_mode"`` and an operation of the model does not support it.
+
+    References:
+        Schraudolph 2002, "Fast curvature matrix-vector products for second-order gradient descent" (Gauss-Newton matrix).
+        Pearlmutter 1994, "Fast exact multiplication by the Hessian".
 
     Example:
         >>> model = torch.nn.Linear(2, 1, bias=False)
@@ -106,13 +112,13 @@ def directional_curvature(
 
 
 def _along_output(problem: ModelLoss, output: Tensor, tangent: Tensor) -> float:
-    """z' . H_out z'."""
+    """Returns z' . H_out z'."""
     leaf = output.requires_grad_()
     return _quadratic_form(problem.loss_of(leaf), [leaf], [tangent])
 
 
 def _along_hessian(problem: ModelLoss, moving: Mapping[str, Tensor]) -> float:
-    """u . H u."""
+    """Returns u . H u."""
     vectors = [moving.get(p.name) for p in problem.parameters]
     with problem.state_kept(), without_hooks(problem.parameters):
         loss = problem.forward().loss
@@ -122,7 +128,7 @@ def _along_hessian(problem: ModelLoss, moving: Mapping[str, Tensor]) -> float:
 def _quadratic_form(
     loss: Tensor, leaves: Sequence[Tensor], vectors: Sequence[Tensor | None]
 ) -> float:
-    """v . H v by a double backward, H the Hessian of ``loss`` in ``leaves``; None stands for zeros."""
+    """Returns v . H v by a double backward, with H the Hessian of ``loss`` in ``leaves``; None stands for zeros."""
     check_loss(loss)
     # Backward passes take the dtypes that the forward pass chose.
     with torch.autocast(loss.device.type, enabled=False):

@@ -1,4 +1,4 @@
-"""Hessian-vector products by a backward pass through the gradient's own graph (Pearlmutter 1994; any graph)."""
+"""Hessian-vector products by a backward pass through the gradient's own graph (Pearlmutter 1994); it serves any graph."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _engine_run_backward = getattr(torch.autograd.graph, "_engine_run_backward", Non
 def gradient_graph(
     loss: Tensor, inputs: Sequence[Any], *, start: Tensor | None = None
 ) -> list[Tensor | None]:
-    """Gradients of ``loss`` that can be differentiated again; None where it does not depend on an input.
+    """Returns gradients of ``loss`` that can be differentiated again; None where the loss does not depend on an input.
 
     ``torch.autograd.grad`` leaves ``.grad`` alone and builds no reference cycle, unlike ``backward(create_graph=True)``.
 
@@ -29,6 +29,9 @@ def gradient_graph(
         loss: one element.
         inputs: tensors or graph edges.
         start: the 1 that the backward pass starts from; one that requires a gradient makes every gradient carry a graph.
+
+    Raises:
+        ValueError: the loss depends on none of the inputs.
     """
     with explain_differentiation_errors("the gradient of loss with create_graph=True"):
         gradients = torch.autograd.grad(
@@ -53,10 +56,10 @@ def refuse_cut_graph(gradients: Iterable[Tensor | None]) -> None:
 def run_backward(
     outputs: Sequence[Any], inputs: Sequence[Any], vectors: Sequence[Tensor]
 ) -> Sequence[Tensor | None]:
-    """``torch.autograd.grad`` with ``retain_graph`` and ``allow_unused``, without its checks of ``vectors``.
+    """Runs ``torch.autograd.grad`` with ``retain_graph`` and ``allow_unused``, without its checks of ``vectors``.
 
-    They cost 20 us a call, which is 7 % of a probe on a small network, and vectors made here are right. The function below them
-    is private to torch, so where it is missing the public one does.
+    The checks cost 20 us a call, 7 % of a probe on a small network, and vectors made here are right. The function below them
+    is private to torch, so where it is missing the public one does the work.
     """
     if _engine_run_backward is None:
         return torch.autograd.grad(outputs, inputs, vectors, retain_graph=True, allow_unused=True)
@@ -75,7 +78,7 @@ def run_backward(
 def hessian_vector_products(
     gradients: Sequence[Tensor], vectors: Sequence[Tensor], inputs: Sequence[Any]
 ) -> Sequence[Tensor | None]:
-    """The gradient of sum(gradients . vectors) in ``inputs``; None where no path leads there. The graph stays usable."""
+    """Returns the gradient of sum(gradients . vectors) in ``inputs``, None where no path leads. The graph stays usable."""
     if not gradients:
         return [None] * len(inputs)
     with explain_differentiation_errors("the Hessian-vector product (gradient of gradient . v)"):
@@ -84,12 +87,12 @@ def hessian_vector_products(
 
 
 class DoubleBackward:
-    """v . H v of every parameter, from H v.
+    """Samples v . H v of every parameter, from H v.
 
     Args:
         gradients: one for each of ``parameters``; one without a graph means a row of H that is 0.
-        parameters: all that are asked for.
-        keeps_samples: whether ``moments`` are to give single samples, which the fused update does not.
+        parameters: all parameters to be measured.
+        keeps_samples: True where ``moments`` must give single samples, which the fused update does not.
     """
 
     def __init__(
@@ -118,7 +121,7 @@ class DoubleBackward:
     def accumulate(
         self, vectors: Sequence[Tensor], run: ModuleType, key: int, probe: Tensor
     ) -> None:
-        """Adds one sample; vectors: the probe, one tensor for each of ``probed``."""
+        """Adds one sample; ``vectors`` is the probe, one tensor for each of ``probed``."""
         products = hessian_vector_products(self.gradients, vectors, [p.tensor for p in self.probed])
         curved = [p for h, p in zip(products, self.probed, strict=True) if h is not None]
         if len(curved) != len(self.moments.curved):

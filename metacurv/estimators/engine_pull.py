@@ -10,19 +10,19 @@ from torch import Tensor
 from metacurv.estimators.double_backward import run_backward
 from metacurv.estimators.graph_walk import Walk
 
-# What is added to the cotangents of some (node, output), [R, *its shape].
+# The tensors that are added to the cotangents of some (node, output), [R, *its shape].
 Bends = Mapping[tuple[int, int], Tensor]
 Cotangents = Sequence[Tensor | None]
 
 
 class EnginePull:
-    """A backward pass for each cotangent.
+    """Pulls each cotangent down by a backward pass of its own.
 
     Args:
-        walk: of this very graph.
-        boundary: (node, output) where they start.
-        wanted: nodes whose cotangents are asked for.
-        indirect: parameters whose gradient is asked for.
+        walk: the walk over this very graph.
+        boundary: (node, output) where the cotangents start.
+        wanted: the nodes whose cotangents are returned.
+        indirect: the parameters whose gradients are returned.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class EnginePull:
         self._inputs = [*(walk.edge(node) for node in wanted), *indirect]
 
     def __call__(self, cotangent: Tensor, bends: Bends) -> Cotangents:
-        """cotangent: [R, *boundary] -> for each node wanted [R, *its shape], then gradients of ``indirect``, [R, *shape]."""
+        """Pulls cotangent [R, *boundary]: for each node wanted [R, *its shape], then gradients of ``indirect``, [R, *shape]."""
         roots = [self._walk.edge(*place) for place in (self._boundary, *bends)]
         rows = [
             run_backward(roots, self._inputs, [cotangent[r], *(b[r] for b in bends.values())])
@@ -47,6 +47,6 @@ class EnginePull:
 
     @staticmethod
     def _stack(found: list[Tensor | None]) -> Tensor | None:
-        """Which of them exist depends on the graph only."""
+        """Stacks the results of all cotangents; the graph alone decides which of them exist."""
         tensors = [g.to_dense() if g.is_sparse else g for g in found if g is not None]
         return torch.stack(tensors) if tensors else None

@@ -1,4 +1,4 @@
-"""Turns autograd's failures into errors that say what to do; the original is chained."""
+"""Turns autograd's failures into errors that say what to do; the original error is chained."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from contextlib import contextmanager
 
 
 class NotTwiceDifferentiableError(RuntimeError):
-    """The graph of the loss holds an operation that autograd cannot differentiate twice."""
+    """Raised where autograd cannot differentiate an operation in the graph of the loss twice.
+
+    Compiled models, fused attention kernels and custom functions marked ``once_differentiable`` have no second derivative. The
+    message names the failure and says how to compute the loss instead. It is a ``RuntimeError``, as autograd's own failures
+    are.
+    """
 
 
 class NotApplicable(Exception):
-    """A fast way to Hessian-vector products does not serve this graph; a more general one does."""
+    """Raised where a fast way to Hessian-vector products does not serve a graph, and a more general one does."""
 
 
 _CHANGED = (
@@ -27,7 +32,7 @@ _ADVICE = (
 
 
 def without_advice(error: NotTwiceDifferentiableError) -> str:
-    """What failed, and why."""
+    """Returns the error's message as far as it says what failed and why."""
     return str(error).partition(f". {_ADVICE}")[0]
 
 
@@ -37,7 +42,7 @@ def explain_differentiation_errors(what: str) -> Iterator[None]:
 
     Raises:
         ValueError: the graph was already freed, or a tensor in it changed since.
-        NotTwiceDifferentiableError: any other RuntimeError of autograd (out of memory stays what it is).
+        NotTwiceDifferentiableError: autograd raised any other RuntimeError (out of memory stays what it is).
     """
     try:
         yield

@@ -40,48 +40,58 @@ def estimate_trace(
     max_memory: int = 1 << 30,
     backend: str = "auto",
 ) -> TraceEstimate:
-    """Trace of the Hessian or Gauss-Newton matrix (GGN) of ``loss_fn(model(inputs), targets)`` in the model's parameters.
+    """Measures the trace of the Hessian or Gauss-Newton matrix (GGN) of ``loss_fn(model(inputs), targets)``.
 
-    Methods, from the fastest at a given error to the most general (``docs/concepts/estimators.md`` derives them):
+    The matrix is taken in all parameters of the model that require a gradient, and its trace has the unit of the loss over the
+    parameters' units squared. The methods, from the fastest at a given error to the most general
+    (``docs/concepts/estimators.md`` derives them):
 
-    - "exact": no sampling error. GGN of any model; Hessian of networks that are linear in pieces (ReLU ...), where both are the
-      same almost everywhere, and of plain stacks of linear layers and smooth activations under cross-entropy. One backward pass
-      to the layers for each column of the loss's factor (classes - 1).
-    - "activation": one random backward pass to the layers a sample, two through smooth activations. GGN of any model; Hessian
-      where all that lies above a parameter is linear, linear in pieces, or elementwise.
+    - "exact": no sampling error. It serves the GGN of any model; the Hessian of networks that are linear in pieces (ReLU ...),
+      where both are the same almost everywhere, and of plain stacks of linear layers and smooth activations under
+      cross-entropy. It takes one backward pass to the layers for each column of the loss's factor (classes - 1).
+    - "activation": one random backward pass to the layers a sample, two through smooth activations. It serves the GGN of any
+      model; the Hessian where all that lies above a parameter is linear, linear in pieces, or elementwise.
     - "taylor": Hutchinson's samples in second-order forward mode, for stacks of known layers (totals only).
-    - "hutchinson": parameter space, any loss that can be differentiated twice.
-    - "finite_difference": two gradients a sample, any model that has a gradient; smooth ones, or it sees their kinks.
-    - "auto": the first of exact, activation, hutchinson, finite_difference that is right for this model, loss and kind, by the
-      graph of its loss; ``why`` of the result says what decided.
+    - "hutchinson": samples in parameter space, for any loss that can be differentiated twice.
+    - "finite_difference": two gradients a sample, for any model that has a gradient. The model should be smooth: differences
+      see kinks, such as ReLU's, as curvature.
+    - "auto": the first of exact, activation, hutchinson, finite_difference that is right for this model, loss and kind, as the
+      graph of its loss tells; ``why`` of the result gives the reason.
 
     The model's state stays as it was: ``.grad``, modes, buffers and random numbers; dropout draws one mask for all passes.
 
     Args:
-        model: its parameters that require a gradient are measured.
-        loss_fn: callable of (output, target) with a scalar result, a mean or a sum over samples.
+        model: the model; its parameters that require a gradient are measured.
+        loss_fn: called with the model's output and the targets; returns a scalar, a mean or a sum over the examples.
         inputs: a batch: the model's argument; a tuple of them; or a mapping of keyword arguments. Or, with ``targets=None``,
-            an iterable of (inputs, targets) pairs such as a data loader: its batches are weighted by their numbers of samples
+            an iterable of (inputs, targets) pairs such as a data loader: its batches are weighted by their numbers of examples
             (added up where ``loss_fn.reduction == "sum"``).
-        targets: what ``loss_fn`` takes beside the output.
+        targets: the second argument of ``loss_fn``.
         kind: "hessian" or "ggn".
-        method: see above. By name, a method that is not right for the model is refused.
-        n_samples: samples to draw, >= 1; with ``rtol`` the least number.
-        rtol: in (0, 1): draw until the standard error is at most this share of the value, not before 16 samples. Default, where
-            ``n_samples`` is not given either: 0.05. Of several batches each is held to it.
-        max_samples: >= 1, where ``rtol`` gives up (with a warning, and ``converged`` false).
+        method: one of the methods above. One that is named and not right for the model raises ValueError.
+        n_samples: number of samples to draw, >= 1; with ``rtol`` the least number.
+        rtol: in (0, 1): samples are drawn until the standard error is at most this share of the value, 16 at least. The default
+            is 0.05 where ``n_samples`` is not given either. Among several batches each must reach it.
+        max_samples: >= 1, the number of samples at which ``rtol`` is given up, with a warning and ``converged`` False.
         seed: int in [0, 2^64). The same seed gives the same samples; the global random state is not used.
-        max_memory: bytes that "exact" may take for cotangents at a time, on top of the model's graph.
+        max_memory: bytes that "exact" and "activation" may take for cotangents at a time, on top of the model's graph.
         backend: "auto", "native" or "reference" (see ``metacurv.ops``).
 
     Returns:
-        A ``TraceEstimate``, with parts by parameter and by layer and the error of each.
+        The trace with its standard error, its parts by parameter and by layer and their errors, the method and the reason for
+        it.
 
     Raises:
         TypeError: an argument is of the wrong type.
-        ValueError: an argument is out of range; the loss is not a finite scalar with a graph that reaches the parameters; a
-            method was asked for by name that is not right for the model; no batches.
-        NotTwiceDifferentiableError: ``method="hutchinson"`` and an operation has no second derivative.
+        ValueError: an argument is out of range; the loss is not a finite scalar with a graph that reaches the parameters; the
+            named method is not right for the model; there are no batches.
+        NotTwiceDifferentiableError: ``method="hutchinson"`` and an operation has no second derivative; or ``method="auto"``,
+            only finite differences remain, and the model has kinks, which these would count as curvature.
+        RuntimeError: ``backend="native"`` and no kernels were compiled for the device.
+
+    References:
+        Hutchinson 1990, "A stochastic estimator of the trace of the influence matrix for Laplacian smoothing splines".
+        Dangel, Harmeling, Hennig 2020, "Modular block-diagonal curvature approximations" (activation space).
 
     Example:
         >>> import torch
@@ -160,7 +170,7 @@ def _check(
 
 
 def _layers(parameters: list[NumberedParameter]) -> dict[str, list[int]]:
-    """Names of the modules that own parameters, with the parameters' indices."""
+    """Maps the names of the modules that own parameters to the parameters' indices."""
     layers: dict[str, list[int]] = {}
     for index, parameter in enumerate(parameters):
         layers.setdefault(parameter.name.rpartition(".")[0], []).append(index)
@@ -176,7 +186,7 @@ def _combine(
     is_sum: bool,
     rtol: float | None,
 ) -> TraceEstimate:
-    """Batches' traces weighted by their sizes; their errors are independent."""
+    """Combines the batches' traces, weighted by their sizes; their errors are independent."""
     summaries = [summary for _, (_, _, summary) in results]
     mean, error = summaries[0].mean, summaries[0].stderr
     if len(results) > 1:

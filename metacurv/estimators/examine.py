@@ -1,9 +1,9 @@
-"""What a model's graph allows in activation space: looked at once for each structure, and checked against autograd.
+"""Examines a model's graph once for each structure: what activation space can do with it, checked against autograd.
 
 Two things are tested with a random cotangent on the first graph of a structure, since they cannot be read off it with
 certainty: that the gradients which the sites give add up to autograd's own (a parameter for which they do not is left to
-autograd), and which axis of each activation holds the samples (what flows back to a sample must follow a change of scale of its
-own cotangent, and of no other).
+autograd), and which axis of each activation holds the examples (the cotangent that flows back to an example must scale with
+that example's own cotangent at the output, and with no other).
 """
 
 from __future__ import annotations
@@ -50,11 +50,12 @@ _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 5e-2, tor
 
 @dataclass(frozen=True)
 class Examined:
-    """A plan with the layouts of its sites, and how many cotangents are pulled at once, if they can be.
+    """A plan with the layouts of its sites, and the plan for pulling several cotangents at once, if they can be.
 
-    ``apart``: samples that share a column of the loss's factor, 1 where they cannot be told apart. ``columns``: how many the
-    exact trace then takes, a backward pass to the layers each. ``elements``: of a cotangent at the boundary and at all sites.
-    ``is_sure``: whether all of it holds for every graph of this structure, and not just for these values.
+    ``apart``: the number of examples that share a column of the loss's factor, 1 where they cannot be told apart. ``columns``:
+    the number of columns of the exact trace, a backward pass to the layers each. ``elements``: the size of a cotangent at the
+    boundary and at all sites. ``is_sure``: True where all of it holds for every graph of this structure, and not just for these
+    values.
     """
 
     plan: ActivationPlan
@@ -67,7 +68,7 @@ class Examined:
 
     @cached_property
     def part_plans(self) -> list[PartPlan]:
-        """How the sites are put together to parts."""
+        """The plans that put the sites together to parts of the trace."""
         return plan_parts(self.plan, self.layouts)
 
 
@@ -81,17 +82,17 @@ def examine(
     samples: int,
     kind: str,
 ) -> tuple[Walk, Examined]:
-    """The walk over this graph, and what is known about graphs like it.
+    """Returns the walk over this graph, and what is known about graphs like it.
 
     Args:
         loss: one element, with a graph.
-        parameters: all that are asked for.
+        parameters: all parameters to be measured.
         output: where the gradient in the model's output arrives, if that is one tensor.
-        samples: in the batch.
+        samples: the number of examples in the batch.
         kind: "hessian" or "ggn".
 
     Raises:
-        NotInActivationSpace: with the reason.
+        NotInActivationSpace: activation space does not serve this graph; the message is the reason.
     """
     assert loss.grad_fn is not None  # check_loss saw to it
     walk = walk_graph(loss.grad_fn, parameters)
@@ -137,14 +138,14 @@ def _examine(
     found = _find_layouts(loss, walk, plan, samples)
     places = [plan.head.boundary, *((node, 0) for node in plan.site_nodes)]
     elements = sum(math.prod(walk.shape(*place)) for place in places)
-    # A parameter with several places has its gradients formed, a sample each.
+    # The gradients of a parameter with several places are formed, one for each example.
     elements += sum(
         samples * parameters[parameter].tensor.numel()
         for parameter, known in plan.sites.items()
         if len(known) > 1
     )
     is_in_blocks = found.boundary.style == "major" or found.boundary == Layout("axis", samples)
-    # Columns are built with the samples in front.
+    # Columns are built with the examples along the first axis.
     apart = samples if is_in_blocks and not found.unknown and not plan.indirect else 1
     columns = math.prod(walk.shape(*plan.head.boundary)) // max(1, apart)
     if plan.head.kind == "softmax":
@@ -162,7 +163,7 @@ def _examine(
 
 
 def _random(walk: Walk, plan: ActivationPlan, generator: torch.Generator) -> Tensor:
-    """A cotangent at the boundary."""
+    """Returns a random cotangent at the boundary."""
     node, output = plan.head.boundary
     metadata = walk.nodes[node]._input_metadata[output]
     numbers = torch.randn(tuple(metadata.shape), generator=generator, dtype=torch.float64)
@@ -172,7 +173,7 @@ def _random(walk: Walk, plan: ActivationPlan, generator: torch.Generator) -> Ten
 def _without_disagreeing(
     walk: Walk, plan: ActivationPlan, parameters: Sequence[NumberedParameter]
 ) -> ActivationPlan:
-    """The plan with those parameters made indirect whose gradient the sites get wrong."""
+    """Returns the plan with those parameters made indirect whose gradient the sites get wrong."""
     cotangent = _random(walk, plan, torch.Generator().manual_seed(1))
     sites = plan.all_sites
     used = list(plan.sites)
@@ -210,9 +211,9 @@ def _without_disagreeing(
 
 @dataclass(frozen=True)
 class _Layouts:
-    """Of the boundary and of each site.
+    """The layouts of the boundary and of each site.
 
-    ``is_sure``: false where nothing flowed, so that nothing could be seen, or where values decide which samples meet.
+    ``is_sure`` is false where nothing flowed, so that nothing could be seen, or where values decide which examples meet.
     """
 
     boundary: Layout
@@ -225,7 +226,7 @@ class _Layouts:
 
 
 def _find_layouts(loss: Tensor, walk: Walk, plan: ActivationPlan, samples: int) -> _Layouts:
-    """WHOLE where samples interact or no axis fits."""
+    """Finds the layouts; they are WHOLE where examples interact or no axis fits."""
     sites = plan.all_sites
     best = _Layouts(WHOLE, [WHOLE] * len(sites))
     if samples == 1 or not sites:
@@ -236,9 +237,9 @@ def _find_layouts(loss: Tensor, walk: Walk, plan: ActivationPlan, samples: int) 
             plan.head.kind == "softmax"
             and boundary.axis == softmax_dim(walk, plan.head.node) % full.dim()
         ):
-            continue  # the loss itself ties together what lies along its classes
+            continue  # the loss itself couples the entries along its classes
         found = _layouts_from(loss, walk, plan, full, boundary)
-        if found is None:  # the loss itself ties samples together
+        if found is None:  # the loss itself couples examples
             return best
         if found.unknown < best.unknown or not found.is_sure:
             best = found
@@ -250,7 +251,7 @@ def _find_layouts(loss: Tensor, walk: Walk, plan: ActivationPlan, samples: int) 
 def _layouts_from(
     loss: Tensor, walk: Walk, plan: ActivationPlan, full: Tensor, boundary: Layout
 ) -> _Layouts | None:
-    """Layouts of the sites, if ``boundary`` is that of ``full``, a cotangent at the boundary."""
+    """Finds the layouts of the sites if ``boundary`` is that of ``full``, a cotangent at the boundary."""
     sites = plan.all_sites
     possible = [
         [
@@ -288,7 +289,7 @@ def _layouts_from(
 
 
 def _arrived(walk: Walk, plan: ActivationPlan, cotangent: Tensor) -> Sequence[Tensor | None]:
-    """What flows back to the sites from a cotangent at the boundary."""
+    """Returns the cotangents that flow back to the sites from a cotangent at the boundary."""
     edges = [walk.edge(site.node) for site in plan.all_sites]
     return run_backward([walk.edge(*plan.head.boundary)], edges, [cotangent])
 
@@ -296,7 +297,7 @@ def _arrived(walk: Walk, plan: ActivationPlan, cotangent: Tensor) -> Sequence[Te
 def _loss_keeps_apart(
     loss: Tensor, walk: Walk, plan: ActivationPlan, full: Tensor, boundary: Layout
 ) -> bool:
-    """Whether a loss of no known form passes nothing between samples."""
+    """Tells whether a loss of no known form passes nothing between examples."""
     factor = GenericFactor(loss, walk.edge(*plan.head.boundary), full, boundary.samples)
     for chosen in separating_sets(boundary.samples):
         here = chosen.to(full.device)
@@ -308,7 +309,7 @@ def _loss_keeps_apart(
 
 
 def _may_hold_samples(site: Site, walk: Walk, layout: Layout) -> bool:
-    """Whether samples can run along that axis at this kind of site, the parameter being the same for all of them."""
+    """Tells whether examples can lie along that axis at this kind of site, the parameter being the same for all of them."""
     if layout.axis >= site.sample_axes(walk):
         return False
     return site.role != "broadcast" or site.sizes(walk)[layout.axis] == 1

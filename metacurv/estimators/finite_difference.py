@@ -4,7 +4,7 @@
 
 The error has two parts: h^2/6 times the fourth derivative along v, and the rounding of the gradients, about eps |v . g| / h. In
 units of the root mean square of the parameters they balance near h = eps^(1/3), with eps the spacing of the coarsest number
-format on the way (Press et al., "Numerical Recipes", section 5.7). What is best was measured: 0.15 eps^(1/3). On perceptrons
+format on the way (Press et al., "Numerical Recipes", section 5.7). Measured, the best step is 0.15 eps^(1/3). On perceptrons
 with tanh and GELU, a convolutional network with batch norm and a transformer block, before and after training, it leaves an
 error of 5e-6 to 2e-4 of a typical sample in float32, 2e-2 to 1.2e-1 in bfloat16 and below 1e-9 in float64. A network whose
 layers differ much in size may want a step of its own.
@@ -31,17 +31,17 @@ from metacurv import _validate, ops
 from metacurv.estimators.loss_checks import check_loss, without_hooks
 from metacurv.estimators.model_loss import ModelLoss
 
-_COMPARED = 4  # probes
+_COMPARED = 4  # probes by which two steps are compared
 
 
 def relative_step(dtypes: Iterable[torch.dtype]) -> float:
-    """The step of a central difference, relative to what it moves, for the coarsest of ``dtypes``."""
+    """Returns the step of a central difference, relative to the size of what it moves, for the coarsest of ``dtypes``."""
     coarsest = max(torch.finfo(dtype).eps for dtype in dtypes)
     return 0.15 * math.pow(coarsest, 1 / 3)
 
 
 def root_mean_square(tensors: Sequence[Tensor]) -> float:
-    """Over all elements, in float64; 1 for zeros, which set no scale."""
+    """Returns the root mean square over all elements, in float64; 1 for zeros, which set no scale."""
     norms = [torch.linalg.vector_norm(x.detach(), dtype=torch.float64) for x in tensors]
     norm = float(torch.linalg.vector_norm(torch.stack(norms)))
     if not math.isfinite(norm):
@@ -50,14 +50,14 @@ def root_mean_square(tensors: Sequence[Tensor]) -> float:
 
 
 class FiniteDifference:
-    """v_p . (g_p(theta + h v) - g_p(theta - h v)) / 2h of every parameter p.
+    """Samples v_p . (g_p(theta + h v) - g_p(theta - h v)) / 2h of every parameter p.
 
     The parameters are moved in place and come back bit for bit, whatever the model raises; graphs that the user holds stay
     usable. Memory: one copy of the parameters and one gradient. Cost: two gradients a probe, and one forward pass to choose
     the step.
 
     Args:
-        problem: what to measure.
+        problem: the model, loss and batch to measure.
         seed: int in [0, 2^64); the probes are those of ``hessian_trace``.
         backend: "auto", "native" or "reference" (see ``metacurv.ops``).
         step: h, > 0, in the parameters' units; by default 0.15 eps^(1/3) times their root mean square.
@@ -83,7 +83,7 @@ class FiniteDifference:
 
     @cached_property
     def step(self) -> float:
-        """h."""
+        """The step h, in the parameters' units."""
         if self._given_step is not None:
             return self._given_step
         forward = self.problem.forward()
@@ -94,7 +94,7 @@ class FiniteDifference:
         return relative_step(dtypes) * root_mean_square(self._leaves)
 
     def samples(self, first_probe: int, n_samples: int) -> Tensor:
-        """One row for each of the probes ``first_probe`` ... ``first_probe + n_samples - 1``.
+        """Returns one row for each of the probes ``first_probe`` ... ``first_probe + n_samples - 1``.
 
         Returns:
             float64 [n_samples, T], a column for each of the problem's parameters; 0 for one that the loss does not use.
@@ -128,9 +128,9 @@ class FiniteDifference:
         return rows
 
     def disagreement(self) -> float:
-        """How far samples at the step and at twice the step are apart, relative to their size; 0 in half precision.
+        """Returns how far samples at the step and at twice the step are apart, relative to their size; 0 in half precision.
 
-        Smooth losses change by a share of h^2; kinks make samples depend on what they happen to step over.
+        Samples of a smooth loss change in proportion to h^2; at kinks they depend on the kinks that a step happens to cross.
         """
         if any(x.dtype in (torch.float16, torch.bfloat16) for x in self._leaves):
             return 0.0  # rounding alone gives up to 0.2
@@ -143,10 +143,10 @@ class FiniteDifference:
 
     @contextmanager
     def _restored(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-        """A copy of the parameters, and the parameters to write to, which equal the copy again at the end."""
+        """Yields a copy of the parameters, and the parameters to write to, which equal the copy again at the end."""
         here = [leaf.detach().clone() for leaf in self._leaves]
-        # Unlike detach(), data counts its own changes: graphs that saved the parameters before do not hear of ours, and will
-        # find the same bits again.
+        # Unlike detach(), data has a version counter of its own: graphs that saved the parameters do not see these changes,
+        # and find the same bits again afterwards.
         moved = [leaf.data for leaf in self._leaves]
         try:
             yield here, moved
@@ -156,20 +156,20 @@ class FiniteDifference:
             torch.clear_autocast_cache()
 
     def _draw(self, moved: list[Tensor], probe: Tensor) -> None:
-        """Writes v into the parameters: where the moved ones will be, so that v takes no memory."""
+        """Writes the probe v into the parameters themselves, so that v takes no memory."""
         ops.rademacher_(
             moved, seed=self._seed, probe=probe, numbers=self._numbers, backend=self._backend
         )
 
     def _contract(self, tensors: list[Tensor], columns: list[int], probe: Tensor) -> Tensor:
-        """v_p . x_p, float64, of tensors that belong to the parameters at ``columns``."""
+        """Returns v_p . x_p, float64, for tensors that belong to the parameters at ``columns``."""
         numbers = [self._numbers[t] for t in columns]
         return ops.signed_sum(
             tensors, seed=self._seed, probe=probe, numbers=numbers, backend=self._backend
         )
 
     def _refuse_shared_memory(self, moved: list[Tensor], probe: Tensor) -> None:
-        """v . v counts the elements, unless the signs of one parameter were written over those of another."""
+        """Raises ValueError where v . v does not count the elements: then one parameter's signs overwrote another's."""
         self._draw(moved, probe)
         counts = self._contract(moved, list(range(len(moved))), probe).tolist()
         for parameter, count in zip(self.problem.parameters, counts, strict=True):
@@ -180,15 +180,15 @@ class FiniteDifference:
                 )
 
     def _move(self, moved: list[Tensor], here: list[Tensor], probe: Tensor, step: float) -> None:
-        """To here + step v."""
+        """Moves the parameters to here + step v."""
         self._draw(moved, probe)
         for tensor, value in zip(moved, here, strict=True):
             torch.add(value, tensor, alpha=step, out=tensor)
-        # In an autocast region of the caller's it holds the weights of another point.
+        # In the caller's autocast region the cache holds casts of the weights at another point.
         torch.clear_autocast_cache()
 
     def _slopes(self, probe: Tensor, losses: list[Tensor]) -> Tensor:
-        """v_p . g_p where the parameters are now, float64 [T]. Appends the loss, which to look at now would block."""
+        """Returns v_p . g_p at the present parameters, float64 [T], and appends the loss; looking at it now would block."""
         loss = self.problem.forward().loss
         check_loss(loss, finite=False)
         # Backward passes take the dtypes that the forward pass chose.

@@ -1,9 +1,9 @@
 """The same samples v . (H v) by a derivative along v of the gradient's computation, for stacks of known layers.
 
 Where ``tangent_plan`` finds a rule for every operation that a parameter goes through, a probe needs no backward pass through a
-gradient's graph: its tangent is pushed from the parameters up to the loss function and pulled back down. The loss function
-itself, or what else stands in the head, is differentiated twice by autograd. Samples are those of ``double_backward``, probe by
-probe and parameter by parameter, up to rounding; a layer costs four matrix products instead of six, the first one instead of
+gradient's graph: its tangent is pushed from the parameters up to the loss function and pulled back down. Autograd
+differentiates twice the loss function itself, or what else stands in the head. Samples are those of ``double_backward``, probe
+by probe and parameter by parameter, up to rounding; a layer costs four matrix products instead of six, the first one instead of
 three, and the autograd engine is not asked about layers.
 
 Memory, whatever the number of probes: for each layer its tangent input and dL/dz, for each activation its slope; no gradient's
@@ -30,11 +30,11 @@ from metacurv.estimators.tangent_rules import NOTHING, Flow, Layer, Ledger
 
 
 class ForwardOverReverse:
-    """v . (H v) of every parameter by one push and one pull a probe.
+    """Samples v . (H v) of every parameter by one push and one pull a probe.
 
     Args:
         loss: one element.
-        parameters: all that are asked for.
+        parameters: all parameters to be measured.
         steps: a plan that covers every use of every parameter.
         start: see ``gradient_graph``.
 
@@ -74,7 +74,7 @@ class ForwardOverReverse:
     def accumulate(
         self, vectors: Sequence[Tensor], run: ModuleType, key: int, index: Tensor
     ) -> None:
-        """Adds one sample; vectors: the probe, one tensor for each of ``probed``, overwritten from call to call."""
+        """Adds one sample; ``vectors`` is the probe, one tensor for each of ``probed``, overwritten from call to call."""
         if self._probe is None:  # the same buffers serve every probe
             stored = {p.number: v for p, v in zip(self.probed, vectors, strict=True)}
             self._probe = Probe(stored, run, key, index)
@@ -90,7 +90,7 @@ class ForwardOverReverse:
         self._ledger.close()
 
     def _push(self, probe: Probe) -> dict[int, Tensor]:
-        """t(y) of each step in the boundary."""
+        """Returns the tangent t(y) of each step in the boundary."""
         last: dict[int, Tensor] = {}
         tangent: Tensor | None = None
         for i, step in enumerate(self._steps):
@@ -100,7 +100,7 @@ class ForwardOverReverse:
         return last
 
     def _through_head(self, tangents: dict[int, Tensor]) -> dict[int, Flow]:
-        """What comes back from the head, its own second derivative times t(y), by step."""
+        """Returns the flow that comes back from the head, its own second derivative times t(y), by step."""
         flows = dict.fromkeys(self._boundary, NOTHING)
         live = [
             (gradient, i)
@@ -120,7 +120,7 @@ class ForwardOverReverse:
         return flows
 
     def _add(self, products: list[Tensor]) -> None:
-        """Which products exist depends on the graph only, so the first probe decides what serves all."""
+        """Adds the products of one probe. The graph alone decides which exist, so the first probe's table serves all."""
         if self.moments.table is None:
             rows = {
                 p: [

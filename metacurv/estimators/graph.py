@@ -1,4 +1,4 @@
-"""Walking autograd graphs."""
+"""Walks over autograd graphs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.autograd.graph import Node
 
 
 def nodes_below(roots: Iterable[Node]) -> Iterator[Node]:
-    """Every node that a backward pass from ``roots`` can reach, each once."""
+    """Yields every node that a backward pass from ``roots`` can reach, each once."""
     stack = list(roots)
     seen = set(stack)
     while stack:
@@ -26,9 +26,9 @@ def nodes_below(roots: Iterable[Node]) -> Iterator[Node]:
 class LossGraph:
     """The graph of a loss with its edges reversed.
 
-    ``consumers``: node -> the nodes that send it their gradient, with the position of the edge among theirs.
-    ``leaves``: id of a leaf tensor -> its node.
-    ``has_python_functions``: whether it holds a ``torch.autograd.Function``, whose backward may not be differentiable.
+    ``consumers`` maps a node to the nodes that send it their gradient, with the position of the edge among theirs.
+    ``leaves`` maps the id of a leaf tensor to its node.
+    ``has_python_functions`` is true where it holds a ``torch.autograd.Function``, whose backward may not be differentiable.
     """
 
     def __init__(self, root: Node) -> None:
@@ -46,13 +46,13 @@ class LossGraph:
                     self.consumers[below].append((node, position))
 
     def uses(self, leaf: Tensor) -> list[tuple[Node, int]]:
-        """The edges that lead to a leaf; empty where the loss does not depend on it."""
+        """Returns the edges that lead to a leaf; none where the loss does not depend on it."""
         node = self.leaves.get(id(leaf))
         return [] if node is None else self.consumers[node]
 
 
 def is_cut(gradients: Iterable[Tensor | None]) -> bool:
-    """Whether the graph of some gradient ends in a once-differentiable function.
+    """Tells whether the graph of some gradient ends in a once-differentiable function.
 
     torch puts an error node there, but one without a path to the parameters, so a backward pass towards them alone would
     leave it out and find too little curvature without a word.

@@ -1,7 +1,7 @@
 """A loss's autograd graph as a numbered list, with a key that graphs of the same computation share.
 
-What is found out about one graph (which nodes are layers, which axis holds the samples) is kept under its key, as numbers of
-nodes, and holds for the graph of the next forward pass too.
+Findings about one graph (which nodes are layers, which axis holds the examples) are kept under its key, as numbers of
+nodes, and hold for the graph of the next forward pass too.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ ACCUMULATE = "torch::autograd::AccumulateGrad"
 class Walk:
     """Nodes in the order a breadth-first walk from the loss meets them; node 0 is the loss's.
 
-    ``shapes``: of each node's first output. ``inputs``: for each node, the numbers of the nodes that its gradients go to (-1:
-    nowhere) with the output of theirs.
-    ``names``: of the nodes. ``leaves``: node number -> index in ``parameters``.
+    ``shapes``: the shape of each node's first output. ``inputs``: for each node, the numbers of the nodes that its gradients go
+    to (-1: nowhere) with the output of theirs. ``names``: the names of the nodes. ``leaves``: node number -> index in
+    ``parameters``.
     """
 
     nodes: list[Node]
@@ -35,17 +35,17 @@ class Walk:
     key: Hashable
 
     def shape(self, index: int, output: int = 0) -> tuple[int, ...]:
-        """Of an output of a node."""
+        """Returns the shape of an output of a node."""
         if output == 0:
             return self.shapes[index]
         return tuple(self.nodes[index]._input_metadata[output].shape)
 
     def edge(self, index: int, output: int = 0) -> GradientEdge:
-        """Where the gradient in an output of a node arrives."""
+        """Returns the edge where the gradient in an output of a node arrives."""
         return GradientEdge(self.nodes[index], output)
 
     def consumers(self) -> list[list[tuple[int, int]]]:
-        """For each node, the nodes that use its outputs, with the position of the edge among theirs."""
+        """Returns for each node the nodes that use its outputs, with the position of the edge among theirs."""
         found: list[list[tuple[int, int]]] = [[] for _ in self.nodes]
         for index, row in enumerate(self.inputs):
             for position, (below, _) in enumerate(row):
@@ -55,7 +55,7 @@ class Walk:
 
 
 def walk_graph(root: Node, parameters: Sequence[NumberedParameter]) -> Walk:
-    """Every node that a backward pass from ``root`` can reach."""
+    """Lists every node that a backward pass from ``root`` can reach."""
     index_of = {id(p.tensor): index for index, p in enumerate(parameters)}
     nodes: list[Node] = [root]
     number: dict[Node, int] = {root: 0}
@@ -95,7 +95,7 @@ _settings_of: dict[str, list[str]] = {}
 
 
 def _settings(name: str, node: Node) -> list[str]:
-    """The attributes in which a kind of node keeps its settings, such as dimensions, beside sizes and tensors."""
+    """Returns the attributes in which a kind of node keeps its settings, such as dimensions; not sizes and tensors."""
     known = _settings_of.get(name)
     if known is None:
         known = [
@@ -110,12 +110,12 @@ def _settings(name: str, node: Node) -> list[str]:
 
 
 def _plain(value: Any) -> Hashable:
-    """What of a setting can be compared; of a tensor, that it is there."""
+    """Returns the part of a setting that can be compared; a tensor is replaced by its type."""
     if isinstance(value, Tensor):
         return Tensor
     return tuple(map(_plain, value)) if isinstance(value, (list, tuple)) else value
 
 
 def signed(value: int) -> int:
-    """A dimension or index that a node saved: torch shows a negative one as an unsigned 64-bit number."""
+    """Converts a dimension or index that a node saved: torch shows a negative one as an unsigned 64-bit number."""
     return value if value < 1 << 63 else value - (1 << 64)

@@ -1,4 +1,4 @@
-"""Which way to v . (H v) serves a graph.
+"""Chooses the way to samples v . (H v) that serves a graph.
 
 Through stacks of known layers a probe is pushed and pulled by rules (``forward_over_reverse``). Else one gradient graph serves
 all probes, and each costs one backward pass through it (``double_backward``, and always so on the reference backend), less what
@@ -26,7 +26,7 @@ from metacurv.estimators.linear_uses import find_linear_uses
 from metacurv.estimators.parameters import NumberedParameter
 from metacurv.estimators.tangent_plan import plan_tangents
 
-# Ways to v . (H v) of every parameter, probe by probe; they agree up to rounding.
+# The ways to samples v . (H v) of every parameter, probe by probe; they agree up to rounding.
 Products = DoubleBackward | FactoredDoubleBackward | ForwardOverReverse
 
 
@@ -37,7 +37,7 @@ def choose_products(
     *,
     keeps_samples: bool = False,
 ) -> Products:
-    """The fastest way that serves the graph of ``loss``; on the reference backend autograd's.
+    """Returns the fastest way that serves the graph of ``loss``; on the reference backend autograd's.
 
     keeps_samples: see ``DoubleBackward``; the other ways always keep them.
     """
@@ -61,7 +61,7 @@ def _fast(
     backend: str,
     start: Tensor | None,
 ) -> Products | None:
-    """The first that serves: without a gradient's graph, for a stack of known layers; by the factors of linear layers."""
+    """Returns the first fast way that serves: rules for a stack of known layers, then the factors of linear layers; or None."""
     uses = find_linear_uses(graph, parameters)
     with suppress(NotApplicable):
         with explain_differentiation_errors("reading what the forward pass saved"), torch.no_grad():

@@ -3,7 +3,7 @@
     tr H = E[v . H v],  v_i = +1 or -1 with equal probability      (Hutchinson 1990)
     Var[v . H v] = 2 (||H||_F^2 - sum_i H_ii^2)                    (Avron and Toledo 2011)
 
-How v . H v is formed depends on the graph (``hessian_products``). Probes are written into one reused copy of the parameters,
+The graph decides how v . H v is formed (``hessian_products``). Probes are written into one reused copy of the parameters,
 and v . H v is folded into running statistics on the device, so nothing waits for the host until the result is read.
 """
 
@@ -35,7 +35,7 @@ class ProbeLoop:
         ]
 
     def add(self, first_probe: int, n_samples: int) -> None:
-        """Probes ``first_probe`` ... ``first_probe + n_samples - 1``."""
+        """Adds the samples of probes ``first_probe`` ... ``first_probe + n_samples - 1``."""
         probe = torch.full((), first_probe, dtype=torch.int64, device=self._device)
         offsets = [0] * len(self._numbers)
         for _ in range(n_samples):
@@ -69,7 +69,7 @@ def trace_of_loss(
     n_samples: int,
     backend: str,
 ) -> TraceReading:
-    """``read_trace`` for a checked ``loss``, the fastest way that serves its graph (on the reference backend autograd's)."""
+    """Calls ``read_trace`` with the fastest products for a checked ``loss`` (on the reference backend autograd's)."""
     # Backward passes take the dtypes that the forward pass chose; an autocast region around them would change these.
     # Nor can they run in inference mode, which records nothing.
     with (
@@ -91,15 +91,16 @@ def hessian_trace(
     seed: int = 0,
     backend: str = "auto",
 ) -> TraceEstimate:
-    """Trace of the Hessian of ``loss`` in ``params`` by Hutchinson's method, with its standard error.
+    """Estimates the trace of the Hessian of ``loss`` in ``params`` by Hutchinson's method, with its standard error.
 
-    Leaves the graph of ``loss`` usable (``loss.backward()`` still works), and leaves ``.grad``, the random state and the
-    modes of the model alone. Memory does not grow with ``n_samples``: it is at most one copy of the parameters more than a
-    double backward takes.
+    The trace tr H = E[v . H v], with v a random sign vector (a probe), is averaged over ``n_samples`` probes. Each costs a
+    Hessian-vector product, about as much as two backward passes. The function leaves the graph of ``loss`` usable
+    (``loss.backward()`` still works), and does not change ``.grad``, the random state or the modes of the model. Memory does
+    not grow with ``n_samples``: it is at most one copy of the parameters more than a double backward takes.
 
     Args:
         loss: one element, with a graph that can be differentiated twice.
-        params: what to differentiate in: tensors, (name, tensor) pairs (``model.named_parameters()``), or a mapping.
+        params: the parameters to differentiate in: tensors, (name, tensor) pairs (``model.named_parameters()``), or a mapping.
             Frozen parameters are left out, repeated ones count once, unused ones have trace 0.
         n_samples: number of probes, >= 1. The standard error falls as 1 / sqrt(n_samples).
         seed: int in [0, 2^64). The same seed gives the same probes on every device, dtype and thread count. Parameters are
@@ -107,15 +108,20 @@ def hessian_trace(
         backend: "auto", "native" or "reference" (see ``metacurv.ops``).
 
     Returns:
-        A ``TraceEstimate``; its ``stderr`` is nan for one probe.
+        The estimate, in units of the loss over the parameters' units squared; its ``stderr`` is nan for one probe.
 
     Raises:
         TypeError: ``loss`` is no real tensor; a parameter is sparse, complex or of an integer type.
         ValueError: ``loss`` is not a finite scalar with a graph that reaches ``params``; ``params`` is empty, frozen or on
             several devices; a number is out of range.
         NotTwiceDifferentiableError: an operation in the graph has no second derivative.
+        RuntimeError: ``backend="native"`` and no kernels were compiled for the device.
 
-    Source: Hutchinson 1990, "A stochastic estimator of the trace of the influence matrix for Laplacian smoothing splines".
+    References:
+        Hutchinson 1990, "A stochastic estimator of the trace of the influence matrix for Laplacian smoothing splines".
+        Avron and Toledo 2011, "Randomized algorithms for estimating the trace of an implicit symmetric positive semi-definite
+        matrix" (variance).
+        Pearlmutter 1994, "Fast exact multiplication by the Hessian".
 
     Example:
         >>> w = torch.tensor([1.0, 2.0], requires_grad=True)

@@ -21,11 +21,13 @@ from metacurv.estimators.push_tangent import push_tangent
 
 
 class HessianSamples:
-    """v_p . (H v)_p of every parameter p.
+    """Draws samples v_p . (H v)_p of every parameter p.
 
     Args:
-        problem, forward: what to measure, and a forward pass of it.
-        seed, backend: as for ``hessian_trace``, whose probes these are.
+        problem: the model, loss and batch to measure.
+        forward: a forward pass of it.
+        seed: as for ``hessian_trace``, whose probes these are.
+        backend: as for ``hessian_trace``.
     """
 
     def __init__(self, problem: ModelLoss, forward: Forward, *, seed: int, backend: str) -> None:
@@ -37,7 +39,7 @@ class HessianSamples:
         self._loop = ProbeLoop(self._products, seed=seed, backend=backend)
 
     def samples(self, first_probe: int, n_samples: int) -> Tensor:
-        """float64 [n_samples, parameters]."""
+        """Returns one row a probe: float64 [n_samples, parameters]."""
         rows = []
         column = {p.number: i for i, p in enumerate(self._problem.parameters)}
         with without_hooks(self._problem.parameters):
@@ -57,15 +59,17 @@ class HessianSamples:
 
 
 class GaussNewtonSamples:
-    """v_p . (G v)_p of every parameter p.
+    """Draws samples v_p . (G v)_p of every parameter p.
 
     J' w is linear in w, so J v is the derivative of v . J' w in w: one graph of J' w serves all probes (the "double backward"
     trick). It sees what autograd's own J' sees, with padding rows and detached parts as constants; operations whose backward
     pass cannot be differentiated (fused attention) go through forward mode instead.
 
     Args:
-        problem, forward: what to measure, and a forward pass of it whose output is one tensor.
-        seed, backend: as for ``hessian_trace``, whose probes these are.
+        problem: the model, loss and batch to measure.
+        forward: a forward pass of it whose output is one tensor.
+        seed: as for ``hessian_trace``, whose probes these are.
+        backend: as for ``hessian_trace``.
     """
 
     def __init__(self, problem: ModelLoss, forward: Forward, *, seed: int, backend: str) -> None:
@@ -81,7 +85,7 @@ class GaussNewtonSamples:
         self._pulled = self._pull_graph()
 
     def _pull_graph(self) -> list[tuple[str, Tensor]] | None:
-        """J' w of each parameter that the output depends on, as a function of w; None where that has no derivative."""
+        """Returns J' w of each parameter that the output depends on, as a function of w; None where that has no derivative."""
         tensors = [p.tensor for p in self._problem.parameters]
         try:
             with torch.enable_grad():
@@ -105,14 +109,14 @@ class GaussNewtonSamples:
         return [self._vectors[name] for name, _ in live]
 
     def samples(self, first_probe: int, n_samples: int) -> Tensor:
-        """float64 [n_samples, parameters]."""
+        """Returns one row a probe: float64 [n_samples, parameters]."""
         with without_hooks(self._problem.parameters):
             return torch.stack(
                 [self._sample(probe) for probe in range(first_probe, first_probe + n_samples)]
             )
 
     def _push(self) -> Tensor:
-        """J v."""
+        """Returns J v."""
         if self._pulled is None:
             return push_tangent(self._problem, self._vectors, "auto", None)[1]
         pulled = [x for _, x in self._pulled]

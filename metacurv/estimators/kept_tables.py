@@ -1,4 +1,4 @@
-"""Small tables of constants on a device, made once: a copy from the host would let every reading wait for a GPU."""
+"""Small tables of constants on a device, made once: with a copy from the host, every reading would wait for a GPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def kept_table(rows: Sequence[Sequence[float]], columns: int, device: torch.device) -> Tensor:
-    """float64 [rows, columns], not to be changed; the same memory for the same numbers."""
+    """Returns ``rows`` as float64 [rows, columns], not to be changed: equal numbers share memory."""
     return _table(tuple(map(tuple, rows)), columns, device)
 
 

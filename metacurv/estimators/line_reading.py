@@ -24,26 +24,26 @@ Leaves = list[Tensor]
 
 @dataclass(frozen=True)
 class LineReading:
-    """Of one batch, along S lines. ``numbers``: [1 + 2 S] float64 on the outputs' device, loss, slopes and curvatures.
+    """Loss, slopes and curvatures of one batch along S lines, in ``numbers``: [1 + 2 S] float64 on the outputs' device.
 
-    ``curvature[s]`` is u_s . G (sum over r of w_r u_r) / w_s, w the weights: u . G u for a single line.
+    ``curvature[s]`` is u_s . G (sum over r of w_r u_r) / w_s, with w the weights: u . G u for a single line.
     """
 
     numbers: Tensor
 
     @property
     def loss(self) -> Tensor:
-        """0-dim."""
+        """The loss, 0-dim."""
         return self.numbers[0]
 
     @property
     def slope(self) -> Tensor:
-        """[S]."""
+        """The slopes along the lines, [S]."""
         return self.numbers[1 : 1 + len(self.numbers) // 2]
 
     @property
     def curvature(self) -> Tensor:
-        """[S]."""
+        """The curvatures along the lines, [S]."""
         return self.numbers[1 + len(self.numbers) // 2 :]
 
 
@@ -56,7 +56,7 @@ class OutputLoss:
         self._others: list[Any] = []
 
     def leaves(self, output: Any) -> Leaves:
-        """The floating tensors of ``output``; the last output seen gives the form in which they go to the loss."""
+        """Returns the floating tensors of ``output``, and remembers the form in which they go to the loss."""
         flat, self._spec = pytree.tree_flatten(output)
         floating = [isinstance(x, Tensor) and x.is_floating_point() for x in flat]
         self._others = [None if is_leaf else x for x, is_leaf in zip(flat, floating, strict=True)]
@@ -68,7 +68,7 @@ class OutputLoss:
         return [flat[i] for i in self._places]
 
     def at(self, leaves: Leaves) -> Tensor:
-        """The loss of an output of the form last seen, with ``leaves`` in it."""
+        """Returns the loss of an output of the form last seen, with ``leaves`` in it."""
         assert self._spec is not None
         flat = list(self._others)
         for place, leaf in zip(self._places, leaves, strict=True):
@@ -83,7 +83,14 @@ class OutputLoss:
 def read_lines(
     loss: OutputLoss, centre: Leaves, tangents: Sequence[Leaves], weights: Tensor
 ) -> LineReading:
-    """Slope and curvature at ``centre`` along lines with the output tangents ``tangents`` [S]; weights: [S] float64, > 0."""
+    """Reads slope and curvature at ``centre`` along lines.
+
+    Args:
+        loss: the batch's loss as a function of the output.
+        centre: the outputs where the lines meet.
+        tangents: the derivatives of the outputs along each of the S lines.
+        weights: [S] float64, > 0.
+    """
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in centre]
         value = loss.at(leaves)

@@ -1,4 +1,4 @@
-"""The same samples v . (H v) for less work where parameters are weights and biases of linear layers.
+"""The samples of ``double_backward`` for less work where parameters are weights and biases of linear layers.
 
 A linear layer z = a W' + b has the gradient dL/dW = d' a with d = dL/dz, so a backward pass through the gradient graph
 computes, for every probe, two weight-sized matrix products that are only dotted with v_W afterwards. With the probe
@@ -7,9 +7,9 @@ computes, for every probe, two weight-sized matrix products that are only dotted
     v_W . (H v)_W = <ds/dz, a V'> + <ds/d(d W), d V>,      v_b . (H v)_b = <sum over rows of ds/dz, v_b>,
 
 because s depends on W through z = a W' + b and through the layer's share d W of dL/da only, and s itself holds W's part
-as <d, a V'>, whose derivatives in d and a are injected as a V' and d V. Four products a layer instead of six, none followed
-by an addition of weight-sized matrices, and the two with V need no stored V (``ops.signed_matmul``). Samples are those of
-``double_backward``, probe by probe, up to rounding.
+as <d, a V'>, whose derivatives in d and a are injected as a V' and d V. A layer takes four products instead of six, none
+followed by an addition of weight-sized matrices, and the two with V need no stored V (``ops.signed_matmul``). Samples are
+those of ``double_backward``, probe by probe, up to rounding.
 
 Memory, whatever the number of probes: beyond a double backward, up to four tensors the size of each layer's activations; the
 gradients and Hessian-vector products of the weights, which a double backward holds, are not formed. ``worth_factoring`` keeps
@@ -45,7 +45,7 @@ from metacurv.estimators.probe_products import Probe, dot, needs_stored_probe
 def worth_factoring(
     uses: list[LinearUse], graph: LossGraph, parameters: Sequence[NumberedParameter]
 ) -> list[LinearUse]:
-    """Those of ``uses`` whose activations take, for each weight, at most one copy of it more than what is not formed."""
+    """Returns the uses whose activations take at most one copy of their weight more than what is not formed."""
     held: dict[int, int] = defaultdict(int)  # elements of activations, by parameter number
     for use in uses:
         held[use.weight.number] += 2 * use.rows * sum(use.weight.tensor.shape)
@@ -59,7 +59,7 @@ def worth_factoring(
 
 @dataclass(frozen=True)
 class _Layer:
-    """What a use needs for every probe."""
+    """The tensors of a use that every probe needs."""
 
     use: LinearUse
     stored: bool  # whether products with V need V
@@ -74,9 +74,9 @@ class _Layer:
 
 @contextmanager
 def _input_products(uses: Sequence[LinearUse]) -> Iterator[dict[Node, GradientEdge]]:
-    """Within, a backward pass through the layers notes where in its graph each layer's product d W is made.
+    """Notes, in a backward pass within the block, where in its graph each layer's product d W is made.
 
-    An edge, not the tensor, so that its memory is not held.
+    It notes the edge, not the tensor, so that the tensor's memory is not held.
     """
     found: dict[Node, GradientEdge] = {}
 
@@ -97,7 +97,10 @@ def _input_products(uses: Sequence[LinearUse]) -> Iterator[dict[Node, GradientEd
 
 
 class FactoredDoubleBackward:
-    """v . (H v) of every parameter: linear layers by their factors, all others from H v, in one backward pass a probe."""
+    """Draws samples v . (H v) of every parameter: linear layers by their factors, all others from H v.
+
+    A probe takes one backward pass.
+    """
 
     def __init__(
         self,
@@ -168,7 +171,7 @@ class FactoredDoubleBackward:
     def accumulate(
         self, vectors: Sequence[Tensor], run: ModuleType, key: int, probe: Tensor
     ) -> None:
-        """Adds one sample; vectors: the probe, one tensor for each of ``probed``."""
+        """Adds one sample; ``vectors`` is the probe, one tensor for each of ``probed``."""
         stored = {p.number: v for p, v in zip(self.probed, vectors, strict=True)}
         drawn = Probe(stored, run, key, probe)
         sources = list(self._general_gradients)
@@ -194,7 +197,7 @@ class FactoredDoubleBackward:
         self.moments.add(sample)
 
     def _general_samples(self, drawn: Probe, results: Sequence[Tensor | None]) -> Tensor:
-        """float64 [number of general parameters]."""
+        """Returns the samples of the general parameters, float64 [number of general parameters]."""
         products = [
             drawn.index.new_zeros(0, dtype=torch.float32) if h is None else h
             for h in results[: len(self._general)]
@@ -212,7 +215,7 @@ class FactoredDoubleBackward:
         backward: Sequence[Tensor | None],
         results: Sequence[Tensor | None],
     ) -> Tensor:
-        """float64 [number of factored parameters]."""
+        """Returns the samples of the factored parameters, float64 [number of factored parameters]."""
         terms: list[Tensor] = []
         owners: list[dict[int, float]] = []  # parameter number -> factor, for each term
         for layer, out, back in zip(self._layers, forward, backward, strict=True):

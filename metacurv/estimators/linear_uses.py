@@ -1,4 +1,4 @@
-"""Finds linear layers in the graph of a loss: which weights are only ever right factors of a matrix product."""
+"""Finds linear layers in the graph of a loss: the weights that only ever are right factors of a matrix product."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from metacurv.estimators.errors import NotApplicable
 from metacurv.estimators.graph import LossGraph
 from metacurv.estimators.parameters import NumberedParameter
 
-# Sums over activations are taken in the parameter's precision, which half types do not have to spare.
+# Sums over activations are taken in the parameter's precision, which is too low in half types.
 _DTYPES = (torch.float32, torch.float64)
 
 
@@ -28,11 +28,11 @@ class LinearUse:
 
     @property
     def input_position(self) -> int:
-        """Which of the node's gradients is the one in its input."""
+        """The position of the gradient in the layer's input among the node's gradients."""
         return 1 if self.node.name() == "AddmmBackward0" else 0
 
     def input(self) -> Tensor:
-        """a: [rows, in], with its graph; NotApplicable if it is sparse."""
+        """Returns a: [rows, in], with its graph; raises NotApplicable if it is sparse."""
         saved = "_saved_mat1" if self.node.name() == "AddmmBackward0" else "_saved_self"
         tensor: Tensor = getattr(self.node, saved)
         if tensor.layout != torch.strided:
@@ -41,22 +41,22 @@ class LinearUse:
 
     @property
     def rows(self) -> int:
-        """Rows of a and z."""
+        """The number of rows of a and z."""
         return int(self.node._input_metadata[0].shape[0])
 
     def right_factor(self) -> Tensor:
-        """W' or W as the graph saved it: [in, out]. Only where the input carries a graph."""
+        """Returns W' or W as the graph saved it: [in, out]. It exists only where the input carries a graph."""
         return right_factor(self.node)
 
 
 def right_factor(node: Node) -> Tensor:
-    """The saved right factor of a matrix product's node; torch refuses it if it was changed since."""
+    """Returns the saved right factor of a matrix product's node; torch raises an error if it was changed since."""
     tensor: Tensor = node._saved_mat2  # type: ignore[attr-defined]
     return tensor
 
 
 def _is_weight_edge(node: Node, position: int) -> bool:
-    """Whether the edge is the right factor of a plain matrix product."""
+    """Tells whether the edge is the right factor of a plain matrix product."""
     name = node.name()
     if name == "AddmmBackward0":
         return position == 2 and node._saved_alpha == 1 and node._saved_beta == 1  # type: ignore[attr-defined]
@@ -64,7 +64,7 @@ def _is_weight_edge(node: Node, position: int) -> bool:
 
 
 def _weight_uses(leaf: Tensor, graph: LossGraph) -> list[tuple[Node, bool]]:
-    """(node, transposed) of every use of a weight; empty if some use is not a linear layer."""
+    """Returns (node, transposed) of every use of a weight; none if some use is not a linear layer."""
     uses: list[tuple[Node, bool]] = []
     for node, position in graph.uses(leaf):
         if node.name() == "TBackward0":
@@ -78,7 +78,7 @@ def _weight_uses(leaf: Tensor, graph: LossGraph) -> list[tuple[Node, bool]]:
 
 
 def find_linear_uses(graph: LossGraph, parameters: Sequence[NumberedParameter]) -> list[LinearUse]:
-    """The layers whose weights (and biases) need no weight-sized products, in the graph of a loss."""
+    """Returns the layers whose weights (and biases) need no weight-sized products, in the graph of a loss."""
     leaves = [p for p in parameters if p.tensor.is_leaf and p.tensor.dtype in _DTYPES]
     weight_of: dict[Node, tuple[NumberedParameter, bool]] = {}
     for parameter in leaves:
@@ -102,7 +102,7 @@ def _is_bias_edge(
     position: int,
     weight_of: dict[Node, tuple[NumberedParameter, bool]],
 ) -> bool:
-    """Whether the edge adds a bias, [out], to the rows of a layer found before."""
+    """Tells whether the edge adds a bias, [out], to the rows of a layer found before."""
     if node not in weight_of or node.name() != "AddmmBackward0" or position != 0:
         return False
     weight, transposed = weight_of[node]

@@ -1,4 +1,4 @@
-"""What every estimator asks of a loss, and what none of them lets run."""
+"""Checks that every estimator makes of a loss, and hooks that none of them lets run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_loss(loss: Tensor, *, finite: bool = True) -> None:
 
 
 def refuse_reentrant_checkpoints(names: Iterable[str]) -> None:
-    """Raises ValueError where ``names`` of a graph's nodes tell of one: what lies inside is not in the graph."""
+    """Raises ValueError if the ``names`` of a graph's nodes show a reentrant checkpoint: its inside is not in the graph."""
     if "CheckpointFunctionBackward" in names:
         raise ValueError(
             "model must not use torch.utils.checkpoint with use_reentrant=True, which hides the parameters inside it from "
@@ -41,7 +41,7 @@ def refuse_reentrant_checkpoints(names: Iterable[str]) -> None:
 
 @contextmanager
 def without_hooks(parameters: Sequence[NumberedParameter]) -> Iterator[None]:
-    """A reading is not the user's backward pass: gradient hooks on leaf parameters must neither run nor change it."""
+    """Switches the gradient hooks of leaf parameters off: a reading is not the user's backward pass."""
     hooked = [(p.tensor, p.tensor._backward_hooks) for p in parameters if p.tensor._backward_hooks]
     try:
         for tensor, _ in hooked:

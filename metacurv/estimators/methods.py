@@ -1,4 +1,4 @@
-"""The five ways to a model's trace under one form: whether each is right for a batch, and what it measures there."""
+"""The five ways to a model's trace in one form: whether each is right for a batch, and what it measures there."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from metacurv.estimators.tangent_plan import plan_tangents
 from metacurv.estimators.taylor import Taylor, taylor_of_steps
 from metacurv.estimators.taylor_chain import CompiledTaylor, taylor_of_chain
 
-# Between samples at one step and at twice that: in float32 smooth networks are below 0.005, those with kinks at 0.1 or above
-# (benchmarks/kinks.py).
+# Bound on the difference between samples at a step and at twice that step: in float32 smooth networks are below 0.005, those
+# with kinks at 0.1 or above (benchmarks/kinks.py).
 _KINKS = 0.02
 METHODS = ("exact", "activation", "taylor", "hutchinson", "finite_difference")
 
 
 class Unserved(ValueError):
-    """A method was asked for by name that is not right for the model; the message says why."""
+    """Raised where a method was named that is not right for the model; the message says why."""
 
 
 def why_not(method: str, opened: Opened) -> str | None:
-    """Why ``method`` would be wrong here; None where it is right, as far as can be told before it runs."""
+    """Returns the reason why ``method`` would be wrong here; None where it is right, as far as can be told before it runs."""
     if method in ("exact", "activation"):
         if opened.obstacle is not None:
             return opened.obstacle
@@ -59,10 +59,10 @@ def why_not(method: str, opened: Opened) -> str | None:
 
 
 def measure(method: str, opened: Opened, groups: Groups, budget: Budget) -> Summary:
-    """Runs a method for which ``why_not`` found nothing; all parameters' parts, the groups, and the total.
+    """Runs a method for which ``why_not`` found nothing; returns all parameters' parts, the groups, and the total.
 
     Raises:
-        Unserved: it turned out not to serve after all.
+        Unserved: the method turned out not to serve after all.
     """
     if opened.is_chain(method):  # runs none of the user's code but for hooks on smooth activations
         with plain_arithmetic(opened.problem.device), without_hooks(opened.problem.parameters):
@@ -71,7 +71,7 @@ def measure(method: str, opened: Opened, groups: Groups, budget: Budget) -> Summ
         refuse_reentrant_checkpoints({node.name() for node in nodes_below([_root(opened)])})
     if (
         method == "finite_difference"
-    ):  # runs forward passes of its own, as the caller's autocast has them
+    ):  # it runs forward passes of its own, under the caller's autocast
         return sample(_finite_differences(opened).samples, groups, budget)
     try:
         with _quiet(opened):
@@ -109,7 +109,7 @@ def _root(opened: Opened) -> Node:
 
 
 def _quiet(opened: Opened) -> AbstractContextManager[object]:
-    """Backward passes take the dtypes that the forward pass chose, and run no hooks of the user's parameters."""
+    """Switches autocast and the hooks of the user's parameters off: backward passes take the dtypes of the forward pass."""
     stack = ExitStack()
     device = opened.problem.device.type
     if torch.is_autocast_enabled(device):

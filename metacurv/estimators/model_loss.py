@@ -22,9 +22,9 @@ LossFunction = Callable[[Any, Any], Tensor]
 
 @dataclass(frozen=True)
 class Forward:
-    """One forward pass: what the model gave, and the loss, with their graph.
+    """One forward pass: the model's output and the loss, with their graph.
 
-    ``edge``: where the gradient in the output arrives, if that is one tensor; as it was before the loss saw it.
+    ``edge`` is where the gradient in the output arrives, if that is one tensor; it is taken before the loss sees the output.
     """
 
     output: Any
@@ -34,11 +34,11 @@ class Forward:
 
 @dataclass(frozen=True)
 class ModelLoss:
-    """loss_fn(model(inputs), targets) as a function of the model's parameters.
+    """The loss loss_fn(model(inputs), targets) as a function of the model's parameters.
 
     ``inputs``: a tuple is passed as positional arguments, a mapping as keyword arguments, anything else as the one argument.
     ``parameters``: those of the model that require a gradient, numbered by their position among all.
-    ``eager``: whether forward passes go around torch.compile; ``math_attention``: around fused attention. Both lack second
+    ``eager``: True where forward passes go around torch.compile; ``math_attention``: around fused attention. Both lack second
     derivatives, and a compiled model hides its layers.
     """
 
@@ -56,23 +56,23 @@ class ModelLoss:
         return self.parameters[0].tensor.device
 
     def forward(self) -> Forward:
-        """One pass with gradients on. All passes see the same random numbers, so that dropout keeps its mask."""
+        """Runs one pass with gradients on. All passes see the same random numbers, so that dropout keeps its mask."""
         with gradients_on(), self.state_kept(), self._ways_around():
             output = call_model(self.model, _out_of_inference(self.inputs))
             edge = output_edge(output)
             return Forward(output, self.loss_fn(output, _out_of_inference(self.targets)), edge)
 
     def forward_with(self, values: Mapping[str, Tensor]) -> Any:
-        """The model's output with ``values`` in place of the parameters of these names, for the same random numbers.
+        """Returns the model's output with ``values`` in place of the parameters of these names, for the same random numbers.
 
-        The caller chooses whether gradients are recorded; tangents of forward-mode differentiation pass.
+        The caller chooses whether gradients are recorded; ``values`` may carry tangents of forward-mode differentiation.
         """
         tensors = {id(p.tensor): values[p.name] for p in self.parameters if p.name in values}
         with recording(), self.state_kept(), _replaced(self.model, tensors):
             return call_model(self.model, _out_of_inference(self.inputs))
 
     def loss_of(self, output: Any) -> Tensor:
-        """The loss of an output, without the model, with gradients on."""
+        """Returns the loss of an output, without the model, with gradients on."""
         with gradients_on(), self.state_kept():
             return self.loss_fn(output, _out_of_inference(self.targets))
 
@@ -96,14 +96,14 @@ class ModelLoss:
 
 
 def output_edge(output: Any) -> GradientEdge | None:
-    """Where the gradient in a model's output arrives; None for anything but one tensor with a graph."""
+    """Returns the edge where the gradient in a model's output arrives; None for anything but one tensor with a graph."""
     if not isinstance(output, Tensor) or output.grad_fn is None:
         return None
     return GradientEdge(output.grad_fn, output.output_nr)
 
 
 def call_model(model: Callable[..., Any], inputs: Any) -> Any:
-    """model(inputs), with a tuple (no named one) as positional and a mapping as keyword arguments."""
+    """Calls the model with a tuple (no named one) as positional, a mapping as keyword arguments, else with one argument."""
     if type(inputs) is tuple:
         return model(*inputs)
     if isinstance(inputs, Mapping):
@@ -112,7 +112,7 @@ def call_model(model: Callable[..., Any], inputs: Any) -> Any:
 
 
 def _out_of_inference(value: Any) -> Any:
-    """Copies of tensors made under inference_mode, which autograd refuses to save."""
+    """Copies tensors made under inference_mode, which autograd refuses to save."""
 
     def usable(leaf: Any) -> Any:
         return leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf
@@ -124,7 +124,7 @@ def _out_of_inference(value: Any) -> Any:
 def _replaced(model: nn.Module, tensors: Mapping[int, Tensor]) -> Iterator[None]:
     """Puts tensors in the places of parameters, given by id, and the parameters back at the end.
 
-    Not torch.func.functional_call: where a module is used twice, 2.13 leaves its parameters replaced.
+    torch.func.functional_call will not do: in torch 2.13, where a module is used twice, it leaves the parameters replaced.
     """
     held = [
         (module, name, parameter)

@@ -18,8 +18,8 @@ class TraceReading:
     """A finished measurement still on the device; ``estimate()`` brings it to the host.
 
     ``mean``, ``m2``: float64 [T + 1], for the T parameters named ``curved`` and, last, for their sum. ``names``: all parameters
-    in order; those not in ``curved`` have a trace of exactly 0. ``n_samples``: 0 where the trace is exact.
-    ``why``: this method ran.
+    in order; those not in ``curved`` have a trace of exactly 0. ``n_samples``: 0 where the trace is exact. ``why``: the reason
+    for this method.
     """
 
     mean: Tensor
@@ -33,15 +33,15 @@ class TraceReading:
 
     @property
     def trace(self) -> Tensor:
-        """0-dim float64."""
+        """The total trace, 0-dim float64."""
         return self.mean[-1]
 
     def estimate(self) -> TraceEstimate:
-        """Copies to the host: one synchronisation on CUDA."""
+        """Copies the measurement to the host, with one synchronisation on CUDA."""
         mean, m2 = torch.stack([self.mean, self.m2]).cpu()
         values = mean.tolist()
         if self.n_samples and self.curved:
-            # With one probe the deviation is unknown, 0 / 0.
+            # With one probe the deviation is unknown: 0 / 0 gives nan.
             errors = (m2 / (self.n_samples - 1) / self.n_samples).sqrt().tolist()
         else:  # exact, or without any curvature
             errors = [0.0] * len(values)
@@ -74,13 +74,13 @@ class SampleMoments:
         self._pending: list[Tensor] = []
 
     def add(self, sample: Tensor) -> None:
-        """sample: float64 [T]."""
+        """Adds one sample, float64 [T]."""
         self._pending.append(sample)
         if len(self._pending) == self.BATCH:
             self._merge()
 
     def take(self) -> Tensor:
-        """float64 [m, T]: the samples not merged yet, which then count no more."""
+        """Removes and returns the samples that are not merged yet, float64 [m, T]."""
         parts = torch.stack(self._pending)
         self._pending.clear()
         return parts
@@ -91,18 +91,18 @@ class SampleMoments:
             self._running.add(torch.cat([parts, parts.sum(1, keepdim=True)], dim=1))
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and M2, float64 [T + 1], the total last."""
+        """Returns mean and M2, float64 [T + 1], the total last."""
         self._merge()
         return self._running.mean, self._running.m2
 
 
 class CombinedMoments(SampleMoments):
-    """The same for samples that are fixed combinations of P scalars, combined a batch at a time.
+    """Mean and M2 of samples that are fixed combinations of P scalars, combined a batch at a time.
 
     Args:
         curved: T parameters.
-        device: of the scalars.
-        table: float64 [T, P]; None while nothing is added.
+        device: the device of the scalars.
+        table: float64 [T, P], the combinations; None while nothing is added.
     """
 
     def __init__(
@@ -112,13 +112,13 @@ class CombinedMoments(SampleMoments):
         self.table = table
 
     def add_terms(self, terms: Sequence[Tensor]) -> None:
-        """terms: P tensors of one element, in the order of the table's columns."""
+        """Adds one sample as its P terms: tensors of one element, in the order of the table's columns."""
         self._pending.extend(terms)
         if len(self._pending) == self.BATCH * len(terms):
             self._merge()
 
     def take(self) -> Tensor:
-        """As the class above says."""
+        """Combines, removes and returns the samples that are not merged yet, float64 [m, T]."""
         assert self.table is not None
         terms = torch.stack(self._pending).view(-1, self.table.shape[1])  # [m, P]
         self._pending.clear()
@@ -135,5 +135,5 @@ class StreamedMoments:
         self.count = torch.zeros((), dtype=torch.int64, device=device)
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and M2, float64 [T + 1], the total last."""
+        """Returns mean and M2, float64 [T + 1], the total last."""
         return self.mean, self.m2

@@ -1,7 +1,7 @@
-"""What is known of autograd's nodes, by name: how an operation bends what goes through it.
+"""Kinds of autograd's nodes, by name: how the operation of each depends on its inputs.
 
 The Hessian in activation space needs every operation above a layer to be linear, linear in pieces, or smooth and elementwise.
-What is in none of these lists counts as "coupled": safe for the Gauss-Newton matrix, which needs first derivatives only.
+A node in none of these lists counts as "coupled": safe for the Gauss-Newton matrix, which needs first derivatives only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.autograd.graph import Node
 
 Kind = Literal["linear", "piecewise", "smooth", "coupled"]
 
-# The same numbers in another shape, order or type; of a parameter these make another view of the same parameter.
+# Operations that keep the numbers and change shape, order or type; they make another view of a parameter.
 RELABELLINGS = frozenset(
     f"{name}Backward{variant}"
     for name in (
@@ -176,7 +176,7 @@ _SMOOTH = frozenset(
 
 
 def kind_of(name: str, node: Node, live: Sequence[int]) -> Kind:
-    """How a node depends on its inputs at positions ``live``, the others being constants (a layer's own parameters too)."""
+    """Tells how a node depends on its inputs at positions ``live``; the others (a layer's own parameters too) are constants."""
     if name in _LINEAR or (name in _BILINEAR and len(live) == 1):
         return "linear"
     if name in ("DivBackward0", "PreluKernelBackward0") and list(live) == [0]:
@@ -201,7 +201,7 @@ _ELEMENTWISE = _SMOOTH | {
     "ReluBackward0",
     "ThresholdBackward0",
 }
-# Bends of no use to the Hessian, whose nodes can nevertheless be called.
+# Operations that rule the Hessian in activation space out, but whose nodes can be called.
 _CALLABLE_AND_COUPLED = frozenset(
     {
         "DivBackward0",
@@ -224,12 +224,12 @@ _SEVERAL_OUTPUTS = (
 
 
 def is_elementwise(name: str) -> bool:
-    """Whether a node of one live input multiplies its cotangent by a slope, element by element, broadcasting aside."""
+    """Tells whether a node of one live input multiplies its cotangent by a slope, element by element, broadcasting aside."""
     return name in _ELEMENTWISE
 
 
 def is_callable(name: str, inputs: Sequence[tuple[int, int]], needed: set[int]) -> bool:
-    """Whether a node may be called by hand, with one cotangent for its only output."""
+    """Tells whether a node may be called by hand, with one cotangent for its only output."""
     if name.removesuffix("Backward0").removesuffix("Backward1") in _SEVERAL_OUTPUTS:
         return False
     if any(output for below, output in inputs if below in needed):

@@ -25,12 +25,12 @@ from metacurv.estimators.model_loss import Forward, ModelLoss
 
 Kind = Literal["hessian", "ggn"]
 
-_FUSED_ATTENTION = "ScaledDotProduct"  # in the names of its nodes
+_FUSED_ATTENTION = "ScaledDotProduct"  # part of the names of fused attention's nodes
 
 
 @dataclass
 class Opened:
-    """Forward passes and what was found out are kept, so that looking at several methods costs one of each."""
+    """One batch with its forward pass and the findings about it, kept so that looking at several methods costs one of each."""
 
     problem: ModelLoss
     kind: Kind
@@ -41,7 +41,7 @@ class Opened:
 
     @cached_property
     def forward(self) -> Forward:
-        """One forward pass, with a loss that can be measured."""
+        """A forward pass, with a loss that can be measured."""
         forward = self._checked_forward()
         if self.problem.eager or self._whole_chain is not None or not _is_compiled(forward.loss):
             return forward
@@ -56,7 +56,7 @@ class Opened:
         return forward
 
     def avoid_fused_attention(self) -> bool:
-        """Goes around it from now on; False where there is none to avoid."""
+        """Goes around fused attention from now on; returns False where there is none to avoid."""
         is_fused = any(_FUSED_ATTENTION in name for name in _names(self.forward.loss))
         if self.problem.math_attention or not is_fused:
             return False
@@ -67,12 +67,12 @@ class Opened:
 
     @cached_property
     def samples(self) -> int:
-        """Samples in the batch: the length of the first tensor of the inputs."""
+        """The number of examples in the batch: the length of the first tensor of the inputs."""
         return batch_size(self.problem.inputs)
 
     @cached_property
     def chain(self) -> Chain | None:
-        """The forward pass as a chain of layers, where it is one, and for the Gauss-Newton matrix ends with its logits."""
+        """The forward pass as a chain of layers, if it is one; for the Gauss-Newton matrix it must end with the logits."""
         forward = self.forward
         chain = self._whole_chain
         if chain is not None and self.kind == "ggn" and not chain.begins_at(forward.edge):
@@ -96,7 +96,7 @@ class Opened:
 
     @property
     def obstacle(self) -> str | None:
-        """Why activation space does not serve for this kind of matrix, if so."""
+        """The reason why activation space does not serve for this kind of matrix; None where it does."""
         if self.chain is not None:
             return None
         found = self._activation_space
@@ -106,16 +106,17 @@ class Opened:
 
     @property
     def _walk_and_examined(self) -> tuple[Walk, Examined]:
-        """Only where there is no obstacle."""
+        """The walk and what was found out about the graph; defined only where there is no obstacle."""
         found = self._activation_space
         assert not isinstance(found, NotInActivationSpace)
         return found
 
     @property
     def columns(self) -> tuple[int, int]:
-        """Backward passes to the layers that the exact trace takes; only where there is no obstacle.
+        """The numbers of columns of the exact trace, defined only where there is no obstacle.
 
-        Those of the loss's factor, and those of smooth activations.
+        Each column takes a backward pass to the layers. The first number counts those of the loss's factor, the second those of
+        smooth activations.
         """
         if self.chain is None:
             return self._walk_and_examined[1].columns, 0
@@ -123,7 +124,7 @@ class Opened:
 
     @property
     def bent_by(self) -> list[str]:
-        """Names of the smooth activations that keep columns from giving the Hessian."""
+        """The names of the smooth activations that keep columns from giving the Hessian."""
         if self.chain is not None:
             return []
         walk, examined = self._walk_and_examined
@@ -131,7 +132,7 @@ class Opened:
         return sorted({name.removesuffix("Backward0") for name in names})
 
     def is_chain(self, method: str) -> bool:
-        """Whether ``method`` may take the forward pass as a chain."""
+        """Tells whether ``method`` may take the forward pass as a chain."""
         if method not in ("exact", "activation", "taylor") or self.chain is None:
             return False
         if method == "activation":  # signs at smooth activations are drawn in the general form only
@@ -139,7 +140,7 @@ class Opened:
         return method == "exact" or all(layer.weight >= 0 for layer in self.chain.layers)
 
     def space(self, *, for_columns: bool) -> ActivationSpace | ChainSpace:
-        """The batch in activation space; ``for_columns``: with as many samples as may share a column."""
+        """Returns the batch in activation space; ``for_columns``: with as many examples as may share a column."""
         run = ops.implementation(self.backend, self.problem.device)
         parameters = self.problem.parameters
         if self.chain is not None and self.is_chain("exact" if for_columns else "activation"):
@@ -158,7 +159,7 @@ class Opened:
 
 
 def _names(loss: Tensor) -> Iterator[str]:
-    """Of the nodes in its graph."""
+    """Yields the names of the nodes in the loss's graph."""
     assert loss.grad_fn is not None  # check_loss saw to it
     return (node.name() for node in nodes_below([loss.grad_fn]))
 
@@ -168,17 +169,17 @@ def _is_compiled(loss: Tensor) -> bool:
 
 
 def batch_size(inputs: Any) -> int:
-    """The length of the first tensor in ``inputs`` that has one; 1 where there is none."""
+    """Returns the length of the first tensor in ``inputs`` that has one; 1 where there is none."""
     found = found_batch_size(inputs)
     return 1 if found is None else found
 
 
 def found_batch_size(inputs: Any) -> int | None:
-    """The same, None where there is none."""
+    """Returns the length of the first tensor in ``inputs`` that has one; None where there is none."""
     if isinstance(inputs, Tensor):
         return len(inputs) if inputs.dim() else None
     parts: Iterable[Any] = ()
-    if isinstance(inputs, Mapping):  # also those that torch's tree functions take for leaves
+    if isinstance(inputs, Mapping):  # torch's tree functions take some mappings for leaves
         parts = inputs.values()
     elif isinstance(inputs, (tuple, list)):
         parts = inputs

@@ -1,4 +1,4 @@
-"""Factors of H_out, the second derivative of the loss in what the model puts out, without the model.
+"""Factors of H_out, the second derivative of the loss in the model's output; the model itself plays no part.
 
 Each gives cotangents (u, w) with E[u w'] = H_out from random signs, or columns whose sum of u w' is H_out:
 
@@ -33,7 +33,7 @@ Pair = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Signs:
-    """Where random signs come from: ``n`` probes from ``first`` on, under one seed, as parameter number 0."""
+    """A source of random signs: ``n`` probes from ``first`` on, under one seed, as parameter number 0."""
 
     run: ModuleType
     key: int
@@ -41,7 +41,7 @@ class Signs:
     n: int
 
     def like(self, x: Tensor, number: int = 0) -> Tensor:
-        """[n, *x.shape] of x's dtype, float32 at least."""
+        """Returns signs [n, *x.shape] of x's dtype, float32 at least."""
         signs = torch.empty((self.n, *x.shape), dtype=wide_dtype(x.dtype), device=x.device)
         index = torch.full((), self.first, dtype=torch.int64, device=x.device)
         for k in range(self.n):
@@ -54,8 +54,8 @@ class Signs:
 class OutputFactor:
     """Cotangents at the boundary between model and loss.
 
-    ``shape``: of the boundary. ``is_definite``: u and w are the same tensor.
-    ``columns_per_sample``: how many columns a sample has, of ``samples`` along the first axis.
+    ``shape`` is that of the boundary. ``is_definite`` is true where u and w are the same tensor.
+    ``columns_per_sample`` is the number of columns of one example, of which the first axis holds ``samples``.
     """
 
     is_definite = True
@@ -63,23 +63,23 @@ class OutputFactor:
     columns_per_sample: int
 
     def draw(self, signs: Signs) -> Pair:
-        """(u, w) for every probe: [n, *shape]."""
+        """Returns (u, w) for every probe: [n, *shape]."""
         raise NotImplementedError
 
     def columns(self, start: int, stop: int) -> Pair:
-        """(u, w) of columns ``start`` ... ``stop - 1`` of every sample at once: [stop - start, *shape]."""
+        """Returns (u, w) of columns ``start`` ... ``stop - 1`` of every example at once: [stop - start, *shape]."""
         raise NotImplementedError
 
 
 class SoftmaxFactor(OutputFactor):
-    """Of a loss that is linear in log p = log_softmax(z).
+    """The factor of a loss that is linear in log p = log_softmax(z).
 
     Args:
         log_p: log softmax of z, any shape.
-        dim: the classes' axis.
+        dim: the axis of the classes.
         weight: s = -dL/d(log p) summed over classes: of log_p's shape without ``dim``.
-        samples: how many the boundary's first axis holds.
-        is_definite: whether ``weight`` is known to be >= 0 everywhere.
+        samples: the number of examples along the boundary's first axis.
+        is_definite: True where ``weight`` is known to be >= 0 everywhere.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class SoftmaxFactor(OutputFactor):
         rows = log_p if self._is_last else log_p.movedim(self._dim, -1)
         self._moved_shape = rows.shape
         self._classes = rows.shape[-1]
-        # [M, C]: a row for each sample and position, sqrt p of each class.
+        # [M, C]: a row for each example and position, sqrt p of each class.
         self._sqrt_p = wide(rows.reshape(-1, self._classes)).exp().sqrt_()
         weight = weight.reshape(-1).to(self._sqrt_p.dtype)
         self._sign: Tensor | None = None
@@ -105,7 +105,7 @@ class SoftmaxFactor(OutputFactor):
         self.columns_per_sample = self._positions * (self._classes - 1)
 
     def _pair(self, u: Tensor) -> Pair:
-        """u: [R, M, C]."""
+        """Returns (u, w) for u: [R, M, C]."""
         placed = self._placed(u)
         return placed, placed if self._sign is None else self._placed(u * self._sign)
 
@@ -115,13 +115,16 @@ class SoftmaxFactor(OutputFactor):
         return u.view(len(u), *self._moved_shape).movedim(-1, self._dim + 1).contiguous()
 
     def draw(self, signs: Signs) -> Pair:
-        """As the class above says; element numbers count with the classes last."""
+        """Returns (u, w) for every probe: [n, *shape]. Signs are numbered with the classes along the last axis."""
         return self._pair(
             signs.run.softmax_factor(self._sqrt_p, self._root, signs.key, signs.first, 0, signs.n)
         )
 
     def columns(self, start: int, stop: int) -> Pair:
-        """Column j belongs to position j // (C - 1) of each sample: a sequence has several, each with a block of its own."""
+        """Returns (u, w) of columns ``start`` ... ``stop - 1``: [stop - start, *shape].
+
+        Column j belongs to position j // (C - 1) of each example: a sequence has several, each with a block of its own.
+        """
         if self._positions == 1:
             return self._pair(reflected_columns(self._sqrt_p, self._root, start, stop))
         q = self._sqrt_p.view(self._samples, self._positions, self._classes)
@@ -140,7 +143,7 @@ class SoftmaxFactor(OutputFactor):
 
 
 class DiagonalFactor(OutputFactor):
-    """Of an elementwise loss; h: the diagonal of H_out, any shape."""
+    """The factor of an elementwise loss; h: the diagonal of H_out, any shape."""
 
     def __init__(self, h: Tensor, samples: int) -> None:
         self.shape = h.shape
@@ -157,21 +160,22 @@ class DiagonalFactor(OutputFactor):
         return u, u if self._sign is None else u * self._sign
 
     def draw(self, signs: Signs) -> Pair:
-        """As the class above says."""
+        """Returns (u, w) for every probe: [n, *shape]."""
         return self._pair(signs.like(self._root).mul_(self._root))
 
     def columns(self, start: int, stop: int) -> Pair:
-        """Column j touches element j of each sample."""
+        """Returns (u, w) of columns ``start`` ... ``stop - 1``; column j touches element j of each example."""
         return self._pair(_unit(self._root, self._samples, start, stop))
 
 
 class GenericFactor(OutputFactor):
-    """Of any loss that can be differentiated twice in the output.
+    """The factor of any loss that can be differentiated twice in the output.
 
     Args:
         loss: one element.
         edge: where the gradient in the output arrives.
         like: a tensor of the output's shape, dtype and device.
+        samples: the number of examples along the first axis.
     """
 
     is_definite = False
@@ -189,7 +193,7 @@ class GenericFactor(OutputFactor):
         self._gradient = gradient if gradient is not None and gradient.requires_grad else None
 
     def times_hessian(self, e: Tensor) -> Tensor:
-        """H_out e; e: [*shape]."""
+        """Returns H_out e; e: [*shape]."""
         if self._gradient is None:  # linear in the output
             return torch.zeros_like(e)
         (product,) = hessian_vector_products(
@@ -203,17 +207,20 @@ class GenericFactor(OutputFactor):
         return e, torch.stack(products).view(e.shape)
 
     def draw(self, signs: Signs) -> Pair:
-        """As the class above says."""
+        """Returns (u, w) for every probe: [n, *shape]."""
         return self._pairs(signs.like(self._like))
 
     def columns(self, start: int, stop: int) -> Pair:
-        """Column j is the unit vector of element j of each sample, which is right where samples do not share a loss."""
+        """Returns (u, w) of columns ``start`` ... ``stop - 1``.
+
+        Column j is the unit vector of element j of each example, which is right where examples do not share a loss.
+        """
         ones = torch.ones(self.shape, dtype=wide_dtype(self._like.dtype), device=self._like.device)
         return self._pairs(_unit(ones, self._samples, start, stop))
 
 
 def _unit(values: Tensor, samples: int, start: int, stop: int) -> Tensor:
-    """[stop - start, *values.shape]: ``values`` at one element of each sample, 0 elsewhere."""
+    """Returns [stop - start, *values.shape]: ``values`` at one element of each example, 0 elsewhere."""
     flat = values.reshape(samples, -1)
     u = flat.new_zeros((stop - start, *flat.shape))
     rows = torch.arange(stop - start, device=flat.device)
@@ -222,7 +229,7 @@ def _unit(values: Tensor, samples: int, start: int, stop: int) -> Tensor:
 
 
 def diagonal_of(loss: Tensor, edge: GradientEdge, like: Tensor) -> Tensor:
-    """h of an elementwise loss, as H_out times ones."""
+    """Returns h of an elementwise loss, as H_out times ones."""
     (gradient,) = gradient_graph(loss, [edge])
     if gradient is None or not gradient.requires_grad:
         return torch.zeros_like(like)

@@ -1,4 +1,4 @@
-"""From what a user calls parameters to a checked, numbered list."""
+"""Turns what a user calls parameters into a checked, numbered list."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def number_parameters(params: Parameters, *, of_model: bool = False) -> list[Num
     Args:
         params: tensors, (name, tensor) pairs as ``named_parameters()`` gives, or a mapping name -> tensor. Tensors without
             a name are called "0", "1", ... by position.
-        of_model: whether they are all of a model, whatever it holds: messages name ``model``, frozen ones may be of any kind.
+        of_model: True where they are all parameters of a model: messages name ``model``, and frozen ones may be of any kind.
 
     Returns:
         The parameters that require a gradient, each once, under its first position and name.
 
     Raises:
-        TypeError: not such an iterable; a sparse, complex or integer parameter.
-        ValueError: empty, all frozen, two names the same, or on different devices.
+        TypeError: ``params`` is no such iterable; a parameter is sparse, complex or of an integer type.
+        ValueError: ``params`` is empty, all frozen, on several devices, or has one name twice.
     """
     if isinstance(params, (Tensor, Module)) or not isinstance(params, Iterable):
         of = "; pass its parameters() or named_parameters()" if isinstance(params, Module) else ""

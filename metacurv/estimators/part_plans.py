@@ -1,4 +1,4 @@
-"""How the places of parameters are put together to parts of the trace: structure only, the same for all graphs alike."""
+"""Plans of how the sites of parameters make parts of the trace: structure only, shared by all graphs of the same structure."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from metacurv.estimators.use_sites import Site
 
 @dataclass(frozen=True)
 class PartPlan:
-    """A block of columns: the parts of ``parameters`` (indices).
+    """A block of columns of the table of parts, those of ``parameters`` (indices).
 
-    ``is_layer``: a linear layer that each sample goes through once: ``sites`` are its weight's and, second, its bias's.
-    Else the sites of one parameter; none where its whole gradient is asked of autograd.
+    ``is_layer`` is true for a linear layer that each example goes through once: ``sites`` are then its weight's and, second,
+    its bias's. Else they are the sites of one parameter; none where autograd gives its whole gradient.
     """
 
     parameters: tuple[int, ...]
@@ -25,7 +25,7 @@ class PartPlan:
 
 
 def plan_parts(plan: ActivationPlan, layouts: Sequence[Layout]) -> list[PartPlan]:
-    """Of all parameters that are used."""
+    """Plans the parts of all parameters that are used."""
     layout_of = dict(zip(plan.all_sites, layouts, strict=True))
     parts = _layers(plan, layout_of)
     done = {parameter for part in parts for parameter in part.parameters}
@@ -37,7 +37,7 @@ def plan_parts(plan: ActivationPlan, layouts: Sequence[Layout]) -> list[PartPlan
 
 
 def _layers(plan: ActivationPlan, layout_of: dict[Site, Layout]) -> list[PartPlan]:
-    """Weights, with their bias, of linear layers whose rows are the samples, used once."""
+    """Plans the parts of weights, with their bias, of linear layers whose rows are the examples, used once."""
     single = [
         sites[0]
         for sites in plan.sites.values()

@@ -1,4 +1,4 @@
-"""From cotangents at the places of parameters to each parameter's part of the trace."""
+"""Each parameter's part of the trace, from cotangents at the parameters' sites."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from metacurv.estimators.examine import Examined
 
 
-# From cotangents to a block of columns, float64 [R, parameters of the part]; None where no path leads there.
+# Maps cotangents to a block of columns, float64 [R, parameters of the part]; None where no path leads there.
 Part = Callable[[Cotangents, Cotangents], Tensor | None]
 
 
@@ -29,9 +29,9 @@ class Parts:
     """The parts of all parameters, in one table.
 
     Args:
-        walk: of this very graph.
+        walk: the walk over this very graph.
         examined: what is known about such graphs.
-        parameters: all that are asked for.
+        parameters: all parameters to be measured.
         run: the ops, with or without kernels.
     """
 
@@ -60,7 +60,7 @@ class Parts:
         self._order = None if order == list(range(self._size)) else order
 
     def table(self, of_u: Cotangents, of_w: Cotangents) -> Tensor:
-        """Cotangents at ``plan.site_nodes`` and gradients of ``plan.indirect`` -> float64 [R, parameters]."""
+        """Maps cotangents at ``plan.site_nodes`` and gradients of ``plan.indirect`` to float64 [R, parameters]."""
         rows, device = next((len(u), u.device) for u in of_u if u is not None)
         blocks = []
         for owners, part in self._parts:
@@ -77,7 +77,7 @@ class Parts:
         return table
 
     def _layer(self, walk: Walk, part: PartPlan) -> Part:
-        # Not self in the closure: a cycle would keep the graph until the collector runs.
+        # The closure holds no self: a cycle would keep the graph until the collector runs.
         node, run = part.sites[0].node, self._run
         slot = self._slot[node]
 
@@ -114,14 +114,14 @@ class Parts:
 
 
 def _summed(cotangents: Cotangents, uses: Sequence[tuple[int, Use]]) -> Tensor | None:
-    """Gradients of one parameter, a sample each, from all its places."""
+    """Sums the per-example gradients of one parameter over all its sites."""
     gradients = [
         use.gradients(wide(g)) for slot, use in uses if (g := cotangents[slot]) is not None
     ]
     if not gradients:
         return None
     if len({gradient.shape[1] for gradient in gradients}) > 1:
-        # Told apart at some places only: then all samples are one.
+        # Where examples are told apart at some sites only, all count as one.
         gradients = [gradient.sum(1, keepdim=True) for gradient in gradients]
     total: Tensor = sum(gradients[1:], start=gradients[0])
     return total
@@ -132,7 +132,7 @@ def _of_gradients(slot: int) -> Part:
 
 
 def _dot(x: Tensor | None, y: Tensor | None) -> Tensor | None:
-    """[R, ...] -> float64 [R, 1]."""
+    """Returns the inner products of rows: [R, ...] -> float64 [R, 1]."""
     if x is None or y is None:
         return None
     return (wide(x) * wide(y)).reshape(len(x), -1).sum(1, keepdim=True, dtype=torch.float64)

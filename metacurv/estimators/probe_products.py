@@ -19,7 +19,7 @@ _SIGNED_ROWS = 16
 
 @dataclass(frozen=True)
 class Probe:
-    """Probe ``index``: stored vectors by parameter number, and what ``signed_matmul`` needs to do without them."""
+    """Probe ``index``: stored vectors by parameter number, and the key by which ``signed_matmul`` does without them."""
 
     vectors: dict[int, Tensor]
     run: ModuleType
@@ -27,7 +27,7 @@ class Probe:
     index: Tensor
 
     def forward(self, a: Tensor, use: LinearUse, *, stored: bool) -> Tensor:
-        """a V' + v_b: [rows, in] -> [rows, out]."""
+        """Returns a V' + v_b: [rows, in] -> [rows, out]."""
         bias = None if use.bias is None else self.vectors[use.bias.number]
         if not stored:
             product = self._signed(a, use, transpose=use.transposed)
@@ -36,7 +36,7 @@ class Probe:
         return F.linear(a, v if use.transposed else v.t(), bias)
 
     def backward(self, d: Tensor, use: LinearUse, *, stored: bool) -> Tensor:
-        """d V: [rows, out] -> [rows, in]."""
+        """Returns d V: [rows, out] -> [rows, in]."""
         if not stored:
             return self._signed(d, use, transpose=not use.transposed)
         v = self.vectors[use.weight.number]
@@ -51,7 +51,7 @@ class Probe:
 
 
 def needs_stored_probe(use: LinearUse, backend: str) -> bool:
-    """Whether products with V are best formed with a stored V."""
+    """Tells whether products with V are best formed with a stored V."""
     return not (
         use.weight.tensor.numel() >= _SIGNED_ELEMENTS
         and use.rows >= _SIGNED_ROWS
@@ -60,5 +60,5 @@ def needs_stored_probe(use: LinearUse, backend: str) -> bool:
 
 
 def dot(x: Tensor, y: Tensor) -> Tensor:
-    """x, y: the same shape -> 0-dim."""
+    """Returns the inner product, 0-dim, of x and y, which have the same shape."""
     return torch.dot(x.reshape(-1), y.reshape(-1))

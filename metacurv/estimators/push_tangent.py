@@ -1,8 +1,8 @@
 """The derivative of a model's output along a direction of its parameters, z' = J u.
 
-By one forward-mode pass or, where an operation has no forward-mode derivative (fused attention, custom functions), from the
-outputs on both sides. Both put values in the places of the parameters, which a model need not look at: it may hold a weight
-in a list of its own, or what a parametrization has cached. Its output then has a graph to the true parameter, and J u is taken
+It takes one forward-mode pass or, where an operation has no forward-mode derivative (fused attention, custom functions), two
+outputs on both sides. Both put values in the places of the parameters, but a model may read its weights elsewhere: from a list
+of its own, or from what a parametrization has cached. Its output then has a graph to the true parameter, and J u is taken
 as the derivative of u . J' w in w instead, which needs no replacing.
 """
 
@@ -26,23 +26,23 @@ from metacurv.estimators.state import gradients_on
 
 
 class _ReadElsewhere(Exception):
-    """The model took a parameter from another place than its modules."""
+    """Raised where the model took a parameter from another place than its modules."""
 
 
 def push_tangent(
     problem: ModelLoss, moving: Mapping[str, Tensor], method: str, step: float | None
 ) -> tuple[Tensor, Tensor]:
-    """The output, and its derivative along the direction.
+    """Returns the output and its derivative along the direction.
 
-    ``method``: "forward_mode", "finite_difference" or "auto"; ``step``: of the difference.
+    ``method`` is "forward_mode", "finite_difference" or "auto"; ``step`` is the step of the difference.
     """
-    with gradients_on():  # which shows parameters that were not replaced; nothing else requires any
+    with gradients_on():  # a graph in the output shows parameters that were not replaced
         try:
             if method != "finite_difference":
                 try:
                     return _push_dual(problem, moving)
                 except RuntimeError:
-                    # What is not forward mode's fault fails again below.
+                    # An error that is not forward mode's fault occurs again below.
                     if method == "forward_mode":
                         raise
             return _push_difference(problem, moving, step)
@@ -56,7 +56,7 @@ def push_tangent(
 
 
 def _push_dual(problem: ModelLoss, moving: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """By dual numbers. Not torch.func.jvp, which forbids batch norm its running statistics."""
+    """Pushes the tangent by dual numbers. torch.func.jvp would forbid batch norm to update its running statistics."""
     with forward_ad.dual_level():
         values = _values(problem)
         for name, u in moving.items():
@@ -87,7 +87,7 @@ def _push_difference(
 def _push_double_backward(
     problem: ModelLoss, moving: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """z' = d (u . J' w) / dw, for w = 0: J' w is linear in w."""
+    """Returns the output and z' = d (u . J' w) / dw, taken at w = 0, since J' w is linear in w."""
     with problem.state_kept(), without_hooks(problem.parameters):
         output = _one_tensor(problem.forward().output)
         w = torch.zeros_like(output, requires_grad=True)
@@ -109,7 +109,7 @@ def _push_double_backward(
 
 
 def _values(problem: ModelLoss) -> dict[str, Tensor]:
-    """The parameters by name, as constants: autocast's cache takes only what requires a gradient."""
+    """Returns the parameters by name, as constants: autocast's cache takes only tensors that require a gradient."""
     return {p.name: p.tensor.detach() for p in problem.parameters}
 
 

@@ -2,8 +2,8 @@
 
 A backward pass through the engine takes one cotangent. Here each node of the graph passes R of them, stacked in front: a linear
 layer as one matrix product over R N rows, a convolution as one over R N images, an elementwise operation by its slope, and
-what has no rule by R calls of the node itself (a node of autograd *is* the map from the cotangent of its output to those of its
-inputs). Weight gradients are not formed.
+any other operation by R calls of the node itself (a node of autograd *is* the map from the cotangent of its output to those of
+its inputs). Weight gradients are not formed.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from metacurv.estimators.engine_pull import Bends, Cotangents
 from metacurv.estimators.graph_walk import ACCUMULATE, Walk, signed
 from metacurv.estimators.node_kinds import RELABELLINGS, is_callable, is_elementwise
 
-# From a node of the graph, R cotangents [R, *z] and the shape of its input to [R, *input].
+# Maps a node of the graph, R cotangents [R, *z] and the shape of its input to cotangents [R, *input].
 Rule = Callable[[Any, Tensor, tuple[int, ...]], Tensor]
 
 
 @dataclass(frozen=True)
 class PullStep:
-    """One node on the way down: which of its inputs lead on, as (position, node below)."""
+    """One node on the way down, with those of its inputs that lead on, as (position, node below)."""
 
     node: int
     inputs: tuple[tuple[int, int], ...]
@@ -34,13 +34,16 @@ class PullStep:
 
 @dataclass(frozen=True)
 class PullPlan:
-    """Nodes from the boundary down, each after all that send it something."""
+    """The nodes from the boundary down, each after all that send it something."""
 
     steps: tuple[PullStep, ...]
 
 
 def plan_pull(walk: Walk, plan: ActivationPlan) -> PullPlan | None:
-    """None where some node has several outputs, is of a kind that is not known to be callable, or a parameter is indirect."""
+    """Plans the pull; returns None where it cannot be done.
+
+    It needs nodes of one output each, of kinds that are known to be callable, and no parameter that is indirect.
+    """
     if plan.indirect or plan.head.boundary[1] != 0:
         return None
     needed = leading_to_sites(walk, plan)
@@ -72,7 +75,7 @@ def plan_pull(walk: Walk, plan: ActivationPlan) -> PullPlan | None:
 
 
 def leading_to_sites(walk: Walk, plan: ActivationPlan) -> set[int]:
-    """Nodes below the boundary that are sites or have sites below, parameters' own views aside."""
+    """Returns the nodes below the boundary that are sites or have sites below, parameters' own views aside."""
     sites = {site.node for site in plan.all_sites}
     own = {node for site in plan.all_sites for node in site.path}
     needed: set[int] = set()
@@ -100,9 +103,9 @@ class ReplicatedPull:
     """A plan bound to a graph.
 
     Args:
-        walk: of this very graph.
-        plan: how.
-        wanted: nodes whose cotangents are asked for, in order.
+        walk: the walk over this very graph.
+        plan: the nodes in order.
+        wanted: the nodes whose cotangents are returned, in order.
     """
 
     def __init__(self, walk: Walk, plan: PullPlan, wanted: Sequence[int]) -> None:
@@ -112,7 +115,7 @@ class ReplicatedPull:
         self._slopes: dict[int, Tensor] = {}
 
     def __call__(self, cotangent: Tensor, bends: Bends) -> Cotangents:
-        """cotangent: [R, *boundary] -> for each node wanted [R, *its shape]."""
+        """Pulls cotangent [R, *boundary]: for each node wanted [R, *its shape]."""
         flows: dict[int, Tensor] = {self._plan.steps[0].node: cotangent}
         kept = set(self._wanted)
         found: dict[int, Tensor] = {}
@@ -161,7 +164,7 @@ class ReplicatedPull:
 
 
 def _by_calls(node: Any, g: Tensor, step: PullStep) -> list[tuple[int, list[Tensor]]]:
-    """The node itself, a cotangent at a time. What was broadcast is not summed yet: the engine does that, not the node."""
+    """Calls the node itself for each cotangent. Broadcast axes are not summed yet: the engine does that, not the node."""
     made = [node(row) for row in g]
     if isinstance(made[0], Tensor):
         ((_, below),) = step.inputs
@@ -170,13 +173,13 @@ def _by_calls(node: Any, g: Tensor, step: PullStep) -> list[tuple[int, list[Tens
 
 
 def _product(node: Any, g: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Of z = a M, M [in, out]."""
+    """Pulls back through z = a M, M [in, out]."""
     right: Tensor = node._saved_mat2
     return torch.mm(g.reshape(-1, g.shape[-1]), right.t()).view(len(g), *shape)
 
 
 def _scaled_product(node: Any, g: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Of z = beta b + alpha a M."""
+    """Pulls back through z = beta b + alpha a M."""
     back = _product(node, g, shape)
     return back if node._saved_alpha == 1 else back * node._saved_alpha
 
@@ -204,7 +207,7 @@ def _transpose(node: Any, g: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def _convolution(node: Any, g: Tensor, shape: tuple[int, ...]) -> Tensor:
     flat = g.reshape(-1, *g.shape[2:])
-    # Its values are not looked at: only the gradient in the input is asked for.
+    # The values of this argument play no part: only the gradient in the input is computed.
     like = node._saved_input.expand(len(g), *shape).reshape(-1, *shape[1:])
     back, _, _ = torch.ops.aten.convolution_backward(
         flat,

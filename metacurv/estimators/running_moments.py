@@ -9,7 +9,7 @@ from torch import Tensor
 class RunningMoments:
     """Merges batches of samples without keeping them (Chan, Golub, LeVeque 1983, eq. 2.1).
 
-    ``count``: samples so far. ``mean``, ``m2``: float64 [D].
+    ``count``: the number of samples so far. ``mean``, ``m2``: float64 [D].
     """
 
     def __init__(self, size: int, device: torch.device) -> None:
@@ -18,7 +18,7 @@ class RunningMoments:
         self.m2 = torch.zeros_like(self.mean)
 
     def add(self, samples: Tensor) -> None:
-        """samples: float64 [m, D]."""
+        """Merges a batch of samples, float64 [m, D]."""
         mean = samples.mean(0)
         m2 = (samples - mean).square().sum(0)
         m, n = len(samples), self.count + len(samples)

@@ -1,7 +1,7 @@
-"""Operations that keep the samples along the first axis apart, whatever the values: what was seen once then holds for good.
+"""Operations that keep the examples along the first axis apart, whatever the values, so that one look at them holds for good.
 
-A list of what is known to be safe: anything else, such as a permutation, an index, a mask or a product with a constant from the
-left, may pass something between samples in one call that it did not in another, so it is looked at every time.
+The lists name what is known to be safe. Anything else, such as a permutation, an index, a mask or a product with a constant
+from the left, may pass something between examples in one call that it did not in another, so it is looked at every time.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ _BY_SAMPLE = frozenset(
 
 
 def keeps_samples(walk: Walk, node: int, samples: int) -> bool:
-    """Whether a node passes nothing between samples, each of which is a stretch along the first axis of what leads to it."""
+    """Tells whether a node passes nothing between examples, each a stretch along the first axis of the node's inputs."""
     name, shape = walk.names[node], walk.shape(node)
     at: Any = walk.nodes[node]
     inputs = [below for below, _ in walk.inputs[node]]
     if name in ("AddmmBackward0", "MmBackward0", "ConvolutionBackward0"):
-        # Rows, or images, on the left; nothing on the right but weights.
+        # The left factor holds rows, or images; the right one must hold weights only.
         left, right = (0, 1) if name != "AddmmBackward0" else (1, 2)
         is_weight = inputs[right] < 0 or _is_matrix_of_weights(walk, inputs[right])
         return is_weight and (inputs[left] < 0 or walk.shape(inputs[left])[:1] == shape[:1])
     if name in _VIEWS:
         before = walk.shape(inputs[0])
-        # Rows of one sample may be merged; fewer rows than samples are what several of them share.
+        # Rows of one example may be merged; with fewer rows than examples, several examples share one.
         return bool(before and shape) and before[0] % samples == 0 and shape[0] % samples == 0
     if name == "EmbeddingBackward0":
-        # Rows of activations may be those of other samples.
+        # An index into activations may pick rows of other examples.
         return _is_matrix_of_weights(walk, inputs[0])
     if name in ("AddBackward0", "SubBackward0") or is_elementwise(name):
         return all(
@@ -62,7 +62,7 @@ def keeps_samples(walk: Walk, node: int, samples: int) -> bool:
 
 
 def _is_matrix_of_weights(walk: Walk, node: int) -> bool:
-    """A parameter, or another view of one."""
+    """Tells whether a node is a parameter, or another view of one."""
     while walk.names[node] in ("TBackward0", "ViewBackward0", "ToCopyBackward0"):
         node = walk.inputs[node][0][0]
     return not walk.inputs[node]

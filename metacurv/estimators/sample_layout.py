@@ -1,4 +1,4 @@
-"""Which part of an activation belongs to which sample of the batch."""
+"""Layouts: which part of an activation belongs to which example of the batch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Layout:
-    """How to bring a tensor of a given shape to one row a sample.
+    """The way to bring a tensor of a given shape to one row an example.
 
-    ``style``: "axis": samples run along ``axis``; "major": along the first axis in blocks of several rows each; "minor":
-    along the first axis, interleaved; "whole": all is one sample, since samples interact or could not be told apart.
-    ``samples``: their number, 1 for "whole".
+    ``style``: "axis": examples run along ``axis``; "major": along the first axis in blocks of several rows each; "minor":
+    along the first axis, interleaved; "whole": all is one example, since examples interact or could not be told apart.
+    ``samples``: the number of examples, 1 for "whole".
     """
 
     style: Literal["axis", "major", "minor", "whole"]
@@ -23,7 +23,7 @@ class Layout:
     axis: int = 0
 
     def bring(self, x: Tensor, lead: int = 0) -> Tensor:
-        """[*lead, *shape] -> [*lead, samples, *rest], a view where strides allow. ``lead``: number of axes in front."""
+        """Brings [*lead, *shape] to [*lead, samples, *rest], a view where strides allow. ``lead``: number of axes in front."""
         if self.style == "axis":
             return x if self.axis == 0 else x.movedim(lead + self.axis, lead)
         if self.style == "whole":
@@ -36,7 +36,7 @@ class Layout:
         )
 
     def bring_sizes(self, sizes: list[int]) -> list[int]:
-        """What becomes of sizes that an operand of the tensor has along its axes, without the axis of samples."""
+        """Returns the sizes that an operand of the tensor has along its axes after ``bring``, without the axis of examples."""
         if self.style == "axis":
             return sizes[: self.axis] + sizes[self.axis + 1 :]
         return sizes if self.style == "whole" else [1, *sizes[1:]]
@@ -46,7 +46,7 @@ WHOLE = Layout("whole", 1)
 
 
 def candidates(shape: tuple[int, ...], samples: int) -> list[Layout]:
-    """Layouts that a tensor of this shape may have."""
+    """Returns the layouts that a tensor of this shape may have."""
     if samples == 1:
         return [WHOLE]
     found = [Layout("axis", samples, k) for k, size in enumerate(shape) if size == samples]
@@ -56,7 +56,7 @@ def candidates(shape: tuple[int, ...], samples: int) -> list[Layout]:
 
 
 def keeps_apart(layout: Layout, u: Tensor, chosen: Tensor) -> bool:
-    """Whether what flows back from ``chosen`` samples alone touches no other sample's part of ``u``.
+    """Tells whether what flows back from ``chosen`` examples alone touches no other example's part of ``u``.
 
     u: [*shape]; chosen: bool [samples].
     """
@@ -65,10 +65,11 @@ def keeps_apart(layout: Layout, u: Tensor, chosen: Tensor) -> bool:
 
 
 def follows_scaling(layout: Layout, u: Tensor, reference: Tensor, scales: Tensor) -> bool:
-    """Whether each sample's part of ``u`` is that of ``reference`` times the sample's own scale, and so free of the others'.
+    """Tells whether each example's part of ``u`` is that of ``reference`` times its own scale, and so free of the others'.
 
-    u, reference: [*shape], what flows back from a cotangent with and without its samples scaled.
-    scales: powers of two [samples], by which what is linear scales without rounding (but for numbers near the end of the range,
+    u, reference: [*shape], what flows back from a cotangent with and without its examples scaled.
+    scales: powers of two [samples]: linear operations scale by them without rounding (but for numbers near the end of the
+        range,
     which are small beside their row).
     """
     rows, expected = (layout.bring(x).reshape(layout.samples, -1) for x in (u, reference))
@@ -78,9 +79,9 @@ def follows_scaling(layout: Layout, u: Tensor, reference: Tensor, scales: Tensor
 
 
 def scalings(samples: int, dtype: torch.dtype) -> list[Tensor]:
-    """Powers of two [samples] by which any two samples are told apart: their (shuffled) numbers' digits are the exponents.
+    """Returns powers of two [samples] that tell any two examples apart: the digits of their shuffled numbers are the exponents.
 
-    One for up to 64 samples, two for up to 4096 (16-bit floats have no room for as many exponents, and need more).
+    There is one for up to 64 examples, two for up to 4096 (16-bit floats have no room for as many exponents, and need more).
     """
     order = torch.randperm(samples, generator=torch.Generator().manual_seed(3))
     base = min(max(2, samples), 8 if dtype == torch.float16 else 64)
@@ -93,10 +94,10 @@ def scalings(samples: int, dtype: torch.dtype) -> list[Tensor]:
 
 
 def separating_sets(samples: int) -> list[Tensor]:
-    """Sets of samples, bool [samples], of which for every ordered pair of samples one holds the first and not the second.
+    """Returns sets of examples, bool [samples], such that for every ordered pair one set holds the first and not the second.
 
-    So no sample can feed another unseen. They are those whose (shuffled) number has a bit set, and their complements: 2 log2 N.
-    Shuffled, so that no other division of the rows looks like them.
+    So no example can feed another unseen. The sets are those examples whose (shuffled) number has a bit set, and their
+    complements: 2 log2 N. The numbers are shuffled so that no other division of the rows looks like these sets.
     """
     order = torch.randperm(samples, generator=torch.Generator().manual_seed(3))
     bits = range(max(1, (samples - 1).bit_length()))

@@ -1,4 +1,4 @@
-"""Adds samples until the standard error is small enough, and keeps count of parameters, layers and their total at once."""
+"""Draws samples until the standard error is small enough, for parameters, layers and their total at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metacurv.estimators.running_moments import RunningMoments
 
-# From first probe and number of samples to float64 [samples, parts].
+# Maps the first probe and a number of samples to float64 [samples, parts].
 Draw = Callable[[int, int], Tensor]
 
 # A standard error from fewer samples is too rough to stop at: its own relative error is 1 / sqrt(2 (n - 1)), here 18 %.
@@ -22,7 +22,7 @@ _GROWTH = 4
 
 @dataclass(frozen=True)
 class Budget:
-    """When to stop: after ``n_samples`` without ``rtol``; else once stderr <= rtol |value|, or at ``max_samples``.
+    """Decides when to stop: after ``n_samples`` without ``rtol``; else once stderr <= rtol |value|, or at ``max_samples``.
 
     With ``rtol`` at least ``n_samples`` are drawn, or MIN_SAMPLES.
     """
@@ -33,7 +33,7 @@ class Budget:
 
     @property
     def first(self) -> int:
-        """Samples before the first look."""
+        """The number of samples before the first look at the error."""
         if self.rtol is None:
             return self.n_samples or MIN_SAMPLES
         return min(self.max_samples, max(MIN_SAMPLES, self.n_samples or 0))
@@ -41,7 +41,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Summary:
-    """``mean`` and ``stderr`` over samples: lists of the parts', then the layers', then the total's."""
+    """Mean and standard error over samples: lists of the parts', then the layers', then the total's."""
 
     mean: list[float]
     stderr: list[float]
@@ -54,7 +54,7 @@ class Groups:
 
     Args:
         members: for each layer, the indices of its parts.
-        parts: how many there are.
+        parts: the number of parts.
     """
 
     def __init__(self, members: Sequence[Sequence[int]], parts: int) -> None:
@@ -62,32 +62,32 @@ class Groups:
         self._table = _sums_table(tuple(map(tuple, members)), parts)
 
     def row_with_sums(self, row: Tensor) -> list[float]:
-        """float64 [parts] -> parts, layers, total, on the host."""
+        """Extends float64 [parts] to a list of parts, layers and total, on the host."""
         parts: list[float] = row.tolist()
         return [*parts, *(sum(parts[i] for i in layer) for layer in self._members), sum(parts)]
 
     def with_sums(self, samples: Tensor) -> Tensor:
-        """float64 [m, parts] -> [m, parts + layers + 1] on the host."""
+        """Extends float64 [m, parts] to [m, parts + layers + 1], on the host."""
         rows = samples.cpu()
         return torch.cat([rows, rows @ self._table], dim=1)
 
     @property
     def columns(self) -> int:
-        """How many numbers a sample gives."""
+        """The number of values that a sample gives."""
         return sum(self._table.shape)
 
 
 @functools.lru_cache(maxsize=16)
 def _sums_table(members: tuple[tuple[int, ...], ...], parts: int) -> Tensor:
-    """float64 [parts, layers + 1], of zeros and ones."""
+    """Returns float64 [parts, layers + 1], of zeros and ones, by which sums are products."""
     columns = [[float(part in layer) for part in range(parts)] for layer in members]
     return torch.tensor([*columns, [1.0] * parts], dtype=torch.float64, device="cpu").t()
 
 
 def sample(draw: Draw, groups: Groups, budget: Budget) -> Summary:
-    """Samples from probe 0 on until ``budget`` says stop."""
+    """Draws samples from probe 0 on until ``budget`` says stop."""
     wanted = budget.first
-    if wanted == 1 and budget.rtol is None:  # says nothing of its own error
+    if wanted == 1 and budget.rtol is None:  # one sample tells nothing about its own error
         row = groups.row_with_sums(draw(0, 1)[0])
         return Summary(row, [math.nan] * len(row), 1, converged=math.isfinite(row[-1]))
     moments = RunningMoments(groups.columns, torch.device("cpu"))
@@ -101,7 +101,7 @@ def sample(draw: Draw, groups: Groups, budget: Budget) -> Summary:
             return _summary(moments, converged=True)
         if moments.count >= budget.max_samples:
             return _summary(moments, converged=False)
-        # As many as the present estimate asks for, yet no leap: it may be a poor one.
+        # The present estimate of the error says how many are needed; growth is bounded, since it may be a poor one.
         needed = moments.count * (error / (budget.rtol * abs(value))) ** 2 if value else math.inf
         step = min(needed, _GROWTH * moments.count, budget.max_samples)
         wanted = max(moments.count + 1, math.ceil(step))

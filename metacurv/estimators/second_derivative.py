@@ -1,4 +1,4 @@
-"""How much an elementwise function bends the loss, from its node in the graph."""
+"""The second derivative of an elementwise function times the loss's gradient, from the function's node in the graph."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.autograd.graph import GradientEdge
 
 
 def second_derivative(node: Any, cotangent: Tensor, below: GradientEdge) -> Tensor | None:
-    """c = s''(z) dl/da of a = s(z); None where it is 0."""
+    """Returns c = s''(z) dl/da of a = s(z); None where it is 0."""
     name = node.name()
     if name == "TanhBackward0":  # s' = 1 - a^2, s'' = -2 a s'
         a = node._saved_result.detach()
@@ -18,12 +18,12 @@ def second_derivative(node: Any, cotangent: Tensor, below: GradientEdge) -> Tens
     if name == "SigmoidBackward0":  # s' = a (1 - a), s'' = (1 - 2 a) s'
         a = node._saved_result.detach()
         return torch.addcmul(a, a, a, value=-1).mul_(cotangent).mul_(1 - 2 * a)
-    # Any other by differentiating the node's own map g -> s'(z) g in z.
+    # For any other function the node's own map g -> s'(z) g is differentiated in z.
     with torch.enable_grad():
         slopes = node(cotangent)
         if not slopes.requires_grad:
             return None
-        # With something asked for further down, z's gradient is taken before hooks on z see it.
+        # As a gradient further down is computed as well, z's is taken before hooks on z see it.
         further = [GradientEdge(n, i) for n, i in below.node.next_functions if n is not None]
         c, *_ = torch.autograd.grad(
             slopes.sum(), [below, *further[:1]], retain_graph=True, allow_unused=True

@@ -1,4 +1,4 @@
-"""What of the user's state a forward pass changes, and puts back."""
+"""Keeps the user's state that a forward pass changes, and puts it back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 class StateKept:
     """Puts the random state and the modules' buffers, such as running statistics, back at the end.
 
-    A class and not a generator: it is entered at every step of a training loop.
+    It is a class and not a generator since it is entered at every step of a training loop.
     """
 
     def __init__(self, modules: Sequence[nn.Module], device: torch.device) -> None:
@@ -48,9 +48,9 @@ class _Buffer:
 
     def put_back(self) -> None:
         module, name = self._place
-        # Batch norm's kernels do not count what they do to running statistics.
+        # Batch norm's kernels change running statistics without a new version number.
         if module.training or self._buffer._version != self._version:
-            # Nor is this counted: the graph of the pass may have saved the buffer.
+            # The version number stays, since the graph of the pass may have saved the buffer.
             keep_version = torch.autograd.grad_mode._unsafe_preserve_version_counter
             with torch.no_grad(), keep_version(self._buffer):
                 self._buffer.copy_(self._value)
@@ -58,12 +58,12 @@ class _Buffer:
 
 
 def recording() -> AbstractContextManager[object]:
-    """Out of inference mode, which records nothing; nothing where it is off, since even a change to itself costs."""
+    """Leaves inference mode, in which autograd records nothing; does nothing outside it, since even that change costs time."""
     return torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
 
 
 def plain_arithmetic(device: torch.device) -> AbstractContextManager[object]:
-    """Out of inference mode and autocast, for what takes tensors as they are; nothing where both are off."""
+    """Leaves inference mode and autocast, for code that takes tensors as they are; does nothing where both are off."""
     if not torch.is_autocast_enabled(device.type):
         return recording()
     stack = ExitStack()
@@ -73,7 +73,7 @@ def plain_arithmetic(device: torch.device) -> AbstractContextManager[object]:
 
 
 def gradients_on() -> AbstractContextManager[object]:
-    """``recording`` with gradients enabled; nothing where they are."""
+    """Leaves inference mode and enables gradients; does nothing where they are on."""
     if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
         return nullcontext()
     stack = ExitStack()

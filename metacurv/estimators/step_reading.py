@@ -1,4 +1,4 @@
-"""The trace of a loss that is being trained on, in activation space, from the forward pass that made it."""
+"""The trace of a loss during training, in activation space, from the training step's own forward pass."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ def read_step_trace(
     n_samples: int,
     backend: str,
 ) -> TraceReading:
-    """Trace of the Hessian of a checked ``loss``, on the device, reusing its forward pass.
+    """Measures the trace of the Hessian of a checked ``loss``, on the device, reusing its forward pass.
 
     Args:
         loss: one element, with its graph, which stays usable.
-        parameters: all that are asked for.
+        parameters: all parameters to be measured.
         edge: where the gradient in the model's output arrives, if that is one tensor; a known loss function does without.
-        samples: in the batch.
+        samples: the number of examples in the batch.
         estimator: "exact", "activation", or "auto": exact where it takes few columns.
         seed: as for ``hessian_trace``, like the rest.
         first_probe: number of the first probe.
-        n_samples: probes, where it samples.
+        n_samples: the number of probes, where it samples.
         backend: "auto", "native" or "reference".
 
     Raises:
-        NotInActivationSpace: it would be wrong there; the message says why.
+        NotInActivationSpace: the result would be wrong there; the message says why.
     """
     with plain_arithmetic(loss.device), without_hooks(parameters):
         found = _chain_space(loss, parameters, estimator, n_samples, backend)
@@ -89,7 +89,7 @@ def _chain_space(
     n_samples: int,
     backend: str,
 ) -> tuple[ChainSpace, bool] | None:
-    """The loss as a chain, if it is one, and whether to take its columns."""
+    """Returns the loss as a chain, if it is one, and whether to take its columns."""
     chain = find_chain(loss, parameters)
     if chain is None:
         return None
@@ -109,7 +109,7 @@ def _activation_space(
     n_samples: int,
     backend: str,
 ) -> tuple[ActivationSpace, bool]:
-    """Any other loss, and whether to take its columns."""
+    """Returns any other loss in activation space, and whether to take its columns."""
     walk, examined = examine(loss, parameters, edge, samples, "hessian")
     plan = examined.plan
     if plan.obstacle is not None:

@@ -1,8 +1,8 @@
-"""Which operations of a loss's graph a probe can be passed through by rules, and in which order.
+"""Plans which operations of a loss's graph a probe can be passed through by rules, and in which order.
 
-The graph falls into three parts. Nodes that depend on no probed parameter are constants. Of the others, the *body* is made of
-chains of nodes that have a rule, each the only one to use the output of the node below, from layers up; the *head* is what lies
-above, up to the loss: a loss function, or whatever has no rule. The last nodes of the chains are the *boundary*.
+The graph falls into three parts. Nodes that depend on no probed parameter are constants. Among the others, the *body* is made
+of chains of nodes that have a rule, each the only one to use the output of the node below, from layers up; the *head* is what
+lies above, up to the loss: a loss function, or whatever has no rule. The last nodes of the chains are the *boundary*.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _SMOOTH = {
     "SoftplusBackward0",
     "TanhBackward0",
 }
-# Losses that are linear in their input, so that nothing comes back from them.
+# Losses that are linear in their input, and so have no second derivative.
 _LINEAR_LOSSES = {"NllLossBackward0", "NllLoss2DBackward0"}
 _RESHAPES = {"ReshapeAliasBackward0", "UnsafeViewBackward0", "ViewBackward0"}
 
@@ -55,9 +55,9 @@ _RESHAPES = {"ReshapeAliasBackward0", "UnsafeViewBackward0", "ViewBackward0"}
 class Step:
     """One node of the body.
 
-    ``below``: the step that it takes its tangent from; None at the foot of a chain. ``position``: of x among the node's inputs.
-    ``is_last``: whether the head takes its output. ``is_below_linear_loss``: and the head is a loss that is linear in it.
-    ``upper``: the node that its output goes to, and the position there; None at the root.
+    ``below``: the step that it takes its tangent from; None at the foot of a chain. ``upper``: the node that its output goes
+    to, and the position there; None at the root. ``is_last``: True where the head takes its output. ``is_below_linear_loss``:
+    True where the head is, besides, a loss that is linear in it.
     """
 
     node: Node
@@ -69,7 +69,7 @@ class Step:
 
     @property
     def edge(self) -> GradientEdge:
-        """Where dL/dy arrives."""
+        """The edge where dL/dy arrives."""
         return GradientEdge(self.node, 0)
 
 
@@ -79,7 +79,7 @@ def plan_tangents(
     uses: Sequence[LinearUse],
     backend: str,
 ) -> list[Step] | None:
-    """The body from the parameters up; None where there is none, or some parameter is used outside it (or is no leaf)."""
+    """Plans the body from the parameters up; None where there is none, or some parameter is used outside it (or is no leaf)."""
     if not uses:
         return None
     known = {id(p.tensor) for use in uses for p in (use.weight, use.bias) if p is not None}
@@ -101,7 +101,7 @@ class _Body:
         self._steps: list[Step] = []
 
     def steps(self) -> list[Step] | None:
-        """Chain by chain; None where a layer is in no chain."""
+        """Returns the steps chain by chain; None where a layer is in no chain."""
         feet = [node for node in self._use_of if not self._live_inputs(node)]
         for node in feet:
             self._add_chain(node)
@@ -109,7 +109,7 @@ class _Body:
         return self._steps if all(node in found for node in self._use_of) else None
 
     def _weight_nodes(self, uses: Sequence[LinearUse]) -> set[Node]:
-        """The leaves of weights and biases, and the transpositions between a weight and its layers."""
+        """Returns the leaves of weights and biases, and the transpositions between a weight and its layers."""
         parameters = [p for use in uses for p in (use.weight, use.bias) if p is not None]
         leaves = {self._graph.leaves[id(p.tensor)] for p in parameters}
         above = {node for leaf in leaves for node, _ in self._graph.consumers[leaf]}
@@ -125,7 +125,7 @@ class _Body:
         return above
 
     def _live_inputs(self, node: Node) -> list[int]:
-        """Positions of the inputs that depend on a probed parameter, a layer's own aside."""
+        """Returns the positions of the inputs that depend on a probed parameter, a layer's own aside."""
         return [
             position
             for position, (below, _) in enumerate(node.next_functions)
@@ -133,7 +133,7 @@ class _Body:
         ]
 
     def _add_chain(self, node: Node) -> None:
-        """Steps from a layer upwards as far as rules lead."""
+        """Adds steps from a layer upwards as far as rules lead."""
         below: int | None = None
         rule = self._rule(node, [], None)
         while rule is not None:
@@ -156,19 +156,19 @@ class _Body:
             node, rule, below = upper, upper_rule, len(self._steps) - 1
 
     def _rule(self, node: Node, live: list[int], below: Rule | None) -> Rule | None:
-        """The rule of a node; ``live``: its live inputs, at most one."""
+        """Returns the rule of a node; ``live``: its live inputs, at most one."""
         if len(self._graph.consumers[node]) > 1:
-            return None  # what comes back is then a sum, which hides hooks from prepare_rules
+            return None  # its cotangent is then a sum, which hides hooks from prepare_rules
         if node in self._use_of:
             use = self._use_of[node]
             if live and live != [use.input_position]:
-                return None  # what is added to the product depends on a parameter
+                return None  # the term added to the product depends on a parameter
             return Layer(use, has_input=bool(live), stored=needs_stored_probe(use, self._backend))
         return _rule_of_other(node, live[0], below) if live else None
 
 
 def _rule_of_other(node: Node, position: int, below: Rule | None) -> Rule | None:
-    """The rule of a node other than a probed layer, for the input at ``position``, the only one that is live."""
+    """Returns the rule of a node other than a probed layer, for the input at ``position``, the only one that is live."""
     name = node.name()
     source, output = node.next_functions[position]
     assert source is not None  # it is live
@@ -195,7 +195,7 @@ def _rule_of_other(node: Node, position: int, below: Rule | None) -> Rule | None
 
 
 def _times_slope(node: Node, position: int) -> Callable[[Tensor], Tensor]:
-    """g -> f'(x)' g for one input of a node, which is that very map."""
+    """Returns the map g -> f'(x)' g for one input of a node, which is that very map."""
 
     def apply(g: Tensor) -> Tensor:
         result = node(g)  # type: ignore[operator]
@@ -206,7 +206,7 @@ def _times_slope(node: Node, position: int) -> Callable[[Tensor], Tensor]:
 
 
 def _slope(node: Node, times_slope: Callable[[Tensor], Tensor]) -> Tensor:
-    """f'(x) of an elementwise node."""
+    """Returns f'(x) of an elementwise node."""
     of_y = node._input_metadata[0]
     ones = torch.ones(of_y.shape, dtype=of_y.dtype, device=of_y.device)
     return times_slope(ones).detach()

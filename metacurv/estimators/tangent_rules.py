@@ -1,4 +1,4 @@
-"""How a probe passes through one operation, forward and back: the rules of Pearlmutter's R-operator.
+"""Rules by which a probe passes through one operation, forward and back: Pearlmutter's R-operator.
 
 With t the derivative along the probe v at fixed loss function (t(w) = v_w for a parameter w), an operation y = f(x) has
 
@@ -9,8 +9,8 @@ so one push from the parameters to the loss and one pull back give H v. Nothing 
 v_w . (H v)_w = <v_w, t(dL/dw)> is made of scalar products <t(dL/dx), t(x)> of activations, most of which follow from those
 of the operation above without another look at the tensors.
 
-Nodes of the autograd graph give what the rules need, once for all probes: values they saved, and, since a node *is* the map
-g -> f'(x)' g, the slope f'(x) of an elementwise f as what it makes of ones.
+Nodes of the autograd graph give what the rules need, once for all probes: values they saved, and the slope f'(x) of an
+elementwise f, which is the node applied to ones, since a node *is* the map g -> f'(x)' g.
 
 Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian", sections 3 and 4.
 """
@@ -41,12 +41,12 @@ class Ledger:
         self.is_open = True
 
     def close(self) -> None:
-        """The probe's products have been taken over; the next one begins."""
+        """Drops the probe's products, which have been taken over, for the next probe."""
         self.products = []
         self.is_open = False
 
     def note(self, product: Tensor) -> dict[int, float]:
-        """Keeps a scalar product (0-dim)."""
+        """Keeps a scalar product (0-dim), and returns it as a sum."""
         self.products.append(product)
         return {len(self.products) - 1: 1.0}
 
@@ -60,9 +60,9 @@ class Ledger:
 
 
 class Flow(NamedTuple):
-    """What comes back along an edge x: t(dL/dx), None where it is 0, and the sum of products <t(dL/dx), t(x)>.
+    """The flow back along an edge x: t(dL/dx), None where it is 0, and the sum of products <t(dL/dx), t(x)>.
 
-    ``is_owned``: whether whoever takes it may overwrite the cotangent.
+    ``is_owned`` is true where the taker may overwrite the cotangent.
     """
 
     cotangent: Tensor | None
@@ -76,8 +76,8 @@ NOTHING = Flow(None, {})
 class Rule:
     """One operation y = f(x) on the way from the parameters to the loss; ``push`` keeps what ``pull`` needs.
 
-    ``wants_cotangent``: ``prepare`` has to be given dL/dy.
-    ``is_owned``: whether whoever takes what ``push`` returns may overwrite it.
+    ``wants_cotangent``: True where ``prepare`` must be given dL/dy.
+    ``is_owned``: True where the taker may overwrite the result of ``push``.
     """
 
     wants_cotangent = False
@@ -87,11 +87,11 @@ class Rule:
         """Takes dL/dy, which is the same for all probes."""
 
     def push(self, tangent: Tensor | None, probe: Probe) -> Tensor:
-        """From t(x), None where x depends on no probed parameter, to t(y)."""
+        """Maps t(x), None where x depends on no probed parameter, to t(y)."""
         raise NotImplementedError
 
     def pull(self, flow: Flow, probe: Probe, ledger: Ledger) -> Flow:
-        """From what came back along y to what goes back along x (not looked at where t(x) was None)."""
+        """Maps the flow back along y to the flow back along x (not looked at where t(x) was None)."""
         raise NotImplementedError
 
 
@@ -103,7 +103,8 @@ class Layer(Rule):
         t(dL/da) = R + d V,    v_b . (H v)_b = <sum over rows of t(d), v_b>,
         v_W . (H v)_W = <t(d), a V'> + <d V, t(a)> = <t(d), t(z)> - <sum of t(d), v_b> + <d V, t(a)> - <R, t(a)>.
 
-    Two products with V and two with W, none of which makes anything of the size of W; where a is data, one product with V.
+    This takes two products with V and two with W, and none makes a matrix of the size of W; where a is data, one product with
+    V.
     """
 
     is_owned = True
@@ -121,7 +122,7 @@ class Layer(Rule):
         self.d = cotangent.contiguous()
 
     def push(self, tangent: Tensor | None, probe: Probe) -> Tensor:
-        """t(z) = a V' + v_b + t(a) W'."""
+        """Returns t(z) = a V' + v_b + t(a) W'."""
         tz = probe.forward(self.a, self.use, stored=self.stored)
         if tangent is not None and self.right is not None:
             self.ta = tangent
@@ -129,7 +130,7 @@ class Layer(Rule):
         return tz
 
     def pull(self, flow: Flow, probe: Probe, ledger: Ledger) -> Flow:
-        """t(dL/da), and the samples of W and b."""
+        """Returns the flow with t(dL/da), and credits the samples of W and b."""
         weight, bias = self.use.weight.number, self.use.bias
         ledger.credit(weight, flow.product)
         if bias is not None and flow.cotangent is not None:
@@ -160,31 +161,31 @@ class FrozenLayer(Rule):
         self.right = right.detach()
 
     def push(self, tangent: Tensor | None, probe: Probe) -> Tensor:
-        """t(z) = t(a) W'."""
+        """Returns t(z) = t(a) W'."""
         assert tangent is not None  # a node without any live input is a constant
         return tangent @ self.right
 
     def pull(self, flow: Flow, probe: Probe, ledger: Ledger) -> Flow:
-        """t(dL/da) = t(dL/dz) W."""
+        """Returns the flow with t(dL/da) = t(dL/dz) W."""
         if flow.cotangent is None:
             return flow
         return Flow(flow.cotangent @ self.right.t(), flow.product)
 
 
 class Reshape(Rule):
-    """The same elements in another shape."""
+    """An operation that gives the same elements another shape."""
 
     def __init__(self, before: torch.Size, after: torch.Size) -> None:
         self.before = before
         self.after = after
 
     def push(self, tangent: Tensor | None, probe: Probe) -> Tensor:
-        """t(x) in the shape of y."""
+        """Returns t(x) in the shape of y."""
         assert tangent is not None
         return tangent.reshape(self.after)
 
     def pull(self, flow: Flow, probe: Probe, ledger: Ledger) -> Flow:
-        """t(dL/dy) in the shape of x."""
+        """Returns the flow with t(dL/dy) in the shape of x."""
         if flow.cotangent is None:
             return flow
         return Flow(flow.cotangent.reshape(self.before), flow.product)
@@ -195,7 +196,7 @@ class Elementwise(Rule):
 
     Args:
         slope: f'(x).
-        owns_tangent: whether t(x) may be overwritten.
+        owns_tangent: True where t(x) may be overwritten.
     """
 
     def __init__(self, slope: Tensor, *, owns_tangent: bool) -> None:
@@ -203,12 +204,12 @@ class Elementwise(Rule):
         self.owns_tangent = owns_tangent
 
     def push(self, tangent: Tensor | None, probe: Probe) -> Tensor:
-        """t(y) = f'(x) t(x)."""
+        """Returns t(y) = f'(x) t(x)."""
         assert tangent is not None
         return tangent.mul_(self.slope) if self.owns_tangent else tangent * self.slope
 
     def pull(self, flow: Flow, probe: Probe, ledger: Ledger) -> Flow:
-        """t(dL/dx) = f'(x) t(dL/dy)."""
+        """Returns the flow with t(dL/dx) = f'(x) t(dL/dy)."""
         back = flow.cotangent
         if back is None:
             return flow
@@ -221,9 +222,9 @@ class Smooth(Rule):
     """An elementwise f with a second derivative: t(dL/dx) = f'(x) t(dL/dy) + c t(x), c = f''(x) dL/dy.
 
     Args:
-        times_slope: g -> f'(x) g, with the graph that leads to x.
+        times_slope: the map g -> f'(x) g, with the graph that leads to x.
         slope: f'(x).
-        below: x.
+        below: the edge of x.
     """
 
     wants_cotangent = True
@@ -236,19 +237,19 @@ class Smooth(Rule):
         self.below = below
 
     def prepare(self, cotangent: Tensor) -> None:
-        """Makes c, as the derivative of f'(x) dL/dy in x."""
+        """Computes c, as the derivative of f'(x) dL/dy in x."""
         with torch.enable_grad():
             slopes = self.times_slope(cotangent).sum()
             (self.c,) = torch.autograd.grad(slopes, [self.below], retain_graph=True)
 
     def push(self, tangent: Tensor | None, probe: Probe) -> Tensor:
-        """t(y) = f'(x) t(x)."""
+        """Returns t(y) = f'(x) t(x)."""
         assert tangent is not None
         self.tx = tangent
         return tangent * self.slope
 
     def pull(self, flow: Flow, probe: Probe, ledger: Ledger) -> Flow:
-        """As the class says."""
+        """Returns the flow with t(dL/dx) = f'(x) t(dL/dy) + c t(x)."""
         back = self.c * self.tx
         product = {**flow.product, **ledger.note(dot(back, self.tx))}
         if flow.cotangent is not None:
@@ -258,7 +259,7 @@ class Smooth(Rule):
 
 
 class LogSoftmax(Rule):
-    """y = x - log sum exp x along a dimension, p = exp y.
+    """The log softmax y = x - log sum exp x along a dimension, p = exp y.
 
     t(y) = t(x) - sum p t(x),    t(dL/dx) = t(dL/dy) - p sum t(dL/dy) - p t(y) sum dL/dy.
     """
@@ -274,14 +275,14 @@ class LogSoftmax(Rule):
         self.scaled_p = -self.p * cotangent.sum(self.dim, keepdim=True)
 
     def push(self, tangent: Tensor | None, probe: Probe) -> Tensor:
-        """t(y)."""
+        """Returns t(y) = t(x) - sum p t(x)."""
         assert tangent is not None
         self.tx = tangent
         self.ty = tangent - (self.p * tangent).sum(self.dim, keepdim=True)
         return self.ty
 
     def pull(self, flow: Flow, probe: Probe, ledger: Ledger) -> Flow:
-        """As the class says."""
+        """Returns the flow with t(dL/dx) = t(dL/dy) - p sum t(dL/dy) - p t(y) sum dL/dy."""
         back = self.scaled_p * self.ty
         if flow.cotangent is not None:
             back += flow.cotangent - self.p * flow.cotangent.sum(self.dim, keepdim=True)

@@ -35,7 +35,8 @@ from metacurv.estimators.taylor_rules import TaylorRule, taylor_rule
 class Pass:
     """One operation on the way up.
 
-    ``is_foot``: of a chain, where nothing arrives yet. ``is_under_head``: its tangents go to a head with a second derivative.
+    ``is_foot``: True at the foot of a chain, where nothing arrives yet. ``is_under_head``: True where its tangents go to a head
+    with a second derivative.
     """
 
     rule: TaylorRule
@@ -44,20 +45,23 @@ class Pass:
 
 
 class Taylor:
-    """Samples of v . (H v), all parameters together; made by ``taylor_of_steps``, or for a chain of layers by ``taylor_chain``.
+    """Draws samples v . (H v), all parameters together.
+
+    ``taylor_of_steps`` makes it, or ``taylor_of_chain`` for a chain of layers.
 
     Args:
         passes: the operations from the parameters up, chain by chain.
         probed: parameters that the operations hold, of one dtype.
-        device: of the samples.
+        device: the device of the samples.
         largest: elements of the largest tangent of one probe.
-        backend: what draws the probes, see ``metacurv.ops``.
-        edges, gradients: of the inputs of heads with a second derivative, and gradients in them that carry a graph.
+        backend: the backend that draws the probes, see ``metacurv.ops``.
+        edges: the edges of the inputs of heads with a second derivative.
+        gradients: the gradients in these inputs that carry a graph.
     """
 
-    # Probes taken at once: more are no faster.
+    # The number of probes taken at once: more are no faster.
     chunk = 16
-    # Bound on the elements of their signs and tangents: products that need more gain nothing from chunks.
+    # A bound on the elements of their signs and tangents: larger products gain nothing from chunks.
     chunk_elements = 1 << 24
 
     def __init__(
@@ -79,7 +83,7 @@ class Taylor:
         self._run: ModuleType = ops.implementation(backend, device)
 
     def samples(self, *, seed: int, first_probe: int, n_samples: int) -> Tensor:
-        """v_k . (H v_k) of probes ``first_probe`` ... ``first_probe + n_samples - 1``: float64 [n_samples]."""
+        """Returns v_k . (H v_k) of probes ``first_probe`` ... ``first_probe + n_samples - 1``: float64 [n_samples]."""
         key = ops.as_int64(seed)
         per_probe = sum(p.tensor.numel() for p in self.probed) + 2 * self._largest
         most = max(1, min(self.chunk, self.chunk_elements // max(1, per_probe)))
@@ -88,16 +92,16 @@ class Taylor:
         for start in range(0, n_samples, most):
             k = min(most, n_samples - start)
             if probes is None or k < most:
-                probes = None  # before there are two
+                probes = None  # frees the old room before the new is made
                 probes = Probes(self.probed, largest=self._largest, k=k)
             probes.draw(self._run, key, first_probe + start)
             parts.append(self._push(probes, k))
         return torch.cat(parts)
 
     def _push(self, probes: Probes, k: int) -> Tensor:
-        """float64 [k]."""
+        """Returns the samples of one chunk of probes, float64 [k]."""
         terms: list[Tensor] = []
-        heads: list[Tensor] = []  # tangents of what the curved heads take
+        heads: list[Tensor] = []  # tangents of the inputs of curved heads
         tangents: Tensor | None = None
         # A few per cent faster than no_grad: there are many small operations.
         with torch.inference_mode():
@@ -110,7 +114,7 @@ class Taylor:
         return samples.add_(torch.stack(terms).sum(0, dtype=torch.float64)) if terms else samples
 
     def _through_heads(self, tangents: Sequence[Tensor], n_probes: int) -> Tensor:
-        """t_k . (H_head t_k): float64 [K]; tangents: of the inputs y of curved heads, [K, *y.shape] each."""
+        """Returns t_k . (H_head t_k): float64 [K]; tangents: of the inputs y of curved heads, [K, *y.shape] each."""
         samples = torch.zeros(n_probes, dtype=torch.float64, device=self._device)
         live = [
             (gradient, i)
@@ -139,11 +143,11 @@ def taylor_of_steps(
     start: Tensor | None,
     backend: str,
 ) -> Taylor:
-    """For any plan that covers every use of every parameter.
+    """Makes a ``Taylor`` for any plan that covers every use of every parameter.
 
     Args:
         loss: one element.
-        parameters: all that are asked for.
+        parameters: all parameters to be measured.
         steps: the plan; its rules are prepared here.
         start: see ``gradient_graph``.
         backend: see ``Taylor``.

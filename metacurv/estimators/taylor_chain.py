@@ -1,7 +1,7 @@
-"""Taylor mode for a chain of layers: what it needs of the chain, by no backward pass through the graph, and two ways to run it.
+"""Taylor mode for a chain of layers: its inputs, by no backward pass through the graph, and two ways to run it.
 
 The kernel ``chain_taylor`` takes all probes through all layers in one call. Where it does not serve (float64, CUDA, layers that
-fall out of the cache, no kernels) the same is done by ``Taylor``, a layer at a time.
+fall out of the cache, no kernels) ``Taylor`` does the same, a layer at a time.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from metacurv.estimators.taylor_rules import (
 
 @dataclass(frozen=True)
 class Descent:
-    """Of every layer but the bottom one, from the top: dL/dz [N, O], and of what lies below s'(z) and c = s''(z) dL/da [N, I].
+    """Derivatives of every layer but the bottom one, from the top.
 
-    ``curvatures``: None where c is 0.
+    ``cotangents``: dL/dz [N, O]. ``slopes``: s'(z) of the function below the layer, [N, I]. ``curvatures``: c = s''(z) dL/da of
+    that function, [N, I]; None where c is 0.
     """
 
     cotangents: list[Tensor]
@@ -41,7 +42,7 @@ class Descent:
 
 @torch.no_grad()
 def descend(loss: Tensor, chain: Chain) -> Descent:
-    """One backward pass by hand."""
+    """Runs one backward pass by hand."""
     found = Descent([], [], [])
     d = chain.gradient(loss)
     for index, layer in enumerate(chain.layers):
@@ -57,7 +58,7 @@ def descend(loss: Tensor, chain: Chain) -> Descent:
 
 
 class CompiledTaylor:
-    """Samples of v . (H v) of a chain by the kernel."""
+    """Draws samples v . (H v) of a chain by the kernel."""
 
     def __init__(
         self,
@@ -92,7 +93,7 @@ class CompiledTaylor:
         )
 
     def samples(self, *, seed: int, first_probe: int, n_samples: int) -> Tensor:
-        """As ``Taylor.samples``."""
+        """Does what ``Taylor.samples`` does."""
         found: Tensor = self._run(
             seed=ops.as_int64(seed), probe=first_probe % (1 << 32), n_probes=n_samples
         )
@@ -102,7 +103,7 @@ class CompiledTaylor:
 def taylor_of_chain(
     loss: Tensor, chain: Chain, parameters: Sequence[NumberedParameter], *, backend: str
 ) -> Taylor | CompiledTaylor:
-    """For a chain all of whose weights are asked for."""
+    """Makes the faster of both for a chain all of whose weights are to be measured."""
     descent = descend(loss, chain)
     run = ops.implementation(backend, chain.log_p.device)
     weights = [parameters[layer.weight].tensor for layer in chain.layers]
@@ -122,7 +123,7 @@ def taylor_of_chain(
 def _rules(
     chain: Chain, descent: Descent, parameters: Sequence[NumberedParameter]
 ) -> list[TaylorRule]:
-    """From the lowest layer up."""
+    """Returns the rules from the lowest layer up."""
     p = chain.log_p.exp()
     rules: list[TaylorRule] = [TaylorLogSoftmax(p, p * chain.sample_weight.unsqueeze(1), -1)]
     for index, layer in enumerate(chain.layers):

@@ -1,4 +1,4 @@
-"""K probes and the memory that they are pushed through."""
+"""The signs of K probes and the memory that they are pushed through."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from metacurv.estimators.parameters import NumberedParameter
 
 
 class Probes:
-    """Signs of K probes, and room for what is made of them.
+    """Signs of K probes, and room for the tangents made of them.
 
     All of it is one block, made once: on a small network, memory that each product asks the system for costs as much as the
     product, a page at a time.
 
     Args:
-        parameters: of one dtype, on one device.
+        parameters: parameters of one dtype, on one device.
         largest: elements of the largest tangent of one probe.
-        k: probes.
+        k: number of probes.
 
     Attributes:
-        signs: by parameter number, [K, *shape].
+        signs: the signs by parameter number, [K, *shape].
     """
 
     def __init__(self, parameters: Sequence[NumberedParameter], *, largest: int, k: int) -> None:
@@ -41,10 +41,10 @@ class Probes:
         run.rademacher_stacks_(list(self.signs.values()), key, first % (1 << 32), self._numbers)
 
     def output(self, *shape: int) -> Tensor:
-        """Uninitialised room for tangents; those that the last call made room for stay until the next."""
+        """Returns uninitialised room for tangents; the room of the call before stays valid until the next."""
         self._here, self._there = self._there, self._here
         return self._here.narrow(0, 0, math.prod(shape)).view(shape)
 
     def scratch(self, *shape: int) -> Tensor:
-        """Uninitialised room that lasts until the next call of ``scratch`` or ``output``."""
+        """Returns uninitialised room that lasts until the next call of ``scratch`` or ``output``."""
         return self._there.narrow(0, 0, math.prod(shape)).view(shape)

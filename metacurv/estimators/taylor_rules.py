@@ -1,4 +1,4 @@
-"""How K probes pass through one operation at once, and what its curvature adds to each probe's v . (H v).
+"""Rules by which K probes pass through one operation at once, and what its curvature adds to each probe's v . (H v).
 
 Along a probe v the parameters move as w + e v. With ' and '' for the first and second derivative in e at e = 0 (w' = v,
 w'' = 0), an operation y = f(x) has
@@ -40,14 +40,14 @@ _FEWEST_COLUMNS = 16
 
 
 class TaylorRule(Protocol):
-    """One operation y = f(x)."""
+    """The interface of a rule for one operation y = f(x)."""
 
     def push(self, tangents: Tensor | None, probes: Probes, terms: list[Tensor]) -> Tensor:
-        """x' to y', [K, ...]; adds a term, [K], to ``terms`` where f is curved. x' is None where x has none."""
+        """Maps x' to y', [K, ...]; adds a term, [K], to ``terms`` where f is curved. x' is None where x has none."""
 
 
 class TaylorLayer:
-    """z = a W' + b: z'_k = a V_k' + v_k + a'_k W', and a source 2 a'_k V_k'. With d = dL/dz it adds 2 <d V_k, a'_k>."""
+    """A layer z = a W' + b: z'_k = a V_k' + v_k + a'_k W', and a source 2 a'_k V_k'. With d = dL/dz it adds 2 <d V_k, a'_k>."""
 
     def __init__(
         self,
@@ -59,7 +59,10 @@ class TaylorLayer:
         *,
         transposed: bool,
     ) -> None:
-        """``right``: W'; it and ``d`` are None where a is data. ``weight``, ``bias``: parameter numbers."""
+        """Keeps the layer's tensors and numbers.
+
+        ``right`` is W'; it and ``d`` are None where a is data. ``weight`` and ``bias`` are parameter numbers.
+        """
         self.a = a
         self.right = right
         self.twice_d = None if d is None else 2 * d
@@ -68,7 +71,7 @@ class TaylorLayer:
         self.transposed = transposed
 
     def push(self, tangents: Tensor | None, probes: Probes, terms: list[Tensor]) -> Tensor:
-        """a' [K, rows, in] to z' [K, rows, out]."""
+        """Maps a' [K, rows, in] to z' [K, rows, out]."""
         signs = probes.signs[self.weight]
         v = signs.transpose(1, 2) if self.transposed else signs  # V_k', [K, in, out]
         bias = None if self.bias is None else probes.signs[self.bias]
@@ -98,13 +101,13 @@ class TaylorLayer:
 
 
 class TaylorFrozenLayer:
-    """z = a W' + b with neither probed: z' = a' W'."""
+    """A layer z = a W' + b with neither W nor b probed: z' = a' W'."""
 
     def __init__(self, right: Tensor) -> None:
         self.right = right
 
     def push(self, tangents: Tensor | None, probes: Probes, terms: list[Tensor]) -> Tensor:
-        """a' [K, rows, in] to z' [K, rows, out]."""
+        """Maps a' [K, rows, in] to z' [K, rows, out]."""
         assert tangents is not None  # a node without any live input is a constant
         z = probes.output(*tangents.shape[:2], self.right.shape[1])
         torch.mm(tangents.flatten(0, 1), self.right, out=z.flatten(0, 1))
@@ -112,19 +115,19 @@ class TaylorFrozenLayer:
 
 
 class TaylorReshape:
-    """The same elements in another shape."""
+    """An operation that gives the same elements another shape."""
 
     def __init__(self, after: torch.Size) -> None:
         self.after = after
 
     def push(self, tangents: Tensor | None, probes: Probes, terms: list[Tensor]) -> Tensor:
-        """x' in the shape of y."""
+        """Returns x' in the shape of y."""
         assert tangents is not None
         return tangents.reshape(len(tangents), *self.after)
 
 
 class TaylorElementwise:
-    """An elementwise f, f'' = 0 almost everywhere: y' = f'(x) x'."""
+    """An elementwise f with f'' = 0 almost everywhere: y' = f'(x) x'."""
 
     def __init__(self, slope: Tensor) -> None:
         self.slope = slope
@@ -150,14 +153,14 @@ class TaylorSmooth:
 
 
 class TaylorLogSoftmax:
-    """y = x - log sum exp x, p = exp y: y' = x' - sum p x', and a source -sum p y'^2, the same for each y of a sum.
+    """The log softmax y = x - log sum exp x, p = exp y, with y' = x' - sum p x'.
 
-    It adds -<p sum dL/dy, y'^2>, since sum p x'^2 - (sum p x')^2 = sum p y'^2, a variance. Taken about its mean it does not
-    cancel where logits move together.
+    Its source is -sum p y'^2, the same for each y of a sum. It adds -<p sum dL/dy, y'^2>, since sum p x'^2 - (sum p x')^2 = sum
+    p y'^2, a variance. Taken about its mean it does not cancel where logits move together.
     """
 
     def __init__(self, p: Tensor, scaled_p: Tensor, dim: int) -> None:
-        """``scaled_p``: -p sum dL/dy. ``dim``: of y."""
+        """Keeps p; ``scaled_p`` is -p sum dL/dy, and ``dim`` the dimension of the classes in y."""
         self.p = p
         self.scaled_p = scaled_p
         self.dim = dim if dim < 0 else dim + 1
@@ -193,19 +196,19 @@ _RULES: dict[type[Rule], Callable[[Any], TaylorRule]] = {
 
 
 def taylor_rule(rule: Rule) -> TaylorRule:
-    """The rule for K probes of an operation that a plan has a prepared rule for; NotApplicable if there is none."""
+    """Returns the rule for K probes that belongs to a plan's prepared rule; raises NotApplicable if there is none."""
     if type(rule) not in _RULES:
         raise NotApplicable
     return _RULES[type(rule)](rule)
 
 
 def _repeated(matrix: Tensor, k: int) -> Tensor:
-    """[m, n] -> [k, m, n], without a copy."""
+    """Repeats [m, n] as [k, m, n], without a copy."""
     return matrix.expand(k, *matrix.shape)
 
 
 def _product(x: Tensor, y: Tensor, bias: Tensor | None, out: Tensor) -> None:
-    """x y + bias, [K, m, n]; bias: of a shape that expands to that."""
+    """Writes x y + bias, [K, m, n], to ``out``; bias: of a shape that expands to that."""
     if bias is None:
         torch.bmm(x, y, out=out)
     else:
@@ -213,11 +216,11 @@ def _product(x: Tensor, y: Tensor, bias: Tensor | None, out: Tensor) -> None:
 
 
 def _curvature(tangents: Tensor, factors: Tensor, probes: Probes) -> Tensor:
-    """<factors, t_k^2> of tangents t, [K]."""
+    """Returns <factors, t_k^2> of tangents t, [K]."""
     squares = torch.mul(tangents, tangents, out=probes.scratch(*tangents.shape))
     return _row_sums(squares.mul_(factors))
 
 
 def _row_sums(x: Tensor) -> Tensor:
-    """[K, ...] -> [K]."""
+    """Sums [K, ...] to [K]."""
     return x.sum(tuple(range(1, x.dim())))

@@ -1,4 +1,4 @@
-"""Finds the places where parameters enter a model, in the graph of its loss."""
+"""Finds the places where parameters enter a model (sites), in the graph of its loss."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _NORMS = frozenset(
 
 @dataclass(frozen=True)
 class Site:
-    """Parameter ``parameter`` (an index) enters at position ``position`` of node ``node``.
+    """One place where a parameter enters: index ``parameter``, at position ``position`` of node ``node``.
 
-    ``view``: the parameter's shape there, before any expansion. ``is_transposed``: a matrix that arrives transposed.
-    ``path``: nodes between the parameter and that node. ``is_bias``: of a linear layer.
+    ``view``: the parameter's shape there, before any expansion. ``is_transposed``: True for a matrix that arrives transposed.
+    ``path``: nodes between the parameter and that node. ``is_bias``: True for the bias of a linear layer.
     """
 
     parameter: int
@@ -54,7 +54,7 @@ class Site:
     is_bias: bool = False
 
     def sizes(self, walk: Walk) -> list[int]:
-        """The parameter's sizes along the axes of z, 1 where it is spread."""
+        """Returns the parameter's sizes along the axes of z, 1 where it is broadcast."""
         axes = len(walk.shape(self.node))
         name = walk.names[self.node]
         if self.is_along_channels(name):
@@ -63,7 +63,7 @@ class Site:
 
     @staticmethod
     def is_along_channels(name: str) -> bool:
-        """Whether parameters of such a node belong to axis 1."""
+        """Tells whether parameters of such a node belong to axis 1."""
         return name in (
             "ConvolutionBackward0",
             "NativeGroupNormBackward0",
@@ -71,13 +71,13 @@ class Site:
         )
 
     def sample_axes(self, walk: Walk) -> int:
-        """How many leading axes of z may be that of samples."""
+        """Returns how many leading axes of z may be that of examples."""
         axes = len(walk.shape(self.node))
         return {"weight": 1, "convolution": 1, "embedding": axes - 1, "broadcast": axes}[self.role]
 
 
 def find_sites(walk: Walk, parameters: Sequence[NumberedParameter]) -> dict[int, list[Site] | None]:
-    """Every place of every parameter that is used, by index; None where some place is of no known form."""
+    """Returns every site of every parameter that is used, by index; None where some place is of no known form."""
     consumers = walk.consumers()
     sites: dict[int, list[Site] | None] = {}
     for leaf, parameter in walk.leaves.items():
@@ -100,7 +100,7 @@ def _sites_above(
     transposed: bool,
     path: tuple[int, ...],
 ) -> list[Site] | None:
-    """Sites of what arrives at the consumers of ``node``, which is the parameter in the shape ``view``."""
+    """Returns the sites at the consumers of ``node``, which is the parameter in the shape ``view``."""
     found: list[Site] = []
     for above, position in consumers[node]:
         name = walk.names[above]
@@ -132,7 +132,7 @@ def _sites_above(
 def _view_after(
     walk: Walk, name: str, node: int, view: tuple[int, ...], *, transposed: bool
 ) -> tuple[tuple[int, ...], bool] | None:
-    """Shape and transposition after a relabelling; None where the order of elements gets lost."""
+    """Returns shape and transposition after a relabelling; None where the order of elements gets lost."""
     shape = walk.shape(node)
     if name == "ExpandBackward0" or name.startswith("Clone"):
         return view, transposed
@@ -176,7 +176,7 @@ def _role(
 
 
 def bind(site: Site, walk: Walk, layout: Layout, parameter: Tensor) -> Use:
-    """The use of a parameter at a site of this very graph, from what its node saved."""
+    """Binds a site to this very graph: the use of the parameter, from the tensors that its node saved."""
     at: Any = walk.nodes[site.node]
     if site.role == "weight":
         return WeightUse(layer_input(walk, site.node), layout, transposed=site.is_transposed)
@@ -210,13 +210,13 @@ def bind(site: Site, walk: Walk, layout: Layout, parameter: Tensor) -> Use:
 
 
 def layer_input(walk: Walk, node: int) -> Tensor:
-    """a of a matrix product z = a W' + b: [rows, in]."""
+    """Returns a of a matrix product z = a W' + b: [rows, in]."""
     at: Any = walk.nodes[node]
     return wide(at._saved_mat1 if walk.names[node] == "AddmmBackward0" else at._saved_self).detach()
 
 
 def _factor(site: Site, walk: Walk) -> Tensor | None:
-    """dz / d theta of a broadcast parameter; None where it is 1."""
+    """Returns dz / d theta of a broadcast parameter; None where it is 1."""
     at: Any = walk.nodes[site.node]
     name = walk.names[site.node]
     if name in _NORMS:
@@ -234,7 +234,7 @@ def _factor(site: Site, walk: Walk) -> Tensor | None:
 
 
 def _normalised(name: str, at: Any) -> Tensor:
-    """(x - mean) / deviation, as a norm's scale sees it."""
+    """Returns (x - mean) / deviation, the input of a norm's scale."""
     x = wide(at._saved_input)
     if name == "NativeLayerNormBackward0":
         return x.sub(at._saved_result1).mul_(at._saved_result2)

@@ -1,4 +1,4 @@
-"""How a parameter enters the model at one place, and what gradient a cotangent there gives each sample.
+"""Uses of a parameter at one place, and the gradient that a cotangent there gives each example.
 
 All of them are linear in the parameter, so that d^2 l / d theta^2 = J' (d^2 l / dz^2) J holds for the Hessian as for the
 Gauss-Newton matrix, with z the output of the operation and J = dz / d theta.
@@ -16,24 +16,24 @@ from metacurv.estimators.sample_layout import Layout
 
 
 class Use:
-    """One place. u, w: cotangents [R, *shape of z]; float32 at least."""
+    """One place where a parameter is used. u, w: cotangents [R, *shape of z]; float32 at least."""
 
     def products(self, u: Tensor, w: Tensor) -> Tensor:
-        """sum over samples of <gradient from u, gradient from w>: [R] float64."""
+        """Sums <gradient from u, gradient from w> over examples: [R] float64."""
         raise NotImplementedError
 
     def gradients(self, u: Tensor) -> Tensor:
-        """A gradient a sample: [R, samples, *shape of the parameter]."""
+        """Returns per-example gradients: [R, samples, *shape of the parameter]."""
         raise NotImplementedError
 
 
 class WeightUse(Use):
-    """z = a W' + b over any number of places.
+    """The weight of a linear layer z = a W' + b, used at any number of places.
 
     Args:
         a: [rows, in], the layer's input.
-        layout: of the rows.
-        transposed: z = a W', with W [out, in]; else z = a W, with W [in, out].
+        layout: the layout of the rows.
+        transposed: True for z = a W', with W [out, in]; False for z = a W, with W [in, out].
     """
 
     def __init__(self, a: Tensor, layout: Layout, *, transposed: bool) -> None:
@@ -43,19 +43,19 @@ class WeightUse(Use):
 
     @staticmethod
     def _rows(x: Tensor, lead: int) -> Tensor:
-        """[*lead, n, ..., features] -> [*lead, n, T, features]."""
+        """Merges the axes between: [*lead, n, ..., features] -> [*lead, n, T, features]."""
         return x.reshape(*x.shape[: lead + 1], -1, x.shape[-1])
 
     def _places(self, u: Tensor) -> Tensor:
         return self._rows(self._layout.bring(u, 1), 1).unsqueeze(2)
 
     def products(self, u: Tensor, w: Tensor) -> Tensor:
-        """As the class above says."""
+        """Sums <gradient from u, gradient from w> over examples: [R] float64."""
         brought = self._places(u)
         return shared_products(self._a, brought, brought if u is w else self._places(w))
 
     def gradients(self, u: Tensor) -> Tensor:
-        """As the class above says."""
+        """Returns per-example gradients: [R, samples, *shape of W]."""
         brought = self._places(u)
         if self._transposed:
             return (brought.transpose(-1, -2) @ self._a).squeeze(2)
@@ -63,12 +63,18 @@ class WeightUse(Use):
 
 
 class ConvolutionUse(Use):
-    """The weight of a convolution: a linear layer over patches.
+    """The weight of a convolution, which is a linear layer over patches.
 
     Args:
-        a: [B, in, *size]. weight_shape: [out, in / groups, *kernel], of a transposed one [in, out / groups, *kernel].
-        places: size of z.
-        layout: of the first axis.
+        a: [B, in, *size].
+        layout: the layout of the first axis.
+        weight_shape: [out, in / groups, *kernel], of a transposed convolution [in, out / groups, *kernel].
+        places: the size of z.
+        stride: as torch's convolutions take it, like the rest.
+        padding: zeros on either side of each axis.
+        dilation: distance between the kernel's elements.
+        groups: number of groups of channels.
+        transposed: True for a transposed convolution.
     """
 
     def __init__(
@@ -97,11 +103,11 @@ class ConvolutionUse(Use):
         return patches(x, self._shape[2:], **self._window, places=self._places, groups=self._groups)
 
     def _flat(self, x: Tensor) -> Tensor:
-        """[B, C, *size] -> [B, g, places, C / g]."""
+        """Splits channels into groups: [B, C, *size] -> [B, g, places, C / g]."""
         return x.reshape(x.shape[0], self._groups, x.shape[1] // self._groups, -1).transpose(2, 3)
 
     def _by_sample(self, x: Tensor, lead: int) -> Tensor:
-        """[*lead, B, g, places, f] -> [*lead, n, g, T, f]."""
+        """Brings rows to examples: [*lead, B, g, places, f] -> [*lead, n, g, T, f]."""
         brought = self._layout.bring(x, lead)
         if self._layout.style == "axis":
             return brought
@@ -110,18 +116,18 @@ class ConvolutionUse(Use):
         return moved.reshape(*moved.shape[: lead + 2], -1, moved.shape[-1])
 
     def _cotangents(self, u: Tensor) -> Tensor:
-        """[R, n, g, T, o]."""
+        """Returns the cotangents by example: [R, n, g, T, o]."""
         flat = u.reshape(-1, *u.shape[2:])
         made = self._patches(flat) if self._transposed else self._flat(flat)
         return self._by_sample(made.view(*u.shape[:2], *made.shape[1:]), 1)
 
     def products(self, u: Tensor, w: Tensor) -> Tensor:
-        """As the class above says."""
+        """Sums <gradient from u, gradient from w> over examples: [R] float64."""
         of_u = self._cotangents(u)
         return shared_products(self._a, of_u, of_u if u is w else self._cotangents(w))
 
     def gradients(self, u: Tensor) -> Tensor:
-        """As the class above says."""
+        """Returns per-example gradients: [R, samples, *shape of the weight]."""
         of_u = self._cotangents(u)
         left, right = (self._a, of_u) if self._transposed else (of_u, self._a)
         gradients = left.transpose(-1, -2) @ right
@@ -129,10 +135,11 @@ class ConvolutionUse(Use):
 
 
 class EmbeddingUse(Use):
-    """z_t = W[index_t].
+    """The weight of an embedding, z_t = W[index_t].
 
     Args:
         indices: of z's shape without the last axis.
+        layout: the layout of the indices.
         weight_shape: [entries, features].
         padding_index: an entry that learns nothing, or -1.
     """
@@ -148,7 +155,7 @@ class EmbeddingUse(Use):
 
     @cached_property
     def _same(self) -> Tensor:
-        """Which places share an entry that learns: bool [n, T, T]."""
+        """The pairs of places that share an entry that learns: bool [n, T, T]."""
         same = self._indices.unsqueeze(1) == self._indices.unsqueeze(2)
         return same & self._learns.unsqueeze(1)
 
@@ -157,12 +164,12 @@ class EmbeddingUse(Use):
         return brought.reshape(*brought.shape[:2], -1, brought.shape[-1])
 
     def products(self, u: Tensor, w: Tensor) -> Tensor:
-        """As the class above says."""
+        """Sums <gradient from u, gradient from w> over examples: [R] float64."""
         of_u, of_w = self._rows(u), self._rows(w)
         return ((of_u @ of_w.transpose(-1, -2)) * self._same).flatten(1).sum(1, dtype=torch.float64)
 
     def gradients(self, u: Tensor) -> Tensor:
-        """As the class above says."""
+        """Returns per-example gradients: [R, samples, *shape of W]."""
         rows = self._rows(u) * self._learns.unsqueeze(-1)
         gradients = rows.new_zeros((*rows.shape[:2], *self._shape))
         index = self._indices.unsqueeze(-1).expand(rows.shape)
@@ -170,12 +177,13 @@ class EmbeddingUse(Use):
 
 
 class BroadcastUse(Use):
-    """z = factor x theta + ..., theta spread over the other axes: biases, scales and shifts of norms, slopes of PReLU.
+    """A broadcast parameter, z = factor x theta + ...: biases, scales and shifts of norms, slopes of PReLU.
 
     Args:
         factor: broadcastable to z; None for a sum.
-        sizes: theta's sizes along z's axes, 1 where it is spread.
-        shape: theta's own.
+        layout: the layout of z.
+        sizes: theta's sizes along z's axes, 1 where it is broadcast.
+        shape: theta's own shape.
     """
 
     def __init__(
@@ -188,7 +196,7 @@ class BroadcastUse(Use):
         self._spread = [2 + axis for axis, size in enumerate(after) if size == 1]
 
     def gradients(self, u: Tensor) -> Tensor:
-        """As the class above says."""
+        """Returns per-example gradients: [R, samples, *shape of theta]."""
         if self._factor is not None:
             u = u * self._factor
         brought = self._layout.bring(u, 1)
@@ -196,7 +204,7 @@ class BroadcastUse(Use):
         return summed.reshape(*brought.shape[:2], *self._shape)
 
     def products(self, u: Tensor, w: Tensor) -> Tensor:
-        """As the class above says."""
+        """Sums <gradient from u, gradient from w> over examples: [R] float64."""
         of_u = self.gradients(u)
         of_u = of_u.reshape(*of_u.shape[:2], -1)
         of_w = of_u if u is w else self.gradients(w).reshape(of_u.shape)
