@@ -58,7 +58,8 @@ class MetaCurvatureLR(OptimizerWrapper):
         options: the arguments of ``DirectionalLR`` or of ``ReciprocalLR``.
 
     Raises:
-        TypeError, ValueError: an argument is wrong, or belongs to the other rule; the optimizer is then as it was.
+        TypeError: an argument is of the wrong type; the optimizer is then as it was.
+        ValueError: an argument is out of range, or belongs to the other rule; the optimizer is then as it was.
 
     Example:
         >>> model = torch.nn.Linear(2, 1)
@@ -134,7 +135,7 @@ class MetaCurvatureLR(OptimizerWrapper):
 
     @property
     def effective_lrs(self) -> list[float]:
-        """What the next ``step`` applies, a number for every parameter group (on CUDA this waits for the device)."""
+        """The learning rate that the next ``step`` applies to each parameter group (on CUDA this waits for the device)."""
         return self._control.effective_lrs
 
     @property
@@ -145,8 +146,11 @@ class MetaCurvatureLR(OptimizerWrapper):
     def update_curvature(self, loss: Tensor) -> bool:
         """Measures ``loss`` for the reciprocal rule; the directional rule measures by itself, and the call does nothing.
 
+        Args:
+            loss: one element with a graph, before any loss scaling.
+
         Returns:
-            Whether a reading was taken.
+            True where a reading was taken.
         """
         return False
 
@@ -162,10 +166,14 @@ class MetaCurvatureLR(OptimizerWrapper):
         return result
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group to the base; its parameters get the next parameter numbers.
+        """Adds a group to the base optimizer; its parameters get the next parameter numbers.
+
+        Args:
+            param_group: a dict with "params" and the group's options, as ``torch.optim.Optimizer.add_param_group`` takes it.
 
         Raises:
-            TypeError, ValueError: a parameter whose curvature cannot be measured; nothing is added.
+            TypeError: the curvature of a parameter cannot be measured, because of its type; nothing is added.
+            ValueError: a parameter is on another device, or in a group already; nothing is added.
         """
         held = [tensor for group in self.param_groups for tensor in group["params"]]
         # torch's own checks first: what it adds is well formed.

@@ -19,7 +19,7 @@ class OptimizerWrapper(Optimizer):
     """A ``torch.optim.Optimizer`` that owns nothing: groups, state and defaults are the base's, by reference.
 
     ``Optimizer.__init__`` is not called, because it would rebuild the base's groups; ``Optimizer.__setstate__`` sets up the
-    hooks without touching them (a test pins that). No ``__getattr__``: forwarding would leak private flags of the
+    hooks without touching them (a test pins that). There is no ``__getattr__``: forwarding would leak private flags of the
     base, such as ``_step_supports_amp_scaling``, which makes GradScaler step on scaled gradients.
     """
 
@@ -49,7 +49,7 @@ class OptimizerWrapper(Optimizer):
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The groups of the base."""
+        """The parameter groups of the base optimizer."""
         return self.optimizer.param_groups
 
     @param_groups.setter
@@ -58,7 +58,7 @@ class OptimizerWrapper(Optimizer):
 
     @property
     def state(self) -> defaultdict[Tensor, Any]:
-        """The state of the base."""
+        """The state of the base optimizer."""
         return self.optimizer.state
 
     @state.setter
@@ -67,7 +67,7 @@ class OptimizerWrapper(Optimizer):
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """The defaults of the base."""
+        """The defaults of the base optimizer."""
         return self.optimizer.defaults
 
     @defaults.setter
@@ -75,11 +75,19 @@ class OptimizerWrapper(Optimizer):
         self.optimizer.defaults = value
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clears the gradients, as the base does."""
+        """Clears the gradients, as the base optimizer does.
+
+        Args:
+            set_to_none: True sets them to None, False to zeros.
+        """
         self.optimizer.zero_grad(set_to_none)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group to the base."""
+        """Adds a group to the base optimizer.
+
+        Args:
+            param_group: a dict with "params" and the group's options, as ``torch.optim.Optimizer.add_param_group`` takes it.
+        """
         self.optimizer.add_param_group(param_group)
 
     # State dicts: the base's, plus one versioned entry of our own. Hooks registered here fire here, once.
@@ -88,11 +96,16 @@ class OptimizerWrapper(Optimizer):
         raise NotImplementedError
 
     def _checked_own_state(self, state: Any) -> Callable[[], None]:
-        """Checks ``state`` (None: a checkpoint of the bare base) and returns what loads it."""
+        """Checks ``state`` (None: a checkpoint of the bare base) and returns a function that loads it."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        """The base's state dict and, under "metacurv", numbers and strings that resume the curvature part bit for bit."""
+        """Returns the base's state dict and, under "metacurv", the state that resumes the curvature part bit for bit.
+
+        Returns:
+            The base's dict with one more entry, "metacurv": a dict with a version, numbers, strings and, with averaging,
+            tensors.
+        """
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
         state: dict[str, Any] = {**self.optimizer.state_dict(), "metacurv": self._own_state()}
@@ -104,8 +117,12 @@ class OptimizerWrapper(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes back ``state_dict()``, or the state dict of a bare base optimizer (curvature then starts afresh).
 
+        Args:
+            state_dict: such a dict. It is not changed.
+
         Raises:
-            TypeError, ValueError: ``state_dict`` is not such a dict; nothing is changed.
+            TypeError: ``state_dict`` is no dict, or holds an entry of the wrong type; nothing is changed.
+            ValueError: ``state_dict`` lacks an entry, or holds one out of range; nothing is changed.
         """
         if not isinstance(state_dict, dict):
             raise TypeError(f"state_dict must be a dict, got {_validate.describe(state_dict)}")
@@ -143,10 +160,16 @@ class OptimizerWrapper(Optimizer):
         raise NotImplementedError
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of the base, between the step hooks registered on this wrapper.
+        """Takes one step of the base optimizer, between the step hooks registered on this wrapper.
 
         Args:
-            closure: evaluated once, with gradients enabled; its value is returned.
+            closure: a function that evaluates the loss. It is called once, with gradients enabled.
+
+        Returns:
+            The value of ``closure``; None without one.
+
+        Raises:
+            RuntimeError: a step pre-hook returned something other than None or a pair of (args, kwargs).
         """
         if not self._optimizer_step_pre_hooks and not self._optimizer_step_post_hooks:
             return self._step(closure)

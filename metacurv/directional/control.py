@@ -1,4 +1,4 @@
-"""The learning rate from slope and curvature along the optimizer's own step, measured on batches drawn for it."""
+"""Runs the directional rule: measures slope and curvature along the base optimizer's step, and steps at the rule's rate."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from metacurv.rules.directional import DirectionalRule, Plan
 from metacurv.rules.directional_state import DirectionalState
 
 _STATE_VERSION = 1
-_RADAM_STEPS = 5  # that are not normalised (Liu et al. 2020: rho_t <= 5, for beta2 up to 0.9999)
+_RADAM_STEPS = 5  # are not normalised (Liu et al. 2020: rho_t <= 5, for beta2 up to 0.9999)
 
 
 class DirectionalControl:
@@ -106,18 +106,18 @@ class DirectionalControl:
         for group in self._base.param_groups:
             group["lr_scale"] = math.nan  # until a step finds a rate
 
-    # What a user reads.
+    # Results for the user.
 
     @property
     def effective_lrs(self) -> list[float]:
-        """Of every group; nan before the first step, which finds the rate."""
+        """The learning rate of every group; nan before the first step, which finds the rate."""
         if not self._started:
             return [math.nan] * len(self._base.param_groups)
         return [float(rate) for rate in self._group_rates()]
 
     @property
     def skipped_readings(self) -> int:
-        """Readings with a number that was not finite."""
+        """The number of readings with a number that was not finite."""
         return sum(not record.accepted for record in self.history) + self._skipped
 
     @property
@@ -127,13 +127,13 @@ class DirectionalControl:
 
     @contextmanager
     def averaged_parameters(self) -> Iterator[None]:
-        """See ``DirectionalLR.averaged_parameters``."""
+        """Does what ``DirectionalLR.averaged_parameters`` does."""
         if self._average is None:
             raise ValueError(
                 "averaged_parameters needs MetaCurvatureLR(..., average=True), got average=False"
             )
         shown = self._shows_average
-        # Before the first step there is nothing to average, and in the finish the iterates are what counts.
+        # Before the first step there is nothing to average, and in the finish the iterates themselves count.
         as_they_are = self._steps == 0 or self._went_on_from_average
         self._shows_average = not as_they_are
         try:
@@ -145,7 +145,7 @@ class DirectionalControl:
     # Stepping.
 
     def step(self) -> None:
-        """One step of the base at the rate of the rule; where it is due, measured."""
+        """Takes one step of the base at the rule's rate, and measures it where a reading is to be taken."""
         if self._shows_average:
             raise RuntimeError(
                 "step() must not be called inside averaged_parameters(): the step would be lost at its end"
@@ -193,7 +193,7 @@ class DirectionalControl:
         if self._times.is_due(step) and not self._plan.is_finishing(step):
             under_scales = moving(self._base, self._rates, rates)
             if any(under_scales):
-                batch = self._draw()  # what may fail in the user's code fails before the step
+                batch = self._draw()  # errors of the user's code arise before the step
                 line = StepLine(under_scales, self._backend)
         step_base_at(self._base, rates)
         if line is not None:
@@ -217,13 +217,13 @@ class DirectionalControl:
             if self._went_on_from_average and not self._plan.is_finishing(self._steps):
                 self._average.restart()  # a checkpoint goes on towards a later horizon
                 self._went_on_from_average = False
-            # The finish takes its own noise out: from there on the iterates are what counts.
+            # The finish takes its own noise out: from there on the iterates themselves count.
             if not self._went_on_from_average:
                 self._average.take()
         self._steps += 1
 
     def _begin_to_finish(self) -> None:
-        """Where the next step is the first of the finish, it goes on from the average."""
+        """Moves the parameters to the average where the next step is the first of the finish."""
         if (
             self._average is not None
             and not self._went_on_from_average
@@ -233,7 +233,7 @@ class DirectionalControl:
             self._went_on_from_average = True
 
     def _read(self, line: StepLine, batch: ProbeBatch) -> LineReading:
-        """Reads the line of the step just taken; the next step is due where this raises."""
+        """Reads the line of the step just taken; where this raises, the next step is measured instead."""
         try:
             return read_line(line, batch, self._state.lr)
         finally:
@@ -248,12 +248,15 @@ class DirectionalControl:
     # Rates.
 
     def _rate_changed(self) -> None:
-        """What was made of the state's rate is out of date."""
+        """Drops what was derived from the state's former rate."""
         self._host_lr: list[float] | None = None
         self._last_rates: tuple[Any, list[Rate]] | None = None
 
     def _rates_of_step(self) -> list[Rate]:
-        """The learning rate of every group at this step, shown in the groups: made anew only where something has changed."""
+        """Returns the learning rate of every group at this step, and shows it in the groups.
+
+        The rates are computed anew only where something has changed.
+        """
         groups = self._base.param_groups
         key = (
             self._plan.factor(self._steps),
@@ -269,7 +272,7 @@ class DirectionalControl:
         return rates
 
     def _scale_rates(self) -> list[Rate]:
-        """Of every scale, with the factor of the horizon; tensors where nothing may wait for the device."""
+        """Returns the rate of every scale, with the factor of the horizon; tensors where nothing may wait for the device."""
         factor = self._plan.factor(self._steps)
         if stays_on_device(self._base):
             return [lr * factor for lr in self._state.lr.unbind()]
@@ -278,7 +281,7 @@ class DirectionalControl:
         return [lr * factor for lr in self._host_lr]
 
     def _group_rates(self) -> list[Rate]:
-        """The learning rate of every group at the next step."""
+        """Returns the learning rate of every group at the next step."""
         scales, shares = self._scale_rates(), self._rates.shares()
         return [
             scales[scale] * share
@@ -309,7 +312,7 @@ class DirectionalControl:
             self.on_update(self._records.all()[-1])
 
     def _show_scale(self, rates: Sequence[Rate]) -> None:
-        """``group["lr_scale"]``: the effective rate over the group's lr."""
+        """Writes ``group["lr_scale"]``, the effective rate over the group's lr."""
         for group, rate in zip(self._base.param_groups, rates, strict=True):
             lr = group["lr"]
             if isinstance(rate, Tensor):
@@ -318,7 +321,7 @@ class DirectionalControl:
                 group["lr_scale"] = rate / float(lr) if lr > 0 else 0.0
 
     def group_added(self) -> None:
-        """The base has a new parameter group."""
+        """Takes in the parameter group that was just added to the base."""
         before = self._rates.references
         self._rates.group_added()
         if self.rule.per_group:
@@ -331,13 +334,13 @@ class DirectionalControl:
             self._average.extend(self._base.param_groups[-1]["params"])
 
     def describe(self) -> str:
-        """The rule and its settings, for ``repr``."""
+        """Describes the rule and its settings, for ``repr``."""
         return f"rule={self.rule!r}, horizon={self._horizon}, average={self._averages}"
 
     # Resuming.
 
     def own_state(self) -> dict[str, Any]:
-        """Numbers, strings and the averages' tensors."""
+        """Returns numbers, strings and the average's tensors, for a state dict."""
         return {
             "version": _STATE_VERSION,
             "rule": DirectionalRule.name,
@@ -354,12 +357,12 @@ class DirectionalControl:
         }
 
     def _begin_afresh(self) -> None:
-        """With the groups as a checkpoint of the bare base has them."""
+        """Starts anew with the groups of a bare base's checkpoint, which has just been loaded."""
         self._rates = GroupRates(self._base, self.rule.per_group)
         self._reset(self._averages_by_argument)
 
     def checked_own_state(self, state: Any) -> Callable[[], None]:
-        """Checks ``state`` (None: a checkpoint of the bare base) and returns what loads it."""
+        """Checks ``state`` (None: a checkpoint of the bare base) and returns a function that loads it."""
         if state is None:
             return self._begin_afresh
         name = "state_dict['metacurv']"
@@ -426,5 +429,5 @@ def _times(plan: Plan) -> MeasuringTimes:
 
 
 def _has_plain_momentum(base: Optimizer) -> bool:
-    """Whether a step grows with the gradient and, through momentum, with its past: SGD's, not that of RMSprop or Muon."""
+    """Tells whether a step grows with the gradient and, by momentum, with its past: SGD's does, not RMSprop's or Muon's."""
     return isinstance(base, SGD) and any(group["momentum"] > 0 for group in base.param_groups)

@@ -1,4 +1,4 @@
-"""DirectionalLR: what ``MetaCurvatureLR`` makes with a probe."""
+"""The optimizer class of the directional rule, which ``MetaCurvatureLR`` makes where it gets a probe."""
 
 from __future__ import annotations
 
@@ -40,20 +40,21 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
             loader's size in an order of its own (a loader with a sampler that chooses is iterated over); a list of pairs
             (inputs, targets); any other iterable of them, begun again at its end; or a function that returns the next pair.
             Pass training data, or held-out data with ``DirectionalRule.held_out()``, which then stops training early by
-            itself. A tuple of inputs is passed to the model as positional arguments, a mapping as keyword arguments. What
-            the drawing takes from the global generators is seeded by ``seed`` and the number of batches before.
+            itself. A tuple of inputs is passed to the model as positional arguments, a mapping as keyword arguments. While a
+            batch is drawn, the global generators are seeded by ``seed`` and the number of batches before.
         horizon: the number of optimizer steps of the training to come, >= 1. Steps that a ``GradScaler`` skips do not count.
             More steps than that keep the last rate, with a warning. Without a horizon the rate is not brought to zero.
-        average: whether an average of the iterates is kept, for ``averaged_parameters`` and, with a horizon, for the end of the
-            training. It takes memory for one copy of the parameters. None: where there is a horizon, or as a checkpoint has it
-            that is loaded.
+        average: True keeps an average of the iterates, for ``averaged_parameters`` and, with a horizon, for the end of the
+            training. It takes memory for one copy of the parameters. None means True where there is a horizon, else False, or
+            what a checkpoint says that is loaded.
         rule: "directional", or a ``DirectionalRule`` with settings of its own.
         seed: an integer in [0, 2^64) from which the probe batches are drawn; the global random state is not used.
         backend: "auto", "native" or "reference" (see ``metacurv.ops``).
         on_update: is called with a ``DirectionalRecord`` after every reading (on CUDA this waits for the device).
 
     Raises:
-        TypeError, ValueError: an argument is wrong; the optimizer is then as it was.
+        TypeError: an argument is of the wrong type; the optimizer is then as it was.
+        ValueError: an argument is out of range, or does not fit the others; the optimizer is then as it was.
 
     Example:
         >>> import torch
@@ -112,7 +113,7 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
 
     @property
     def on_update(self) -> Callable[[DirectionalRecord], None] | None:
-        """What is called after every reading."""
+        """The function that is called after every reading, or None."""
         return self._control.on_update
 
     @on_update.setter

@@ -1,4 +1,4 @@
-"""v . H v from two gradients, for any model that has a gradient (fused attention, checkpointing, compiled modules).
+"""Samples v . H v from two gradients, for any model that has a gradient (fused attention, checkpoints, compiled modules).
 
     v . H v ~ v . (g(theta + h v) - g(theta - h v)) / 2h,    g the gradient, v a Rademacher probe, h the step
 

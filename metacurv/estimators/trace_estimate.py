@@ -1,4 +1,4 @@
-"""What a curvature measurement returns."""
+"""The result of a curvature measurement."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ class TraceEstimate:
 
     Attributes:
         value: the trace, in units of the loss over the parameters' units squared.
-        stderr: standard error of ``value`` over probes: sample standard deviation (n - 1) over sqrt(n). nan with one probe,
-            which tells nothing about its own error; 0 where the value is exact.
-        n_samples: samples (probes) drawn, 0 where the value is exact.
-        per_parameter: name -> that parameter's part of the trace; the parts add up to ``value``. A parameter without
-            curvature (unused, or one the gradient is constant in) has 0; frozen parameters are left out. Empty where the method
-            gives the total only.
-        per_parameter_stderr: name -> standard error of that part.
-        method: how it was measured, e.g. "hutchinson".
-        kind: of which matrix, "hessian" or "ggn".
-        seed: the seed its probes came from.
-        per_layer: name of the module -> the sum over its own parameters; filled by ``estimate_trace``.
-        per_layer_stderr: name -> standard error of that sum.
-        why: why this method ran, and not a faster one; filled by ``estimate_trace``.
-        converged: whether the standard error that was asked for was reached (true where none was).
+        stderr: the standard error of ``value`` over probes: sample standard deviation (n - 1) over sqrt(n). It is nan with one
+            probe, which tells nothing about its own error, and 0 where the value is exact.
+        n_samples: the number of samples (probes) drawn, 0 where the value is exact.
+        per_parameter: each parameter's part of the trace, by its name; the parts add up to ``value``. A parameter without
+            curvature (unused, or one the gradient is constant in) has 0; frozen parameters are left out. The dict is empty
+            where the method gives the total only.
+        per_parameter_stderr: the standard error of each part, by the parameter's name.
+        method: the name of the method that measured it, e.g. "hutchinson".
+        kind: the matrix, "hessian" or "ggn" (generalized Gauss-Newton).
+        seed: the seed of the probes.
+        per_layer: the sum over each module's own parameters, by the module's name; filled by ``estimate_trace``.
+        per_layer_stderr: the standard error of each sum, by the module's name.
+        why: the reason for this method, and against faster ones; filled by ``estimate_trace``.
+        converged: False where ``rtol`` was given and the standard error did not come down to it.
     """
 
     value: float

@@ -138,7 +138,7 @@ class EmbeddingUse(Use):
     """The weight of an embedding, z_t = W[index_t].
 
     Args:
-        indices: of z's shape without the last axis.
+        indices: the indices, of z's shape without the last axis.
         layout: the layout of the indices.
         weight_shape: [entries, features].
         padding_index: an entry that learns nothing, or -1.

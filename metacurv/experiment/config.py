@@ -1,4 +1,4 @@
-"""What is run: every choice that changes the numbers, and the training runs that follow from it."""
+"""The experiment's configuration: every choice that changes the numbers, and the training runs that follow from it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""mnist1d, generated in process (never downloaded) and cached by its arguments.
+"""The mnist1d data set, generated in process (never downloaded) and cached by its arguments.
 
-The data set: Greydanus and Kobak, "Scaling down deep learning with MNIST-1D", ICML 2024.
+Source: Greydanus and Kobak, "Scaling down deep learning with MNIST-1D", ICML 2024.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 @dataclass(frozen=True)
 class Data:
-    """mnist1d as tensors; ``origin`` says in words where it came from."""
+    """The mnist1d data set as tensors; ``origin`` says in words where it came from."""
 
     x_train: Tensor  # [N, 40] float32
     y_train: Tensor  # [N] int64
@@ -57,7 +57,7 @@ class Data:
 
 
 def load(num_samples: int, seed: int) -> Data:
-    """mnist1d with ``num_samples`` examples, four fifths of them for training, cached.
+    """Loads mnist1d with ``num_samples`` examples, four fifths of them for training, cached.
 
     A damaged cache file is made again. A cache that cannot be written costs a second a start and
     nothing else.

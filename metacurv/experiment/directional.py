@@ -14,7 +14,7 @@ from .verdict import compared, difference
 
 @dataclass(frozen=True)
 class BesideAdam:
-    """Differences are paired by seed; steps and the ratio are medians over seeds."""
+    """The directional rule beside Adam: differences are paired by seed; steps and the ratio are medians over seeds."""
 
     test_accuracy: Interval
     """After the last step, per cent, minus Adam's."""
@@ -50,7 +50,7 @@ def _compare(curves: Curves, adam: Curves) -> BesideAdam:
 
 
 def words(beside: BesideAdam) -> str:
-    """One paragraph."""
+    """Says the comparison in one paragraph."""
     times = f"{beside.seconds_ratio:.2f} times Adam's (median of the seeds' ratios)"
     return "\n".join(
         [
@@ -65,7 +65,7 @@ def words(beside: BesideAdam) -> str:
 
 
 def _reaching(beside: BesideAdam) -> str:
-    """When it is as accurate as each seed's Adam at its best, and whether that is sooner."""
+    """Says when the rule is as accurate as each seed's Adam at its best, and whether that is sooner."""
     needed = beside.steps_to_adams_best_test_accuracy
     adams = beside.adams_steps_to_its_best_test_accuracy
     seeds = f"it does in {beside.seeds_that_reach_it} of {beside.test_accuracy.n} seeds"

@@ -1,4 +1,4 @@
-"""Where the numbers came from: software, machine, date."""
+"""The environment that the numbers came from: software, machine, date."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""loss_comparison.png: what happened to the losses, the learning rate and the trace."""
+"""The picture loss_comparison.png: the course of the losses, the learning rate and the trace."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def text(config: Config, curves: Sequence[Curves]) -> str:
 
 
 def summary(config: Config, curves: Sequence[Curves]) -> dict[str, Any]:
-    """What summary.json holds: every number of the table, the verdict, and the traces.
+    """Returns the content of summary.json: every number of the table, the verdict, and the traces.
 
     "directional" is null without that rule; steps that are null there: never in half of the seeds.
     """
@@ -89,7 +89,7 @@ def summary(config: Config, curves: Sequence[Curves]) -> dict[str, Any]:
 
 
 def _judgements(curves: Sequence[Curves]) -> list[Judgement]:
-    """Of the alphas: the hypothesis is about the rule that has them."""
+    """Judges the alphas: the hypothesis is about the rule that has them."""
     adam, *others = curves
     return [verdict.judge(entry, adam) for entry in others if entry.method.alpha is not None]
 

@@ -38,7 +38,12 @@ class Curves:
 
     @classmethod
     def from_rows(cls, method: Method, rows: Sequence[Sequence[Row]]) -> Curves:
-        """Args: rows: the evaluations of each seed."""
+        """Makes the curves from the evaluations of each seed.
+
+        Args:
+            method: the method they are of.
+            rows: the evaluations of each seed.
+        """
 
         def column(name: str) -> Array:
             return np.array([[row[name] for row in seed] for seed in rows], dtype=np.float64)
@@ -48,70 +53,70 @@ class Curves:
 
     @property
     def final_train_loss(self) -> Array:
-        """[S] train loss after the last step, nats."""
+        """The train loss after the last step, nats: [S]."""
         return _last(self.train_loss)
 
     @property
     def mean_train_loss(self) -> Array:
-        """[S] train loss averaged over the steps (trapezoids), nats: low where it fell fast."""
+        """The train loss averaged over the steps (trapezoids), nats: [S]; low where it fell fast."""
         mean: Array = integrate.trapezoid(self.train_loss, self.steps, axis=1) / self.steps[-1]
         return mean
 
     @property
     def final_test_loss(self) -> Array:
-        """[S] test loss after the last step, nats."""
+        """The test loss after the last step, nats: [S]."""
         return _last(self.test_loss)
 
     @property
     def best_test_loss(self) -> Array:
-        """[S] lowest test loss at any evaluation, nats."""
+        """The lowest test loss at any evaluation, nats: [S]."""
         best: Array = self.test_loss.min(axis=1)
         return best
 
     @property
     def best_test_step(self) -> Array:
-        """[S] number of finished steps at the lowest test loss."""
+        """The number of finished steps at the lowest test loss: [S]."""
         found: Array = self.steps[self.test_loss.argmin(axis=1)]
         return found
 
     @property
     def final_test_accuracy(self) -> Array:
-        """[S] test accuracy after the last step, per cent."""
+        """The test accuracy after the last step, per cent: [S]."""
         return 100 * _last(self.test_acc)
 
     @property
     def best_test_accuracy(self) -> Array:
-        """[S] highest test accuracy at any evaluation, per cent."""
+        """The highest test accuracy at any evaluation, per cent: [S]."""
         best: Array = 100 * self.test_acc.max(axis=1)
         return best
 
     @property
     def best_test_accuracy_step(self) -> Array:
-        """[S] number of finished steps where it was reached first."""
+        """The number of finished steps where the highest test accuracy was reached first: [S]."""
         found: Array = self.steps[self.test_acc.argmax(axis=1)]
         return found
 
     @property
     def total_seconds(self) -> Array:
-        """[S] wall time of the training steps, seconds."""
+        """The wall time of the training steps, seconds: [S]."""
         return _last(self.seconds)
 
     def steps_to_train_loss(self, threshold: Array) -> Array:
-        """[S] steps until each seed's train loss is at most its ``threshold`` [S]; inf: never.
+        """Returns the steps until each seed's train loss is at most its ``threshold`` [S]: [S]; inf: never.
 
-        Linear between evaluations.
+        The loss is linear between evaluations.
         """
         return self._first_steps(-self.train_loss, -threshold)
 
     def steps_to_test_accuracy(self, threshold: Array) -> Array:
-        """[S] steps until each seed's test accuracy is at least its ``threshold`` [S], per cent; inf: never.
+        """Returns the steps until each seed's test accuracy is at least its ``threshold`` [S], per cent: [S]; inf: never.
 
-        Linear between evaluations.
+        The accuracy is linear between evaluations.
         """
         return self._first_steps(100 * self.test_acc, threshold)
 
     def _first_steps(self, values: Array, goals: Array) -> Array:
-        """[S] where ``values`` [S, E] first come up to ``goals`` [S]."""
+        """Returns the steps at which ``values`` [S, E] first come up to ``goals`` [S]: [S]."""
         found = np.full(len(goals), np.inf)
         for seed, (row, goal) in enumerate(zip(values, goals, strict=True)):
             reached = np.flatnonzero(row >= goal)
@@ -137,7 +142,7 @@ class Measure:
     decimals: int
 
     def of(self, curves: Curves) -> Array:
-        """[S] the measure for every seed."""
+        """Returns the measure for every seed: [S]."""
         values: Array = getattr(curves, self.attribute)
         return values
 

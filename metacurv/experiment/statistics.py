@@ -33,14 +33,14 @@ class Interval:
 
     @property
     def side(self) -> int:
-        """1: all above zero; -1: all below zero; 0: zero is inside, or there are no limits."""
+        """The side of zero that the interval is on: 1 above, -1 below, 0 where zero is inside or there are no limits."""
         if self.low > 0:
             return 1
         return -1 if self.high < 0 else 0
 
 
 def spread(values: _Array) -> Spread:
-    """Args: values: [S], one a seed."""
+    """Returns mean and standard deviation of ``values`` [S], one a seed."""
     n = len(values)
     sd = float(np.std(values, ddof=1)) if n > 1 else math.nan
     return Spread(float(np.mean(values)), sd, n)

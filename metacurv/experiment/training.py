@@ -84,7 +84,7 @@ class TrainingRun:
 
     @property
     def done(self) -> bool:
-        """Whether the last evaluation is in ``rows``."""
+        """True where the last evaluation is in ``rows``."""
         return len(self.rows) == len(self.config.eval_steps)
 
     def advance(self) -> None:
@@ -125,7 +125,7 @@ class TrainingRun:
         return functional.cross_entropy(self.model(data.x_train[batch]), data.y_train[batch])
 
     def _evaluate(self) -> Row:
-        """Of the directional rule: its average of the iterates."""
+        """Evaluates the model; with the directional rule, at its average of the iterates."""
         if self._directional is None:
             return self._evaluate_as_it_is()
         with self._directional.averaged_parameters():
@@ -149,14 +149,14 @@ class TrainingRun:
         }
 
     def _lr(self) -> float:
-        """What the next step will use; before its first step the directional rule has none, nan."""
+        """Returns the rate that the next step will use; before its first step the directional rule has none, nan."""
         wrapper = self._wrapper or self._directional
         return self.config.lr if wrapper is None else wrapper.effective_lrs[0]
 
     def _would_be_trace(self) -> float:
-        """What a reading would give here: for Adam, and for every method before its first step.
+        """Returns the reading that would be taken here: for Adam, and for every method before its first step.
 
-        Taken on the last batch trained on (at step 0: the first). Steers nothing, and is not timed.
+        It is taken on the last batch trained on (at step 0: the first). It steers nothing, and is not timed.
         """
         estimate = hessian_trace(
             self._batch_loss(max(self.step - 1, 0)),

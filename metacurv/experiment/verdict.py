@@ -1,4 +1,4 @@
-"""What the intervals say about the seed's hypothesis, in words chosen by the data either way."""
+"""The verdict of the intervals on the seed's hypothesis, in words chosen by the data either way."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BOUND = (
 
 
 class Outcome(Enum):
-    """What an interval says about a claim."""
+    """The outcome of an interval for a claim."""
 
     SUPPORTED = "supported"
     NOT_SUPPORTED = "not supported"
@@ -130,7 +130,7 @@ def _about(judgement: Judgement, adam: Curves) -> str:
 
 
 def _speed(curves: Curves, adam: Curves) -> str:
-    """How many steps the better of the two needs for what the other ends with (median)."""
+    """Says how many steps the better of the two needs to reach the other's end result (median)."""
     behind = np.median(curves.final_train_loss) >= np.median(adam.final_train_loss)
     first, second = (adam, curves) if behind else (curves, adam)
     needed = np.median(first.steps_to_train_loss(second.final_train_loss))
@@ -160,7 +160,7 @@ def _overfitting(curves: Curves) -> str:
 
 
 def _rate(curves: Curves) -> str:
-    """Where the trace went, and the learning rate with it."""
+    """Says where the trace went, and the learning rate with it."""
     first, last = np.median(curves.trace[:, 0]), np.median(curves.trace[:, -1])
     grew = int(np.sum(curves.trace[:, -1] > curves.trace[:, 0]))
     return (

@@ -1,4 +1,4 @@
-"""The learning rate from the trace of the Hessian of the loss that the training loop hands over."""
+"""Runs the reciprocal rule: measures the trace of the Hessian of the loop's loss, and steps at the scaled rate."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class TraceControl:
         self._reset()
 
     def _reset(self) -> None:
-        """Before any reading: the scale is 1 and the base steps alone."""
+        """Goes back to before the first reading, where the scale is 1 and the base steps alone."""
         self._steps = 0
         self._probes = 0
         self._readings = 0
@@ -103,7 +103,7 @@ class TraceControl:
 
     @property
     def update_freq(self) -> int:
-        """Optimizer steps between readings, >= 1."""
+        """The number of optimizer steps from one reading to the next, >= 1."""
         return self._update_freq
 
     @update_freq.setter
@@ -113,7 +113,7 @@ class TraceControl:
 
     @property
     def n_hutchinson_samples(self) -> int:
-        """Probes in a reading, >= 1."""
+        """The number of probes in a reading, >= 1."""
         return self._n_samples
 
     @n_hutchinson_samples.setter
@@ -122,7 +122,7 @@ class TraceControl:
 
     @property
     def estimator(self) -> Estimator:
-        """What measures the loss that ``update_curvature`` is given."""
+        """The name of the estimator that measures the loss given to ``update_curvature``."""
         return self._estimator
 
     @property
@@ -132,19 +132,19 @@ class TraceControl:
 
     @property
     def effective_lrs(self) -> list[float]:
-        """lr x scale of every parameter group: what the next ``step`` will use."""
+        """The learning rate that the next ``step`` applies to each parameter group: lr times scale."""
         scale = self._host_scale()
         return [float(group["lr"]) * scale for group in self._base.param_groups]
 
     @property
     def skipped_readings(self) -> int:
-        """Readings that were not finite and so changed nothing."""
+        """The number of readings that were not finite and so changed nothing."""
         return int(self._skipped)
 
     # Measuring.
 
     def update_curvature(self, loss: Tensor) -> bool:
-        """See ``ReciprocalLR.update_curvature``."""
+        """Does what ``ReciprocalLR.update_curvature`` does."""
         if not self._is_due():
             return False
         # One rank that raises would let the others wait for it: they all skip such a reading instead.
@@ -154,7 +154,10 @@ class TraceControl:
         return True
 
     def _parameters(self) -> list[NumberedParameter]:
-        """Those of all groups, numbered; looked through again only where one came, went, was frozen or thawed."""
+        """Returns the parameters of all groups, numbered.
+
+        They are numbered anew only where a parameter was added, removed, frozen or thawed.
+        """
         key = [
             (id(p), p.requires_grad) for group in self._base.param_groups for p in group["params"]
         ]
@@ -166,7 +169,7 @@ class TraceControl:
         return self._steps % self.update_freq == 0 and self._measured_step != self._steps
 
     def _listen_if_due(self) -> None:
-        """To be called wherever it may have become due, or not be any more."""
+        """Switches the model's hook on where the next step is to be measured, else off; called wherever that may change."""
         if self._capture is not None:
             self._capture.listen(self._is_due())
 
@@ -191,7 +194,7 @@ class TraceControl:
         return replace(trace_of_loss(loss, parameters, **self._probing()), why=why)
 
     def _probing(self) -> _Probing:
-        """The probes of the next reading; each rank has its own, or their noise would not average out."""
+        """Returns the probes of the next reading; each rank has its own, or their noise would not average out."""
         return {
             "seed": self.seed,
             "first_probe": (self._probes + self._ranks.here * self.n_hutchinson_samples)
@@ -221,7 +224,7 @@ class TraceControl:
             self.on_update(self._record(reading.estimate(), float(smoothed)))
 
     def _over_ranks(self, reading: TraceReading) -> TraceReading:
-        """With the mean of all ranks' traces and its error; what is of single parameters stays this rank's."""
+        """Returns the reading with the mean of all ranks' traces and its error; parts by parameter stay this rank's."""
         if self._ranks.count == 1:
             return reading
         mean, m2 = self._ranks.mean(torch.stack([reading.mean[-1], reading.m2[-1]])).unbind()
@@ -261,7 +264,7 @@ class TraceControl:
     # Stepping.
 
     def step(self) -> None:
-        """One step of the base at its learning rates times the scale."""
+        """Takes one step of the base at its learning rates times the scale."""
         self._use_and_free_gradient_graphs()
         if self._readings == 0:
             self._warn_no_reading()
@@ -280,7 +283,7 @@ class TraceControl:
         return self._scale * lr if group.get("capturable") else float(lr * self._host_scale())
 
     def _use_and_free_gradient_graphs(self) -> None:
-        """Serves ``backward(create_graph=True)``: reads the curvature on due steps.
+        """Serves ``backward(create_graph=True)``: on steps to be measured it reads the curvature from the gradients' graph.
 
         On all steps it then cuts the cycle parameter -> .grad -> graph -> parameter, which would keep each graph alive.
         """
@@ -317,11 +320,11 @@ class TraceControl:
     # Resuming.
 
     def group_added(self) -> None:
-        """The base has a new parameter group; its parameters get the next numbers."""
+        """Takes in the parameter group that was just added to the base; its parameters get the next numbers."""
         self._set_scale(self._scale)
 
     def own_state(self) -> dict[str, Any]:
-        """Numbers that resume bit for bit."""
+        """Returns numbers that resume bit for bit, for a state dict."""
         return {
             "version": _STATE_VERSION,
             "seed": self.seed,
@@ -335,7 +338,7 @@ class TraceControl:
         }
 
     def checked_own_state(self, state: Any) -> Callable[[], None]:
-        """Checks ``state`` (None: a checkpoint of the bare base) and returns what loads it."""
+        """Checks ``state`` (None: a checkpoint of the bare base) and returns a function that loads it."""
         if state is None:
             return self._reset
         name = "state_dict['metacurv']"

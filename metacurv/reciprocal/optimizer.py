@@ -1,4 +1,4 @@
-"""ReciprocalLR: what ``MetaCurvatureLR`` makes without a probe."""
+"""The optimizer class of the reciprocal rule, which ``MetaCurvatureLR`` makes where it gets no probe."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ class ReciprocalLR(MetaCurvatureLR, rule=ReciprocalRule.name):
         on_update: is called with an ``UpdateRecord`` after every reading (on CUDA this waits for the device).
 
     Raises:
-        TypeError, ValueError: an argument is wrong; the optimizer is then as it was.
+        TypeError: an argument is of the wrong type; the optimizer is then as it was.
+        ValueError: an argument is out of range, or does not fit the others; the optimizer is then as it was.
     """
 
     _control: TraceControl
@@ -100,7 +101,7 @@ class ReciprocalLR(MetaCurvatureLR, rule=ReciprocalRule.name):
 
     @property
     def on_update(self) -> Callable[[UpdateRecord], None] | None:
-        """What is called after every reading."""
+        """The function that is called after every reading, or None."""
         return self._control.on_update
 
     @on_update.setter
@@ -127,7 +128,7 @@ class ReciprocalLR(MetaCurvatureLR, rule=ReciprocalRule.name):
 
     @property
     def estimator(self) -> Estimator:
-        """The name of what measures the loss that ``update_curvature`` is given."""
+        """The name of the estimator that measures the loss given to ``update_curvature``."""
         return self._control.estimator
 
     @property
@@ -144,13 +145,14 @@ class ReciprocalLR(MetaCurvatureLR, rule=ReciprocalRule.name):
             loss: one element with a graph, before any loss scaling.
 
         Returns:
-            Whether a reading was taken. At most one is taken between two steps.
+            True where a reading was taken. At most one is taken between two steps.
 
         Raises:
-            TypeError, ValueError: ``loss`` is no finite scalar with a graph that reaches the parameters (on CUDA with a
-                ``capturable`` base a loss that is not finite is skipped instead: looking at it would wait for the device).
-            ValueError: ``estimator`` is "activation" or "exact", which is not right for this model and loss, or ``loss`` does
-                not come from a forward pass of ``model`` since the last step. The message says what to use instead.
+            TypeError: ``loss`` is no real tensor.
+            ValueError: ``loss`` is not a finite scalar with a graph that reaches the parameters (on CUDA with a ``capturable``
+                base a loss that is not finite is skipped instead: looking at it would wait for the device). Or ``estimator``
+                is "activation" or "exact", which is not right for this model and loss, or ``loss`` does not come from a
+                forward pass of ``model`` since the last step; the message says what to use instead.
             NotTwiceDifferentiableError: the graph has an operation without a second derivative.
         """
         return self._control.update_curvature(loss)

@@ -1,4 +1,4 @@
-"""What a reading of the reciprocal rule found, for ``on_update`` callbacks."""
+"""The record of one reading of the reciprocal rule, for ``on_update`` callbacks."""
 
 from __future__ import annotations
 

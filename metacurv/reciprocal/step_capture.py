@@ -1,8 +1,8 @@
-"""The forward pass behind a loss: how many samples it had, and where in the loss's graph the model's output is.
+"""Finds the forward pass behind a loss: the number of its examples, and where in the loss's graph the model's output is.
 
-While a reading is due, a forward hook marks the graph of each pass at the model's output, and the pass behind a loss is found
-by going down from the loss. A mark is part of the graph and goes when that goes: however many passes are made, with or without
-a loss, nothing is kept alive, and none of them is mistaken for another.
+While a step is to be measured, a forward hook marks the graph of each pass at the model's output, and the pass behind a loss is
+found by going down from the loss. A mark is part of the graph and goes when that goes: however many passes are made, with or
+without a loss, nothing is kept alive, and none of them is mistaken for another.
 """
 
 from __future__ import annotations
@@ -42,7 +42,11 @@ _WHY = {
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """``samples``: in the batch. ``edge``: where the gradient in the output arrives, None where that is not one tensor."""
+    """The forward pass that made a loss.
+
+    ``samples``: the number of examples in the batch. ``edge``: where the gradient in the output arrives, None where that is not
+    one tensor.
+    """
 
     samples: int
     edge: GradientEdge | None
@@ -50,7 +54,11 @@ class ForwardPass:
 
 @dataclass(frozen=True)
 class _Mark:
-    """``order``: of the pass among all. ``number``: which result of the node is the output, None where there are several."""
+    """The mark of one forward pass on a node of the graph.
+
+    ``order``: the number of the pass among all. ``samples``: the number of examples in its batch. ``number``: which result of
+    the node is the output, None where there are several outputs.
+    """
 
     order: int
     samples: int
@@ -61,11 +69,12 @@ class StepCapture:
     """Listens to the forward passes of one model, and tells which made a loss.
 
     Args:
-        model: what the user calls. The hook is there only between ``listen(True)`` and ``listen(False)``.
-        parameters: the optimizer's.
+        model: the module that the user calls. The hook is there only between ``listen(True)`` and ``listen(False)``.
+        parameters: the optimizer's parameters.
 
     Raises:
-        TypeError, ValueError: ``model`` is no module, or has none of the parameters.
+        TypeError: ``model`` is no module.
+        ValueError: ``model`` has none of the parameters.
     """
 
     def __init__(self, model: nn.Module, parameters: Sequence[NumberedParameter]) -> None:
@@ -88,7 +97,7 @@ class StepCapture:
             self._handle = None
 
     def mark(self, inputs: Any, output: Any) -> None:
-        """Called at the end of a forward pass; one without a graph leaves no trace."""
+        """Marks a forward pass at its end; one without a graph leaves no trace."""
         is_plain = isinstance(output, Tensor)
         outputs = [output] if is_plain else pytree.tree_leaves(output)
         nodes = [
@@ -114,10 +123,10 @@ class StepCapture:
         n_samples: int,
         backend: str,
     ) -> TraceReading:
-        """``read_step_trace`` for a checked ``loss`` of the model that is listened to.
+        """Calls ``read_step_trace`` for a checked ``loss`` of the model that is listened to.
 
         Raises:
-            NotInActivationSpace: it would be wrong there, or none of the passes made the loss.
+            NotInActivationSpace: the result would be wrong there, or none of the passes made the loss.
             ValueError: the graph of ``loss`` was freed, or a tensor in it changed since.
             NotTwiceDifferentiableError: the loss has no second derivative in the model's output.
         """
@@ -148,7 +157,7 @@ class StepCapture:
         return replace(reading, why=why)
 
     def _find(self, loss: Tensor) -> ForwardPass | None:
-        """The pass whose output ``loss`` was computed from, the last of them if there are several."""
+        """Returns the pass whose output ``loss`` was computed from, the last of them if there are several."""
         assert loss.grad_fn is not None  # check_loss saw to it
         nodes: list[Node] = [loss.grad_fn]
         seen = set(nodes)
@@ -171,7 +180,7 @@ class StepCapture:
 
 
 class _Hook:
-    """Lives as long as its capture, which the optimizer alone holds.
+    """The forward hook, which lives as long as its capture; the optimizer alone holds that.
 
     Copied with its optimizer it serves the copy. In a model that was copied alone, or has outlived its optimizer, it takes
     itself away.

@@ -1,1 +1,1 @@
-"""Learning-rate rules: a curvature reading in, a scale out. Arithmetic on scalars; they know no model."""
+"""Learning-rate rules: each turns a reading of curvature into a rate. They are arithmetic on scalars and know no model."""

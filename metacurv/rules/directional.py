@@ -17,26 +17,26 @@ from typing import Any, ClassVar, Literal
 
 from metacurv import _validate
 
-ASSUMED_STEPS = 2000  # of a training whose length nobody gave: the search takes a part of them
-_READINGS = 100  # that a horizon would have, were all of it measured at the shortest interval
-_SHORTEST = 5  # interval, on steps
-_FINISH = 0.3  # part of the horizon
-_FINISH_OF_AVERAGE = 0.15  # the same, from an average
+ASSUMED_STEPS = 2000  # length of a training without a horizon: the search takes a part of them
+_READINGS = 100  # number of readings in a horizon, were all of it measured at the shortest interval
+_SHORTEST = 5  # least interval, in steps
+_FINISH = 0.3  # part of the horizon that the finish takes
+_FINISH_OF_AVERAGE = 0.15  # the same, where it begins from an average
 _FROM_AVERAGE = 0.4  # the part of the rate that such a finish begins with
 _LONGEST, _LONGEST_HELD = 4.0, 8.0  # interval, in the shortest ones
 
 
 @dataclass(frozen=True)
 class DirectionalRule:
-    """Settings of ``rule="directional"``. The defaults are meant to be left alone; None is chosen from what else is known.
+    """Settings of the directional rule. The defaults are meant to be left alone; None is chosen from what else is known.
 
     A large rate pays only where the noise that it brings is taken out in the end, by a decay to zero (``horizon``) or by an
     average of the iterates (``average``). So with either of them the rule searches for a large rate during the first part of
     training and then holds it; with neither, it follows the curvature all the time, which anneals the rate.
 
     Attributes:
-        sigma: lr d / n that the rule seeks, > 0: 1 is the quadratic's best single step, 2 its edge. None: 2.5 for a search,
-            2 where momentum is not normalised (SGD); 1.6 to follow.
+        sigma: the ratio lr d / n that the rule seeks, > 0: 1 is the quadratic's best single step, 2 its edge. None: 2.5 for a
+            search, 2 where momentum is not normalised (SGD); 1.6 to follow.
         search: part of the horizon, in (0, 1], in which the rate moves; 1 is all the time, also without a horizon, where
             other values are parts of 2000 steps. None: 0.25, or 1 to follow.
         finish: part of the horizon, in [0, 1), over which the rate falls linearly to zero at its end. With an average the
@@ -48,8 +48,12 @@ class DirectionalRule:
         interval: fewest steps between readings after the first 20 steps, >= 1; there are up to 4 times as many while the rate
             is steady and 8 times as many once it is held; on a GPU with a ``capturable`` base nobody looks whether it is
             steady, and there are twice as many. None: a hundredth of the horizon but at least 5, or 20 without one.
-        per_group: whether each parameter group has a rate of its own; else one scale serves all, and the ratios of
+        per_group: True gives each parameter group a rate of its own; with False one rate serves all, and the ratios of
             the groups' learning rates stay.
+
+    Raises:
+        TypeError: a setting is of the wrong type.
+        ValueError: a setting is out of range.
     """
 
     name: ClassVar[Literal["directional"]] = "directional"
@@ -82,21 +86,34 @@ class DirectionalRule:
 
     @classmethod
     def held_out(cls, **settings: Any) -> DirectionalRule:
-        """For a ``probe`` of held-out data: ends the training by itself where that no longer gains.
+        """Makes the settings for a ``probe`` of held-out data, which end the training by themselves where that no longer gains.
 
-        It measures every third step, steps by half of what the held-out slope allows, and shrinks the rate fast where that
-        is negative. What it minimises is the held-out loss, which classifiers raise while their accuracy still grows.
+        The rule measures every third step, steps by half of what the held-out slope allows, and shrinks the rate fast where
+        that is negative. It minimises the held-out loss, which classifiers raise while their accuracy still grows.
+
+        Args:
+            settings: settings that replace those of ``held_out``, by name.
+
+        Returns:
+            The rule with these settings.
+
+        Raises:
+            TypeError: a setting is unknown or of the wrong type.
+            ValueError: a setting is out of range.
         """
         quick = {"kappa": 0.7, "beta": 0.6, "start": 0.03, "interval": 3}
         return cls(**{"sigma": 0.5, "search": 1.0, "finish": 0.0, **quick, **settings})
 
     def plan(self, *, horizon: int | None, average: bool, plain_momentum: bool) -> Plan:
-        """The settings with every None replaced.
+        """Replaces every None in the settings.
 
         Args:
             horizon: steps of the training, if they are known.
-            average: whether iterates are averaged.
-            plain_momentum: whether the base has momentum and does not normalise its step.
+            average: True where iterates are averaged.
+            plain_momentum: True where the base has momentum and does not normalise its step.
+
+        Returns:
+            The settings for this training.
         """
         follows = horizon is None and not average
         search = self.search if self.search is not None else (1.0 if follows else 0.25)
@@ -127,7 +144,7 @@ class DirectionalRule:
 
 @dataclass(frozen=True)
 class Plan:
-    """What ``DirectionalRule`` comes to for one training. Steps are counted from 0.
+    """The settings of one training that follow from a ``DirectionalRule``. Steps are counted from 0.
 
     ``interval``, ``longest``: fewest and most steps between readings, the fewest up to ``regular_until``. ``search_ends``,
     ``finish_begins``: inf for never. ``finish_from``: the part of the rate that the finish begins with.
@@ -146,11 +163,14 @@ class Plan:
     horizon: int | None
 
     def is_finishing(self, step: int) -> bool:
-        """Whether the rate of ``step`` is on its way to zero."""
+        """Tells whether the rate of ``step`` is on its way to zero."""
         return step > self.finish_begins
 
     def factor(self, step: int) -> float:
-        """On the rate at ``step``: 1, and from ``finish_begins`` on linear; > 0. Beyond the horizon that of its last step."""
+        """Returns the factor on the rate at ``step``, > 0: 1, and from ``finish_begins`` on linear.
+
+        Steps beyond the horizon get that of its last step.
+        """
         if self.horizon is not None:
             step = min(step, self.horizon - 1)
         if self.horizon is None or not self.is_finishing(step):

@@ -1,4 +1,4 @@
-"""The directional rule at work: its numbers, on any device and without a host sync. ``ops.directional_lr_`` moves them."""
+"""The numbers of the directional rule, on any device and without a host sync; ``ops.directional_lr_`` moves them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from metacurv import _validate, ops
 from metacurv._directional_lr import MAX_LR, MIN_LR
 from metacurv.rules.directional import Plan
 
-_FIELDS = ("lr", "slope", "curvature", "braked")  # of a scale
-_LOSSES, _READINGS, _CHANGE, _ACCEPTED = slice(0, 3), 3, 4, 5  # in what scales share
+_FIELDS = ("lr", "slope", "curvature", "braked")  # the numbers of each scale
+_LOSSES, _READINGS, _CHANGE, _ACCEPTED = slice(0, 3), 3, 4, 5  # places in the shared numbers
 
 
 class DirectionalState:
-    """The rate of each of S scales and what it is found from; float64.
+    """The rate of each of S scales and the averages that it is found from; float64.
 
     Args:
         plan: the rule's settings.
         scales: S.
-        device: where the numbers are.
+        device: the device of the numbers.
         backend: see ``metacurv.ops``.
     """
 
@@ -35,7 +35,7 @@ class DirectionalState:
 
     @property
     def lr(self) -> Tensor:
-        """[S], a copy."""
+        """A copy of the rates, [S]."""
         return self._scales[0].clone()
 
     @lr.setter
@@ -44,18 +44,18 @@ class DirectionalState:
 
     @property
     def change(self) -> Tensor:
-        """|change of log lr| by the last reading, the largest over scales, 0-dim, a copy; 1 before there are two."""
+        """A copy of the largest |change of log lr| over scales by the last reading, 0-dim; 1 before there are two readings."""
         return self._shared[_CHANGE].clone()
 
     @property
     def accepted(self) -> Tensor:
-        """Whether all of the last reading was finite, 0-dim, a copy: 1 or 0."""
+        """A copy of 1 where all of the last reading was finite, else 0; 0-dim."""
         return self._shared[_ACCEPTED].clone()
 
     def begin(self, loss: Tensor, slope: Tensor, curvature: Tensor) -> None:
-        """The first rate: a part of sigma n / d.
+        """Sets the first rate, a part of sigma n / d.
 
-        n and d are > 0 but where both are 0, as nothing under that scale was stepped; it then gets the least of the other
+        n and d are > 0, except that both are 0 where nothing under a scale was stepped; that scale gets the least of the other
         rates.
         """
         plan = self.plan
@@ -66,7 +66,7 @@ class DirectionalState:
         self._shared[_ACCEPTED] = 1
 
     def add_scale(self) -> None:
-        """One more, which begins at the least of the rates."""
+        """Adds a scale, which begins at the least of the rates."""
         new = self._scales.new_zeros(len(_FIELDS), 1)
         new[0] = self._scales[0].amin()
         self._scales = torch.cat([self._scales, new], dim=1)
@@ -79,7 +79,7 @@ class DirectionalState:
         )
 
     def state(self) -> dict[str, Any]:
-        """Numbers only, for a state dict."""
+        """Returns numbers only, for a state dict."""
         fields: dict[str, Any] = dict(zip(_FIELDS, self._scales.tolist(), strict=True))
         return {
             **fields,
@@ -89,15 +89,16 @@ class DirectionalState:
         }
 
     def checked(self, state: Any, name: str, *, started: bool) -> DirectionalState:
-        """A state like this one with the numbers of ``state``.
+        """Returns a state like this one with the numbers of ``state``.
 
         Args:
-            state: what ``state`` gave.
-            name: for messages.
-            started: whether there are rates in it.
+            state: a dict as the method ``state`` returns it.
+            name: the name of ``state`` in error messages.
+            started: True where there are rates in it.
 
         Raises:
-            TypeError, ValueError: ``state``, called ``name`` in the message, is something else.
+            TypeError: a number in ``state`` is of the wrong type.
+            ValueError: ``state`` has another form, or a number out of range.
         """
         scales = self._scales.shape[1]
         lengths = {**dict.fromkeys(_FIELDS, scales), "loss": 3}

@@ -24,6 +24,6 @@ class ReciprocalRule:
         self.backend = backend
 
     def update_(self, scale: Tensor, trace: Tensor) -> None:
-        """Writes the new scale, in [2^-40, 1], from a trace; both 0-dim float64 on one device; no host sync."""
+        """Writes the new scale, in [2^-40, 1], from a trace; both are 0-dim float64 on one device. There is no host sync."""
         run = ops.implementation(self.backend, scale.device)
         run.reciprocal_lr_(scale, trace, self.alpha)

@@ -12,7 +12,7 @@ from metacurv import _validate
 
 
 class BiasCorrectedEma:
-    """m <- beta m + (1 - beta) x;  smoothed = m / (1 - beta^n), n the readings so far.
+    """Smooths readings x by m <- beta m + (1 - beta) x and m / (1 - beta^n), with n the readings so far.
 
     Readings that are not finite change nothing. All arithmetic is on the reading's device, without a host sync.
 
@@ -26,7 +26,7 @@ class BiasCorrectedEma:
         self._power = torch.ones((), dtype=torch.float64, device="cpu")  # beta^n
 
     def update(self, reading: Tensor) -> Tensor:
-        """reading: 0-dim float64 -> the smoothed reading (not finite where ``reading`` is not)."""
+        """Takes in a reading, 0-dim float64, and returns the smoothed one (not finite where ``reading`` is not)."""
         if self.beta == 0:
             return reading
         finite = torch.isfinite(reading)
@@ -37,14 +37,15 @@ class BiasCorrectedEma:
         return torch.where(finite, self._mean / (1 - self._power), reading)
 
     def state(self) -> dict[str, float]:
-        """Numbers only, for a state dict."""
+        """Returns numbers only, for a state dict."""
         return {"mean": float(self._mean), "power": float(self._power)}
 
     def load(self, state: Any, name: str = "state") -> None:
-        """Takes back what ``state`` gave.
+        """Takes back what ``state`` returned.
 
         Raises:
-            TypeError, ValueError: ``state``, called ``name`` in the message, is something else; nothing is changed.
+            TypeError: a number in ``state``, called ``name`` in the message, is of the wrong type; nothing is changed.
+            ValueError: ``state`` has another form, or a number out of range; nothing is changed.
         """
         if not isinstance(state, dict) or not {"mean", "power"} <= state.keys():
             raise ValueError(f"{name} must be a dict with mean and power, got {state!r}")

@@ -20,7 +20,7 @@ _DECAY, _MOST = 0.9, 1.0
 
 
 class Cdat(Method):
-    """On the task's base optimizer."""
+    """The rule CDAT on the task's base optimizer."""
 
     def __init__(self, setting: Setting, sigma: float) -> None:
         super().__init__(setting.task.optimizer(setting.model, 1.0))

@@ -1,4 +1,4 @@
-"""What the directional rule costs: its steps and the base optimizer's, side by side through a whole training."""
+"""The cost of the directional rule: its steps and the base optimizer's, side by side through a whole training."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Splits:
-    """``train`` is trained on, ``validation`` decides, ``test`` is reported."""
+    """The data in three parts: ``train`` is trained on, ``validation`` decides, ``test`` is reported."""
 
     train: Part
     validation: Part
@@ -36,7 +36,7 @@ class Splits:
 
 
 def mnist1d(seed: int) -> Splits:
-    """mnist1d (Greydanus and Kobak 2024) generated from another seed: 3200, 800 and 1000 examples of 40 numbers, 10 classes."""
+    """Makes mnist1d (Greydanus and Kobak 2024) from another seed: 3200, 800 and 1000 examples of 40 numbers, 10 classes."""
     made = mnist1d_data.load(5000, 1000 + seed)
     return Splits(
         train=Part(made.x_train[800:], made.y_train[800:]),
@@ -46,7 +46,7 @@ def mnist1d(seed: int) -> Splits:
 
 
 def friedman(seed: int) -> Splits:
-    """Friedman's first regression problem (1991), without noise, 1000 examples each; inputs and targets of variance 1."""
+    """Makes Friedman's first regression problem (1991), without noise, 1000 examples each; inputs and targets of variance 1."""
     from sklearn.datasets import make_friedman1  # type: ignore[import-untyped]
 
     x, y = make_friedman1(n_samples=3000, n_features=10, noise=0.0, random_state=seed)
@@ -54,7 +54,7 @@ def friedman(seed: int) -> Splits:
 
 
 def diabetes(seed: int) -> Splits:
-    """442 patients (Efron et al. 2004), split at random 60 : 20 : 20; small and noisy, so that training for long overfits."""
+    """Loads 442 patients (Efron et al. 2004), split at random 60 : 20 : 20; few and noisy, so that long training overfits."""
     from sklearn.datasets import load_diabetes
 
     x, y = load_diabetes(return_X_y=True)
@@ -62,7 +62,7 @@ def diabetes(seed: int) -> Splits:
 
 
 def digits(seed: int) -> Splits:
-    """1797 images of 8 x 8 (UCI), split at random 60 : 20 : 20."""
+    """Loads 1797 images of 8 x 8 (UCI), split at random 60 : 20 : 20."""
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)

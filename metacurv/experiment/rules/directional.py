@@ -24,7 +24,7 @@ def directional(
         setting: where to work.
         held_out: probe the validation data instead of the training data.
         probe_size: examples in a probe batch, instead of the loop's batch size.
-        options: of ``MetaCurvatureLR``, beside those every use of the rule has.
+        options: arguments of ``MetaCurvatureLR``, beside those every use of the rule has.
     """
     task, part = setting.task, setting.splits.validation if held_out else setting.splits.train
     optimizer = metacurv.MetaCurvatureLR(
@@ -42,7 +42,7 @@ def directional(
 
 
 class Reciprocal(Method):
-    """lr / (1 + alpha max(trace, 0)), from lr = 1e-3 and with alpha = 0.01, as in the experiment that metacurv starts from."""
+    """The reciprocal rule from lr = 1e-3 and with alpha = 0.01, as in the experiment that metacurv starts from."""
 
     def __init__(self, setting: Setting) -> None:
         lr = setting.user_lr * (SGD_FACTOR if setting.task.base == "sgd" else 1.0)
@@ -52,7 +52,7 @@ class Reciprocal(Method):
         super().__init__(self._wrapper)
 
     def forward(self) -> AbstractContextManager[Any]:
-        """With attention that can be differentiated twice."""
+        """Runs the forward pass with attention that can be differentiated twice."""
         return sdpa_kernel(SDPBackend.MATH)
 
     def with_loss(self, loss: Tensor) -> None:

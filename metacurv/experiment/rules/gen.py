@@ -21,7 +21,7 @@ _OTHER_ORDER = 1 << 32  # added to the seed: the training loop's batches follow 
 
 
 class GeN(Method):
-    """On the task's base optimizer; weight decay is part of its direction, as there."""
+    """The rule GeN on the task's base optimizer; weight decay is part of its direction, as in the authors' code."""
 
     def __init__(self, setting: Setting) -> None:
         task, train = setting.task, setting.splits.train

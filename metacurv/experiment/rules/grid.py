@@ -26,16 +26,16 @@ class GridPoint:
 
     @property
     def name(self) -> str:
-        """In results."""
+        """The name in results."""
         return f"grid {self.rate:g} {self.schedule}" + (" warm-up" if self.warm_up else "")
 
     @property
     def is_constant(self) -> bool:
-        """A plain constant rate."""
+        """True for a plain constant rate."""
         return self.schedule == "constant" and not self.warm_up
 
     def lr(self, task: Task, step: int) -> float:
-        """Of ``step``, counted from 0: linear warm-up to the peak, then the schedule, to zero after the last step."""
+        """Returns the rate of ``step``, counted from 0: linear warm-up to the peak, then the schedule, to zero at the end."""
         peak = self.rate * (SGD_FACTOR if task.base == "sgd" else 1.0)
         warm = int(WARM_UP * task.steps) if self.warm_up else 0
         if step < warm:

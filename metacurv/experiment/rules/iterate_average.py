@@ -10,7 +10,7 @@ from torch import nn
 
 
 class IterateAverage:
-    """a_t = a_(t-1) + 9 / (t + 9) (theta_t - a_(t-1)), t = 1, 2, ..."""
+    """Keeps a_t = a_(t-1) + 9 / (t + 9) (theta_t - a_(t-1)), t = 1, 2, ..."""
 
     def __init__(self, model: nn.Module) -> None:
         self._parameters = [p.detach() for p in model.parameters()]
@@ -19,13 +19,13 @@ class IterateAverage:
 
     @torch.no_grad()
     def take(self) -> None:
-        """Counts the parameters in as they are."""
+        """Counts the present parameters in."""
         self._taken += 1
         torch._foreach_lerp_(self._values, self._parameters, 9 / (self._taken + 9))
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The parameters hold the average within the block."""
+        """Puts the average into the parameters for the length of the block."""
         held = [p.clone() for p in self._parameters]
         torch._foreach_copy_(self._parameters, self._values)
         try:

@@ -1,4 +1,4 @@
-"""What a method is to the training loop."""
+"""The interface between a method and the training loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from .tasks import Task
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a method is to work. ``user_lr``: what the base is made with, where the method leaves that to the user."""
+    """The setting in which a method works.
+
+    ``user_lr``: the lr that the base is made with, where the method leaves that to the user.
+    """
 
     task: Task
     model: nn.Module
@@ -37,21 +40,21 @@ class Method:
         self.optimizer = optimizer
 
     def begin(self, step: int, x: Tensor, y: Tensor) -> None:
-        """Before the forward pass of ``step``, counted from 0, on the batch (x, y)."""
+        """Begins ``step``, counted from 0, before its forward pass on the batch (x, y)."""
 
     def forward(self) -> AbstractContextManager[Any]:
-        """Around the forward pass."""
+        """Returns a context for the forward pass."""
         return nullcontext()
 
     def with_loss(self, loss: Tensor) -> None:
-        """Between the forward and the backward pass."""
+        """Takes the loss between the forward and the backward pass."""
 
     def step(self) -> None:
-        """One step from the gradients."""
+        """Takes one step from the gradients."""
         self.optimizer.step()
 
     def evaluating(self) -> AbstractContextManager[Any]:
-        """Around evaluations of the last iterate."""
+        """Returns a context for evaluations of the last iterate."""
         return nullcontext()
 
 

@@ -65,7 +65,7 @@ class CharacterTransformer(nn.Module):
         self.head = nn.Linear(width, 128)
 
     def forward(self, codes: Tensor) -> Tensor:
-        """See the class."""
+        """Maps characters [B, 64] to logits [B, 64, 128]."""
         logits: Tensor = self.head(
             self.norm(self.blocks(self.characters(codes) + self.positions.weight))
         )

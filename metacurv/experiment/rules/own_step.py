@@ -9,7 +9,7 @@ from .methods import Setting
 
 
 class OwnStep:
-    """Steps the base once for lr = 1 and takes that back: u of  theta - lr u."""
+    """Steps the base once for lr = 1 and takes that back: it gives u of  theta - lr u."""
 
     def __init__(self, setting: Setting, optimizer: torch.optim.Optimizer) -> None:
         self._parameters = [p.detach() for p in setting.model.parameters()]
@@ -17,7 +17,7 @@ class OwnStep:
 
     @torch.no_grad()
     def look(self) -> list[Tensor]:
-        """u, in the order of the parameters, which are as before; the base's state has gone on."""
+        """Returns u, in the order of the parameters, which are as before; the base's state has gone on."""
         self._before = [p.clone() for p in self._parameters]
         self._optimizer.param_groups[0]["lr"] = 1.0
         self._optimizer.step()
@@ -27,5 +27,5 @@ class OwnStep:
 
     @torch.no_grad()
     def go(self, u: list[Tensor], lr: float) -> None:
-        """theta - lr u, from where ``look`` was."""
+        """Moves the parameters to theta - lr u, from where ``look`` was."""
         torch._foreach_copy_(self._parameters, torch._foreach_add(self._before, u, alpha=-lr))

@@ -1,4 +1,4 @@
-"""Which runs a comparison takes.
+"""The runs that a comparison takes.
 
 The grid is searched by halving: all its points on the first seeds, and on the others only the constant rates and those
 points whose last iterate or average was among the best by validation. The best of the grid is then chosen by validation over
@@ -22,7 +22,7 @@ DEFAULT_LR = 1e-3
 
 @dataclass(frozen=True)
 class Run:
-    """One training run. ``user_lr``: what the base optimizer is made with, where the method leaves that to the user."""
+    """One training run. ``user_lr``: the lr that the base optimizer is made with, where the method leaves that to the user."""
 
     task: str
     method: str
@@ -32,7 +32,7 @@ class Run:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the user's lr is the default."""
+        """True where the user's lr is the default."""
         return self.user_lr == DEFAULT_LR
 
 

@@ -23,7 +23,7 @@ class Scheduled(Method):
         self.optimizer.param_groups[0]["lr"] = self._point.lr(self._task, step)
 
     def step(self) -> None:
-        """And counts the iterate in."""
+        """Takes a step and counts the iterate in."""
         self.optimizer.step()
         self._average.take()
 

@@ -1,4 +1,4 @@
-"""How much the user's lr matters: a constant rate's result has a peak, the directional rule's should be a line."""
+"""The sensitivity to the user's lr: a constant rate's result has a peak, the directional rule's should be a line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much the settings matter: those of the directional rule, its probes, and the loop's batch size and length."""
+"""The sensitivity to settings: those of the directional rule, its probes, and the loop's batch size and length."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ Point = Callable[[float, int], Run]  # of a value and a seed
 
 
 def _sweeps(task: Task) -> dict[str, dict[str, tuple[Sequence[float], Point]]]:
-    """setting -> label -> values, and the run at one of them."""
+    """Maps setting -> label -> values, and the run at one of them."""
 
     def variant(setting: str) -> Point:
         return lambda value, seed: Run(task.name, name_of(setting, value), seed, task.steps)
@@ -107,7 +107,7 @@ def _results(
 
 
 def _defaults() -> dict[str, dict[str, float]]:
-    """task -> setting -> what it is where nobody changes it."""
+    """Maps task -> setting -> its value where nobody changes it."""
     return {
         task.name: {
             "sigma": 2.5,

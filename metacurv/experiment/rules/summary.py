@@ -1,4 +1,4 @@
-"""What the runs say: for every task each method's test result, paired with the best constant rate and the best of the grid.
+"""The summary of the runs: each method's test result on every task, paired with the best constant rate and best of the grid.
 
 Everything that is chosen (a point of the grid, the last iterate or the average) is chosen by the mean validation result over
 all seeds; the test result is only reported. Differences are signed so that positive is better.
@@ -45,24 +45,24 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """For tables."""
+        """The name in tables."""
         return self.name if self.which == "last" else f"{self.name}, averaged"
 
     @property
     def mean(self) -> float:
-        """Test result."""
+        """The mean test result."""
         return float(self.test.mean())
 
     @property
     def error(self) -> float:
-        """Standard error of ``mean``; nan for one seed."""
+        """The standard error of ``mean``; nan for one seed."""
         n = len(self.test)
         return float(self.test.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
 
 
 @dataclass(frozen=True)
 class TaskSummary:
-    """Of one task.
+    """The summary of one task.
 
     ``best_cosine``: None where no cosine point was among those that went on to all seeds. ``methods``: all but the points of
     the grid, each at its better iterate; ``grid``: the points with runs from all seeds.
@@ -85,7 +85,7 @@ class TaskSummary:
 
 
 def summarise(task: Task, records: Records, seeds: Sequence[int]) -> TaskSummary | None:
-    """None while the grid of the task is not finished."""
+    """Summarises a task; returns None while its grid is not finished."""
     wanted = tuple(seeds)
     grid = [
         entry
@@ -137,7 +137,7 @@ def mean_ranks(summaries: Sequence[TaskSummary]) -> dict[str, float]:
 
 
 def to_json(summary: TaskSummary) -> dict[str, Any]:
-    """Plain numbers for a file."""
+    """Returns plain numbers for a file."""
 
     def entry(e: Entry) -> dict[str, Any]:
         return {

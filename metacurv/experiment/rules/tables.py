@@ -87,7 +87,7 @@ def _point(entry: Entry) -> str:
 
 
 def _note(summary: TaskSummary) -> str:
-    """On the names of rates."""
+    """Explains the names of rates."""
     if summary.task.base != "sgd":
         return ""
     return f" (of SGD the rates are {SGD_FACTOR:g} times those that are named)"

@@ -27,7 +27,8 @@ _USELESS = {
 class Task:
     """Data, network, loss and base optimizer; ``steps`` of ``batch_size`` examples.
 
-    ``measure``: of the result; "accuracy" in per cent, "mse" in thousandths of the targets' variance, "loss" in nats.
+    ``measure``: the measure of the result; "accuracy" in per cent, "mse" in thousandths of the targets' variance, "loss" in
+    nats.
     """
 
     name: str
@@ -41,25 +42,25 @@ class Task:
 
     @property
     def higher_is_better(self) -> bool:
-        """Of the result."""
+        """True where a higher result is better."""
         return self.measure == "accuracy"
 
     @property
     def unit(self) -> str:
-        """Of the result, for tables."""
+        """The unit of the result, for tables."""
         return {"accuracy": "accuracy, %", "mse": "MSE x 1000", "loss": "loss, nats"}[self.measure]
 
     @property
     def useless(self) -> float:
-        """The result of a model that has learnt nothing: what a run that diverged counts as."""
+        """The result of a model that has learnt nothing, which a run that diverged counts as."""
         return self.scaled(_USELESS[self.measure])
 
     def scaled(self, raw: float) -> float:
-        """In the unit of the result."""
+        """Converts a raw value to the unit of the result."""
         return raw * {"accuracy": 100.0, "mse": 1000.0, "loss": 1.0}[self.measure]
 
     def optimizer(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
-        """The base optimizer."""
+        """Makes the base optimizer."""
         parameters = model.parameters()
         if self.base == "adam":
             return torch.optim.Adam(parameters, lr=lr, fused=True)
@@ -69,7 +70,7 @@ class Task:
 
     @torch.no_grad()
     def result(self, model: nn.Module, part: Part) -> float:
-        """The measure over ``part``."""
+        """Returns the measure over ``part``."""
         output = torch.cat([model(x) for x in torch.split(part.x, 1000)])
         if self.measure == "accuracy":
             return self.scaled((output.argmax(-1) == part.y).double().mean().item())
@@ -149,11 +150,11 @@ _BATCHES = "-batches-of-"
 
 
 def with_batches_of(task: Task, size: int) -> str:
-    """What ``find`` calls ``task`` with another batch size."""
+    """Returns the name by which ``find`` knows ``task`` with another batch size."""
     return f"{task.name}{_BATCHES}{size}"
 
 
 def find(name: str) -> Task:
-    """A task of ``TASKS``, or one of them ``with_batches_of`` another size."""
+    """Returns a task of ``TASKS``, or one of them ``with_batches_of`` another size."""
     plain, _, size = name.partition(_BATCHES)
     return replace(TASKS[plain], name=name, batch_size=int(size)) if size else TASKS[plain]

@@ -58,11 +58,11 @@ class Training:
             self.diverged = not math.isfinite(loss.item())
 
     def train_loss(self) -> float:
-        """Mean over the last batches; nan before them."""
+        """Returns the mean over the last batches; nan before them."""
         return float(torch.stack(self._last).double().mean()) if self._last else math.nan
 
     def results(self, part: Part) -> dict[str, float]:
-        """Of the last iterate and, where the method has one, the average."""
+        """Returns the results of the last iterate and, where the method has one, the average."""
         with self.method.evaluating():
             found = {"last": self.task.result(self.model, part)}
         if self.method.averaged is not None:
@@ -77,9 +77,9 @@ def run(
     """Trains and evaluates. The choice between iterates and methods is by "val_*" alone; "test_*" is there to be reported.
 
     Args:
-        task_name: of a task that ``tasks.find`` finds.
-        method_name: of ``METHODS``.
-        seed: of data, initial weights and batches.
+        task_name: the name of a task that ``tasks.find`` finds.
+        method_name: a name in ``METHODS``.
+        seed: the seed of data, initial weights and batches.
         steps: instead of the task's.
         user_lr: what the base optimizer is made with where the method leaves that to the user.
 
@@ -124,5 +124,5 @@ def run(
 
 
 def _short(value: float) -> float:
-    """Six digits are more than a result has."""
+    """Rounds to six digits, more than a result has."""
     return float(f"{value:.6g}")

@@ -20,7 +20,7 @@ def _decay(task: Task) -> float:
 
 
 class _Cosine(Method):
-    """lr from 1 to 0, which is how Prodigy's authors run it."""
+    """An optimizer whose lr falls from 1 to 0 as a cosine, which is how Prodigy's authors run it."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, steps: int) -> None:
         super().__init__(optimizer)
@@ -43,7 +43,7 @@ def _prodigy(setting: Setting) -> Any:
 
 
 class _ScheduleFree(Method):
-    """Evaluated at its own average, which its ``eval()`` puts in place."""
+    """A schedule-free optimizer, evaluated at its own average, which its ``eval()`` puts in place."""
 
     def evaluating(self) -> AbstractContextManager[Any]:
         return self._average_in_place()

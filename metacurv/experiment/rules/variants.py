@@ -17,7 +17,7 @@ PROBE_SIZES = (8, 16, 32, 64, 100, 200, 400)
 
 
 def name_of(setting: str, value: float) -> str:
-    """Of the method with this value of a setting."""
+    """Returns the name of the method with this value of a setting."""
     return f"directional, {setting} {value:g}"
 
 
