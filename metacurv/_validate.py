@@ -92,7 +92,7 @@ def loss_function(loss_fn: Any) -> None:
 
 
 def callback(name: str, value: Any) -> Callable[[Any], None] | None:
-    """Checks that ``value`` is callable or None, and returns it."""
+    """Returns a checked callback: a function or None."""
     if value is not None and not callable(value):
         raise TypeError(f"{name} must be callable, got {describe(value)}")
     result: Callable[[Any], None] | None = value

@@ -236,7 +236,7 @@ def rademacher_(
         ValueError: an argument is of the wrong length, range or device; nothing is written.
         RuntimeError: ``backend="native"`` where it was not built.
 
-    Example:
+    Examples:
         >>> x = torch.empty(4)
         >>> rademacher_([x], seed=0, probe=0)
         >>> sorted({abs(value) for value in x.tolist()})
@@ -278,7 +278,7 @@ def signed_sum(
         ValueError: an argument is of the wrong length, range or device.
         RuntimeError: ``backend="native"`` where it was not built.
 
-    Example:
+    Examples:
         >>> x = torch.ones(1000)
         >>> v = torch.empty(1000)
         >>> rademacher_([v], seed=0, probe=7)
@@ -326,7 +326,7 @@ def hutchinson_accumulate_(
         ValueError: an argument is of the wrong length, range or device, or a statistic of the wrong shape, dtype or layout.
         RuntimeError: ``backend="native"`` where it was not built.
 
-    Example:
+    Examples:
         >>> mean, m2, count = torch.zeros(2).double(), torch.zeros(2).double(), torch.zeros((), dtype=torch.int64)
         >>> v = torch.empty(3)
         >>> for probe in range(2):  # H = 2 I, so H v = 2 v and every sample is 2 * 3
@@ -378,7 +378,7 @@ def reciprocal_lr_(scale: Tensor, trace: Tensor, *, alpha: float, backend: str =
         ValueError: an argument is of the wrong dtype, size, device or range.
         RuntimeError: ``backend="native"`` where it was not built.
 
-    Example:
+    Examples:
         >>> scale = torch.ones(())
         >>> reciprocal_lr_(scale, torch.tensor(300.0), alpha=0.01)
         >>> scale.item()
@@ -436,7 +436,7 @@ def directional_lr_(
         ValueError: an argument is of the wrong dtype, shape, layout, device or range; nothing is changed.
         RuntimeError: ``backend="native"`` where it was not built.
 
-    Example:
+    Examples:
         >>> scales = torch.tensor([[0.5], [0.0], [0.0], [0.0]], dtype=torch.float64)
         >>> shared = torch.tensor([1.0, 1.0, 1.0, 0, 1, 1], dtype=torch.float64)
         >>> reading = torch.tensor([1.0, 8.0, 8.0], dtype=torch.float64)  # the edge, 2 n / d, is at 2
@@ -510,7 +510,7 @@ def signed_matmul(
         ValueError: an argument is of the wrong shape, range or device.
         RuntimeError: ``backend="native"`` cannot serve x.
 
-    Example:
+    Examples:
         >>> v = torch.empty(2, 3)
         >>> rademacher_([v], seed=0, probe=5)
         >>> x = torch.tensor([[1.0, 2.0, 4.0]])
@@ -597,7 +597,7 @@ def softmax_factor(
     References:
         Dangel, Harmeling, Hennig 2020, "Modular block-diagonal curvature approximations", section 3 (the symmetric factor).
 
-    Example:
+    Examples:
         >>> p = torch.tensor([[0.25, 0.75]], dtype=torch.float64)
         >>> u = softmax_factor(p.sqrt(), torch.ones(1, dtype=torch.float64), seed=0, probe=0, number=0, n_probes=1)
         >>> bool(u.sum().abs() < 1e-15)  # the Hessian does not see a shift of all logits
@@ -631,7 +631,7 @@ def row_products(a: Tensor, u: Tensor, w: Tensor, backend: str = "auto") -> Tens
     """Computes sum_n ||a_n||^2 (u_rn . w_rn) and sum_n u_rn . w_rn for every draw r.
 
     With a_n the input of a linear layer for example n, and u_rn, w_rn cotangents of its output, these are the shares of the
-    layer's weight and bias in sum_n <u_rn a_n', w_rn a_n'>: their gradients are outer products, and never made.
+    layer's weight and bias in ``sum_n <u_rn a_n', w_rn a_n'>``: their gradients are outer products, and never made.
 
     Each input is read once, and ``w`` not at all where it is ``u``. Products and sums are in float64. The compiled op serves
     float32 and float64, other dtypes go to the torch twin.
@@ -654,7 +654,7 @@ def row_products(a: Tensor, u: Tensor, w: Tensor, backend: str = "auto") -> Tens
     References:
         Goodfellow 2015, "Efficient per-example gradient computations".
 
-    Example:
+    Examples:
         >>> a = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
         >>> u = torch.tensor([[[1.0], [2.0]]])
         >>> row_products(a, u, u).tolist()  # 5 * 1 + 9 * 4, 1 + 4
@@ -784,7 +784,7 @@ def step_direction_(
         ValueError: an argument is of the wrong shape, length, range or device; nothing is written.
         RuntimeError: ``backend="native"`` where it was not built.
 
-    Example:
+    Examples:
         >>> u, x, y = torch.empty(2), torch.tensor([2.0, 4.0]), torch.tensor([1.0, 5.0])
         >>> step_direction_([u], [x], [y], [1.0], 0.5).tolist()
         [8.0, 20.0, 0.0]
@@ -833,7 +833,7 @@ def move_(
         ValueError: an argument is of the wrong shape, length, range or device; nothing is written.
         RuntimeError: ``backend="native"`` where it was not built.
 
-    Example:
+    Examples:
         >>> x = torch.tensor([1.0, 2.0])
         >>> move_([x], [x], [torch.tensor([2.0, -2.0])], 0.25)
         >>> x.tolist()

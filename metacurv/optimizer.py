@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class MetaCurvatureLR(OptimizerWrapper):
     """Wraps an optimizer and sets its learning rate from measured curvature, by one of two rules.
 
-    With ``probe=`` it finds the learning rate by itself (the directional rule), and the training loop stays as it was::
+    With ``probe=`` it finds the learning rate by itself (the directional rule), and the training loop stays as it was:
 
         opt = MetaCurvatureLR(torch.optim.AdamW(model.parameters()), model=model, loss_fn=loss_fn,
                               probe=train_loader, horizon=epochs * len(train_loader))
@@ -36,7 +36,7 @@ class MetaCurvatureLR(OptimizerWrapper):
     Without ``probe=`` it applies the reciprocal rule, lr / (1 + alpha max(trace of the Hessian, 0)), to the learning rate that
     you give. This is the rule of the experiment that the package starts from. It only ever shrinks the rate, it lost to plain
     Adam there, and it is kept as the reference to beat: pass ``probe=`` unless you want just that. It takes one more line in
-    the loop::
+    the loop:
 
         opt = MetaCurvatureLR(torch.optim.Adam(model.parameters(), lr=1e-3), alpha=0.01)
         ...
@@ -45,7 +45,10 @@ class MetaCurvatureLR(OptimizerWrapper):
         loss.backward()
         opt.step()
 
-    The call makes a ``DirectionalLR`` or a ``ReciprocalLR``; their docstrings describe their arguments and what they offer.
+    The call makes a ``DirectionalLR`` or a ``ReciprocalLR``, and passes its arguments on; their docstrings describe them. The
+    argument ``rule`` says the choice in words: "directional", "reciprocal", or a ``DirectionalRule`` with settings of its own.
+    By default ``probe`` chooses the directional rule, and its absence the reciprocal one.
+
     Both are optimizers as torch knows them: groups and state are those of the base optimizer, and schedulers, ``GradScaler``,
     clipping, accumulation, hooks and checkpoints work as they do with the base. The learning rates in ``param_groups`` stay
     yours and your scheduler's; a rule's rate is applied inside ``step`` and taken back after it. ``effective_lrs`` tells what
@@ -53,15 +56,12 @@ class MetaCurvatureLR(OptimizerWrapper):
 
     Args:
         optimizer: the base optimizer, any of torch that steps from gradients (not LBFGS). Its groups are used in place.
-        rule: "directional" or "reciprocal", for whoever wants to say it, or a ``DirectionalRule`` with settings of its own. By
-            default ``probe`` chooses the directional rule, and its absence the reciprocal one.
-        options: the arguments of ``DirectionalLR`` or of ``ReciprocalLR``.
 
     Raises:
         TypeError: an argument is of the wrong type; the optimizer is then as it was.
         ValueError: an argument is out of range, or belongs to the other rule; the optimizer is then as it was.
 
-    Example:
+    Examples:
         >>> model = torch.nn.Linear(2, 1)
         >>> opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1), alpha=0.5)
         >>> loss = model(torch.ones(1, 2)).square().mean()  # H = 2 x x' over (w, b): trace 6, plus cross terms of the probe

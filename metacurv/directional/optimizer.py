@@ -56,7 +56,7 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
         TypeError: an argument is of the wrong type; the optimizer is then as it was.
         ValueError: an argument is out of range, or does not fit the others; the optimizer is then as it was.
 
-    Example:
+    Examples:
         >>> import torch
         >>> data = [(torch.eye(4), torch.tensor([0, 1, 0, 1]))]
         >>> model, loss_fn = torch.nn.Linear(4, 2), torch.nn.CrossEntropyLoss()

@@ -79,10 +79,10 @@ def directional_curvature(
         RuntimeError: ``method="forward_mode"`` and an operation of the model does not support it.
 
     References:
-        Schraudolph 2002, "Fast curvature matrix-vector products for second-order gradient descent" (Gauss-Newton matrix).
-        Pearlmutter 1994, "Fast exact multiplication by the Hessian".
+        - Schraudolph 2002, "Fast curvature matrix-vector products for second-order gradient descent" (Gauss-Newton matrix).
+        - Pearlmutter 1994, "Fast exact multiplication by the Hessian".
 
-    Example:
+    Examples:
         >>> model = torch.nn.Linear(2, 1, bias=False)
         >>> inputs, targets = torch.tensor([[1.0, 2.0]]), torch.zeros(1, 1)
         >>> mse = torch.nn.functional.mse_loss  # (w . x - y)^2, whose Hessian is 2 x x'

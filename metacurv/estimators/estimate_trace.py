@@ -90,10 +90,10 @@ def estimate_trace(
         RuntimeError: ``backend="native"`` and no kernels were compiled for the device.
 
     References:
-        Hutchinson 1990, "A stochastic estimator of the trace of the influence matrix for Laplacian smoothing splines".
-        Dangel, Harmeling, Hennig 2020, "Modular block-diagonal curvature approximations" (activation space).
+        - Hutchinson 1990, "A stochastic estimator of the trace of the influence matrix for Laplacian smoothing splines".
+        - Dangel, Harmeling, Hennig 2020, "Modular block-diagonal curvature approximations" (activation space).
 
-    Example:
+    Examples:
         >>> import torch
         >>> model = torch.nn.Linear(2, 3)
         >>> x, y = torch.ones(4, 2), torch.tensor([0, 1, 2, 0])

@@ -118,12 +118,12 @@ def hessian_trace(
         RuntimeError: ``backend="native"`` and no kernels were compiled for the device.
 
     References:
-        Hutchinson 1990, "A stochastic estimator of the trace of the influence matrix for Laplacian smoothing splines".
-        Avron and Toledo 2011, "Randomized algorithms for estimating the trace of an implicit symmetric positive semi-definite
-        matrix" (variance).
-        Pearlmutter 1994, "Fast exact multiplication by the Hessian".
+        - Hutchinson 1990, "A stochastic estimator of the trace of the influence matrix for Laplacian smoothing splines".
+        - Avron and Toledo 2011, "Randomized algorithms for estimating the trace of an implicit symmetric positive
+          semi-definite matrix" (variance).
+        - Pearlmutter 1994, "Fast exact multiplication by the Hessian".
 
-    Example:
+    Examples:
         >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
         >>> estimate = hessian_trace((w ** 2).sum(), [w], n_samples=2)  # H = 2 I: every probe gives 4
         >>> estimate.value, estimate.stderr

@@ -22,7 +22,7 @@ class ReciprocalLR(MetaCurvatureLR, rule=ReciprocalRule.name):
     This is the rule of the experiment that the package starts from. There it lost to plain Adam, since the trace grows during
     training and the rule can only shrink the rate; ``DirectionalLR`` is the rule that finds a rate. The trace of every
     ``update_freq``-th step is measured, either from the loss that ``update_curvature`` is given (left), or from gradients that
-    carry a graph (right)::
+    carry a graph (right):
 
         opt.zero_grad()                          opt.zero_grad()
         loss = loss_fn(model(x), y)              loss = loss_fn(model(x), y)
