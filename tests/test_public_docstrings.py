@@ -15,7 +15,7 @@ import pytest
 import metacurv
 
 _SECTIONS = re.compile(
-    r"^(Args|Attributes|Returns|Yields|Raises|References|Example):\n", re.MULTILINE
+    r"^(Args|Attributes|Returns|Yields|Raises|References|Examples):\n", re.MULTILINE
 )
 
 
@@ -29,7 +29,7 @@ class Public:
 
     @property
     def function(self) -> Callable[..., Any] | None:
-        """What runs when the name is called or read; None where Python made it."""
+        """The function that runs when the name is called; None where Python made it."""
         if isinstance(self.target, property):
             return self.target.fget
         if inspect.isclass(self.target):
@@ -38,13 +38,14 @@ class Public:
         return getattr(self.target, "__func__", self.target)
 
     @property
-    def parameters(self) -> list[inspect.Parameter]:
+    def parameters(self) -> list[str]:
         if isinstance(self.target, property) or (
             inspect.isclass(self.target) and issubclass(self.target, BaseException)
         ):
             return []
-        found = inspect.signature(self.target).parameters.values()
-        return [p for p in found if p.name not in ("self", "cls") and p.kind != p.VAR_POSITIONAL]
+        is_class = inspect.isclass(self.target)
+        found = inspect.signature(self.target.__init__ if is_class else self.target).parameters
+        return [name for name in found if name not in ("self", "cls")]
 
     def faults(self) -> Iterator[str]:
         """Yields what the docstring lacks."""
@@ -53,12 +54,13 @@ class Public:
             return
         described = self.sections.get("Args", "") + self.sections.get("Attributes", "")
         names = re.findall(r"^    (\w+): ", described, re.MULTILINE)
-        taken = [parameter.name for parameter in self.parameters]
+        taken = self.parameters
         yield from (f"does not describe {name}" for name in taken if name not in names)
-        if all(parameter.kind != parameter.VAR_KEYWORD for parameter in self.parameters):
-            yield from (
-                f"describes {name}, which it does not take" for name in names if name not in taken
-            )
+        yield from (
+            f"describes {name}, which it does not take" for name in names if name not in taken
+        )
+        if re.search(r"^Example:", "\n".join(self.sections.values()), re.MULTILINE):
+            yield "has a section Example, which Google's style calls Examples"
         if inspect.isroutine(self.target):
             gives = inspect.signature(self.target).return_annotation
             is_told = self.sections.keys() & {"Returns", "Yields"}
@@ -130,6 +132,9 @@ def test_faults_are_found():
         Args:
             a: a number.
             c: another.
+
+        Example:
+            >>> f(1, 2)
         """
         if b:
             raise ValueError
@@ -146,6 +151,7 @@ def test_faults_are_found():
     assert list(Public("f", f).faults()) == [
         "does not describe b",
         "describes c, which it does not take",
+        "has a section Example, which Google's style calls Examples",
         "does not say what it returns (int)",
         "does not say what it raises",
     ]
