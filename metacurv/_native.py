@@ -35,7 +35,7 @@ def native_available() -> bool:
 
     Returns:
         True where ``metacurv._C`` was built and could be loaded. Where it is False, every op runs as its torch twin: the
-        results are the same, slower, and ``build_info()["native_error"]`` gives the reason.
+            results are the same, slower, and ``build_info()["native_error"]`` gives the reason.
     """
     return _C is not None
 
@@ -60,9 +60,9 @@ def build_info() -> dict[str, Any]:
 
     Returns:
         A dict that always has ``version``, ``native`` (bool) and ``torch``. With the compiled module it also says how that was
-        built: ``built_from``, ``compiler``, ``cpp_standard``, ``torch_target``, ``cpu_isa``, ``cuda_compiled``,
+            built: ``built_from``, ``compiler``, ``cpp_standard``, ``torch_target``, ``cpu_isa``, ``cuda_compiled``,
             ``cuda_version``
-        and ``cuda_archs``. Without it there is ``native_error``, the reason.
+            and ``cuda_archs``. Without it there is ``native_error``, the reason.
     """
     info: dict[str, Any] = {
         "version": __version__,

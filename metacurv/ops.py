@@ -503,7 +503,7 @@ def signed_matmul(
 
     Returns:
         [n, rows] with ``transpose``, else [n, cols], of x's dtype. Rounding differs from a plain product's: signed sums of four
-        neighbours are formed first.
+            neighbours are formed first.
 
     Raises:
         TypeError: an argument is of the wrong type, or ``x`` of the wrong dtype or layout.
@@ -644,7 +644,7 @@ def row_products(a: Tensor, u: Tensor, w: Tensor, backend: str = "auto") -> Tens
 
     Returns:
         float64 [R, 2]: the sum with norms, the sum without. The order of summation depends on the shapes only, and is not
-        the twin's.
+            the twin's.
 
     Raises:
         TypeError: an argument is of the wrong type, dtype or layout.
@@ -777,7 +777,7 @@ def step_direction_(
 
     Returns:
         float64 [3] on the tensors' device: the sum of direction^2, the sum of before^2, and the number of elements of
-        ``direction`` that are not finite. On CPU native and reference agree bit for bit, on any number of threads.
+            ``direction`` that are not finite. On CPU native and reference agree bit for bit, on any number of threads.
 
     Raises:
         TypeError: an argument is of the wrong type, dtype or layout; nothing is written.

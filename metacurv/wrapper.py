@@ -104,7 +104,7 @@ class OptimizerWrapper(Optimizer):
 
         Returns:
             The base's dict with one more entry, "metacurv": a dict with a version, numbers, strings and, with averaging,
-            tensors.
+                tensors.
         """
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)

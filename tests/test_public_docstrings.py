@@ -61,6 +61,8 @@ class Public:
         )
         if re.search(r"^Example:", "\n".join(self.sections.values()), re.MULTILINE):
             yield "has a section Example, which Google's style calls Examples"
+        if len(re.findall(r"^    \S", self.sections.get("Returns", ""), re.MULTILINE)) > 1:
+            yield "has lines of Returns that are not indented, which the reference page takes for several results"
         if inspect.isroutine(self.target):
             gives = inspect.signature(self.target).return_annotation
             is_told = self.sections.keys() & {"Returns", "Yields"}

@@ -79,7 +79,7 @@ def estimate_trace(
 
     Returns:
         The trace with its standard error, its parts by parameter and by layer and their errors, the method and the reason for
-        it.
+            it.
 
     Raises:
         TypeError: an argument is of the wrong type.
