@@ -85,7 +85,7 @@ FIGURES: tuple[Figure | Count, ...] = (
     Figure("3.10", "pyproject.toml", 'requires-python = ">=3.10"'),
     Count("15"),
     Figure("10", RULES, ("tasks", "mlp-sgd", "best_constant", "n")),
-    Figure("95", "metacurv/experiment/statistics.py", "LEVEL"),
+    Figure("95", "metacurv/experiment/statistics.py", "95 % confidence limits"),
     Count("5", side="better"),
     Count("8", side="level"),
     Count("2", side="worse"),
