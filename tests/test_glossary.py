@@ -156,8 +156,13 @@ def test_the_parts():
 def test_a_word_that_everybody_can_meet(word):
     """Has its entry in the part for everybody; a word that is in the other part stays out of their sight."""
     met = re.search(COINAGES[word], public_text())
-    assert met or word in IDENTIFIERS, "nobody meets this word any more"
-    assert word in entries()[PUBLIC if met else SOURCE], met
+    assert word in entries()[PUBLIC] or (not met and word in entries()[SOURCE]), met
+
+
+def test_the_words_are_met():
+    """Else the test above would look for the wrong ones."""
+    met = [word for word, phrase in COINAGES.items() if re.search(phrase, public_text())]
+    assert len(met) > 0.6 * len(COINAGES)
 
 
 @pytest.mark.parametrize("word", IDENTIFIERS)
