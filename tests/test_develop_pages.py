@@ -1,0 +1,132 @@
+"""The pages for developers say what is in the repository: files, imports between rooms, and a worked example that works."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ROOT / "docs" / "develop"
+OURS = ("add-a-graph-rule", "add-an-op", "architecture", "build", "test")
+# Where a page may leave out the folders of a file.
+FOLDERS = ("", "metacurv", "metacurv/estimators", "metacurv/directional")
+
+
+def page(name: str) -> str:
+    return (PAGES / f"{name}.md").read_text()
+
+
+def blocks(name: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page(name), re.DOTALL)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_files_exist(name):
+    """All but patterns, and what is only made by a run."""
+    named = re.findall(r"`([\w./-]+(?:\.(?:py|h|cpp|cu|cuh|md|json|toml|in)|/))`", page(name))
+    missing = [f for f in named if not any((ROOT / folder / f).exists() for folder in FOLDERS)]
+    assert missing == []
+    assert len(named) > 3
+
+
+def rooms() -> dict[str, tuple[list[str], set[str]]]:
+    """Name -> files or folders, and the rooms that it may import."""
+    rows = re.findall(
+        r"^\| (\w+) \| (`metacurv.*?) \| .* \|(.*)\|$", page("architecture"), re.MULTILINE
+    )
+    return {
+        name: (re.findall(r"`(.*?)`", files), set(filter(None, re.split(r"[, ]+", may))))
+        for name, files, may in rows
+    }
+
+
+def room_of(path: Path) -> str:
+    """Of a file of the package, or of a folder that is imported as such."""
+    file = path.relative_to(ROOT).as_posix()
+    (found,) = [
+        name
+        for name, (files, _) in rooms().items()
+        if any(file == f or (f.endswith("/") and f"{file}/".startswith(f)) for f in files)
+    ]
+    return found
+
+
+def imported(path: Path) -> Iterator[Path]:
+    """Files of the package that ``path`` imports, at any place."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for module in modules:
+            parts = module.split(".")
+            if parts[0] != "metacurv":
+                continue
+            while parts:  # the last parts may be names in a module
+                file = ROOT.joinpath(*parts)
+                if file.with_suffix(".py").exists():
+                    yield file.with_suffix(".py")
+                    break
+                if (file / "__init__.py").exists():
+                    yield file / "__init__.py"
+                    break
+                parts.pop()
+
+
+def test_rooms_import_what_the_table_says():
+    found: dict[str, set[str]] = {name: set() for name in rooms()}
+    for path in (ROOT / "metacurv").rglob("*.py"):
+        here = room_of(path)
+        found[here] |= {room_of(other) for other in imported(path)} - {here}
+    assert found == {name: may for name, (_, may) in rooms().items()}
+
+
+def applied(diff: str, root: Path) -> None:
+    """Applies a diff of one hunk, wherever in the file its lines are."""
+    head, _, hunk = diff.partition("@@")
+    (file,) = re.findall(r"^\+\+\+ b/(.*)$", head, re.MULTILINE)
+    lines = hunk.split("\n")[1:-1]
+    before = "".join(f"{line[1:]}\n" for line in lines if line[:1] != "+")
+    after = "".join(f"{line[1:]}\n" for line in lines if line[:1] != "-")
+    text = (root / file).read_text()
+    assert text.count(before) == 1, f"{file} has not, or not only once:\n{before}"
+    (root / file).write_text(text.replace(before, after))
+
+
+@pytest.mark.slow
+def test_the_worked_example_of_a_graph_rule(tmp_path):
+    """Applied to a copy of the package, it passes the tests that the page names; without the rule they fail."""
+    name = "add-a-graph-rule"
+    for part in ("metacurv", "tests", "pyproject.toml"):
+        copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+        copy(ROOT / part, tmp_path / part)
+    diffs = blocks(name, "diff")
+    (command,) = blocks(name, "sh")
+
+    def run() -> int:
+        return subprocess.run(
+            [sys.executable, "-m", *shlex.split(command), "-x", "-q", "-p", "no:cacheprovider"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            check=False,
+        ).returncode
+
+    tests = [diff for diff in diffs if "+++ b/tests/" in diff]
+    for diff in tests:
+        applied(diff, tmp_path)
+    assert run() == 1
+    for diff in diffs:
+        if diff not in tests:
+            applied(diff, tmp_path)
+    assert run() == 0
