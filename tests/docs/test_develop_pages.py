@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "docs" / "develop"
 OURS = ("add-a-graph-rule", "add-an-op", "architecture", "build", "test")
 # Made by a build, or torch's.

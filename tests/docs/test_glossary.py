@@ -14,7 +14,7 @@ import pytest
 
 import metacurv
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 GLOSSARY = DOCS / "concepts" / "glossary.md"
 PUBLIC, SOURCE = "Words of the documentation", "Words in the source"
