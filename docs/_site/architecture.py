@@ -22,11 +22,13 @@ MODULES = {
     "optimizer": ("optimizer", "wrapper", "base_step", "group_parameters", "ranks"),
     "torch twins": ("_reference", "_chain", "_directional_lr", "_scalars", "_step", "_sums"),
     "compiled ops": ("_kernels", "_native", "_fake"),
+    "self_check": ("__main__", "self_check"),
 }
 EVERYWHERE = {"_validate", "_version", "_warnings"}  # small, and imported from all over: not drawn
 COMPILED = "_C"
 WORDS = {
     "experiment": "experiments of the command line",
+    "self_check": "python -m metacurv",
     "directional": "finds a learning rate",
     "reciprocal": "lr / (1 + alpha trace)",
     "optimizer": "an optimizer around an optimizer",

@@ -72,7 +72,7 @@ def estimate_trace(
         n_samples: number of samples to draw, >= 1; with ``rtol`` the least number.
         rtol: in (0, 1): samples are drawn until the standard error is at most this share of the value, 16 at least. The default
             is 0.05 where ``n_samples`` is not given either. Among several batches each must reach it.
-        max_samples: >= 1, the number of samples at which ``rtol`` is given up, with a warning and ``converged`` False.
+        max_samples: the number of samples, >= 1, at which ``rtol`` is given up, with a warning and ``converged`` False.
         seed: int in [0, 2^64). The same seed gives the same samples; the global random state is not used.
         max_memory: bytes that "exact" and "activation" may take for cotangents at a time, on top of the model's graph.
         backend: "auto", "native" or "reference" (see ``metacurv.ops``).

@@ -37,7 +37,7 @@ def test_imports_point_one_way(architecture: ModuleType) -> None:
 
 
 def test_no_box_is_without_words(architecture: ModuleType) -> None:
-    assert set(architecture.read()) == set(architecture.WORDS)
+    assert set(architecture.read()) <= set(architecture.WORDS)
 
 
 def test_what_a_module_imports(architecture: ModuleType) -> None:
