@@ -114,13 +114,21 @@ def build_stand_in(folder: Path) -> Path:
     return library
 
 
-def runtime(sanitizer: str) -> str:
-    """What LD_PRELOAD must name before a process may load an instrumented library; "" for nothing."""
-    name = RUNTIMES.get(sanitizer)
-    if name is None:
+def preloaded(sanitizer: str) -> str:
+    """What LD_PRELOAD must name before a process may load an instrumented library; "" for nothing.
+
+    The runtime comes first, and the C++ library with it: a runtime looks up the functions that it stands in for when the
+    process starts, Python brings no C++ library, and AddressSanitizer would end the process at the first C++ exception.
+    """
+    if sanitizer not in RUNTIMES:
         return ""
+    return ":".join(map(_compilers_own, (RUNTIMES[sanitizer], "libstdc++.so.6")))
+
+
+def _compilers_own(library: str) -> str:
+    """Its path."""
     found = subprocess.run(
-        [COMPILER, f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        [COMPILER, f"-print-file-name={library}"], capture_output=True, text=True, check=True
     )
     return found.stdout.strip()
 
@@ -136,7 +144,7 @@ def environment(sanitizer: str) -> dict[str, str]:
     """Variables for a process that loads an instrumented library."""
     return {
         "OMP_NUM_THREADS": "1",
-        "LD_PRELOAD": runtime(sanitizer),
+        "LD_PRELOAD": preloaded(sanitizer),
         # Python's own leaks, and fibers, which have stacks of their own.
         "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
         "TSAN_OPTIONS": "report_signal_unsafe=0:halt_on_error=1:exitcode=66",

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.emulation.build import HERE, build, environment, exercise_arguments
+from tests.emulation.build import (
+    HERE,
+    RUNTIMES,
+    build,
+    environment,
+    exercise_arguments,
+)
 
 
 @pytest.mark.slow
@@ -26,3 +32,24 @@ def test_nothing_to_say(sanitizer: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert done.stdout == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sanitizer", RUNTIMES)
+def test_exceptions_pass(sanitizer: str) -> None:
+    """Some builds of torch throw while they are imported, and a launch that the emulator refuses is an exception."""
+    code = """
+import torch
+try:
+    torch.ones(2) + torch.ones(3)
+except RuntimeError:
+    print("caught")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment(sanitizer)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "caught\n", done.stderr[-3000:]
