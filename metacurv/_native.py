@@ -5,6 +5,7 @@ Importing ``metacurv._C`` registers the ops ``torch.ops.metacurv.*`` and their s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -76,20 +77,30 @@ def build_info() -> dict[str, Any]:
     return {**built, **info, "built_from": built["version"]}
 
 
+def philox4x32_10(counter: Sequence[int], key: Sequence[int]) -> tuple[int, ...] | None:
+    """One block of the compiled generator: counter [4] and key [2] of uint32 to four uint32; None without it."""
+    return None if _C is None else tuple(_C.philox4x32_10(counter, key))
+
+
+def how_to_get_kernels() -> str:
+    """What to do where the compiled module is missing."""
+    source_tree = Path(__file__).resolve().parent.parent
+    if (source_tree / "setup.py").exists():
+        return (
+            f"metacurv was imported from the source tree {source_tree}; build the kernels into it with "
+            "`pip install -e .`"
+        )
+    return "reinstall with METACURV_REQUIRE_NATIVE=1 to see why the build failed"
+
+
 def warn_fallback_once() -> None:
     """Warns, once in a process, that the torch twins do the work, and says how to get the kernels."""
     global _warned
     if _warned:
         return
     _warned = True
-    source_tree = Path(__file__).resolve().parent.parent
-    hint = (
-        f"metacurv was imported from the source tree {source_tree}; build the kernels into it with "
-        "`pip install -e .`"
-        if (source_tree / "setup.py").exists()
-        else "reinstall with METACURV_REQUIRE_NATIVE=1 to see why the build failed"
-    )
     warn_user(
-        f"metacurv runs without its compiled kernels ({_missing}): results are the same, slower. {hint}.",
+        f"metacurv runs without its compiled kernels ({_missing}): results are the same, slower. "
+        f"{how_to_get_kernels()}.",
         RuntimeWarning,
     )

@@ -1,0 +1,139 @@
+"""A call of every op whose result is worked out by hand, for kernels and twins alike.
+
+Signs are those of seed 0, probe 0, parameter 0. They are the bits of ``PHILOX``, lowest bit first, and begin with
+- + - + - + - - + +.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from metacurv import ops
+
+# Philox4x32-10 of counter 0, key 0: the first vector of kat_vectors in Random123 (github.com/DEShawResearch/random123).
+PHILOX = (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)
+
+Pairs = Sequence[
+    tuple[Tensor, object]
+]  # a result, and the numbers that it must hold, nested as they are in it
+ByHand = Callable[[str, torch.device], Pairs]
+
+
+def rademacher_(backend: str, device: torch.device) -> Pairs:
+    """The signs of the known-answer vector: a bit that is set stands for -1."""
+    signs = torch.empty(128, device=device)
+    ops.rademacher_([signs], seed=0, probe=0, backend=backend)
+    bits = (word >> bit & 1 for word in PHILOX for bit in range(32))
+    return [(signs, [1.0 - 2.0 * bit for bit in bits])]
+
+
+def signed_sum(backend: str, device: torch.device) -> Pairs:
+    """Powers of two: 1023, less twice the lowest ten bits of the known answer, 213."""
+    powers = 2.0 ** torch.arange(10, device=device)
+    return [(ops.signed_sum([powers], seed=0, probe=0, backend=backend), [597.0])]
+
+
+def hutchinson_accumulate_(backend: str, device: torch.device) -> Pairs:
+    """The second sample is -3 after a first of 1: mean -1, sum of squared deviations 8."""
+    mean, m2 = (torch.full((2,), x, dtype=torch.float64, device=device) for x in (1.0, 0.0))
+    count = torch.ones((), dtype=torch.int64, device=device)
+    products = [torch.tensor([3.0], device=device)]
+    ops.hutchinson_accumulate_(mean, m2, count, products, seed=0, probe=0, backend=backend)
+    return [(mean, [-1.0, -1.0]), (m2, [8.0, 8.0]), (count, 2)]
+
+
+def reciprocal_lr_(backend: str, device: torch.device) -> Pairs:
+    """1 / (1 + 0.5 * 6), and no change by a trace that is not a number."""
+    scale = torch.ones(1, device=device)
+    for trace in (6.0, math.nan):
+        reading = torch.tensor([trace], device=device)
+        ops.reciprocal_lr_(scale, reading, alpha=0.5, backend=backend)
+    return [(scale, [0.25])]
+
+
+def directional_lr_(backend: str, device: torch.device) -> Pairs:
+    """A first reading with slope = curvature = 8 sends the rate from 0.5 to sigma * 8 / 8."""
+    scales = torch.tensor([[0.5], [0.0], [0.0], [0.0]], dtype=torch.float64, device=device)
+    shared = torch.tensor([1.0, 1.0, 1.0, 0.0, 1.0, 1.0], dtype=torch.float64, device=device)
+    reading = torch.tensor([1.0, 8.0, 8.0], dtype=torch.float64, device=device)
+    ops.directional_lr_(
+        scales, shared, reading, sigma=2.0, kappa=1.0, beta=0.9, searching=True, backend=backend
+    )
+    return [(scales[0], [2.0])]
+
+
+def signed_matmul(backend: str, device: torch.device) -> Pairs:
+    """The sign matrix has the rows - +, - +, - +, - -."""
+    x = torch.tensor([[1.0, 2.0, 4.0, 8.0]], device=device)
+    product = ops.signed_matmul(
+        x, seed=0, probe=0, number=0, rows=4, cols=2, transpose=False, backend=backend
+    )
+    return [(product, [[-15.0, -1.0]])]
+
+
+def softmax_factor(backend: str, device: torch.device) -> Pairs:
+    """t = (-1/2, 3/4), whose sum is 1/4, and t - t^2 / 4 twice."""
+    sqrt_p, root = torch.tensor([[0.5, 0.75]], device=device), torch.tensor([2.0], device=device)
+    where = {"seed": 0, "probe": 0, "number": 0, "n_probes": 1}
+    factor = ops.softmax_factor(sqrt_p, root, **where, backend=backend)
+    return [(factor, [[[-1.125, 1.21875]]])]
+
+
+def row_products(backend: str, device: torch.device) -> Pairs:
+    """5 * 1 + 9 * 4 with the squared norms of the rows, 1 + 4 without."""
+    a = torch.tensor([[1.0, 2.0], [3.0, 0.0]], device=device)
+    u = torch.tensor([[[1.0], [2.0]]], device=device)
+    return [(ops.row_products(a, u, u, backend=backend), [[41.0, 5.0]])]
+
+
+def step_direction_(backend: str, device: torch.device) -> Pairs:
+    """(0.5 * 4 - 1) / 0.25 = 4 and so on; 16 + 144 + 4 and 16 + 4."""
+    before = torch.tensor([4.0, -2.0, 0.0], device=device)
+    after = torch.tensor([1.0, 2.0, 0.5], device=device)
+    direction = torch.empty_like(before)
+    sums = ops.step_direction_([direction], [before], [after], [0.5], 0.25, backend=backend)
+    return [(direction, [4.0, -12.0, -2.0]), (sums, [164.0, 20.0, 0.0])]
+
+
+def move_(backend: str, device: torch.device) -> Pairs:
+    """4 + 0.5 * 4 and so on."""
+    start = torch.tensor([4.0, -2.0, 0.0], device=device)
+    direction = torch.tensor([4.0, -12.0, -2.0], device=device)
+    moved = torch.empty_like(start)
+    ops.move_([moved], [start], [direction], 0.5, backend=backend)
+    return [(moved, [6.0, -8.0, -1.0])]
+
+
+# One linear layer without a bias and an input (3, 4), under a softmax with two classes of probability 1/2.
+
+
+def _one_layer(device: torch.device) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """log p, the weight of the only sample, and the layer's input."""
+    log_p = torch.full((1, 2), math.log(0.5), device=device)
+    return log_p, torch.ones(1, device=device), [torch.tensor([[3.0, 4.0]], device=device)]
+
+
+def chain_draws(backend: str, device: torch.device) -> Pairs:
+    """The factor times (-1, 1) has norm 1, so its outer product with the input has 25."""
+    log_p, weight, inputs = _one_layer(device)
+    run = ops.implementation(backend, device)
+    return [(run.chain_draws(log_p, weight, 0, 0, 1, inputs, [], [], []), [[25.0, 1.0]])]
+
+
+def chain_columns(backend: str, device: torch.device) -> Pairs:
+    """The only column of a factor of diag(p) - p p', whose trace is 1/2."""
+    log_p, weight, inputs = _one_layer(device)
+    run = ops.implementation(backend, device)
+    return [(run.chain_columns(log_p, weight, 0, 1, inputs, [], [], []), [[12.5, 0.5]])]
+
+
+def chain_taylor(backend: str, device: torch.device) -> Pairs:
+    """The signs - +, - + send the input to (-7, 7), whose variance under p is 49."""
+    log_p, weight, inputs = _one_layer(device)
+    run = ops.implementation(backend, device)
+    layers = [0, -1], [False], inputs
+    return [(run.chain_taylor(log_p, weight, 0, 0, 1, *layers, [], [], [], [], []), [49.0])]

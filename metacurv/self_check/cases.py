@@ -1,0 +1,190 @@
+"""Calls of every op that its kernel and its torch twin are both asked for: several dtypes, layouts, ragged sizes, tails."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from metacurv import ops
+
+Case = Callable[[str, torch.device], Sequence[Tensor]]  # the results of a backend on a device
+
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_SEED, _PROBE = 2**64 - 3, 2**32 - 2
+
+
+def _numbers(device: torch.device, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Normal numbers on the CPU, where kernel and twin add in the same order; on a GPU whole ones, exact in any order."""
+    generator = torch.Generator().manual_seed(math.prod(shape))
+    if device.type == "cpu":
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+    return torch.randint(-8, 9, shape, generator=generator).to(device, dtype)
+
+
+def _lists(device: torch.device) -> list[Tensor]:
+    """Every dtype, each with an empty tensor, tails, more than one piece of work, and strides."""
+    shapes = [(0,), (1,), (131,), (40_001,)]
+    tensors = []
+    for dtype in _DTYPES:
+        tensors += [_numbers(device, *shape, dtype=dtype) for shape in shapes]
+        tensors.append(_numbers(device, 50, 60, dtype=dtype).t()[1::2])
+    return tensors
+
+
+def rademacher_(backend: str, device: torch.device) -> Sequence[Tensor]:
+    """Offsets that are no multiples of a block, and stacks of probes."""
+    tensors = _lists(device)
+    offsets = [2**40 + 7 * t for t in range(len(tensors))]
+    ops.rademacher_(tensors, seed=_SEED, probe=_PROBE, offsets=offsets, backend=backend)
+    stacks = [_numbers(device, 3, 200), _numbers(device, 3, 9, 11)]
+    run = ops.implementation(backend, device)
+    run.rademacher_stacks_(stacks, ops.as_int64(_SEED), _PROBE, [4, 0])
+    return [*tensors, *stacks]
+
+
+def signed_sum(backend: str, device: torch.device) -> Sequence[Tensor]:
+    """The probe as a number and as a tensor."""
+    tensors = _lists(device)
+    offsets = [2**40 + 7 * t for t in range(len(tensors))]
+    return [
+        ops.signed_sum(tensors, seed=_SEED, probe=probe, offsets=offsets, backend=backend)
+        for probe in (_PROBE, torch.tensor(_PROBE, device=device))
+    ]
+
+
+def hutchinson_accumulate_(backend: str, device: torch.device) -> Sequence[Tensor]:
+    """Three samples."""
+    products = _lists(device)
+    n = len(products) + 1
+    mean, m2 = (torch.zeros(n, dtype=torch.float64, device=device) for _ in range(2))
+    count = torch.zeros((), dtype=torch.int64, device=device)
+    for probe in range(3):
+        ops.hutchinson_accumulate_(
+            mean, m2, count, products, seed=_SEED, probe=probe, backend=backend
+        )
+    return [mean, m2, count]
+
+
+def reciprocal_lr_(backend: str, device: torch.device) -> Sequence[Tensor]:
+    """Traces of all kinds, and a scale that holds nothing usable."""
+    scales = []
+    for trace in (0.3, 12.5, 1e30, -1.0, math.inf, math.nan):
+        for before in (0.3, math.nan):
+            scales.append(torch.tensor(before, device=device))
+            reading = torch.tensor(trace, dtype=torch.float64, device=device)
+            ops.reciprocal_lr_(scales[-1], reading, alpha=0.1, backend=backend)
+    return scales
+
+
+def directional_lr_(backend: str, device: torch.device) -> Sequence[Tensor]:
+    """Ten readings of two rates, of which one is not finite and the last are not searched by."""
+    scales = torch.tensor([[1.0, 3e-5], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]).double().to(device)
+    shared = torch.tensor([2.0, 2.0, 2.0, 0.0, 1.0, 1.0]).double().to(device)
+    for k in range(10):
+        slope = math.nan if k == 4 else 0.7 + 0.1 * k
+        reading = torch.tensor([2.0 + 0.3 * k, slope, 1.0, 1.3, -0.2 * k]).double().to(device)
+        ops.directional_lr_(
+            scales, shared, reading, sigma=2.5, kappa=0.1, beta=0.97, searching=k < 8, backend=backend
+        )  # fmt: skip
+    return [scales, shared]
+
+
+def signed_matmul(backend: str, device: torch.device) -> Sequence[Tensor]:
+    """Both sides of a sign matrix whose sizes are no multiples of anything."""
+    where = {"seed": _SEED, "probe": _PROBE, "number": 3, "rows": 37, "cols": 131}
+    return [
+        ops.signed_matmul(
+            _numbers(device, 19, 131 if transpose else 37), **where, transpose=transpose, backend=backend
+        )
+        for transpose in (False, True)
+    ]  # fmt: skip
+
+
+def softmax_factor(backend: str, device: torch.device) -> Sequence[Tensor]:
+    """Rows of less than a word of signs, and of more than a thousand."""
+    where = {"seed": _SEED, "probe": _PROBE, "number": 5, "n_probes": 3}
+    factors = []
+    for dtype in (torch.float32, torch.float64):
+        for rows, classes in ((33, 10), (3, 2051)):
+            sqrt_p = _numbers(device, rows, classes, dtype=dtype).clamp(-1, 1)
+            root = _numbers(device, rows, dtype=dtype).abs()
+            factors.append(ops.softmax_factor(sqrt_p, root, **where, backend=backend))
+    return factors
+
+
+def row_products(backend: str, device: torch.device) -> Sequence[Tensor]:
+    """Two cotangents that differ, and one with itself."""
+    sums = []
+    for dtype in (torch.float32, torch.float64):
+        a = _numbers(device, 53, 41, dtype=dtype)
+        u, w = (_numbers(device, n, 53, 10, dtype=dtype)[:2] for n in (2, 3))
+        sums += [ops.row_products(a, u, other, backend=backend) for other in (w, u)]
+    return sums
+
+
+def step_direction_(backend: str, device: torch.device) -> Sequence[Tensor]:
+    """The learning rate as a number and as a tensor, with an element that is not finite."""
+    before = _lists(device)
+    after = [x * 0.5 - 1 for x in before]
+    after[2][70] = math.inf
+    keep = [0.5 ** (t % 3) for t in range(len(before))]
+    results = []
+    for lr in (0.25, torch.tensor(0.25, dtype=torch.float64, device=device)):
+        direction = [torch.empty_like(x) for x in before]
+        sums = ops.step_direction_(direction, before, after, keep, lr, backend=backend)
+        results += [sums, *direction]
+    return results
+
+
+def move_(backend: str, device: torch.device) -> Sequence[Tensor]:
+    """The distance as a number and as a tensor."""
+    start = _lists(device)
+    direction = [x * 0.5 - 1 for x in start]
+    results = []
+    for distance in (-0.375, torch.tensor(-0.375, dtype=torch.float64, device=device)):
+        moved = [torch.empty_like(x) for x in start]
+        ops.move_(moved, start, direction, distance, backend=backend)
+        results += moved
+    return results
+
+
+# Three linear layers of widths 10, 37, 9 and 100 from the top, a ReLU and another activation between them.
+
+
+def _softmax(device: torch.device) -> tuple[Tensor, Tensor]:
+    """log p and the weights of the samples."""
+    return _numbers(device, 50, 10).log_softmax(1), _numbers(device, 50).abs()
+
+
+def _chain(
+    device: torch.device,
+) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[bool]]:
+    """Inputs, weights, slopes, and which slopes are those of a ReLU."""
+    inputs = [_numbers(device, 50, width) for width in (37, 9, 100)]
+    weights = [_numbers(device, 10, 37), _numbers(device, 37, 9)]
+    return inputs, weights, [inputs[0], _numbers(device, 50, 9)], [True, False]
+
+
+def chain_draws(backend: str, device: torch.device) -> Sequence[Tensor]:
+    """Three probes."""
+    run = ops.implementation(backend, device)
+    return [run.chain_draws(*_softmax(device), -3, _PROBE, 3, *_chain(device))]
+
+
+def chain_columns(backend: str, device: torch.device) -> Sequence[Tensor]:
+    """All nine columns."""
+    run = ops.implementation(backend, device)
+    return [run.chain_columns(*_softmax(device), 0, 9, *_chain(device))]
+
+
+def chain_taylor(backend: str, device: torch.device) -> Sequence[Tensor]:
+    """Weights stored either way, a layer without a bias, and one activation that bends."""
+    run = ops.implementation(backend, device)
+    layers = [4, 5, 2, -1, 0, 1], [True, False, True]
+    cotangents = [_numbers(device, 50, 10), _numbers(device, 50, 37)]
+    curvatures = [torch.empty(0, device=device), _numbers(device, 50, 9)]
+    arguments = *_softmax(device), -3, _PROBE, 3, *layers, *_chain(device), cotangents, curvatures
+    return [run.chain_taylor(*arguments)]

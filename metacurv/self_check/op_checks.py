@@ -1,0 +1,100 @@
+"""A check of every op: its kernel and its torch twin against numbers worked out by hand, and against each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from metacurv import _native, _reference
+from metacurv.self_check import by_hand, cases
+from metacurv.self_check.check import Check, compare, threads
+
+_NAMES = {"native": "the kernel", "reference": "the torch twin"}
+_ROUNDING = 1e-6  # of float32: between what is worked out by hand and what a backend makes
+
+
+@dataclass(frozen=True)
+class Op:
+    """An op and how closely its kernel on the CPU follows its twin.
+
+    Attributes:
+        by_hand: see the module ``by_hand``.
+        case: see the module ``cases``.
+        rtol: 0 where the two agree to the bit on the CPU.
+        has_cuda: whether there is a CUDA kernel.
+    """
+
+    by_hand: by_hand.ByHand
+    case: cases.Case
+    rtol: float = 0.0
+    has_cuda: bool = True
+
+    @property
+    def name(self) -> str:
+        """The op's, as in ``metacurv.ops`` and ``torch.ops.metacurv``."""
+        return self.case.__name__
+
+
+OPS = [
+    Op(by_hand.rademacher_, cases.rademacher_),
+    Op(by_hand.signed_sum, cases.signed_sum),
+    Op(by_hand.hutchinson_accumulate_, cases.hutchinson_accumulate_),
+    Op(by_hand.reciprocal_lr_, cases.reciprocal_lr_),
+    Op(by_hand.directional_lr_, cases.directional_lr_, rtol=1e-12),
+    Op(by_hand.signed_matmul, cases.signed_matmul, rtol=1e-5, has_cuda=False),
+    Op(by_hand.softmax_factor, cases.softmax_factor),
+    Op(by_hand.row_products, cases.row_products, rtol=1e-12),
+    Op(by_hand.step_direction_, cases.step_direction_),
+    Op(by_hand.move_, cases.move_),
+    Op(by_hand.chain_draws, cases.chain_draws, rtol=2e-5, has_cuda=False),
+    Op(by_hand.chain_columns, cases.chain_columns, rtol=2e-5, has_cuda=False),
+    Op(by_hand.chain_taylor, cases.chain_taylor, rtol=2e-5, has_cuda=False),
+]
+
+# Counter, key and output, from kat_vectors in Random123 1.14: the digits of pi.
+_PHILOX = (
+    (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+    (0xA4093822, 0x299F31D0),
+    (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+)
+
+
+def has_kernels(device: torch.device) -> bool:
+    """Whether kernels are loaded for ``device``."""
+    return _native.cuda_compiled() if device.type == "cuda" else _native.native_available()
+
+
+def op_checks(device: torch.device) -> list[Check]:
+    """A check an op; where no kernels are loaded for ``device``, of the twins alone."""
+    return [
+        Check(op.name, partial(_check, op, device))
+        for op in OPS
+        if op.has_cuda or device.type == "cpu"
+    ]
+
+
+def _check(op: Op, device: torch.device) -> None:
+    backends = ["native", "reference"] if has_kernels(device) else ["reference"]
+    for backend in backends:
+        for result, numbers in op.by_hand(backend, device):
+            expected = torch.tensor(numbers, dtype=result.dtype)
+            compare(_NAMES[backend], [result], [expected], rtol=_ROUNDING)
+    if len(backends) == 2:
+        with threads(2):  # which change no bit
+            kernel = op.case("native", device)
+        twin = op.case("reference", device)
+        rtol = op.rtol if device.type == "cpu" else max(op.rtol, _ROUNDING)
+        compare("the kernel", kernel, twin, rtol=rtol)
+
+
+def philox() -> None:
+    """The generator itself against a published known answer."""
+    counter, key, output = _PHILOX
+    for backend, words in (
+        ("native", _native.philox4x32_10(counter, key)),
+        ("reference", _reference.philox4x32_10(counter, key)),
+    ):
+        if words is not None:
+            compare(_NAMES[backend], [torch.tensor(words)], [torch.tensor(output)])
