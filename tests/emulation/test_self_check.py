@@ -1,0 +1,30 @@
+"""The self-check of ``python -m metacurv`` for a GPU: self_check.py, in a process that believes in one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from metacurv.self_check.checks import checks
+from tests.emulation.build import HERE, build_stand_in
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    torch.cuda.is_available(), reason="there is a GPU, which tests/test_self_check.py uses"
+)
+def test_all_is_on_the_device(tmp_path: Path) -> None:
+    library = build_stand_in(tmp_path)
+    done = subprocess.run(
+        [sys.executable, str(HERE / "self_check.py"), str(library)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    expected = [f"{check.name}: ok" for check in checks(torch.device("cuda", 0))]
+    assert done.stdout.splitlines() == expected
