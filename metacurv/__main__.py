@@ -1,4 +1,4 @@
-"""``python -m metacurv``: prints what is installed, and checks that it works."""
+"""The command ``python -m metacurv`` prints what is installed, and checks that it works."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(device: torch.device) -> list[bool]:
-    """Prints a line a check; whether it failed."""
+    """Prints a line for each check, and returns whether each of them failed."""
     print(f"\nself-check on {device}\n{textwrap.fill(explanation(device), 100)}\n")
     todo = checks(device)
     width = max(len(check.name) for check in todo) + 2

@@ -83,7 +83,7 @@ def philox4x32_10(counter: Sequence[int], key: Sequence[int]) -> tuple[int, ...]
 
 
 def how_to_get_kernels() -> str:
-    """What to do where the compiled module is missing."""
+    """Says what to do where the compiled module is missing."""
     source_tree = Path(__file__).resolve().parent.parent
     if (source_tree / "setup.py").exists():
         return (

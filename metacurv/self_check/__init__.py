@@ -1,1 +1,1 @@
-"""What ``python -m metacurv`` prints: what is installed, and whether it computes what it should."""
+"""The output of ``python -m metacurv``: what is installed, and whether it computes what it should."""

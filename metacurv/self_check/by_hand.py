@@ -76,7 +76,7 @@ def signed_matmul(backend: str, device: torch.device) -> Pairs:
 
 
 def softmax_factor(backend: str, device: torch.device) -> Pairs:
-    """t = (-1/2, 3/4), whose sum is 1/4, and t - t^2 / 4 twice."""
+    """The products are t = (-1/2, 3/4), whose sum is 1/4, and t - t^2 / 4 twice."""
     sqrt_p, root = torch.tensor([[0.5, 0.75]], device=device), torch.tensor([2.0], device=device)
     where = {"seed": 0, "probe": 0, "number": 0, "n_probes": 1}
     factor = ops.softmax_factor(sqrt_p, root, **where, backend=backend)
@@ -91,7 +91,7 @@ def row_products(backend: str, device: torch.device) -> Pairs:
 
 
 def step_direction_(backend: str, device: torch.device) -> Pairs:
-    """(0.5 * 4 - 1) / 0.25 = 4 and so on; 16 + 144 + 4 and 16 + 4."""
+    """The direction is (0.5 * 4 - 1) / 0.25 = 4 and so on; its squares are 16 + 144 + 4 and 16 + 4."""
     before = torch.tensor([4.0, -2.0, 0.0], device=device)
     after = torch.tensor([1.0, 2.0, 0.5], device=device)
     direction = torch.empty_like(before)
@@ -112,7 +112,7 @@ def move_(backend: str, device: torch.device) -> Pairs:
 
 
 def _one_layer(device: torch.device) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """log p, the weight of the only sample, and the layer's input."""
+    """The arguments are log p, the weight of the only sample, and the layer's input."""
     log_p = torch.full((1, 2), math.log(0.5), device=device)
     return log_p, torch.ones(1, device=device), [torch.tensor([[3.0, 4.0]], device=device)]
 

@@ -155,7 +155,7 @@ def move_(backend: str, device: torch.device) -> Sequence[Tensor]:
 
 
 def _softmax(device: torch.device) -> tuple[Tensor, Tensor]:
-    """log p and the weights of the samples."""
+    """Returns log p and the weights of the samples."""
     return _numbers(device, 50, 10).log_softmax(1), _numbers(device, 50).abs()
 
 

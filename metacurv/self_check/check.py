@@ -27,7 +27,7 @@ class Check:
     run: Callable[[], None]
 
     def failure(self) -> str:
-        """What was expected and what came; "" where all is well."""
+        """Says what was expected and what came; "" where all is well."""
         try:
             with threads(1):  # more would mostly wait for each other: all tensors here are small
                 self.run()

@@ -1,4 +1,4 @@
-"""What is installed, line by line."""
+"""The list of what is installed, line by line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from metacurv import _native
 
 
 def installed() -> list[tuple[str, str]]:
-    """What it is, and which."""
+    """Returns pairs of a name and what is installed under it."""
     info = metacurv.build_info()
     lines = [
         ("metacurv", f"{info['version']}, imported from {Path(metacurv.__file__).parent}"),
@@ -56,7 +56,7 @@ def installed() -> list[tuple[str, str]]:
 
 
 def _cpu_name() -> str:
-    """By Linux's list, else what Python knows."""
+    """Returns the CPU's name in Linux's list, else what Python knows of it."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -74,7 +74,7 @@ def _usable_cpus() -> int:
 
 
 def _torch_gpu() -> str:
-    """What torch itself was built for."""
+    """Says what torch itself was built for."""
     if torch.version.cuda:
         return f"built for CUDA {torch.version.cuda}"
     return f"built for ROCm {torch.version.hip}" if torch.version.hip else "built for the CPU"

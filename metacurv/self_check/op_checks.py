@@ -62,7 +62,7 @@ _PHILOX = (
 
 
 def has_kernels(device: torch.device) -> bool:
-    """Whether kernels are loaded for ``device``."""
+    """Tells whether kernels are loaded for ``device``."""
     return _native.cuda_compiled() if device.type == "cuda" else _native.native_available()
 
 
