@@ -17,14 +17,14 @@ _DESCRIPTION = """
 Prints what is installed (versions, compiled kernels, instruction set, CUDA), and checks in a few seconds that it works:
 the result of every op is compared with numbers worked out by hand, and that of its compiled kernel with that of its torch
 twin; the trace of a small Hessian with the matrix written out; and each learning-rate rule trains a small network. The
-checks run on the CPU, and on every GPU that torch sees.
+checks run on the CPU, and on every GPU that torch sees. (No GPU has run the CUDA kernels yet: docs/cuda.md.)
 
 The exit status is 0 where everything is well, and 1 where a check failed. Paste the whole output into a bug report.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
+    """Runs the command, and returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m metacurv",
         description=_DESCRIPTION,
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(device: torch.device) -> list[bool]:
-    """Prints a line for each check, and returns whether each of them failed."""
+    """Prints a line for each check, and returns which of them failed."""
     print(f"\nself-check on {device}\n{textwrap.fill(explanation(device), 100)}\n")
     todo = checks(device)
     width = max(len(check.name) for check in todo) + 2

@@ -78,7 +78,7 @@ def build_info() -> dict[str, Any]:
 
 
 def philox4x32_10(counter: Sequence[int], key: Sequence[int]) -> tuple[int, ...] | None:
-    """One block of the compiled generator: counter [4] and key [2] of uint32 to four uint32; None without it."""
+    """One block of the compiled generator: counter [4] and key [2] of uint32 to four uint32; None where it is not loaded."""
     return None if _C is None else tuple(_C.philox4x32_10(counter, key))
 
 

@@ -1,1 +1,1 @@
-"""The output of ``python -m metacurv``: what is installed, and whether it computes what it should."""
+"""The self-check that ``python -m metacurv`` runs, and the list of what is installed."""

@@ -1,4 +1,4 @@
-"""A call of every op whose result is worked out by hand, for kernels and twins alike.
+"""This module calls every op on small inputs, and has the results as they are worked out by hand, for kernels and twins alike.
 
 Signs are those of seed 0, probe 0, parameter 0. They are the bits of ``PHILOX``, lowest bit first, and begin with
 - + - + - + - - + +.
@@ -24,7 +24,7 @@ ByHand = Callable[[str, torch.device], Pairs]
 
 
 def rademacher_(backend: str, device: torch.device) -> Pairs:
-    """The signs of the known-answer vector: a bit that is set stands for -1."""
+    """The signs are the bits of ``PHILOX``, where a bit that is set stands for -1."""
     signs = torch.empty(128, device=device)
     ops.rademacher_([signs], seed=0, probe=0, backend=backend)
     bits = (word >> bit & 1 for word in PHILOX for bit in range(32))
@@ -32,13 +32,13 @@ def rademacher_(backend: str, device: torch.device) -> Pairs:
 
 
 def signed_sum(backend: str, device: torch.device) -> Pairs:
-    """Powers of two: 1023, less twice the lowest ten bits of the known answer, 213."""
+    """The ten powers of two add up to 1023, less twice those with a minus: the lowest ten bits of ``PHILOX``, 213."""
     powers = 2.0 ** torch.arange(10, device=device)
     return [(ops.signed_sum([powers], seed=0, probe=0, backend=backend), [597.0])]
 
 
 def hutchinson_accumulate_(backend: str, device: torch.device) -> Pairs:
-    """The second sample is -3 after a first of 1: mean -1, sum of squared deviations 8."""
+    """The samples 1 and -3 have the mean -1, and squared deviations that add up to 8."""
     mean, m2 = (torch.full((2,), x, dtype=torch.float64, device=device) for x in (1.0, 0.0))
     count = torch.ones((), dtype=torch.int64, device=device)
     products = [torch.tensor([3.0], device=device)]
@@ -47,7 +47,7 @@ def hutchinson_accumulate_(backend: str, device: torch.device) -> Pairs:
 
 
 def reciprocal_lr_(backend: str, device: torch.device) -> Pairs:
-    """1 / (1 + 0.5 * 6), and no change by a trace that is not a number."""
+    """The scale becomes 1 / (1 + 0.5 * 6), and a trace that is not a number leaves it there."""
     scale = torch.ones(1, device=device)
     for trace in (6.0, math.nan):
         reading = torch.tensor([trace], device=device)
@@ -56,7 +56,7 @@ def reciprocal_lr_(backend: str, device: torch.device) -> Pairs:
 
 
 def directional_lr_(backend: str, device: torch.device) -> Pairs:
-    """A first reading with slope = curvature = 8 sends the rate from 0.5 to sigma * 8 / 8."""
+    """A first reading with slope and curvature 8 moves the rate from 0.5 to sigma * 8 / 8."""
     scales = torch.tensor([[0.5], [0.0], [0.0], [0.0]], dtype=torch.float64, device=device)
     shared = torch.tensor([1.0, 1.0, 1.0, 0.0, 1.0, 1.0], dtype=torch.float64, device=device)
     reading = torch.tensor([1.0, 8.0, 8.0], dtype=torch.float64, device=device)
@@ -76,7 +76,7 @@ def signed_matmul(backend: str, device: torch.device) -> Pairs:
 
 
 def softmax_factor(backend: str, device: torch.device) -> Pairs:
-    """The products are t = (-1/2, 3/4), whose sum is 1/4, and t - t^2 / 4 twice."""
+    """The vector t = (-1/2, 3/4) has the sum 1/4, and the result is 2 (t - t^2 / 4)."""
     sqrt_p, root = torch.tensor([[0.5, 0.75]], device=device), torch.tensor([2.0], device=device)
     where = {"seed": 0, "probe": 0, "number": 0, "n_probes": 1}
     factor = ops.softmax_factor(sqrt_p, root, **where, backend=backend)
@@ -84,14 +84,14 @@ def softmax_factor(backend: str, device: torch.device) -> Pairs:
 
 
 def row_products(backend: str, device: torch.device) -> Pairs:
-    """5 * 1 + 9 * 4 with the squared norms of the rows, 1 + 4 without."""
+    """The rows have squared norms 5 and 9, so the sums are 5 * 1 + 9 * 4 and 1 + 4."""
     a = torch.tensor([[1.0, 2.0], [3.0, 0.0]], device=device)
     u = torch.tensor([[[1.0], [2.0]]], device=device)
     return [(ops.row_products(a, u, u, backend=backend), [[41.0, 5.0]])]
 
 
 def step_direction_(backend: str, device: torch.device) -> Pairs:
-    """The direction is (0.5 * 4 - 1) / 0.25 = 4 and so on; its squares are 16 + 144 + 4 and 16 + 4."""
+    """The first element is (0.5 * 4 - 1) / 0.25 = 4; the sums are 16 + 144 + 4 and 16 + 4."""
     before = torch.tensor([4.0, -2.0, 0.0], device=device)
     after = torch.tensor([1.0, 2.0, 0.5], device=device)
     direction = torch.empty_like(before)
@@ -100,7 +100,7 @@ def step_direction_(backend: str, device: torch.device) -> Pairs:
 
 
 def move_(backend: str, device: torch.device) -> Pairs:
-    """4 + 0.5 * 4 and so on."""
+    """The first element is 4 + 0.5 * 4 = 6."""
     start = torch.tensor([4.0, -2.0, 0.0], device=device)
     direction = torch.tensor([4.0, -12.0, -2.0], device=device)
     moved = torch.empty_like(start)
@@ -112,27 +112,27 @@ def move_(backend: str, device: torch.device) -> Pairs:
 
 
 def _one_layer(device: torch.device) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """The arguments are log p, the weight of the only sample, and the layer's input."""
+    """Returns log p, the weight of the only example, and the layer's input."""
     log_p = torch.full((1, 2), math.log(0.5), device=device)
     return log_p, torch.ones(1, device=device), [torch.tensor([[3.0, 4.0]], device=device)]
 
 
 def chain_draws(backend: str, device: torch.device) -> Pairs:
-    """The factor times (-1, 1) has norm 1, so its outer product with the input has 25."""
+    """The factor times (-1, 1) has the squared norm 1, so its outer product with the input has 25."""
     log_p, weight, inputs = _one_layer(device)
     run = ops.implementation(backend, device)
     return [(run.chain_draws(log_p, weight, 0, 0, 1, inputs, [], [], []), [[25.0, 1.0]])]
 
 
 def chain_columns(backend: str, device: torch.device) -> Pairs:
-    """The only column of a factor of diag(p) - p p', whose trace is 1/2."""
+    """The factor of diag(p) - p p' has one column, whose squared norm is the trace, 1/2."""
     log_p, weight, inputs = _one_layer(device)
     run = ops.implementation(backend, device)
     return [(run.chain_columns(log_p, weight, 0, 1, inputs, [], [], []), [[12.5, 0.5]])]
 
 
 def chain_taylor(backend: str, device: torch.device) -> Pairs:
-    """The signs - +, - + send the input to (-7, 7), whose variance under p is 49."""
+    """The signs - +, - + map the input to (-7, 7), whose variance under p is 49."""
     log_p, weight, inputs = _one_layer(device)
     run = ops.implementation(backend, device)
     layers = [0, -1], [False], inputs

@@ -1,4 +1,4 @@
-"""Calls of every op that its kernel and its torch twin are both asked for: several dtypes, layouts, ragged sizes, tails."""
+"""This module calls every op on larger inputs, for a kernel and its twin: dtypes, layouts, and sizes with a remainder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SEED, _PROBE = 2**64 - 3, 2**32 - 2
 
 
 def _numbers(device: torch.device, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Normal numbers on the CPU, where kernel and twin add in the same order; on a GPU whole ones, exact in any order."""
+    """Returns normal numbers on the CPU, where kernel and twin add in one order; on a GPU whole ones, exact in any order."""
     generator = torch.Generator().manual_seed(math.prod(shape))
     if device.type == "cpu":
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
@@ -25,7 +25,7 @@ def _numbers(device: torch.device, *shape: int, dtype: torch.dtype = torch.float
 
 
 def _lists(device: torch.device) -> list[Tensor]:
-    """Every dtype, each with an empty tensor, tails, more than one piece of work, and strides."""
+    """Returns tensors of every dtype: empty, small, large enough to be divided among threads, and strided."""
     shapes = [(0,), (1,), (131,), (40_001,)]
     tensors = []
     for dtype in _DTYPES:
@@ -35,7 +35,7 @@ def _lists(device: torch.device) -> list[Tensor]:
 
 
 def rademacher_(backend: str, device: torch.device) -> Sequence[Tensor]:
-    """Offsets that are no multiples of a block, and stacks of probes."""
+    """The offsets are no multiples of a block, and stacks of several probes are filled as well."""
     tensors = _lists(device)
     offsets = [2**40 + 7 * t for t in range(len(tensors))]
     ops.rademacher_(tensors, seed=_SEED, probe=_PROBE, offsets=offsets, backend=backend)
@@ -46,7 +46,7 @@ def rademacher_(backend: str, device: torch.device) -> Sequence[Tensor]:
 
 
 def signed_sum(backend: str, device: torch.device) -> Sequence[Tensor]:
-    """The probe as a number and as a tensor."""
+    """The probe is a number and a tensor."""
     tensors = _lists(device)
     offsets = [2**40 + 7 * t for t in range(len(tensors))]
     return [
@@ -56,7 +56,7 @@ def signed_sum(backend: str, device: torch.device) -> Sequence[Tensor]:
 
 
 def hutchinson_accumulate_(backend: str, device: torch.device) -> Sequence[Tensor]:
-    """Three samples."""
+    """The statistics take three samples in."""
     products = _lists(device)
     n = len(products) + 1
     mean, m2 = (torch.zeros(n, dtype=torch.float64, device=device) for _ in range(2))
@@ -69,7 +69,7 @@ def hutchinson_accumulate_(backend: str, device: torch.device) -> Sequence[Tenso
 
 
 def reciprocal_lr_(backend: str, device: torch.device) -> Sequence[Tensor]:
-    """Traces of all kinds, and a scale that holds nothing usable."""
+    """The traces are of all kinds, and one of the scales is not a number."""
     scales = []
     for trace in (0.3, 12.5, 1e30, -1.0, math.inf, math.nan):
         for before in (0.3, math.nan):
@@ -80,7 +80,7 @@ def reciprocal_lr_(backend: str, device: torch.device) -> Sequence[Tensor]:
 
 
 def directional_lr_(backend: str, device: torch.device) -> Sequence[Tensor]:
-    """Ten readings of two rates, of which one is not finite and the last are not searched by."""
+    """Two rates take ten readings; one of these is not finite, and the last two come after the search."""
     scales = torch.tensor([[1.0, 3e-5], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]).double().to(device)
     shared = torch.tensor([2.0, 2.0, 2.0, 0.0, 1.0, 1.0]).double().to(device)
     for k in range(10):
@@ -93,7 +93,7 @@ def directional_lr_(backend: str, device: torch.device) -> Sequence[Tensor]:
 
 
 def signed_matmul(backend: str, device: torch.device) -> Sequence[Tensor]:
-    """Both sides of a sign matrix whose sizes are no multiples of anything."""
+    """The sign matrix, whose sizes are prime numbers, multiplies from both sides."""
     where = {"seed": _SEED, "probe": _PROBE, "number": 3, "rows": 37, "cols": 131}
     return [
         ops.signed_matmul(
@@ -104,7 +104,7 @@ def signed_matmul(backend: str, device: torch.device) -> Sequence[Tensor]:
 
 
 def softmax_factor(backend: str, device: torch.device) -> Sequence[Tensor]:
-    """Rows of less than a word of signs, and of more than a thousand."""
+    """The rows are shorter than a word of signs, and longer than a thousand."""
     where = {"seed": _SEED, "probe": _PROBE, "number": 5, "n_probes": 3}
     factors = []
     for dtype in (torch.float32, torch.float64):
@@ -116,7 +116,7 @@ def softmax_factor(backend: str, device: torch.device) -> Sequence[Tensor]:
 
 
 def row_products(backend: str, device: torch.device) -> Sequence[Tensor]:
-    """Two cotangents that differ, and one with itself."""
+    """The products are of two cotangents that differ, and of one with itself."""
     sums = []
     for dtype in (torch.float32, torch.float64):
         a = _numbers(device, 53, 41, dtype=dtype)
@@ -126,7 +126,7 @@ def row_products(backend: str, device: torch.device) -> Sequence[Tensor]:
 
 
 def step_direction_(backend: str, device: torch.device) -> Sequence[Tensor]:
-    """The learning rate as a number and as a tensor, with an element that is not finite."""
+    """The learning rate is a number and a tensor, and one element of the parameters is not finite."""
     before = _lists(device)
     after = [x * 0.5 - 1 for x in before]
     after[2][70] = math.inf
@@ -140,7 +140,7 @@ def step_direction_(backend: str, device: torch.device) -> Sequence[Tensor]:
 
 
 def move_(backend: str, device: torch.device) -> Sequence[Tensor]:
-    """The distance as a number and as a tensor."""
+    """The distance is a number and a tensor."""
     start = _lists(device)
     direction = [x * 0.5 - 1 for x in start]
     results = []
@@ -155,33 +155,33 @@ def move_(backend: str, device: torch.device) -> Sequence[Tensor]:
 
 
 def _softmax(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Returns log p and the weights of the samples."""
+    """Returns log p and the weights of the examples."""
     return _numbers(device, 50, 10).log_softmax(1), _numbers(device, 50).abs()
 
 
 def _chain(
     device: torch.device,
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[bool]]:
-    """Inputs, weights, slopes, and which slopes are those of a ReLU."""
+    """Returns inputs, weights, slopes, and which of the slopes are those of a ReLU."""
     inputs = [_numbers(device, 50, width) for width in (37, 9, 100)]
     weights = [_numbers(device, 10, 37), _numbers(device, 37, 9)]
     return inputs, weights, [inputs[0], _numbers(device, 50, 9)], [True, False]
 
 
 def chain_draws(backend: str, device: torch.device) -> Sequence[Tensor]:
-    """Three probes."""
+    """The op draws three probes."""
     run = ops.implementation(backend, device)
     return [run.chain_draws(*_softmax(device), -3, _PROBE, 3, *_chain(device))]
 
 
 def chain_columns(backend: str, device: torch.device) -> Sequence[Tensor]:
-    """All nine columns."""
+    """The op takes all nine columns."""
     run = ops.implementation(backend, device)
     return [run.chain_columns(*_softmax(device), 0, 9, *_chain(device))]
 
 
 def chain_taylor(backend: str, device: torch.device) -> Sequence[Tensor]:
-    """Weights stored either way, a layer without a bias, and one activation that bends."""
+    """Weights are stored either way, one layer has no bias, and one activation has a second derivative."""
     run = ops.implementation(backend, device)
     layers = [4, 5, 2, -1, 0, 1], [True, False, True]
     cotangents = [_numbers(device, 50, 10), _numbers(device, 50, 37)]

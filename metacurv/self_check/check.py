@@ -1,4 +1,4 @@
-"""A check, and how results are compared with what was expected."""
+"""A check is a function with a name; ``compare`` serves those that compare tensors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class Mismatch(Exception):
-    """Something else came than was expected; the message says what and what."""
+    """A result is not what was expected; the message has both."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Check:
     run: Callable[[], None]
 
     def failure(self) -> str:
-        """Says what was expected and what came; "" where all is well."""
+        """Runs the check, and returns what was expected and what came; "" where all is well."""
         try:
             with threads(1):  # more would mostly wait for each other: all tensors here are small
                 self.run()
@@ -75,7 +75,7 @@ def compare(
 
 @contextmanager
 def threads(n: int) -> Iterator[None]:
-    """Within it torch and the kernels divide their work among ``n`` threads."""
+    """Torch and the kernels divide their work among ``n`` threads within it."""
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     try:

@@ -12,7 +12,7 @@ from metacurv.self_check.whole import WHOLE
 
 
 def checks(device: torch.device) -> list[Check]:
-    """Returns the checks, from the generator of random numbers to a training."""
+    """Lists the checks, from the generator of random numbers to a training."""
     backend = "native" if has_kernels(device) else "reference"
     generator = [Check("Philox4x32-10", philox)] if device.type == "cpu" else []
     whole = [Check(name, partial(run, backend, device)) for name, run in WHOLE]
@@ -20,7 +20,7 @@ def checks(device: torch.device) -> list[Check]:
 
 
 def explanation(device: torch.device) -> str:
-    """Says what the results of the ops are compared with."""
+    """Says in a sentence or two what the results of the ops are compared with."""
     if has_kernels(device):
         return "Each op: its compiled kernel and its torch twin against numbers worked out by hand, and against each other."
     return (

@@ -1,4 +1,4 @@
-"""The list of what is installed, line by line."""
+"""The list of what is installed, for bug reports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from metacurv import _native
 
 
 def installed() -> list[tuple[str, str]]:
-    """Returns pairs of a name and what is installed under it."""
+    """Returns lines of two columns, such as ("torch", "2.13.0, built for the CPU")."""
     info = metacurv.build_info()
     lines = [
         ("metacurv", f"{info['version']}, imported from {Path(metacurv.__file__).parent}"),
@@ -56,7 +56,7 @@ def installed() -> list[tuple[str, str]]:
 
 
 def _cpu_name() -> str:
-    """Returns the CPU's name in Linux's list, else what Python knows of it."""
+    """Returns the name from Linux's list of CPUs, or what Python knows."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:

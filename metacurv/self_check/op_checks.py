@@ -1,4 +1,4 @@
-"""A check of every op: its kernel and its torch twin against numbers worked out by hand, and against each other."""
+"""Every op has a check, of its kernel and its torch twin against numbers worked out by hand, and against each other."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Op:
 
     @property
     def name(self) -> str:
-        """The op's, as in ``metacurv.ops`` and ``torch.ops.metacurv``."""
+        """The name of the op in ``torch.ops.metacurv``."""
         return self.case.__name__
 
 
@@ -67,7 +67,7 @@ def has_kernels(device: torch.device) -> bool:
 
 
 def op_checks(device: torch.device) -> list[Check]:
-    """A check an op; where no kernels are loaded for ``device``, of the twins alone."""
+    """Returns a check for each op; where no kernels are loaded for ``device``, it is of the twin alone."""
     return [
         Check(op.name, partial(_check, op, device))
         for op in OPS
@@ -90,7 +90,7 @@ def _check(op: Op, device: torch.device) -> None:
 
 
 def philox() -> None:
-    """The generator itself against a published known answer."""
+    """Compares the generator with a known answer that its authors published."""
     counter, key, output = _PHILOX
     for backend, words in (
         ("native", _native.philox4x32_10(counter, key)),

@@ -1,4 +1,4 @@
-"""The package as it is used: a measurement, and a short training by each rule."""
+"""These checks use the package as its users do: for a measurement, and for a short training by each rule."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST_LEFT = 0.5  # of the first loss, after so many steps; both rules leave les
 
 
 def trace(backend: str, device: torch.device) -> None:
-    """A Hessian's trace, measured without sampling error, against the matrix written out in float64."""
+    """Compares a Hessian's trace, measured without sampling error, with that of the matrix written out in float64."""
     model, x, y = _problem(device, torch.float64)
     estimate = estimate_trace(model, F.cross_entropy, x, y, method="exact", backend=backend)
     expected = _dense_trace(F.cross_entropy(model(x), y), list(model.parameters()))
@@ -26,7 +26,7 @@ def trace(backend: str, device: torch.device) -> None:
 
 
 def directional(backend: str, device: torch.device) -> None:
-    """Adam without a learning rate to give."""
+    """Trains with Adam, whose learning rate the directional rule finds."""
     model, x, y = _problem(device, torch.float32)
     optimizer = MetaCurvatureLR(
         torch.optim.Adam(model.parameters()),
@@ -44,7 +44,7 @@ def directional(backend: str, device: torch.device) -> None:
 
 
 def reciprocal(backend: str, device: torch.device) -> None:
-    """SGD with its rate divided by 1 + alpha times the trace."""
+    """Trains with SGD, whose learning rate the reciprocal rule divides by 1 + alpha times the trace."""
     model, x, y = _problem(device, torch.float32)
     optimizer = MetaCurvatureLR(
         torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9),
@@ -59,7 +59,7 @@ def reciprocal(backend: str, device: torch.device) -> None:
 
 
 def _problem(device: torch.device, dtype: torch.dtype) -> tuple[nn.Module, Tensor, Tensor]:
-    """A perceptron, and three classes of points, each about a corner of its own. Random numbers are left as they were."""
+    """Returns a perceptron, and points of three classes, each about a corner of its own. The random state stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).to(device, dtype)
@@ -69,7 +69,7 @@ def _problem(device: torch.device, dtype: torch.dtype) -> tuple[nn.Module, Tenso
 
 
 def _dense_trace(loss: Tensor, parameters: list[nn.Parameter]) -> float:
-    """The sum of the diagonal of the Hessian, a row for each parameter."""
+    """Adds up the diagonal of the Hessian, a row for each parameter."""
     gradients = torch.autograd.grad(loss, parameters, create_graph=True)
     total = 0.0
     for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -80,7 +80,7 @@ def _dense_trace(loss: Tensor, parameters: list[nn.Parameter]) -> float:
 
 
 def _train(model: nn.Module, optimizer: MetaCurvatureLR, x: Tensor, y: Tensor) -> None:
-    """Raises ``Mismatch`` where the loss does not fall."""
+    """Raises ``Mismatch`` where the loss does not fall far enough."""
     first = F.cross_entropy(model(x), y).item()
     for _ in range(_STEPS):
         optimizer.zero_grad()
