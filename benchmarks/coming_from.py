@@ -1,7 +1,7 @@
 """The tables of docs/coming-from, from stored results: python benchmarks/coming_from.py
 
-The page of a library that measures shows times of single comparisons with it, from full.json. The page of an optimizer shows the
-test results of both on every task and the paired gain over it, from the runs in benchmarks/results/rules.
+The page of a library that measures shows times of single comparisons with it, from full.json. The page of an optimizer shows
+the test results of both on every task and the paired gain over it, from the runs in benchmarks/results/rules.
 """
 
 from __future__ import annotations
