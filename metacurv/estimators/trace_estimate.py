@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from metacurv.estimators import trace_display
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -41,10 +47,41 @@ class TraceEstimate:
     converged: bool = True
 
     def __str__(self) -> str:
-        if self.stderr == 0 and self.n_samples == 0:
+        if trace_display.is_exact(self):
             return f"tr({self.kind}) = {self.value:.6g} ({self.method})"
         plural = "s" if self.n_samples != 1 else ""
         return (
             f"tr({self.kind}) = {self.value:.6g} +- {self.stderr:.2g} "
             f"({self.method}, {self.n_samples} probe{plural})"
         )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the estimate, and its largest layers with their errors."""
+        return trace_display.as_html(self)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draws the trace by layer, or by parameter where it has no layers, as horizontal bars with their standard errors.
+
+        The model's first layer is at the top. Where there are more than 20, the largest are drawn, and one pale bar without
+        an error stands for the sum of the others.
+
+        Args:
+            ax: matplotlib axes to draw into; a new figure where none are given.
+
+        Returns:
+            The axes, to be changed or saved: ``estimate.plot().figure.savefig("trace.png")``.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+            ValueError: the method gave the total only ("taylor").
+
+        Example:
+            >>> import torch
+            >>> from metacurv import estimate_trace
+            >>> model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+            >>> x, y = torch.ones(4, 2), torch.tensor([0, 1, 2, 0])
+            >>> axes = estimate_trace(model, torch.nn.CrossEntropyLoss(), x, y).plot()
+            >>> [label.get_text() for label in axes.get_yticklabels()]
+            ['0', '2']
+        """
+        return trace_display.draw(self, ax)
