@@ -15,7 +15,7 @@ import metacurv
 from metacurv.estimators import trace_display
 
 matplotlib = pytest.importorskip("matplotlib")
-HOSTILE = "<script>alert('a')</script>&$x^{"
+HOSTILE = "<script>alert('a')</script>&$x^{$"
 
 
 @pytest.fixture(autouse=True)
