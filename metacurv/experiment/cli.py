@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import comparison, options
+from . import comparison, options, redraw
 from .run_folder import FolderError, RunFolder
 from .training import DivergedError
 
@@ -23,6 +23,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return compare_rules(argv[1:])
     parser = options.build_parser()
     arguments = parser.parse_args(argv)
+    if arguments.redraw is not None:
+        try:
+            redraw.redraw(arguments.redraw)
+        except FolderError as error:
+            parser.error(str(error))
+        return 0
     config = options.to_config(parser, arguments)
     root = arguments.out or Path("runs") / f"mnist1d-{config.digest}"
     try:

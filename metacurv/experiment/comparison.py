@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from . import data, environment, figure, report, storage
+from . import data, environment, results_files, storage
 from .config import Config, Run
 from .results import Curves
 from .run_folder import RunFolder
@@ -52,9 +52,11 @@ def _announce(config: Config, folder: RunFolder, *, resuming: bool) -> None:
         kernels = "the PyTorch reference (as asked for)"
     else:
         kernels = "native kernels"
-    print(f"backend: {kernels}; metacurv {now['metacurv']}, torch {now['torch']}")
-    print(f"machine: {now['cpu']}, {config.threads} thread{'s' * (config.threads > 1)}")
-    print(f"results: {folder.root}", flush=True)
+    plural = "s" * (len(config.runs) > 1)
+    print(
+        f"{len(config.runs)} run{plural} of {config.steps} steps each; backend: {kernels}; results: {folder.root}",
+        flush=True,
+    )
     path = folder.root / "environment.json"
     first = storage.read_json(path)
     if first is None:
@@ -108,7 +110,7 @@ def _train(
 
 
 def _report(config: Config, folder: RunFolder, *, redraw: bool) -> None:
-    """Write and print the results; a finished experiment keeps the picture it has."""
+    """Write the results and print them in short; a finished experiment keeps the picture it has."""
     curves = [
         Curves.from_rows(
             method, [folder.rows(Run(seed, method)) or [] for seed in range(config.seeds)]
@@ -116,10 +118,5 @@ def _report(config: Config, folder: RunFolder, *, redraw: bool) -> None:
         for method in config.methods
     ]
     folder.write_metrics()
-    storage.write_json(folder.root / "summary.json", report.summary(config, curves))
-    text = report.text(config, curves)
-    storage.write_atomically(folder.root / "report.txt", f"{text}\n")
-    picture = folder.root / "loss_comparison.png"
-    if redraw or not picture.exists():
-        storage.write_atomically(picture, figure.draw(config, curves))
-    print(f"\n{text}\n\nPicture: {picture}")
+    results_files.write(folder.root, config, curves, redraw=redraw)
+    results_files.show(folder.root, config, curves)

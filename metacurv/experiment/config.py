@@ -15,7 +15,8 @@ SWEEP = (1e-4, 1e-3, 1e-2, 1e-1)
 class Method:
     """An optimizer under comparison.
 
-    Adam; ``MetaCurvatureLR(Adam)`` by the reciprocal rule, which has an ``alpha``; or by the directional rule.
+    Adam at its constant rate; ``MetaCurvatureLR(Adam)`` by the reciprocal rule, which has an ``alpha``; or by the
+    directional rule, with a horizon.
     """
 
     alpha: float | None
@@ -26,14 +27,12 @@ class Method:
         """The ``method`` column of metrics.csv."""
         if self.is_directional:
             return "directional"
-        return "Adam" if self.alpha is None else "MetaCurvatureLR"
+        return "Adam" if self.alpha is None else "reciprocal"
 
     @property
     def label(self) -> str:
-        """The name in tables and legends: tells the alphas apart, and says what is evaluated."""
-        if self.is_directional:
-            return f"{self.name}, averaged"
-        return self.name if self.alpha is None else f"reciprocal alpha={self.alpha:g}"
+        """The name wherever people see it: in tables, legends and words."""
+        return self.name if self.alpha is None else f"{self.name}, alpha={self.alpha:g}"
 
 
 ADAM = Method(None)
@@ -49,9 +48,14 @@ class Run:
 
     @property
     def name(self) -> str:
-        """A file name; ``repr`` keeps alphas apart that ``:g`` would merge."""
-        alpha = "" if self.method.alpha is None else f"-alpha{self.method.alpha!r}"
-        return f"seed{self.seed:03d}-{self.method.name.lower()}{alpha}"
+        """A file name; ``repr`` keeps alphas apart that ``:g`` would merge.
+
+        The reciprocal rule's files keep the name they have always had, so that earlier run folders go on.
+        """
+        name = self.method.name.lower()
+        if self.method.alpha is not None:
+            name = f"metacurvaturelr-alpha{self.method.alpha!r}"
+        return f"seed{self.seed:03d}-{name}"
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,13 @@ class Config:
         """The values as json.load returns them: tuples are lists there."""
         loaded: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return loaded
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Config:
+        """What ``to_json`` gave; an unknown name is a TypeError."""
+        lists = {"hidden", "alphas"}
+        checked: Any = {name: tuple(v) if name in lists else v for name, v in values.items()}
+        return cls(**checked)
 
     @property
     def digest(self) -> str:

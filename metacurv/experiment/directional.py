@@ -54,8 +54,8 @@ def words(beside: BesideAdam) -> str:
     times = f"{beside.seconds_ratio:.2f} times Adam's (median of the seeds' ratios)"
     return "\n".join(
         [
-            "The directional rule against Adam, read at the average of its iterates; it finds its "
-            "learning rate by itself.",
+            "The directional rule against Adam, evaluated at the average of its iterates; it finds "
+            "its learning rate by itself.",
             f"- final test acc., %: {compared(FINAL_TEST_ACCURACY, beside.test_accuracy)}",
             f"- {_reaching(beside)}",
             f"- test loss at the end: {compared(FINAL_TEST_LOSS, beside.test_loss)}",

@@ -23,7 +23,7 @@ _ALPHAS = ("#F2B134", "#E07B1A", "#C03A2B", "#6E1423")
 _ONE_ALPHA = "#D55E00"  # Okabe and Ito's vermilion
 _DIRECTIONAL = "#009E73"  # their bluish green
 _BODY, _LEGEND_ROW = 12.1, 0.22  # inches
-_LEGEND_COLUMNS = 6  # of the longest labels, which fit
+_LEGEND_COLUMNS = 4  # of the longest labels, which fit
 _TITLE: dict[str, Any] = {"size": 15, "weight": "bold"}
 _STYLE: Any = {  # matplotlib types the keys as literals, in its later releases only
     "font.size": 10.5,
@@ -75,7 +75,9 @@ def draw(config: Config, curves: Sequence[Curves]) -> bytes:
         _dress(test, "Test loss", "cross-entropy (nats)", "training step")
         _dress(test_time, "Test loss, against time", "", "training time (s)")
         _dress(rate, "Learning rate, as applied", "learning rate", "training step", log=True)
-        _dress(trace, "Trace of the Hessian, as read", "trace (nats / weight²)", "training step")
+        _dress(
+            trace, "Trace of the Hessian, as measured", "trace (nats / weight²)", "training step"
+        )
         accuracy_time.tick_params(labelleft=False)
         train_time.tick_params(labelleft=False)
         test_time.tick_params(labelleft=False)
@@ -131,8 +133,8 @@ def _dress(axes: Axes, title: str, y_label: str, x_label: str, *, log: bool = Fa
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _legend_rows(curves: Sequence[Curves]) -> int:
-    return -(-len(curves) // _LEGEND_COLUMNS)
+def _legend_rows(labels: Sequence[object]) -> int:
+    return -(-len(labels) // _LEGEND_COLUMNS)
 
 
 def _head(head: SubFigure, height: float, config: Config, labelled: Axes) -> None:
@@ -141,7 +143,7 @@ def _head(head: SubFigure, height: float, config: Config, labelled: Axes) -> Non
     probes = f"{config.n_hutchinson_samples} probe{'s' * (config.n_hutchinson_samples > 1)}"
     quick = " (quick run)" if config.quick else ""
     setting = (
-        f"MLP {layers} {config.activation}, batch {config.batch_size}, lr {config.lr:g}, "
+        f"MLP {layers} {config.activation}, batch {config.batch_size}, learning rate {config.lr:g}, "
         f"trace every {config.update_freq} steps from {probes}; "
         f"median and quartiles of {config.seeds} seed{'s' * (config.seeds > 1)}"
     )
@@ -154,13 +156,13 @@ def _head(head: SubFigure, height: float, config: Config, labelled: Axes) -> Non
     )
     head.text(0.012, 1 - 0.43 / height, setting, va="top", size=10, color="#555555")
     handles, labels = labelled.get_legend_handles_labels()
-    labels[2:] = [label.replace("reciprocal ", "") for label in labels[2:]]
+    rows = _legend_rows(labels)
     head.legend(
         handles,
         labels,
         loc="upper left",
         bbox_to_anchor=(0, 1 - 0.6 / height),
-        ncols=min(len(labels), _LEGEND_COLUMNS),
+        ncols=-(-len(labels) // rows),
         fontsize=10,
         columnspacing=1.1,
         handlelength=1.4,

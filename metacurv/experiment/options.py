@@ -17,10 +17,9 @@ from .model import ACTIVATIONS
 DEFAULTS = Config()
 QUICK = {"seeds": 5, "steps": 2000, "eval_every": 100}
 DESCRIPTION = """
-Train the same network on mnist1d with Adam and with MetaCurvatureLR(Adam), by the rule this package
-starts from and by the directional rule, from the same initial weights and on the same batches, over
-several seeds. Ends with a table, paired 95% intervals, a
-verdict on the hypothesis, and a picture. Killed, it goes on when the same command is given again.
+Train the same network on mnist1d with Adam and with MetaCurvatureLR(Adam), by the directional rule and by the reciprocal rule,
+from the same initial weights and on the same batches, over several seeds. Prints a table and a few sentences, and leaves a
+picture and a report with paired 95% intervals and a verdict. Killed, it goes on when the same command is given again.
 """
 
 
@@ -139,6 +138,13 @@ def _add_running(add: Callable[..., Any]) -> None:
         type=Path,
         metavar="FOLDER",
         help="run folder (default: runs/mnist1d-HASH, the hash of the options that change numbers)",
+    )
+    add(
+        "--redraw",
+        type=Path,
+        metavar="FOLDER",
+        help="train nothing: write the report, the summary and the picture in FOLDER anew, from its config.json and "
+        "metrics.csv; other options are not looked at",
     )
     add("--fresh", action="store_true", help="discard the results in the run folder and start anew")
     add(

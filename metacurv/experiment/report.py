@@ -1,18 +1,17 @@
-"""The table and the verdict in print, and the same figures as summary.json."""
+"""The report: the table, the sentences, the intervals and the verdict; and the same figures as summary.json."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from . import directional, verdict
+from . import directional, sentences, verdict
 from .config import Config
 from .results import MEASURES, Curves, Measure
 from .statistics import CONFIDENCE, spread
-from .text_table import aligned
+from .text_table import aligned, paragraph
 from .verdict import Judgement
 
 WIDTH = 100
@@ -21,35 +20,42 @@ WIDTH = 100
 def text(config: Config, curves: Sequence[Curves]) -> str:
     """The report; ``curves`` holds Adam first, then one entry an alpha, then the directional rule."""
     adam, *others = curves
-    means = [["", *(_short_label(entry) for entry in curves)]]
-    means += [
-        [measure.heading, *(_mean_sd(measure, entry) for entry in curves)] for measure in MEASURES
-    ]
-    differences = [["", *(_short_label(entry) for entry in others)]]
+    differences = _heads(others)
     for measure in MEASURES:
         intervals = [verdict.difference(measure, entry, adam) for entry in others]
         differences.append([measure.heading, *map(measure.signed, intervals)])
     beside = directional.beside_adam(curves)
-    rules = "by alpha" if beside is None else "by alpha and by the directional rule"
     quick = "; a quick run, for the whole experiment leave --quick out" if config.quick else ""
     return "\n".join(
         [
-            f"Adam against MetaCurvatureLR(Adam), {rules}, "
-            f"{config.seeds} seeds of {config.steps} steps: mean ± standard deviation over seeds",
-            *aligned(means),
+            *table(config, curves),
             "  (mean train loss: over training, by trapezoids between evaluations; the lower, the faster)",
             "",
-            f"MetaCurvatureLR minus Adam, paired by seed: mean [{CONFIDENCE:.0%} t interval]",
-            *aligned(differences),
+            *(line for told in sentences.results(config, curves) for line in _wrapped(told)),
+            "",
+            f"Each rule minus Adam, paired by seed: mean [{CONFIDENCE:.0%} t interval]",
+            *(line.rstrip() for line in aligned(differences)),
             "",
             f"Verdict (from the intervals{quick})",
             *([] if beside is None else [*_wrapped(directional.words(beside)), ""]),
-            *_wrapped(
-                "The reciprocal rule (alpha=...), which this package started from, was to beat Adam:"
-            ),
+            *_wrapped("The reciprocal rule, which this package started from, was to beat Adam:"),
             *(line for words in _verdict(curves) for line in _wrapped(words)),
         ]
     )
+
+
+def table(config: Config, curves: Sequence[Curves]) -> list[str]:
+    """What was measured, a column a method."""
+    plural = "s" * (config.seeds > 1)
+    means = _heads(curves)
+    means += [
+        [measure.heading, *(_mean_sd(measure, entry) for entry in curves)] for measure in MEASURES
+    ]
+    return [
+        f"Adam and MetaCurvatureLR(Adam) on mnist1d, {config.seeds} seed{plural} of {config.steps} steps: "
+        "mean ± standard deviation over seeds",
+        *(line.rstrip() for line in aligned(means)),
+    ]
 
 
 def summary(config: Config, curves: Sequence[Curves]) -> dict[str, Any]:
@@ -65,11 +71,11 @@ def summary(config: Config, curves: Sequence[Curves]) -> dict[str, Any]:
         "seeds": config.seeds,
         "steps": config.steps,
         "confidence": CONFIDENCE,
+        "sentences": sentences.results(config, curves),
         "methods": [_figures(entry) for entry in curves],
         "differences_from_adam": [
             {
-                "method": entry.method.name,
-                "alpha": entry.method.alpha,
+                **_key(entry),
                 **{
                     measure.attribute: dataclasses.asdict(verdict.difference(measure, entry, adam))
                     for measure in MEASURES
@@ -98,9 +104,11 @@ def _verdict(curves: Sequence[Curves]) -> list[str]:
     return verdict.words(_judgements(curves), curves[0])
 
 
-def _short_label(curves: Curves) -> str:
-    alpha = curves.method.alpha
-    return curves.method.label if alpha is None else f"alpha={alpha:g}"
+def _heads(curves: Sequence[Curves]) -> list[list[str]]:
+    """The labels over a table's columns, those with a comma on two lines."""
+    parts = [entry.method.label.partition(", ") for entry in curves]
+    first = ["", *(f"{name}{',' * bool(comma)}" for name, comma, _ in parts)]
+    return [first, ["", *(rest for _, _, rest in parts)]]
 
 
 def _figures(curves: Curves) -> dict[str, Any]:
@@ -111,7 +119,12 @@ def _figures(curves: Curves) -> dict[str, Any]:
         "final_lr": curves.lr[:, -1],
     }
     spreads = {name: dataclasses.asdict(spread(values)) for name, values in columns.items()}
-    return {"method": curves.method.name, "alpha": curves.method.alpha, **spreads}
+    return {**_key(curves), **spreads}
+
+
+def _key(curves: Curves) -> dict[str, Any]:
+    method = curves.method
+    return {"method": method.name, "alpha": method.alpha, "label": method.label}
 
 
 def _outcomes(judgement: Judgement) -> dict[str, Any]:
@@ -129,10 +142,10 @@ def _mean_sd(measure: Measure, curves: Curves) -> str:
     return f"{values.mean:.{places}f}{sd}"
 
 
-def _wrapped(paragraph: str) -> list[str]:
-    """The paragraph's lines, broken to WIDTH; a list item's later lines are set in."""
+def _wrapped(text: str) -> list[str]:
+    """The lines of ``text``, broken to WIDTH; a list item's later lines are set in."""
     lines = []
-    for line in paragraph.splitlines():
+    for line in text.splitlines():
         inset = "    " if line.startswith("- ") else "  "
-        lines += textwrap.wrap(line, WIDTH, initial_indent="  ", subsequent_indent=inset)
+        lines += paragraph(line, WIDTH, "  ", inset)
     return lines

@@ -97,14 +97,14 @@ class RunFolder:
         try:
             text = (self.parts / f"{run.name}.csv").read_text(encoding="utf-8")
             records = list(csv.DictReader(io.StringIO(text), strict=True))
-            rows = [_as_row(record) for record in records]
+            rows = [as_row(record) for record in records]
         except (OSError, ValueError, KeyError, TypeError, csv.Error):
             return None
         return rows if [row["step"] for row in rows] == list(self.config.eval_steps) else None
 
     def finish(self, run: Run, rows: Sequence[Row]) -> None:
         """Keep a finished run's evaluations; its checkpoint has served."""
-        storage.write_atomically(self.parts / f"{run.name}.csv", _as_csv(COLUMNS, rows))
+        storage.write_atomically(self.parts / f"{run.name}.csv", as_csv(COLUMNS, rows))
         self._checkpoint(run).unlink(missing_ok=True)
 
     def write_checkpoint(self, run: Run, state: dict[str, Any]) -> None:
@@ -127,15 +127,16 @@ class RunFolder:
             key = {"seed": run.seed, "method": run.method.name, "alpha": run.method.alpha}
             gathered += [{**key, **row} for row in self.rows(run) or []]
         storage.write_atomically(
-            self.root / "metrics.csv", _as_csv((*KEY_COLUMNS, *COLUMNS), gathered)
+            self.root / "metrics.csv", as_csv((*KEY_COLUMNS, *COLUMNS), gathered)
         )
 
 
-def _as_row(record: dict[str, str]) -> Row:
+def as_row(record: dict[str, str]) -> Row:
+    """The numbers of one evaluation."""
     return {name: int(record[name]) if name == "step" else float(record[name]) for name in COLUMNS}
 
 
-def _as_csv(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
+def as_csv(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
     """Floats by ``repr``, which reads back exactly; None as an empty field."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")

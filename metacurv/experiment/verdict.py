@@ -137,8 +137,8 @@ def _speed(curves: Curves, adam: Curves) -> str:
     if np.isinf(needed):
         return "neither reaches the train loss that the other ends with in most seeds"
     return (
-        f"{first.method.name} needs {needed:.0f} of {adam.steps[-1]:.0f} steps to reach the train "
-        f"loss that {second.method.name} ends with (median)"
+        f"{first.method.label} needs {needed:.0f} of {adam.steps[-1]:.0f} steps to reach the train "
+        f"loss that {second.method.label} ends with (median)"
     )
 
 
@@ -148,15 +148,16 @@ def _test_loss(curves: Curves, adam: Curves) -> str:
     best = difference(BEST_TEST_LOSS, curves, adam)
     return (
         f"test loss at the end: {compared(FINAL_TEST_LOSS, final)}; at each one's best: "
-        f"{compared(BEST_TEST_LOSS, best)}. {_overfitting(adam)}, {_overfitting(curves)}"
+        f"{compared(BEST_TEST_LOSS, best)}. It is lowest {_lowest(adam)}, and {_lowest(curves)}"
     )
 
 
-def _overfitting(curves: Curves) -> str:
+def _lowest(curves: Curves) -> str:
+    """When a method's test loss is lowest, and how far it rises then, as it does where the network overfits."""
     step = np.median(curves.best_test_step)
     risen = np.median(curves.final_test_loss - curves.best_test_loss)
-    after = f" and rises by {risen:.2f} after it" if step < curves.steps[-1] else ", the last"
-    return f"{curves.method.name}'s is best at step {step:.0f}{after}"
+    after = f"rises by {risen:.2f} after it" if step < curves.steps[-1] else "the last"
+    return f"at step {step:.0f} with {curves.method.label} ({after})"
 
 
 def _rate(curves: Curves) -> str:

@@ -78,7 +78,7 @@ def test_the_sweep_trains_adam_once() -> None:
 
 def test_methods_alternate_from_seed_to_seed() -> None:
     order = [(run.seed, run.method.label) for run in parsed("--seeds", "3").runs]
-    there = ["Adam", "reciprocal alpha=0.01", "directional, averaged"]
+    there = ["Adam", "reciprocal, alpha=0.01", "directional"]
     expected = [(seed, label) for seed in range(3) for label in there[:: -1 if seed == 1 else 1]]
     assert order == expected
 
@@ -154,12 +154,21 @@ def test_a_run_leaves_every_file_and_prints_every_part(
     assert torch.get_num_threads() == threads
     out, err = capsys.readouterr()
     native = metacurv.native_available()
-    assert out.startswith(f"backend: {'native kernels' if native else 'the PyTorch reference'}")
+    backend = f"backend: {'native kernels' if native else 'the PyTorch reference'}"
+    assert out.startswith(f"8 runs of 60 steps each; {backend}")
     assert f"results: {tmp_path}" in out
-    assert "Verdict" in out
     assert "seed" not in err  # no progress bar where there is no terminal
     report = (tmp_path / "report.txt").read_text(encoding="utf-8")
-    assert report.strip() in out
+    assert "Verdict" in report
+    assert "paired by seed" in report
+    start, table, told = out.rstrip().split("\n\n")
+    assert len(start.splitlines()) == 2
+    assert table in report
+    sentences = re.findall(r"[^.](?:[^.]|\.(?=\S))*\.(?:\s|$)", told)
+    assert len(sentences) == 5
+    assert "a glimpse, not evidence" in sentences[-1]
+    assert str(tmp_path / "loss_comparison.png") in sentences[-1]
+    assert str(tmp_path / "report.txt") in sentences[-1]
 
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["alphas"] == [0.01, 0.1]
@@ -178,8 +187,8 @@ def test_a_run_leaves_every_file_and_prints_every_part(
         for seed in ("0", "1")
         for method, alpha in (
             ("Adam", ""),
-            ("MetaCurvatureLR", "0.01"),
-            ("MetaCurvatureLR", "0.1"),
+            ("reciprocal", "0.01"),
+            ("reciprocal", "0.1"),
             ("directional", ""),
         )
         for step in ("0", "20", "40", "60")
@@ -188,8 +197,9 @@ def test_a_run_leaves_every_file_and_prints_every_part(
 
     summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     assert [entry["alpha"] for entry in summary["differences_from_adam"]] == [0.01, 0.1, None]
-    assert "directional, averaged" in report
-    assert "The directional rule against Adam, read at the average of its iterates" in report
+    labels = [entry["label"] for entry in summary["methods"]]
+    assert labels == ["Adam", "reciprocal, alpha=0.01", "reciprocal, alpha=0.1", "directional"]
+    assert "The directional rule against Adam, evaluated at the average of its iterates" in report
     assert summary["directional"]["words"].startswith("The directional rule against Adam")
     assert summary["verdict"]["hypothesis"] in {"supported", "not supported", "undecided"}
     with Image.open(tmp_path / "loss_comparison.png") as picture:
@@ -235,7 +245,7 @@ def test_as_a_program_it_needs_no_terminal_that_knows_unicode(
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert "Verdict" in done.stdout
+    assert "a glimpse, not evidence" in done.stdout
 
 
 def test_the_packages_that_may_be_missing_are_those_of_the_extra() -> None:

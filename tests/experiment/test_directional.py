@@ -133,12 +133,12 @@ def test_the_report_and_the_summary_hold_it(tmp_path: Path) -> None:
     ours.lr[:, 0] = np.nan
     made = [ADAMS, curves(Method(0.01), (0.2, 0.3, 0.4)), ours]
     text, summary = report.text(config, made), report.summary(config, made)
-    table, differences, verdict, reciprocal = text.split("\n\n")
-    assert "directional, averaged" in table.splitlines()[1]
-    assert "directional, averaged" in differences.splitlines()[1]
-    assert verdict.splitlines()[1].startswith(
-        "  The directional rule against Adam, read at the average"
-    )
+    table, told, differences, verdict, reciprocal = text.split("\n\n")
+    assert table.splitlines()[1].split() == ["Adam", "reciprocal,", "directional"]
+    assert table.splitlines()[2].split() == ["alpha=0.01"]
+    assert differences.splitlines()[1].split() == ["reciprocal,", "directional"]
+    assert " ".join(told.split()) == " ".join(summary["sentences"])
+    assert verdict.splitlines()[1].startswith("  The directional rule against Adam, evaluated at")
     assert reciprocal.startswith("  The reciprocal rule")
     storage.write_json(tmp_path / "summary.json", summary)
     kept = json.loads((tmp_path / "summary.json").read_text())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from metacurv.experiment import cli, comparison
+from metacurv.experiment import cli, comparison, results_files
 from metacurv.experiment.training import TrainingRun
 
 Numbers = Callable[[Path], list[dict[str, str]]]
@@ -56,6 +56,7 @@ def test_killed_twice_it_ends_with_the_same_numbers(
     assert not list(parts.glob("*.checkpoint"))
     results = [json.loads((folder / "summary.json").read_text()) for folder in (cut, whole)]
     for result in results:
+        assert "times as long" in result["sentences"].pop()
         for timed in ("seconds_ratio", "words"):
             del result["directional"][timed]
         for entry in (*result["methods"], *result["differences_from_adam"]):
@@ -153,7 +154,7 @@ def test_a_finished_experiment_only_reprints(
     def never(*_: object) -> None:
         raise AssertionError("must not be called")
 
-    for module, name in ((comparison.data, "load"), (comparison.figure, "draw")):
+    for module, name in ((comparison.data, "load"), (results_files.figure, "draw")):
         monkeypatch.setattr(module, name, never)
     assert experiment("--out", tmp_path) == 0
     second = capsys.readouterr().out

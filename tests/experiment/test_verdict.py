@@ -82,7 +82,10 @@ def test_worse_everywhere_is_not_supported() -> None:
     text = "\n".join(verdict.words([judgement], adam))
     assert "NOT SUPPORTED." in text
     assert "converges faster: not supported (mean train loss +0.375" in text
-    assert "Adam needs 100 of 200 steps to reach the train loss that MetaCurvatureLR ends" in text
+    assert (
+        "Adam needs 100 of 200 steps to reach the train loss that reciprocal, alpha=0.01 ends"
+        in text
+    )
 
 
 def test_better_everywhere_is_supported() -> None:
@@ -92,7 +95,7 @@ def test_better_everywhere_is_supported() -> None:
     text = "\n".join(verdict.words([judgement], adam))
     assert ": SUPPORTED." in text
     assert "ends with a higher test accuracy: supported (final test acc., % +10.0" in text
-    assert "MetaCurvatureLR needs 100 of 200 steps to reach the train loss that Adam ends" in text
+    assert "reciprocal, alpha=0.01 needs 100 of 200 steps to reach the train loss that Adam" in text
 
 
 def test_better_in_one_thing_and_worse_in_another_is_not_supported() -> None:
@@ -142,7 +145,7 @@ def test_test_loss_is_told_both_ways(test: tuple[float, ...], end: str, best: st
     text = "\n".join(verdict.words([verdict.judge(ours, adam)], adam))
     assert f"test loss at the end: {end}" in text
     assert f"at each one's best: {best}" in text
-    assert "Adam's is best at step 100 and rises by 0.50 after it" in text
+    assert "lowest at step 100 with Adam (rises by 0.50 after it), and at step 100 with rec" in text
 
 
 def test_the_trace_is_told_as_it_went() -> None:
