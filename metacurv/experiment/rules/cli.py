@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..environment import describe
-from ..storage import write_atomically, write_json
-from . import cost, figures, options, plan, sensitivity, settings, summary, tables
+from ..storage import read_json, write_atomically, write_json
+from . import cost, figures, labels, options, plan, sensitivity, settings, summary, tables
 from .store import Store
 from .tasks import TASKS, Task
 from .workers import complete
@@ -33,10 +33,16 @@ def main(argv: Sequence[str]) -> int:
     try:
         if arguments.cost:
             return cost.run(tasks, store, arguments.progress)
+        if arguments.sensitivity and arguments.summary_only:
+            return sensitivity.redraw(store.folder)
+        if arguments.settings and arguments.summary_only:
+            return settings.redraw(store.folder)
         if arguments.sensitivity:
             return sensitivity.run(tasks, seeds, store, jobs, arguments.progress)
         if arguments.settings:
-            apart = Store(store.folder / "settings")  # these runs are no part of the comparison
+            apart = Store(
+                store.folder / settings.FOLDER
+            )  # these runs are no part of the comparison
             return settings.run(tasks, seeds, apart, jobs, arguments.progress)
         if not arguments.summary_only:
             with_grid = arguments.methods is None or "grid" in arguments.methods
@@ -44,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
                 _train(task, methods, seeds, store, with_grid, jobs, arguments.progress)
                 if task is not tasks[-1]:
                     _report(tasks, methods, seeds, store, quiet=True)
-        _report(tasks, methods, seeds, store, quiet=False)
+        _report(tasks, methods, seeds, store, quiet=False, trained=not arguments.summary_only)
     except KeyboardInterrupt:
         print("\nInterrupted; run the same command again to go on", file=sys.stderr)
         return INTERRUPTED
@@ -72,7 +78,13 @@ def _train(
 
 
 def _report(
-    tasks: Sequence[Task], methods: Sequence[str], seeds: range, store: Store, *, quiet: bool
+    tasks: Sequence[Task],
+    methods: Sequence[str],
+    seeds: range,
+    store: Store,
+    *,
+    quiet: bool,
+    trained: bool = True,
 ) -> None:
     found = [summary.summarise(task, store.by_method(task), seeds) for task in tasks]
     done = [each for each in found if each is not None]
@@ -82,17 +94,18 @@ def _report(
         return
     ranks = summary.mean_ranks(done)
     ranking = "mean rank over the tasks, 1 is best:\n\n" + "".join(
-        f"    {rank:5.2f}  {name}\n" for name, rank in ranks.items()
+        f"    {rank:5.2f}  {labels.ranked(name)}\n" for name, rank in ranks.items()
     )
     table = tables.overview(done, methods)
     text = "\n".join([table, ranking, tables.by_task(done)])
     write_atomically(store.folder / "summary.md", text)
+    before = read_json(store.folder / "summary.json")
     write_json(
         store.folder / "summary.json",
         {
-            "environment": describe(1),
+            "environment": describe(1) if trained or before is None else before["environment"],
             "tasks": [summary.to_json(each) for each in done],
-            "mean_ranks": ranks,
+            "mean_ranks": {labels.ranked(name): rank for name, rank in ranks.items()},
         },
     )
     write_atomically(store.folder / "rules.png", figures.draw_gains(done))

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from ..environment import describe
+from ..environment import changes, describe
 from ..storage import read_json, write_json
-from .plan import DEFAULT_LR
+from .grid import DEFAULT_RATE
 from .store import Store
 from .tasks import Task
 from .training import Training
@@ -26,8 +26,9 @@ def run(tasks: Sequence[Task], store: Store, progress: bool) -> int:
     """Measures tasks that have a bound, and prints and writes the ratios. Returns: the exit status."""
     environment = describe(1)
     kept = read_json(store.folder / "cost.json") or {}
-    # Of another task, and of this machine and these libraries: stays.
-    found = kept["tasks"] if kept.get("environment") == environment else {}
+    # Other tasks' times stay where they are of this machine and these libraries.
+    same = "environment" in kept and not changes(kept["environment"], environment)
+    found = kept["tasks"] if same else {}
     for task in tasks:
         ratios = [
             _ratio(task, seed)
@@ -42,10 +43,11 @@ def run(tasks: Sequence[Task], store: Store, progress: bool) -> int:
             "repeats": _REPEATS,
             "steps": task.steps,
         }
-        met = "met" if found[task.name]["median"] <= allowed else "not met"
+        median = found[task.name]["median"]
+        verdict = "which it is" if median <= allowed else "which it is not"
         print(
-            f"{task.name}: {found[task.name]['median']:.3f} x the base's time "
-            f"({min(ratios):.3f} to {max(ratios):.3f}; required <= {allowed}: {met})"
+            f"{task.name}: {median:.3f} times the base's time ({min(ratios):.3f} to {max(ratios):.3f}); it should be at "
+            f"most {allowed}, {verdict}"
         )
     write_json(store.folder / "cost.json", {"environment": environment, "tasks": found})
     print(f"written to {store.folder / 'cost.json'}")
@@ -53,7 +55,7 @@ def run(tasks: Sequence[Task], store: Store, progress: bool) -> int:
 
 
 def _ratio(task: Task, seed: int) -> float:
-    ours, base = (Training(task, method, seed, DEFAULT_LR) for method in (METHOD, BASE))
+    ours, base = (Training(task, method, seed, DEFAULT_RATE) for method in (METHOD, BASE))
     for end in range(_STRETCH, task.steps + 1, _STRETCH):
         for training in (ours, base) if (end // _STRETCH) % 2 else (base, ours):
             training.advance(end)

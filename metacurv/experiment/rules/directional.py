@@ -14,11 +14,13 @@ import metacurv
 from .grid import SGD_FACTOR
 from .methods import Maker, Method, Setting
 
+RECIPROCAL_ALPHA = 1e-2
+
 
 def directional(
     setting: Setting, *, held_out: bool = False, probe_size: int | None = None, **options: Any
 ) -> Method:
-    """``MetaCurvatureLR(rule="directional")`` on the task's base optimizer with the user's lr.
+    """``MetaCurvatureLR`` with the directional rule on the task's base optimizer, made with the user's rate.
 
     Args:
         setting: where to work.
@@ -33,10 +35,10 @@ def directional(
         loss_fn=task.loss_fn,
         probe=DataLoader(TensorDataset(part.x, part.y), batch_size=probe_size or task.batch_size),
         seed=setting.seed,
-        **{"rule": "directional", **options},
+        **options,
     )
     method = Method(optimizer)
-    if options.get("average"):
+    if options.get("average", "horizon" in options):
         method.averaged = optimizer.averaged_parameters
     return method
 
@@ -47,7 +49,7 @@ class Reciprocal(Method):
     def __init__(self, setting: Setting) -> None:
         lr = setting.user_lr * (SGD_FACTOR if setting.task.base == "sgd" else 1.0)
         self._wrapper = metacurv.MetaCurvatureLR(
-            setting.task.optimizer(setting.model, lr), alpha=1e-2, seed=setting.seed
+            setting.task.optimizer(setting.model, lr), alpha=RECIPROCAL_ALPHA, seed=setting.seed
         )
         super().__init__(self._wrapper)
 
@@ -61,7 +63,7 @@ class Reciprocal(Method):
 
 
 DIRECTIONAL: dict[str, Maker] = {
-    "directional": lambda setting: directional(setting, horizon=setting.task.steps, average=True),
+    "directional": lambda setting: directional(setting, horizon=setting.task.steps),
     "directional, no horizon": lambda setting: directional(setting, average=True),
     "directional, following": lambda setting: directional(setting),
     "directional, held out": lambda setting: directional(

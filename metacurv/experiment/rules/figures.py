@@ -1,4 +1,4 @@
-"""Pictures: gains over the grid's best (rules.png), results against the user's lr (sensitivity.png) and the rule's settings."""
+"""Pictures: gains over the best of the grid (rules.png) and the rule's settings (settings.png); and what all share."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .summary import Entry, TaskSummary
+from .labels import BEST_CONSTANT, BEST_OF_GRID
+from .summary import Entry, TaskSummary, label
 from .tasks import TASKS
 
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -28,13 +29,13 @@ _STYLE: Any = {
     "axes.titlelocation": "left",
 }
 # Okabe and Ito: told apart by any eye. Ours is the vermilion.
-_OURS, _GRID, _OTHER = "#D55E00", "#0072B2", "#777777"
+OURS, BASE, _OTHER = "#D55E00", "#0072B2", "#777777"
 _COLUMNS = 4
 
 
 def draw_gains(summaries: Sequence[TaskSummary]) -> bytes:
     """A panel a task: the paired gain over the best of the grid with its 95 % interval, in the unit of the result."""
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         columns = min(_COLUMNS, len(summaries))
         rows = math.ceil(len(summaries) / columns)
         longest = max(len(s.methods) for s in summaries) + 2
@@ -45,7 +46,7 @@ def draw_gains(summaries: Sequence[TaskSummary]) -> bytes:
         )
         FigureCanvasAgg(figure)
         figure.suptitle(
-            "Paired gain over the best point of the grid (right is better; mean and 95 % interval over seeds)",
+            f"Gain over the {BEST_OF_GRID}, paired by seed: mean and 95 % interval. Right is better; an arrow means far left.",
             x=0.01,
             ha="left",
         )
@@ -55,18 +56,21 @@ def draw_gains(summaries: Sequence[TaskSummary]) -> bytes:
                 _panel(axis, summaries[place])
             else:
                 axis.set_axis_off()
-        return _png(figure)
+        return as_png(figure)
 
 
 def _panel(axis: Any, summary: TaskSummary) -> None:
-    shown = [(summary.adam, "untuned 1e-3"), (summary.best_constant, "best constant rate")]
-    shown += [(entry, entry.name) for entry in sorted(summary.methods, key=lambda e: e.name)]
+    shown = [
+        (summary.adam, label(summary.task, summary.adam)),
+        (summary.best_constant, BEST_CONSTANT),
+    ]
+    # Ours above the others.
+    by_name = sorted(summary.methods, key=lambda e: (_rank(e.name), e.name))
+    shown += [(entry, label(summary.task, entry)) for entry in by_name]
     span = _span(summary, [entry for entry, _ in shown])
-    for y, (entry, label) in enumerate(reversed(shown)):
+    for y, (entry, name) in enumerate(reversed(shown)):
         gain = summary.gain(entry, summary.best_of_grid)
-        colour = (
-            _OURS if label.startswith("directional") else _GRID if y >= len(shown) - 2 else _OTHER
-        )
+        colour = OURS if name.startswith("directional") else BASE if y >= len(shown) - 2 else _OTHER
         if gain.mean < -span:  # far off to the left: an arrow, and the number
             axis.annotate(
                 f"{gain.mean:.3g}", (-span, y), xytext=(-0.72 * span, y), va="center", size=8, color=colour,
@@ -81,9 +85,13 @@ def _panel(axis: Any, summary: TaskSummary) -> None:
     axis.axvline(0, color="#333333", lw=1)
     axis.set_xlim(-span * 1.04, span * 1.04)
     axis.set_ylim(-0.6, len(shown) - 0.4)
-    axis.set_yticks(range(len(shown)), [label for _, label in reversed(shown)], fontsize=8.5)
+    axis.set_yticks(range(len(shown)), [name for _, name in reversed(shown)], fontsize=8.5)
     axis.grid(axis="y", visible=False)
     axis.set_title(f"{summary.task.name} ({summary.task.unit})")
+
+
+def _rank(name: str) -> int:
+    return 0 if name.startswith("directional") else 1 if name == "reciprocal" else 2
 
 
 def _span(summary: TaskSummary, entries: Sequence[Entry]) -> float:
@@ -93,69 +101,53 @@ def _span(summary: TaskSummary, entries: Sequence[Entry]) -> float:
     return 1.3 * reach[len(reach) // 2] if reach and reach[len(reach) // 2] > 0 else 1.0
 
 
-def draw_sensitivity(results: Mapping[str, Mapping[str, Mapping[float, Sequence[float]]]]) -> bytes:
-    """The result against the user's lr. ``results``: task -> label -> lr -> one value a seed."""
-    with rc_context(_STYLE):
-        columns = min(_COLUMNS, len(results))
-        rows = math.ceil(len(results) / columns)
-        figure = Figure(figsize=(4.1 * columns, 3.2 * rows + 0.5), dpi=130, layout="constrained")
-        FigureCanvasAgg(figure)
-        axes: Any = figure.subplots(rows, columns, squeeze=False)
-        for axis, (name, methods) in zip(axes.flat, results.items(), strict=False):
-            for label, by_lr in methods.items():
-                _errorbar(axis, label, by_lr, _OURS if label.startswith("directional") else _GRID)
-            axis.set_xscale("log")
-            axis.set_title(f"{name} ({TASKS[name].unit})")
-            axis.set_xlabel("lr that the user gives")
-            if not TASKS[name].higher_is_better:
-                axis.set_yscale("log")
-        for axis in list(axes.flat)[len(results) :]:
-            axis.set_axis_off()
-        axes.flat[0].legend(frameon=False, loc="lower center")
-        return _png(figure)
-
-
 def draw_settings(
     results: Mapping[str, Mapping[str, Mapping[str, Mapping[float, Sequence[float]]]]],
     defaults: Mapping[str, Mapping[str, float]],
 ) -> bytes:
     """A row a task, a panel a setting. ``results``: task -> setting -> label -> value -> one result a seed."""
-    with rc_context(_STYLE):
-        rows, columns = len(results), max(map(len, results.values()), default=1)
-        figure = Figure(figsize=(3.0 * columns, 2.9 * rows + 0.4), dpi=120, layout="constrained")
+    with rc_context(STYLE):
+        rows, columns = max(len(results), 1), max(map(len, results.values()), default=1)
+        figure = Figure(figsize=(3.0 * columns, 2.9 * rows + 0.6), dpi=120, layout="constrained")
         FigureCanvasAgg(figure)
-        axes: Any = figure.subplots(max(rows, 1), columns, squeeze=False, sharey="row")
+        axes: Any = figure.subplots(rows, columns, squeeze=False, sharey="row")
+        handles: dict[str, Any] = {}
         for (name, settings), row in zip(results.items(), axes, strict=False):
             for (setting, labels), axis in zip(settings.items(), row, strict=False):
-                colours = iter((_OURS, _GRID, _OTHER))
+                colours = iter((OURS, BASE, _OTHER))
                 for label, by_value in labels.items():
-                    _errorbar(axis, label, by_value, next(colours))
-                axis.axvline(defaults[name][setting], color="#333333", lw=0.8, ls=":")
+                    handles[label] = errorbar(axis, label, by_value, next(colours))
+                default = defaults[name][setting]
+                handles["the default"] = axis.axvline(default, color="#333333", lw=0.8, ls=":")
                 axis.set_xscale("log")
                 ticks = sorted({value for by_value in labels.values() for value in by_value})
                 axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=8)
                 axis.minorticks_off()
                 axis.set_xlabel(setting)
-                if len(labels) > 1:
-                    axis.legend(frameon=False, fontsize=8)
             row[0].set_title(f"{name} ({TASKS[name].unit})")
             if not TASKS[name].higher_is_better:
                 row[0].set_yscale("log")
-        return _png(figure)
+        figure.legend(
+            list(handles.values()),
+            list(handles),
+            loc="outside upper right",
+            ncols=max(len(handles), 1),
+            frameon=False,
+        )
+        return as_png(figure)
 
 
-def _errorbar(
-    axis: Any, label: str, by_value: Mapping[float, Sequence[float]], colour: str
-) -> None:
-    """Mean and standard error over seeds."""
+def errorbar(axis: Any, label: str, by_value: Mapping[float, Sequence[float]], colour: str) -> Any:
+    """Draws mean and standard error over seeds. Returns: what a legend needs."""
     values = sorted(by_value)
     results = [np.asarray(by_value[value], dtype=float) for value in values]
     errors = [float(r.std(ddof=1)) / math.sqrt(len(r)) if len(r) > 1 else 0.0 for r in results]
     means = [float(r.mean()) for r in results]
-    axis.errorbar(values, means, errors, label=label, marker="o", ms=4, lw=1.8, color=colour)
+    return axis.errorbar(values, means, errors, label=label, marker="o", ms=4, lw=1.8, color=colour)
 
 
-def _png(figure: Figure) -> bytes:
+def as_png(figure: Figure) -> bytes:
+    """Returns the finished picture."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -14,6 +14,7 @@ RATES = (1e-4, 3.16e-4, 1e-3, 3.16e-3, 1e-2, 3.16e-2, 1e-1)  # of Adam; SGD take
 SCHEDULES: tuple[Schedule, ...] = ("constant", "cosine", "linear")
 WARM_UP = 0.05  # of the steps, where there is one
 SGD_FACTOR = 10.0
+DEFAULT_RATE = 1e-3  # what a user starts with, again of Adam
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,13 @@ class GridPoint:
         """True for a plain constant rate."""
         return self.schedule == "constant" and not self.warm_up
 
+    def peak(self, task: Task) -> float:
+        """The highest rate, in units of the task's base optimizer."""
+        return self.rate * (SGD_FACTOR if task.base == "sgd" else 1.0)
+
     def lr(self, task: Task, step: int) -> float:
         """Returns the rate of ``step``, counted from 0: linear warm-up to the peak, then the schedule, to zero at the end."""
-        peak = self.rate * (SGD_FACTOR if task.base == "sgd" else 1.0)
+        peak = self.peak(task)
         warm = int(WARM_UP * task.steps) if self.warm_up else 0
         if step < warm:
             return peak * (step + 1) / warm

@@ -58,7 +58,8 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--sensitivity", action="store_true",
-        help=f"instead, the result against the lr that the user gives, 1e-6 to 1e-1, on {', '.join(sensitivity.TASK_NAMES)}",
+        help="instead, the result against the learning rate that the user gives, 1e-6 to 1e-1, on "
+        f"{', '.join(sensitivity.TASK_NAMES)}",
     )  # fmt: skip
     parser.add_argument(
         "--settings", action="store_true",
@@ -73,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--summary-only",
         action="store_true",
-        help="run nothing; summarise what the run folder holds",
+        help="run nothing; summarise what the run folder holds, with --sensitivity or --settings draw it",
     )
     parser.add_argument(
         "--no-progress", action="store_false", dest="progress", help="no progress bars"
@@ -89,9 +90,9 @@ def chosen_tasks(parser: argparse.ArgumentParser, arguments: argparse.Namespace)
         parser.error(f"at most one of {', '.join(instead)} can be given, got {', '.join(asked)}")
     if not asked:
         return arguments.tasks or list(QUICK_TASKS if arguments.quick else TASKS)
-    others = ["--quick", "--summary-only", "--methods"]
+    others = ["--quick", "--methods"]
     if asked[0] == "--cost":
-        others += ["--seeds", "--jobs"]
+        others += ["--seeds", "--jobs", "--summary-only"]
     if given := [name for name in others if getattr(arguments, name[2:].replace("-", "_"))]:
         parser.error(f"{asked[0]} does not go with {given[0]}")
     possible = instead[asked[0]].TASK_NAMES

@@ -11,13 +11,12 @@ import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from .grid import GRID
+from .grid import DEFAULT_RATE, GRID
 from .tasks import Task
 from .training import Record
 
 SCREENING_SEEDS = 3
 KEPT = 8  # points of the grid that go on, by the better of last iterate and average
-DEFAULT_LR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -28,12 +27,12 @@ class Run:
     method: str
     seed: int
     steps: int
-    user_lr: float = DEFAULT_LR
+    user_lr: float = DEFAULT_RATE
 
     @property
     def is_plain(self) -> bool:
         """True where the user's lr is the default."""
-        return self.user_lr == DEFAULT_LR
+        return self.user_lr == DEFAULT_RATE
 
 
 def grid_runs(task: Task, seeds: Iterable[int], find: Callable[[Run], Record | None]) -> list[Run]:

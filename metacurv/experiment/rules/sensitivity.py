@@ -1,19 +1,20 @@
-"""The sensitivity to the user's lr: a constant rate's result has a peak, the directional rule's should be a line."""
+"""How much the given learning rate matters: a constant rate's result has a peak, the directional rule's should be a line."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from ..storage import write_atomically, write_json
-from . import figures
+from ..storage import read_json, write_atomically, write_json
+from . import sensitivity_figure
 from .plan import Run
 from .store import Store
 from .tasks import TASKS, Task
 from .workers import complete
 
 RATES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-METHODS = {"user's rate": "last", "directional": "average"}  # and the iterate that is read
-LABELS = {"user's rate": "base optimizer at that lr", "directional": "directional rule"}
+METHODS = {"user's rate": "last", "directional": "average"}  # and the iterate that is evaluated
 TASK_NAMES = ("mlp-relu", "friedman", "digits-mlp", "conv")
 
 Results = dict[str, dict[str, dict[float, list[float]]]]  # task -> method -> lr -> a value a seed
@@ -32,9 +33,29 @@ def run(tasks: Sequence[Task], seeds: range, store: Store, jobs: int, progress: 
         task: {method: {f"{rate:g}": values for rate, values in by_lr.items()} for method, by_lr in methods.items()}
         for task, methods in results.items()
     })  # fmt: skip
-    write_atomically(store.folder / "sensitivity.png", figures.draw_sensitivity(_labelled(results)))
+    _draw(results, store.folder)
     print(f"written to {store.folder}: sensitivity.json, sensitivity.png")
     return 0
+
+
+def redraw(folder: Path) -> int:
+    """Draws what sensitivity.json holds. Returns: the exit status."""
+    stored = read_json(folder / "sensitivity.json")
+    if stored is None:
+        print(f"{folder} has no sensitivity.json to draw", file=sys.stderr)
+        return 1
+    _draw({
+        task: {method: {float(rate): values for rate, values in by_lr.items()} for method, by_lr in methods.items()}
+        for task, methods in stored.items()
+    }, folder)  # fmt: skip
+    print(f"written to {folder}: sensitivity.png")
+    return 0
+
+
+def _draw(results: Results, folder: Path) -> None:
+    base, ours = METHODS
+    pairs = {task: (methods[base], methods[ours]) for task, methods in results.items()}
+    write_atomically(folder / "sensitivity.png", sensitivity_figure.draw(pairs))
 
 
 def _runs(task: Task, seeds: range) -> list[Run]:
@@ -56,11 +77,4 @@ def _results(task: Task, seeds: range, store: Store) -> dict[str, dict[float, li
             for rate in RATES
         }
         for method, which in METHODS.items()
-    }
-
-
-def _labelled(results: Results) -> Results:
-    return {
-        task: {LABELS[method]: by_lr for method, by_lr in methods.items()}
-        for task, methods in results.items()
     }

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from ..storage import write_atomically, write_json
-from . import figures
+from ..storage import read_json, write_atomically, write_json
+from . import figures, labels
 from .plan import Run
 from .store import Store
 from .tasks import TASKS, Task, with_batches_of
 from .variants import FIELDS, PROBE_SIZES, name_of
 from .workers import complete
 
+FOLDER = "settings"  # in the run folder
 TASK_NAMES = ("mlp-relu", "friedman")
-OURS = "directional rule"
+OURS = "directional"
 BATCH_SIZES = (16, 32, 64, 100, 200, 400)
 STEPS = (250, 500, 1000, 2000, 4000, 8000)
 _RATES = (1e-3, 1e-2)  # of Adam, beside the rule where the loop itself changes
@@ -31,20 +34,49 @@ def run(tasks: Sequence[Task], seeds: range, store: Store, jobs: int, progress: 
         for name in TASK_NAMES
         if all(each in store for each in _runs(TASKS[name], seeds))
     }
+    _write(results, store.folder)
+    return 0
+
+
+def redraw(folder: Path) -> int:
+    """Draws what settings.json holds, and gives it today's labels; published, it lies in the run folder itself.
+
+    Returns:
+        The exit status.
+    """
+    places = [place for place in (folder / FOLDER, folder) if (place / "settings.json").exists()]
+    stored = read_json(places[0] / "settings.json") if places else None
+    if stored is None:
+        print(f"{folder} has no settings.json to draw", file=sys.stderr)
+        return 1
+    results: Results = {
+        task: {
+            setting: {
+                labels.as_now(label): {float(value): found for value, found in by_value.items()}
+                for label, by_value in by_label.items()
+            }
+            for setting, by_label in settings.items()
+        }
+        for task, settings in stored.items()
+    }
+    _write(results, places[0])
+    return 0
+
+
+def _write(results: Results, folder: Path) -> None:
     by_name = {
         task: {
             setting: {
                 label: {f"{value:g}": found for value, found in by_value.items()}
-                for label, by_value in labels.items()
+                for label, by_value in by_label.items()
             }
-            for setting, labels in settings.items()
+            for setting, by_label in settings.items()
         }
         for task, settings in results.items()
     }
-    write_json(store.folder / "settings.json", by_name)
-    write_atomically(store.folder / "settings.png", figures.draw_settings(results, _defaults()))
-    print(f"written to {store.folder}: settings.json, settings.png")
-    return 0
+    write_json(folder / "settings.json", by_name)
+    write_atomically(folder / "settings.png", figures.draw_settings(results, _defaults()))
+    print(f"written to {folder}: settings.json, settings.png")
 
 
 Point = Callable[[float, int], Run]  # of a value and a seed
@@ -65,7 +97,7 @@ def _sweeps(task: Task) -> dict[str, dict[str, tuple[Sequence[float], Point]]]:
         return lambda length, seed: Run(task.name, method, seed, int(length), lr)
 
     shown = {OURS: ("directional", _RATES[0])} | {
-        f"{task.base.capitalize()} at {rate:g}": ("user's rate", rate) for rate in _RATES
+        labels.at_rate(task, rate): ("user's rate", rate) for rate in _RATES
     }
     found: dict[str, dict[str, tuple[Sequence[float], Point]]] = {
         field: {OURS: (values, variant(field))} for field, values in FIELDS.items()
@@ -79,8 +111,8 @@ def _sweeps(task: Task) -> dict[str, dict[str, tuple[Sequence[float], Point]]]:
 def _runs(task: Task, seeds: range) -> list[Run]:
     return [
         point(value, seed)
-        for labels in _sweeps(task).values()
-        for values, point in labels.values()
+        for by_label in _sweeps(task).values()
+        for values, point in by_label.values()
         for value in values
         for seed in seeds
     ]
@@ -100,9 +132,9 @@ def _results(
                 ]
                 for value in values
             }
-            for label, (values, point) in labels.items()
+            for label, (values, point) in by_label.items()
         }
-        for setting, labels in _sweeps(task).items()
+        for setting, by_label in _sweeps(task).items()
     }
 
 

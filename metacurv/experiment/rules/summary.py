@@ -15,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..statistics import Interval, paired_interval
-from .grid import GRID
+from . import labels
+from .grid import DEFAULT_RATE, GRID
 from .tasks import Task
 from .training import Record
 
 ITERATES = ("last", "average")
+GRID_NAMES = {point.name for point in GRID}
 Array = NDArray[np.float64]
 Records = Mapping[str, Mapping[int, Record]]  # method -> seed -> record
 
@@ -42,11 +44,6 @@ class Entry:
     test: Array
     seconds: float
     diverged: int
-
-    @property
-    def label(self) -> str:
-        """The name in tables."""
-        return self.name if self.which == "last" else f"{self.name}, averaged"
 
     @property
     def mean(self) -> float:
@@ -98,13 +95,12 @@ def summarise(task: Task, records: Records, seeds: Sequence[int]) -> TaskSummary
         return None
     cosines = {point.name for point in GRID if point.schedule == "cosine"}
     cosine = [entry for entry in grid if entry.name in cosines and entry.which == "last"]
-    grid_names = {point.name for point in GRID}
     methods = [
         _better(task, found)
         for name, runs in records.items()
-        if name not in grid_names and (found := _entries(name, runs, wanted))
+        if name not in GRID_NAMES and (found := _entries(name, runs, wanted))
     ]
-    default = next(point.name for point in GRID if point.is_constant and point.rate == 1e-3)
+    default = next(point.name for point in GRID if point.is_constant and point.rate == DEFAULT_RATE)
     return TaskSummary(
         task=task,
         seeds=wanted,
@@ -142,6 +138,7 @@ def to_json(summary: TaskSummary) -> dict[str, Any]:
     def entry(e: Entry) -> dict[str, Any]:
         return {
             "method": e.name,
+            "label": label(summary.task, e),
             "iterate": e.which,
             "n": len(e.seeds),
             "test_mean": e.mean,
@@ -163,6 +160,13 @@ def to_json(summary: TaskSummary) -> dict[str, Any]:
         "untuned": entry(summary.adam),
         "methods": [entry(e) for e in summary.methods],
     }
+
+
+def label(task: Task, entry: Entry) -> str:
+    """A point of the grid is named with its rate and its iterate, any other method as everywhere."""
+    if entry.name in GRID_NAMES:
+        return labels.point(task, entry.name, entry.which)
+    return labels.method(entry.name)
 
 
 def _entries(name: str, runs: Mapping[int, Record], seeds: tuple[int, ...]) -> list[Entry]:

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 from ..statistics import Interval
 from ..text_table import aligned
-from .grid import SGD_FACTOR
-from .summary import Entry, TaskSummary
+from .labels import ANY_BASE, BEST_CONSTANT, BEST_OF_GRID, method
+from .summary import Entry, TaskSummary, label
 
 _MARKS = {1: " better", 0: "", -1: " worse"}  # where the 95 % interval leaves zero out
 
 
 def overview(summaries: Sequence[TaskSummary], methods: Sequence[str]) -> str:
     """A column a method of ``methods``, below each mean its paired gain over the best of the grid."""
-    head = ["task", "untuned 1e-3", "best constant rate", "best of the grid", *methods]
+    head = ["task", ANY_BASE, BEST_CONSTANT, BEST_OF_GRID, *map(method, methods)]
     rows = [_row(head), "|" + "---|" * len(head)]
     for summary in summaries:
         by_name = {entry.name: entry for entry in summary.methods}
@@ -36,12 +36,14 @@ def for_terminal(summaries: Sequence[TaskSummary], methods: Sequence[str]) -> st
         by_name = {entry.name: entry for entry in summary.methods}
         unit, grid = summary.task.unit, summary.best_of_grid
         rows = [
-            [f"{summary.task.name}: {unit}{_note(summary)}", "± standard error", "gain over best of grid [95 %]"],
-            ["untuned 1e-3", *_plain(summary, summary.adam)],
-            [f"best constant rate: {_point(summary.best_constant)}", *_plain(summary, summary.best_constant)],
-            [f"best of the grid: {_point(grid)}", _mean(summary, grid), ""],
+            [f"{summary.task.name}: {unit}", "± standard error", f"gain over the {BEST_OF_GRID} [95 %]"],
+            [_label(summary, summary.adam), *_plain(summary, summary.adam)],
+            [f"{BEST_CONSTANT}: {_label(summary, summary.best_constant)}", *_plain(summary, summary.best_constant)],
+            [f"{BEST_OF_GRID}: {_label(summary, grid)}", _mean(summary, grid), ""],
         ]  # fmt: skip
-        rows += [[name, *_plain(summary, by_name[name])] for name in methods if name in by_name]
+        rows += [
+            [method(name), *_plain(summary, by_name[name])] for name in methods if name in by_name
+        ]
         blocks.append("\n".join(aligned(rows)))
     return "\n\n".join(blocks) + "\n"
 
@@ -54,18 +56,18 @@ def by_task(summaries: Sequence[TaskSummary]) -> str:
 def _task(summary: TaskSummary) -> str:
     task, n = summary.task, len(summary.seeds)
     reference = [
-        ("untuned", summary.adam),
-        ("best constant", summary.best_constant),
-        ("best cosine", summary.best_cosine),
-        ("best of the grid", summary.best_of_grid),
+        (f"{BEST_CONSTANT}: ", summary.best_constant),
+        ("best cosine: ", summary.best_cosine),
+        (f"{BEST_OF_GRID}: ", summary.best_of_grid),
     ]
-    named = [(f"{role}: {_point(e)}", e) for role, e in reference if e is not None]
-    named += [(entry.label, entry) for entry in sorted(summary.methods, key=lambda e: e.name)]
+    named = [(_label(summary, summary.adam), summary.adam)]
+    named += [(f"{role}{_label(summary, e)}", e) for role, e in reference if e is not None]
+    named += [(_label(summary, e), e) for e in sorted(summary.methods, key=lambda e: e.name)]
     head = [
-        f"method{_note(summary)}",
+        "method",
         f"test {task.unit}, mean ± standard error of {n} seeds",
-        "gain over the best constant rate",
-        "gain over the best of the grid",
+        f"gain over the {BEST_CONSTANT}",
+        f"gain over the {BEST_OF_GRID}",
         "diverged",
     ]
     rows = [f"### {task.name}", "", _row(head), "|" + "---|" * len(head)]
@@ -82,15 +84,8 @@ def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _point(entry: Entry) -> str:
-    return entry.label.removeprefix("grid ")
-
-
-def _note(summary: TaskSummary) -> str:
-    """Explains the names of rates."""
-    if summary.task.base != "sgd":
-        return ""
-    return f" (of SGD the rates are {SGD_FACTOR:g} times those that are named)"
+def _label(summary: TaskSummary, entry: Entry) -> str:
+    return label(summary.task, entry)
 
 
 def _digits(summary: TaskSummary) -> int:
@@ -119,4 +114,4 @@ def _with_gain(summary: TaskSummary, entry: Entry) -> str:
 
 
 def _with_name(summary: TaskSummary, entry: Entry) -> str:
-    return f"{_mean(summary, entry)}<br><sub>{_point(entry)}{_note(summary)}</sub>"
+    return f"{_mean(summary, entry)}<br><sub>{_label(summary, entry)}</sub>"

@@ -51,6 +51,11 @@ class Task:
         return {"accuracy": "accuracy, %", "mse": "MSE x 1000", "loss": "loss, nats"}[self.measure]
 
     @property
+    def base_name(self) -> str:
+        """The base optimizer's class."""
+        return {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD"}[self.base]
+
+    @property
     def useless(self) -> float:
         """The result of a model that has learnt nothing, which a run that diverged counts as."""
         return self.scaled(_USELESS[self.measure])

@@ -26,14 +26,11 @@ def _with_field(field: str, value: float) -> Maker:
         setting,
         rule=metacurv.DirectionalRule(**{field: value}),  # type: ignore[arg-type]  # int and float fields
         horizon=setting.task.steps,
-        average=True,
     )
 
 
 def _with_probes(size: int) -> Maker:
-    return lambda setting: directional(
-        setting, probe_size=size, horizon=setting.task.steps, average=True
-    )
+    return lambda setting: directional(setting, probe_size=size, horizon=setting.task.steps)
 
 
 VARIANTS: dict[str, Maker] = {

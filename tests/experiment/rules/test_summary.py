@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from metacurv.experiment.rules import figures, summary, tables
+from metacurv.experiment.rules import figures, labels, sensitivity_figure, summary, tables
 from metacurv.experiment.rules.grid import GRID
 from metacurv.experiment.rules.plan import Run
 from metacurv.experiment.rules.tasks import TASKS
@@ -60,7 +60,11 @@ def test_gains_are_paired_by_seed_and_agree_with_scipy() -> None:
     assert (gain.mean, gain.low, gain.high) == pytest.approx((differences.mean(), low, high))
     table = tables.overview([made], ["directional"])
     assert "+2.35 [+1.71, +2.99] better" in table
-    assert "0.01 constant" in table
+    assert "<sub>Adam, lr=0.01</sub>" in table
+    assert (
+        "base, lr=0.001 (SGD: 0.01) | best constant rate | best of the grid | directional |"
+        in table
+    )
 
 
 def test_a_tasks_table_has_every_reference_and_both_gains() -> None:
@@ -71,9 +75,10 @@ def test_a_tasks_table_has_every_reference_and_both_gains() -> None:
     lines = tables.by_task([made]).splitlines()
     rows = {line.split(" | ")[0].removeprefix("| "): line for line in lines if line.startswith("|")}
     both = "| +2.35 [+1.71, +2.99] better | +2.35 [+1.71, +2.99] better | 0 |"
-    assert rows["directional, averaged"].endswith(both)
-    assert "60.50 ± 0.65" in rows["best constant: 0.01 constant"]
-    assert "10 times" not in rows["best constant: 0.01 constant"]
+    assert rows["directional"].endswith(both)
+    assert "60.50 ± 0.65" in rows["best constant rate: Adam, lr=0.01"]
+    assert "50.50 ± 0.65" in rows["Adam, lr=0.001"]
+    assert any(name.startswith("best cosine: Adam, lr=0.0001, cosine") for name in rows)
 
 
 def test_the_terminal_has_what_the_overview_has() -> None:
@@ -83,17 +88,48 @@ def test_the_terminal_has_what_the_overview_has() -> None:
     assert lines[-1].split("  ")[1] == "directional"
     assert "+2.35 [+1.71, +2.99] better" in lines[-1]
     assert len({len(line) for line in lines}) == 1
-    assert "best of the grid: 0.01 constant" in lines[3]
+    assert "best of the grid: Adam, lr=0.01" in lines[3]
     assert "60.50 ± 0.65" in lines[3]
     assert "<" not in "".join(lines)
 
 
-def test_rates_of_sgd_are_said_to_be_larger_than_their_names() -> None:
+def test_rates_of_sgd_are_told_as_they_are() -> None:
     made = summary.summarise(TASKS["mlp-sgd"], records(), SEEDS)
     assert made is not None
-    assert "10 times" in tables.by_task([made])
-    assert "10 times" in tables.overview([made], [])
-    assert "10 times" in tables.for_terminal([made], [])
+    for table in (tables.by_task([made]), tables.for_terminal([made], [])):
+        assert "best of the grid: SGD, lr=0.1 " in table
+        assert "SGD, lr=0.01 " in table
+    assert "<sub>SGD, lr=0.1</sub>" in tables.overview([made], [])
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "which", "expected"),
+    [
+        ("mlp-relu", "grid 0.01 constant", "last", "Adam, lr=0.01"),
+        ("mlp-adamw", "grid 0.00316 constant", "average", "AdamW, lr=0.00316, averaged"),
+        ("mlp-relu", "grid 0.001 constant warm-up", "last", "Adam, lr=0.001, constant, warm-up"),
+        ("mlp-sgd", "grid 0.1 cosine warm-up", "average", "SGD, lr=1, cosine, warm-up, averaged"),
+        ("mlp-relu", "directional", "average", "directional"),
+        ("mlp-relu", "directional, held out", "last", "directional, held out"),
+        ("mlp-relu", "reciprocal", "last", "reciprocal, alpha=0.01"),
+        ("mlp-relu", "prodigy cosine", "last", "prodigy cosine"),
+    ],
+)
+def test_a_method_has_one_name(task: str, name: str, which: str, expected: str) -> None:
+    entry = summary.Entry(name, which, (0,), np.zeros(1), np.zeros(1), 1.0, 0)
+    assert summary.label(TASKS[task], entry) == expected
+    if "grid" not in name:
+        assert labels.method(name) == labels.ranked(name) == expected
+
+
+def test_the_file_has_the_names_beside_the_numbers() -> None:
+    made = summary.summarise(TASK, records(), SEEDS)
+    assert made is not None
+    found = summary.to_json(made)
+    assert found["untuned"]["label"] == "Adam, lr=0.001"
+    assert [(each["method"], each["label"]) for each in found["methods"]] == [
+        ("directional", "directional")
+    ]
 
 
 def test_gains_are_positive_where_a_loss_is_lower() -> None:
@@ -131,13 +167,10 @@ def test_pictures() -> None:
     made = summary.summarise(TASK, records(), SEEDS)
     assert made is not None
     assert figures.draw_gains([made, made]).startswith(b"\x89PNG")
-    curves = {
-        "mlp-relu": {
-            "directional": {1e-3: [60.0, 61.0], 1e-1: [60.0, 61.0]},
-            "user's rate": {1e-3: [50.0]},
-        }
-    }
-    assert figures.draw_sensitivity(curves).startswith(b"\x89PNG")
-    swept = {"mlp-relu": {"sigma": {"directional rule": {2.0: [60.0, 61.0], 3.0: [59.0, 61.0]}}}}
+    ours = {1e-3: [60.0, 61.0], 1e-1: [60.0, 61.0]}
+    one, three = {"mlp-relu": ({1e-3: [50.0]}, ours)}, ("friedman", "digits-mlp", "conv")
+    assert sensitivity_figure.draw(one).startswith(b"\x89PNG")
+    assert sensitivity_figure.draw({name: (ours, ours) for name in three}).startswith(b"\x89PNG")
+    swept = {"mlp-relu": {"sigma": {"directional": {2.0: [60.0, 61.0], 3.0: [59.0, 61.0]}}}}
     assert figures.draw_settings(swept, {"mlp-relu": {"sigma": 2.5}}).startswith(b"\x89PNG")
     assert figures.draw_settings({}, {}).startswith(b"\x89PNG")

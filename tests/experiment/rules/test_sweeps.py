@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from metacurv.experiment.rules import cost, sensitivity, settings, tasks, workers
+from metacurv.experiment.rules import (
+    cost,
+    sensitivity,
+    sensitivity_figure,
+    settings,
+    tasks,
+    workers,
+)
 from metacurv.experiment.rules.catalogue import METHODS
 from metacurv.experiment.rules.cli import main
 from metacurv.experiment.rules.plan import Run
@@ -27,6 +34,7 @@ from metacurv.experiment.rules.store import Store
         (["--cost", "--settings"], "at most one of .* got --settings, --cost"),
         (["--settings", "--quick"], "--settings does not go with --quick"),
         (["--cost", "--jobs", "2"], "--cost does not go with --jobs"),
+        (["--cost", "--summary-only"], "--cost does not go with --summary-only"),
         (["--sensitivity", "--methods", "own"], "--sensitivity does not go with --methods"),
     ],
 )
@@ -62,8 +70,8 @@ def test_settings_are_swept_one_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
     assert {tasks.find(run.task).batch_size for run in ran} == set(settings.BATCH_SIZES)
     found = json.loads((tmp_path / "settings.json").read_text())
     assert list(found) == ["mlp-relu"]  # the other task has no runs yet
-    assert found["mlp-relu"]["sigma"]["directional rule"]["2.5"] == [60.0, 61.0]
-    assert found["mlp-relu"]["steps"]["Adam at 0.01"]["250"] == [50.0, 51.0]
+    assert found["mlp-relu"]["sigma"]["directional"]["2.5"] == [60.0, 61.0]
+    assert found["mlp-relu"]["steps"]["Adam, lr=0.01"]["250"] == [50.0, 51.0]
     assert (tmp_path / "settings.png").read_bytes().startswith(b"\x89PNG")
     ran.clear()
     settings.run([task], range(2), store, 1, progress=False)
@@ -83,15 +91,87 @@ def test_sensitivity_draws_what_earlier_calls_left(
     assert found["conv"]["user's rate"]["0.1"] == [50.0, 51.0]
 
 
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the picture of the sensitivity is drawn from, from here on."""
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        sensitivity.sensitivity_figure, "draw", lambda results: seen.append(results) or b"picture"
+    )
+    return seen
+
+
+def test_what_is_stored_is_drawn_again_and_nothing_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = {
+        "conv": {"user's rate": {"1e-06": [1.5], "0.1": [2.0]}, "directional": {"0.1": [3.0]}}
+    }
+    path = tmp_path / "sensitivity.json"
+    path.write_text(json.dumps(stored))
+    seen = drawn(monkeypatch)
+    assert main(["--sensitivity", "--summary-only", "--out", str(tmp_path)]) == 0
+    assert seen == [{"conv": ({1e-6: [1.5], 0.1: [2.0]}, {0.1: [3.0]})}]
+    assert json.loads(path.read_text()) == stored
+    assert (tmp_path / "sensitivity.png").read_bytes() == b"picture"
+
+
+@pytest.mark.parametrize("folder", ["settings", "."])
+def test_labels_of_earlier_settings_become_todays(tmp_path: Path, folder: str) -> None:
+    place = tmp_path / folder
+    place.mkdir(exist_ok=True)
+    steps = {"directional rule": {"250": [60.5]}, "Adam at 0.01": {"250": [50.0]}}
+    (place / "settings.json").write_text(json.dumps({"mlp-relu": {"steps": steps}}))
+    for _ in range(2):  # the second time they are today's already
+        assert main(["--settings", "--summary-only", "--out", str(tmp_path)]) == 0
+        found = json.loads((place / "settings.json").read_text())["mlp-relu"]["steps"]
+        assert found == {"directional": {"250": [60.5]}, "Adam, lr=0.01": {"250": [50.0]}}
+    assert (place / "settings.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("what", ["sensitivity", "settings"])
+def test_nothing_stored_is_said(
+    tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([f"--{what}", "--summary-only", "--out", str(tmp_path)]) == 1
+    assert f"{tmp_path} has no {what}.json to draw" in capsys.readouterr().err
+
+
+def test_the_picture_marks_the_best_rate_and_numbers_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(sensitivity_figure, "as_png", lambda figure: figures.append(figure) or b"")
+    base, ours = {0.001: [60.0, 62.0], 0.1: [20.0, 30.0]}, {0.001: [65.0], 0.1: [65.0]}
+    sensitivity_figure.draw({"mlp-relu": (base, ours), "friedman": (base, ours)})
+    (figure,) = figures
+    accuracy, error = figure.axes
+    for axes, best in ((accuracy, (0.001, 61.0)), (error, (0.1, 25.0))):
+        (ring,) = (line for line in axes.lines if line.get_label() == "best of these rates")
+        assert (ring.get_xdata()[0], ring.get_ydata()[0]) == best
+        assert {text.get_text() for text in axes.texts} == {f"{best[1]:.1f}", "65.0"}
+        assert axes.get_xlabel() == "learning rate you give"
+    assert accuracy.get_title(loc="left") == "mnist1d, ReLU network"
+    assert accuracy.get_ylabel() == "test accuracy, %"
+    assert "lower is better" in error.get_ylabel()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "Adam at this learning rate",
+        "best of these rates",
+        "MetaCurvatureLR(Adam), any learning rate",
+    ]
+
+
 def test_costs_of_other_tasks_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ratios = iter([1.04] * 5 + [1.2] * 5 + [1.3] * 5)
     monkeypatch.setattr(cost, "_ratio", lambda task, seed: next(ratios))
     store = Store(tmp_path)
+    now = cost.describe(1)
+    days = iter(["2026-01-01", "2026-01-02"])
+    monkeypatch.setattr(cost, "describe", lambda threads: {**now, "date": next(days)})
     for name in ("conv", "mlp-relu"):
         cost.run([tasks.TASKS[name]], store, progress=False)
     found = json.loads((tmp_path / "cost.json").read_text())["tasks"]
     assert {name: one["median"] for name, one in found.items()} == {"conv": 1.04, "mlp-relu": 1.2}
-    monkeypatch.setattr(cost, "describe", lambda threads: {"torch": "another"})
+    another = {**now, "torch": "another"}
+    monkeypatch.setattr(cost, "describe", lambda threads: another)
     cost.run([tasks.TASKS["mlp-relu"]], store, progress=False)
     assert list(json.loads((tmp_path / "cost.json").read_text())["tasks"]) == ["mlp-relu"]
 
