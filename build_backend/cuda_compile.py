@@ -8,21 +8,19 @@ statically, so neither matters, and no GPU is needed to build.
 from __future__ import annotations
 
 import os
-import re
 import shlex
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from build_settings import BuildSettings, SettingError
+from build_settings import BuildSettings
+from cuda_archs import CHECKED_ARCHS, capabilities, choose_archs, gencode_flags, visible_archs
 from cuda_toolkit import CudaToolkit, CudaUnavailableError, find_toolkit
+from ninja_build import ROOT, compilation, run_ninja
 
-CUDA_SOURCES = Path(__file__).resolve().parent.parent / "csrc" / "cuda"
+CUDA_SOURCES = ROOT / "csrc" / "cuda"
 
-# Turing to Blackwell, as far as the nvcc at hand knows them; the newest also goes in as PTX, so
-# that the driver can translate it for GPUs that do not exist yet.
-DEFAULT_ARCHS = ("75", "80", "86", "89", "90", "100", "120")
+DEFAULT_ARCHS = CHECKED_ARCHS  # the name that tests/emulation/nvcc.py imports
 
 # libtorch.so is empty but for needing libtorch_cuda.so where torch has one: only through it does a
 # weak aoti_torch_get_current_cuda_stream resolve, in a binary that CPU-only torch can load as well.
@@ -35,23 +33,27 @@ LINK_FLAGS = [
 
 @dataclass(frozen=True)
 class CudaParts:
-    """What the CUDA half brings to the extension; empty where there is none.
+    """What the CUDA half brings to the extension; nothing where there is none.
 
     Attributes:
+        summary: what was built, for the line at the end of the build.
+        note: how to get others, or why there is nothing, for the end of that line.
         link_inputs: objects and static libraries.
         link_flags: flags for the linker, to stand last.
         macros: macros for the C++ files, their values in C++ syntax.
     """
 
-    link_inputs: tuple[str, ...] = ()
+    summary: str = "only"
+    note: str = ""
+    link_inputs: tuple[Path, ...] = ()
     link_flags: tuple[str, ...] = ()
     macros: dict[str, str] = field(default_factory=dict)
 
 
 def build_cuda(
-    settings: BuildSettings, include_dirs: Sequence[str], macros: Mapping[str, str], build_dir: Path
+    settings: BuildSettings, include_dirs: Sequence[str], macros: Mapping[str, str], folder: Path
 ) -> CudaParts:
-    """Compiles csrc/cuda/*.cu.
+    """Compiles csrc/cuda/*.cu into ``folder``.
 
     Raises:
         CudaUnavailableError: there is no CUDA toolkit.
@@ -62,19 +64,23 @@ def build_cuda(
     if not sources:
         raise CudaUnavailableError(f"{CUDA_SOURCES} holds no .cu files")
     toolkit = find_toolkit(os.environ)
-    archs = choose_archs(toolkit, settings.cuda_archs)
+    archs = choose_archs(toolkit, settings.cuda_archs, visible_archs())
     command = nvcc_command(
         toolkit,
         include_dirs=include_dirs,
-        macros=macros,
+        macros={**macros, "METACURV_NVCC": f'"{toolkit.release}"'},  # another nvcc compiles anew
         werror=settings.werror,
         debug=settings.debug,
     )
     command += gencode_flags(archs)
     command += ["-Xptxas=-v"] if settings.ptxas_verbose else []
-    objects = compile_objects(command, sources, build_dir, os.environ.get("MAX_JOBS"))
+    steps = [compilation(command, source, folder) for source in sources]
+    run_ninja(steps, folder)
+    others = "; for other GPUs set METACURV_CUDA_ARCHS, see docs/develop/build.md"
     return CudaParts(
-        link_inputs=(*objects, str(toolkit.cudart)),
+        summary=f"and CUDA kernels for {capabilities(archs)} (nvcc {toolkit.release})",
+        note=others if settings.cuda_archs is None else "",
+        link_inputs=(*(step.output for step in steps), toolkit.cudart),
         link_flags=tuple(LINK_FLAGS),
         macros={
             "METACURV_WITH_CUDA": "1",
@@ -82,39 +88,6 @@ def build_cuda(
             "METACURV_CUDA_VERSION": f'"{toolkit.version}"',
         },
     )
-
-
-def choose_archs(toolkit: CudaToolkit, wanted: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The architectures to compile for: those ``wanted``, else the usual ones that nvcc knows.
-
-    Raises:
-        SettingError: nvcc does not know one of those wanted.
-        CudaUnavailableError: nvcc knows none of the usual ones.
-    """
-    if wanted is None:
-        known = [arch for arch in DEFAULT_ARCHS if arch in toolkit.archs]
-        if not known:
-            raise CudaUnavailableError(
-                f"nvcc {toolkit.version} knows none of {', '.join(DEFAULT_ARCHS)}"
-            )
-        return (*known[:-1], f"{known[-1]}+PTX")
-    for arch in wanted:
-        # --list-gpu-code leaves out the variants sm_90a, sm_100f: judge those by their number.
-        if re.sub(r"\D", "", arch) not in toolkit.archs:
-            raise SettingError(
-                f"METACURV_CUDA_ARCHS: nvcc {toolkit.version} does not compile for {arch!r}; "
-                f"it knows {';'.join(toolkit.archs)}"
-            )
-    return wanted
-
-
-def gencode_flags(archs: Sequence[str]) -> list[str]:
-    """nvcc's flags for ``archs``: machine code of each, and PTX of those ending in "+PTX"."""
-    flags = []
-    for arch in dict.fromkeys(name.removesuffix("+PTX") for name in archs):
-        codes = [f"sm_{arch}"] + ([f"compute_{arch}"] if f"{arch}+PTX" in archs else [])
-        flags += [f"-gencode=arch=compute_{arch},code={code}" for code in codes]
-    return flags
 
 
 def host_compiler_flags(environ: Mapping[str, str]) -> list[str]:
@@ -147,37 +120,3 @@ def nvcc_command(
     for folder in include_dirs:
         command += ["-isystem", folder]
     return [*command, *host_compiler_flags(os.environ)]
-
-
-def compile_objects(
-    command: Sequence[str], sources: Sequence[Path], build_dir: Path, jobs: str | None
-) -> list[str]:
-    """Compiles each of ``sources`` with ``command``, in parallel, and returns the objects.
-
-    Raises:
-        RuntimeError: a file does not compile; what nvcc says of it was printed.
-        FileNotFoundError: there is no ninja.
-    """
-    build_dir.mkdir(parents=True, exist_ok=True)
-    objects = [build_dir.resolve() / f"{source.name}.o" for source in sources]
-    line = shlex.join(command).replace("$", "$$")
-    rules = [
-        "rule nvcc",
-        f"  command = {line} -MD -MF $out.d -c $in -o $out",
-        "  depfile = $out.d",
-        "  deps = gcc",
-    ]
-    rules += [
-        f"build {_ninja_path(out)}: nvcc {_ninja_path(source.resolve())}"
-        for source, out in zip(sources, objects, strict=True)
-    ]
-    (build_dir / "build.ninja").write_text("\n".join(rules) + "\n")
-    limit = ["-j", jobs] if jobs and jobs.isdigit() else []
-    # By its number: setuptools may have detached sys.stdout.
-    if subprocess.run(["ninja", "-v", *limit], cwd=build_dir, stdout=1, check=False).returncode:
-        raise RuntimeError("nvcc did not compile the kernels; its messages are above")
-    return [str(out) for out in objects]
-
-
-def _ninja_path(path: Path) -> str:
-    return re.sub(r"([$ :])", r"$\1", str(path))

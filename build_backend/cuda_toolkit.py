@@ -21,7 +21,8 @@ class CudaToolkit:
 
     Attributes:
         nvcc: the compiler, or a script that runs it.
-        version: release, such as "13.0".
+        version: such as "13.0".
+        release: the version to its last digit, such as "13.0.88".
         include: folder of cuda_runtime.h.
         cudart: the static runtime library.
         archs: architectures that this nvcc compiles for, such as "80".
@@ -29,6 +30,7 @@ class CudaToolkit:
 
     nvcc: str
     version: str
+    release: str
     include: Path
     cudart: Path
     archs: tuple[str, ...]
@@ -79,7 +81,7 @@ def inspect_toolkit(nvcc: str) -> CudaToolkit:
     Raises:
         CudaUnavailableError: it does not run, or its headers or static runtime are missing.
     """
-    version = re.search(r"release (\d+\.\d+)", _run([nvcc, "--version"]))
+    version = re.search(r"release (\d+\.\d+), V([\d.]+)", _run([nvcc, "--version"]))
     if version is None:
         raise CudaUnavailableError(f"{nvcc} --version names no release")
     root = toolkit_root(_run([nvcc, "--dryrun", "-c", "x.cu"]))
@@ -97,8 +99,10 @@ def inspect_toolkit(nvcc: str) -> CudaToolkit:
             *sorted(Path("/usr/lib").glob("*-linux-gnu")),
         ],
     )
-    archs = re.findall(r"^sm_(\d+[af]?)$", _run([nvcc, "--list-gpu-code"]), re.MULTILINE)
-    return CudaToolkit(nvcc, version[1], include, lib / "libcudart_static.a", tuple(archs))
+    archs = re.findall(r"^sm_(\d+)$", _run([nvcc, "--list-gpu-code"]), re.MULTILINE)
+    return CudaToolkit(
+        nvcc, version[1], version[2], include, lib / "libcudart_static.a", tuple(archs)
+    )
 
 
 def find_toolkit(environ: Mapping[str, str]) -> CudaToolkit:

@@ -6,22 +6,23 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from ninja_build import ROOT
 
 
-def check_compiler() -> None:
+def check_compiler(compiler: Sequence[str]) -> None:
     """Raises RuntimeError where no C++ can be compiled at all, before anything is tried with it."""
     if os.name != "posix":
         raise RuntimeError("the kernels are built on Linux and macOS only")
-    command = [*shlex.split(os.environ.get("CXX", "c++")), "-x", "c++", "-fsyntax-only", "-"]
+    command = [*compiler, "-x", "c++", "-fsyntax-only", "-"]
     program = "#include <string>"
     try:
         done = subprocess.run(command, input=f"{program}\n", text=True, check=False)
     except OSError as error:
-        raise RuntimeError(f"the C++ compiler {command[0]!r} does not run: {error}") from error
+        raise RuntimeError(f"the C++ compiler {compiler[0]!r} does not run: {error}") from error
     if done.returncode:
         raise RuntimeError(f"{shlex.join(command)!r} does not compile {program!r}")
 

@@ -1,4 +1,4 @@
-"""Finding nvcc behind wrappers, incomplete toolkits, and the architectures to compile for."""
+"""Finding nvcc behind wrappers, and incomplete toolkits."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from build_settings import SettingError
-from cuda_compile import choose_archs, gencode_flags, host_compiler_flags
+from cuda_compile import host_compiler_flags
 from cuda_toolkit import (
-    CudaToolkit,
     CudaUnavailableError,
     find_nvcc,
     find_toolkit,
@@ -38,10 +36,6 @@ def toolkit_at(root: Path, *, lib: str = "lib64") -> Path:
     return nvcc
 
 
-def a_toolkit(*archs: str) -> CudaToolkit:
-    return CudaToolkit("nvcc", "13.0", Path("/include"), Path("/libcudart_static.a"), archs)
-
-
 @pytest.mark.parametrize("lib", ["lib64", "lib", "targets/x86_64-linux/lib"])
 def test_wrapper_script_leads_to_the_real_root(tmp_path: Path, lib: str) -> None:
     nvcc = toolkit_at(tmp_path / "cuda-12.8", lib=lib)
@@ -54,6 +48,7 @@ def test_wrapper_script_leads_to_the_real_root(tmp_path: Path, lib: str) -> None
 
     assert toolkit.nvcc == str(wrapper)
     assert toolkit.version == "12.8"
+    assert toolkit.release == "12.8.93"
     assert toolkit.include == tmp_path / "cuda-12.8" / "include"
     assert toolkit.cudart == tmp_path / "cuda-12.8" / lib / "libcudart_static.a"
     assert toolkit.archs == ("75", "80", "90", "120")
@@ -97,33 +92,6 @@ def test_nvcc_that_is_something_else() -> None:
 def test_dryrun_without_top_is_quoted() -> None:
     with pytest.raises(CudaUnavailableError, match="nvcc fatal"):
         toolkit_root("nvcc fatal : nonsense")
-
-
-def test_default_archs_are_the_usual_ones_that_nvcc_knows_and_ptx_of_the_newest() -> None:
-    assert choose_archs(a_toolkit("70", "75", "80", "87", "90"), None) == ("75", "80", "90+PTX")
-
-
-def test_old_nvcc_counts_as_none() -> None:
-    with pytest.raises(CudaUnavailableError, match="knows none of 75, 80"):
-        choose_archs(a_toolkit("35", "70"), None)
-
-
-def test_wanted_archs_are_taken_as_they_are() -> None:
-    assert choose_archs(a_toolkit("80", "90"), ("90a", "80+PTX")) == ("90a", "80+PTX")
-
-
-def test_wanted_arch_that_nvcc_does_not_know() -> None:
-    with pytest.raises(SettingError, match=r"nvcc 13\.0 does not compile for '30'; it knows 80;90"):
-        choose_archs(a_toolkit("80", "90"), ("80", "30"))
-
-
-def test_gencode_flags() -> None:
-    assert gencode_flags(("80", "90a", "120+PTX")) == [
-        "-gencode=arch=compute_80,code=sm_80",
-        "-gencode=arch=compute_90a,code=sm_90a",
-        "-gencode=arch=compute_120,code=sm_120",
-        "-gencode=arch=compute_120,code=compute_120",
-    ]
 
 
 @pytest.mark.parametrize(
