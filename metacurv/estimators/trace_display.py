@@ -1,4 +1,4 @@
-"""How a ``TraceEstimate`` looks: a table for notebooks and a bar chart.
+"""The display of a ``TraceEstimate``: a table for notebooks and a bar chart.
 
 Both show the parts of the trace, by layer where the estimate has layers and by parameter otherwise. A long model is cut to
 its largest parts; the others are added up in one row, so that what is shown still adds up to the trace.
@@ -40,12 +40,12 @@ class Part:
 
 
 def is_exact(estimate: TraceEstimate) -> bool:
-    """Whether nothing was sampled."""
+    """Tells whether nothing was sampled."""
     return estimate.n_samples == 0 and estimate.stderr == 0
 
 
 def parts(estimate: TraceEstimate, most: int) -> tuple[str, list[Part]]:
-    """What the parts are, "layer" or "parameter", and at most ``most`` of them in the model's order.
+    """Returns what the parts are, "layer" or "parameter", and at most ``most`` of them in the model's order.
 
     The last one stands for all that were left out. Their errors are not independent, so their sum has no error.
     """

@@ -56,7 +56,7 @@ class TraceEstimate:
         )
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the estimate, and its largest layers with their errors."""
+        """Returns what a notebook shows: the estimate, and its largest layers with their errors."""
         return trace_display.as_html(self)
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -75,7 +75,7 @@ class TraceEstimate:
             ImportError: matplotlib is not installed.
             ValueError: the method gave the total only ("taylor").
 
-        Example:
+        Examples:
             >>> import torch
             >>> from metacurv import estimate_trace
             >>> model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))

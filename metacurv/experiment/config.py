@@ -110,7 +110,7 @@ class Config:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Config:
-        """What ``to_json`` gave; an unknown name is a TypeError."""
+        """Takes back what ``to_json`` gave; an unknown name is a TypeError."""
         lists = {"hidden", "alphas"}
         checked: Any = {name: tuple(v) if name in lists else v for name, v in values.items()}
         return cls(**checked)

@@ -45,7 +45,7 @@ def text(config: Config, curves: Sequence[Curves]) -> str:
 
 
 def table(config: Config, curves: Sequence[Curves]) -> list[str]:
-    """What was measured, a column a method."""
+    """Returns the table of what was measured, a column for each method."""
     plural = "s" * (config.seeds > 1)
     means = _heads(curves)
     means += [

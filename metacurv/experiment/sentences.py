@@ -55,7 +55,7 @@ def where(config: Config, picture: Path, report: Path) -> str:
 
 
 def is_glimpse(config: Config) -> bool:
-    """Whether there are fewer seeds or steps than in the full experiment."""
+    """Tells whether there are fewer seeds or steps than in the full experiment."""
     return config.seeds < _FULL.seeds or config.steps < _FULL.steps
 
 

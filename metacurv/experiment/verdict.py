@@ -153,7 +153,7 @@ def _test_loss(curves: Curves, adam: Curves) -> str:
 
 
 def _lowest(curves: Curves) -> str:
-    """When a method's test loss is lowest, and how far it rises then, as it does where the network overfits."""
+    """Says when a method's test loss is lowest, and how far it rises then, as it does where the network overfits."""
     step = np.median(curves.best_test_step)
     risen = np.median(curves.final_test_loss - curves.best_test_loss)
     after = f"rises by {risen:.2f} after it" if step < curves.steps[-1] else "the last"

@@ -1,4 +1,4 @@
-"""What methods are called wherever people see them; results keep the names that the runs were stored under."""
+"""The names of the methods wherever people see them; results keep the names that the runs were stored under."""
 
 from __future__ import annotations
 

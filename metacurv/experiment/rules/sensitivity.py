@@ -1,4 +1,4 @@
-"""How much the given learning rate matters: a constant rate's result has a peak, the directional rule's should be a line."""
+"""The sensitivity to the given learning rate: a constant rate's result has a peak, the directional rule's should be a line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""sensitivity.png: over the learning rate that one gives, the base optimizer has a peak and the directional rule a line."""
+"""The picture sensitivity.png: over the learning rate that one gives, the base optimizer has a peak and the directional rule a line."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ByRate = Mapping[float, Sequence[float]]  # learning rate -> one result a seed
 
 
 def draw(results: Mapping[str, tuple[ByRate, ByRate]]) -> bytes:
-    """``results``: task -> the base optimizer's, and the directional rule's on it."""
+    """Draws the panels; ``results`` maps a task to the results of the base optimizer and of the directional rule."""
     style = {**STYLE, "axes.titlesize": 10.5, "axes.labelsize": 9.5}
     with rc_context(style):
         columns = min(_COLUMNS, len(results))
@@ -90,7 +90,7 @@ def _number(
 
 
 def _head(figure: Figure, height: float, handles: list[Any], results: Mapping[str, Any]) -> None:
-    """What is drawn, and the one legend, above all panels."""
+    """Writes what is drawn, and the one legend, above all panels."""
     counts = {len(values) for pair in results.values() for by in pair for values in by.values()}
     seeds = f"mean ± standard error of {'–'.join(map(str, sorted(counts)))} seeds"
     figure.text(
