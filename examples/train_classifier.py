@@ -47,6 +47,8 @@ def main(epochs: int, plot: str | None) -> None:
         from matplotlib import pyplot
 
         pyplot.semilogy([reading.step for reading in opt.history], [r.lr[0] for r in opt.history])
+        pyplot.xlabel("step")
+        pyplot.ylabel("learning rate")
         pyplot.savefig(plot)
 
 
