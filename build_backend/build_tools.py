@@ -49,7 +49,7 @@ def find_tools(compiler: Sequence[str], folder: Path) -> BuildTools:
     first_line = said.stdout.partition("\n")[0]
     versions = (first_line, f"torch {version('torch')}", f"pybind11 {pybind11.__version__}")
     return BuildTools(
-        compiler=_short(compiler, first_line),
+        compiler=short_name(compiler, first_line),
         torch=version("torch"),
         # pybind11 stands first: torch ships one of its own that refuses to be included beside the
         # stable ABI.
@@ -62,8 +62,11 @@ def find_tools(compiler: Sequence[str], folder: Path) -> BuildTools:
     )
 
 
-def _short(compiler: Sequence[str], first_line: str) -> str:
-    """ "g++ 12.2.0" out of "g++ (Debian 12.2.0-14) 12.2.0"; "clang 14.0.6" out of "clang version 14.0.6"."""
+def short_name(compiler: Sequence[str], first_line: str) -> str:
+    """Name and version of ``compiler``, out of the ``first_line`` that it prints with --version.
+
+    "g++ (Debian 12.2.0-14) 12.2.0" gives "g++ 12.2.0".
+    """
     number = re.search(r"\d+(\.\d+)+", first_line)
     name = Path(next(word for word in compiler if "ccache" not in word)).name
     return f"{name} {number[0]}" if number else name
