@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from metacurv.experiment.rules import figures, labels, sensitivity_figure, summary, tables
+from metacurv.experiment.rules.cli import main
 from metacurv.experiment.rules.grid import GRID
 from metacurv.experiment.rules.plan import Run
+from metacurv.experiment.rules.store import Store
 from metacurv.experiment.rules.tasks import TASKS
 from tests.experiment.rules.test_plan_and_store import record
 
@@ -130,6 +135,23 @@ def test_the_file_has_the_names_beside_the_numbers() -> None:
     assert [(each["method"], each["label"]) for each in found["methods"]] == [
         ("directional", "directional")
     ]
+
+
+def test_a_summary_alone_keeps_the_environment_of_the_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path)
+    for name, runs in records().items():
+        for seed, made in runs.items():
+            store.add(Run(TASK.name, name, seed, TASK.steps), made)
+    path = tmp_path / "summary.json"
+    path.write_text(json.dumps({"environment": {"torch": "another"}}))
+    again = ["--summary-only", "--tasks", TASK.name, "--seeds", "4", "--out", str(tmp_path)]
+    assert main(again) == 0
+    found = json.loads(path.read_text())
+    assert found["environment"] == {"torch": "another"}
+    assert list(found["mean_ranks"]) == ["directional", labels.ANY_BASE]
+    assert f"  2.00  {labels.ANY_BASE}\n" in capsys.readouterr().out
 
 
 def test_gains_are_positive_where_a_loss_is_lower() -> None:
