@@ -27,11 +27,11 @@ MODULES = {
 EVERYWHERE = {"_validate", "_version", "_warnings"}  # small, and imported from all over: not drawn
 COMPILED = "_C"
 WORDS = {
-    "experiment": "experiments of the command line",
+    "experiment": "comparisons, with reports",
     "self_check": "python -m metacurv",
     "directional": "finds a learning rate",
     "reciprocal": "lr / (1 + alpha trace)",
-    "optimizer": "an optimizer around an optimizer",
+    "optimizer": "wraps an optimizer",
     "rules": "what both rules compute",
     "estimators": "traces, curvature along a line",
     "ops": "checks, and picks a backend",
@@ -43,7 +43,7 @@ WORDS = {
 Graph = dict[str, set[str]]  # a room -> rooms that it imports
 Places = dict[str, tuple[int, int]]
 
-WIDTH, BOX_WIDTH, BOX_HEIGHT, GAP, TOP = 800, 256, 62, 52, 12
+WIDTH, BOX_WIDTH, BOX_HEIGHT, GAP, TOP = 800, 240, 62, 52, 12
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def places(rows: Sequence[Sequence[str]], arrows: Sequence[tuple[str, str]]) -> 
         middle = {name: sum(xs) / len(xs) if xs else WIDTH / 2 for name, xs in above.items()}
         for column, name in enumerate(sorted(row, key=lambda name: (middle[name], name))):
             x = WIDTH * (2 * column + 1) / (2 * len(row))
-            x += (WIDTH / 2 - x) / 6 * (len(row) > 1)  # nearer to the middle
+            x += (WIDTH / 2 - x) / 6 * (len(row) == 2)  # nearer to the middle
             found[name] = (round(x), TOP + level * (BOX_HEIGHT + GAP))
     return found
 

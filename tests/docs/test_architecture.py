@@ -40,6 +40,19 @@ def test_no_box_is_without_words(architecture: ModuleType) -> None:
     assert set(architecture.read()) <= set(architecture.WORDS)
 
 
+def test_boxes_stand_apart(architecture: ModuleType) -> None:
+    graph = architecture.read()
+    rows = architecture.floors(graph)
+    at = architecture.places(rows, architecture.drawn_arrows(graph))
+    for row in rows:
+        middles = sorted(at[name][0] for name in row)
+        reach = architecture.BOX_WIDTH / 2
+        assert reach <= middles[0]
+        assert middles[-1] <= architecture.WIDTH - reach
+        pairs = zip(middles, middles[1:], strict=False)
+        assert all(right - left >= 2 * reach + 10 for left, right in pairs)
+
+
 def test_what_a_module_imports(architecture: ModuleType) -> None:
     source = """
 import torch, metacurv.ops
