@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from importlib.util import module_from_spec, spec_from_file_location
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree
@@ -49,8 +50,7 @@ def test_boxes_stand_apart(architecture: ModuleType) -> None:
         reach = architecture.BOX_WIDTH / 2
         assert reach <= middles[0]
         assert middles[-1] <= architecture.WIDTH - reach
-        pairs = zip(middles, middles[1:], strict=False)
-        assert all(right - left >= 2 * reach + 10 for left, right in pairs)
+        assert all(right - left >= 2 * reach + 10 for left, right in pairwise(middles))
 
 
 def test_what_a_module_imports(architecture: ModuleType) -> None:
