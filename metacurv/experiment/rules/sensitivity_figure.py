@@ -1,4 +1,4 @@
-"""The picture sensitivity.png: the base optimizer has a peak over the learning rate that one gives, the directional rule a line."""
+"""The picture sensitivity.png: the base optimizer has a peak over the rate that one gives it, the directional rule a line."""
 
 from __future__ import annotations
 
