@@ -1,17 +1,17 @@
 """A second build of an unchanged tree compiles and links nothing; whatever changes is built anew.
 
 Whole builds as ``pip install -e .`` runs them, but of two small sources, against a torch and a
-pybind11 that are empty but for what the build looks at. Each build finds those two in a new folder,
-as an isolated one does.
+pybind11 that are empty but for what the build looks at. Each build finds those two in a new folder
+that is gone afterwards, as an isolated one does.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +38,6 @@ class Tree:
 
     folder: Path
     times: dict[Path, int] = field(default_factory=dict)
-    builds: itertools.count[int] = field(default_factory=itertools.count)
 
     def write(self, name: str, text: str) -> None:
         path = self.folder / "csrc" / name
@@ -49,19 +48,19 @@ class Tree:
         self, environ: Mapping[str, str] = {}, *, torch: str = "2.13.0", pybind11: str = "3.0.0"
     ) -> set[str]:
         """Builds and returns the names of the files that the compilers and the linker wrote."""
-        site = self.folder.parent / f"isolated-{next(self.builds)}"
-        put_libraries(site, torch, pybind11)
         kept = {name: value for name, value in os.environ.items() if "METACURV" not in name}
-        settings = {"METACURV_CUDA": "0", "METACURV_REQUIRE_NATIVE": "1", "PYTHONPATH": str(site)}
-        done = subprocess.run(
-            [sys.executable, "-c", BUILD, str(site)],
-            cwd=self.folder,
-            env={**kept, **settings, **environ},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
+        settings = {"METACURV_CUDA": "0", "METACURV_REQUIRE_NATIVE": "1"}
+        with tempfile.TemporaryDirectory() as site:
+            put_libraries(Path(site), torch, pybind11)
+            done = subprocess.run(
+                [sys.executable, "-c", BUILD, site],
+                cwd=self.folder,
+                env={**kept, **settings, "PYTHONPATH": site, **environ},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                check=False,
+            )
         assert done.returncode == 0, done.stdout
         made = [*self.folder.glob("build/**/*.o"), *self.folder.glob("build/**/_C.so")]
         before, self.times = self.times, {path: path.stat().st_mtime_ns for path in made}
