@@ -2,7 +2,7 @@
 
 Run from anywhere: python benchmarks/install_times.py
 
-Prints a table and writes benchmarks/results/install.json. CPU seconds are user and system time of
+Prints a table and writes benchmarks/results/install.json and the table of docs/start/install.md. CPU seconds are user and system time of
 pip and everything that it starts; unlike seconds on the wall they depend little on what else runs.
 The exit status is 1 where they are above the most that they may be.
 """
@@ -26,7 +26,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))  # run by its path, python sees this folder alone
+
+from benchmarks.page_block import write_block  # noqa: E402
+
 RESULT = ROOT / "benchmarks" / "results" / "install.json"
+PAGE = ROOT / "docs" / "start" / "install.md"
 
 NOT_COPIED = shutil.ignore_patterns(
     ".*", "build", "dist", "runs", "site", "*.so", "*.egg-info", "__pycache__"
@@ -131,6 +137,17 @@ def line(install: Mapping[str, Any]) -> str:
     return f"{install['name']:<28}{install['cpu_seconds']:8.1f}{most}{install['wall_seconds']:8.1f}"
 
 
+def page_table(result: Mapping[str, Any]) -> str:
+    """The table of the installation page."""
+    rows = [
+        f"| `{each['name']}` | {each['cpu_seconds']:.0f} s | {each['wall_seconds']:.0f} s |"
+        for each in (result["torch"], *result["installs"])
+    ]
+    where = f"{result['cores']} cores, load {result['load_at_end']:.1f}"
+    head = f"| {where} | processor time | time on the clock |"
+    return "\n".join([head, "|---|---|---|", *rows])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--torch", default="2.13.0", help="version of torch to install first")
@@ -140,6 +157,8 @@ def main() -> int:
     result = report(arguments.torch)
     print(line(result["torch"]), "(torch itself, before all the others)")
     arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+    if arguments.output == RESULT:
+        write_block(PAGE, "install", page_table(result))
     above = [i for i in result["installs"] if i["cpu_seconds"] > i["most_cpu_seconds"]]
     return 1 if above else 0
 

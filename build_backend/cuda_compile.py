@@ -14,13 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from build_settings import BuildSettings
-from cuda_archs import CHECKED_ARCHS, capabilities, choose_archs, gencode_flags, visible_archs
+from cuda_archs import capabilities, choose_archs, gencode_flags, visible_archs
 from cuda_toolkit import CudaToolkit, CudaUnavailableError, find_toolkit
 from ninja_build import ROOT, compilation, run_ninja
 
 CUDA_SOURCES = ROOT / "csrc" / "cuda"
-
-DEFAULT_ARCHS = CHECKED_ARCHS  # the name that tests/emulation/nvcc.py imports
 
 # libtorch.so is empty but for needing libtorch_cuda.so where torch has one: only through it does a
 # weak aoti_torch_get_current_cuda_stream resolve, in a binary that CPU-only torch can load as well.

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "docs" / "results"
+DOCS = ROOT / "docs"
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +34,11 @@ def speed() -> str:
     return str(report.page_block([stored], ROOT / "benchmarks/results/speed.png"))
 
 
+def install() -> str:
+    stored = json.loads((ROOT / "benchmarks/results/install.json").read_text())
+    return str(import_module("benchmarks.install_times").page_table(stored))
+
+
 def experiment() -> str:
     script = ROOT / "docs/mnist1d/publish.py"
     spec = spec_from_file_location("publish", script)
@@ -47,14 +52,15 @@ def experiment() -> str:
 @pytest.mark.parametrize(
     ("page", "name", "made"),
     [
-        ("learning-rate.md", "rules", rules("table")),
-        ("learning-rate.md", "ranks", rules("ranks")),
-        ("learning-rate.md", "cost", rules("cost")),
-        ("mnist1d.md", "experiment", experiment),
-        ("speed.md", "speed", speed),
+        ("results/learning-rate.md", "rules", rules("table")),
+        ("results/learning-rate.md", "ranks", rules("ranks")),
+        ("results/learning-rate.md", "cost", rules("cost")),
+        ("results/mnist1d.md", "experiment", experiment),
+        ("results/speed.md", "speed", speed),
+        ("start/install.md", "install", install),
     ],
-    ids=["rules", "ranks", "cost", "experiment", "speed"],
+    ids=["rules", "ranks", "cost", "experiment", "speed", "install"],
 )
 def test_block(page: str, name: str, made: Callable[[], str]) -> None:
     block_of = import_module("benchmarks.page_block").block_of
-    assert block_of(RESULTS / page, name) == made().strip("\n")
+    assert block_of(DOCS / page, name) == made().strip("\n")

@@ -17,7 +17,8 @@ from torch.utils.cpp_extension import include_paths
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "build_backend"))
 
-from cuda_compile import CUDA_SOURCES, DEFAULT_ARCHS, nvcc_command  # noqa: E402
+from cuda_archs import CHECKED_ARCHS  # noqa: E402
+from cuda_compile import CUDA_SOURCES, nvcc_command  # noqa: E402
 from cuda_toolkit import CudaToolkit, CudaUnavailableError, find_toolkit  # noqa: E402
 from native_build import TORCH_TARGET  # noqa: E402
 
@@ -95,7 +96,7 @@ class Nvcc:
     @property
     def archs(self) -> list[str]:
         """Those of the package's that this nvcc knows."""
-        return [arch for arch in DEFAULT_ARCHS if arch in self.toolkit.archs]
+        return [arch for arch in CHECKED_ARCHS if arch in self.toolkit.archs]
 
     def cubins(self, folder: Path, archs: Iterable[str]) -> dict[str, dict[str, Kernel]]:
         """Writes ``folder``/SOURCE.ARCH.cubin and returns the kernels by architecture and readable name."""
