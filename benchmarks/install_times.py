@@ -2,9 +2,10 @@
 
 Run from anywhere: python benchmarks/install_times.py
 
-Prints a table and writes benchmarks/results/install.json and the table of docs/start/install.md. CPU seconds are user and system time of
-pip and everything that it starts; unlike seconds on the wall they depend little on what else runs.
-The exit status is 1 where they are above the most that they may be.
+Prints a table and writes benchmarks/results/install.json and the table of
+docs/start/install.md. CPU seconds are user and system time of pip and everything that it
+starts; unlike seconds on the wall they depend little on what else runs. The exit status is 1
+where they are above the most that they may be.
 """
 
 from __future__ import annotations
