@@ -51,10 +51,10 @@ class Case(NamedTuple):
 
 
 CASES = [
-    Case("pip install . without nvcc", ["."], 60, {"CUDA_HOME": "/nonexistent"}),
-    Case("pip install . with nvcc", ["."], 180, {"METACURV_CUDA": "1"}),
+    Case("metacurv without nvcc", ["."], 60, {"CUDA_HOME": "/nonexistent"}),
+    Case("metacurv with nvcc", ["."], 180, {"METACURV_CUDA": "1"}),
     # "Nothing is compiled" in seconds: pip, its build environment and setuptools.
-    Case("second pip install -e .", ["-e", "."], 10, before=[["-e", "."]]),
+    Case("metacurv a second time, nothing has changed", ["-e", "."], 10, before=[["-e", "."]]),
 ]
 
 
@@ -115,6 +115,11 @@ def report(torch: str) -> dict[str, Any]:
         install_torch = [str(python), "-m", "pip", "install", f"torch=={torch}"]
         of_torch = timed(install_torch, folder, environ)
         del of_torch["output"]
+        ask = "import torch; print(torch.version.cuda or '')"
+        cuda = subprocess.run([str(python), "-c", ask], capture_output=True, text=True, check=True)
+        build = (
+            f"its build for CUDA {cuda.stdout.strip()}" if cuda.stdout.strip() else "its CPU build"
+        )
         installs = []
         for case in CASES:
             if "METACURV_CUDA" in case.environ and not shutil.which("nvcc"):
@@ -127,7 +132,7 @@ def report(torch: str) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "load_at_end": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
-        "torch": {"name": f"pip install torch=={torch}", **of_torch},
+        "torch": {"name": f"torch {torch} by itself, {build}", **of_torch},
         "installs": installs,
     }
 
@@ -141,12 +146,12 @@ def line(install: Mapping[str, Any]) -> str:
 def page_table(result: Mapping[str, Any]) -> str:
     """The table of the installation page."""
     rows = [
-        f"| `{each['name']}` | {each['cpu_seconds']:.0f} s | {each['wall_seconds']:.0f} s |"
+        f"| {each['name']} | {each['cpu_seconds']:.0f} s | {each['wall_seconds']:.0f} s |"
         for each in (result["torch"], *result["installs"])
     ]
-    where = f"{result['cores']} cores, load {result['load_at_end']:.1f}"
-    head = f"| {where} | processor time | time on the clock |"
-    return "\n".join([head, "|---|---|---|", *rows])
+    where = f"{result['cores']} cores, load {result['load_at_end']:.1f}, {result['date']}."
+    head = "| installation | processor time | time on the clock |"
+    return "\n".join([head, "|---|---|---|", *rows, "", where])
 
 
 def main() -> int:

@@ -52,8 +52,8 @@ LINES = {
         "Gauss-Newton trace to 2 %, convolutional network",
         "the best other method",
     ),
-    ("`hessian_trace`, MLP 40-256-256-10, worst of K = 1, 4, 16, 64", "PyHessian"): (
-        "`hessian_trace`, equal number of probes",
+    ("`hessian_trace`, MLP 40-100-100-10, worst of K = 1, 4, 16, 64", "PyHessian"): (
+        "`hessian_trace`, equal number of probes, ReLU network",
         "PyHessian",
     ),
     ("Hessian to 1 %, ReLU MLP, where it is the GGN", "the same in plain torch, by hand"): (

@@ -12,6 +12,8 @@ from pathlib import Path
 def announce(line: str) -> None:
     """Prints ``line``, the last of the build's log; where pip hides that log, puts it above pip's own line."""
     print(line, flush=True)
+    if os.environ.get("TERM", "dumb") == "dumb" or "JPY_PARENT_PID" in os.environ:
+        return  # no terminal, or a notebook's, which need not know the sequences below
     with contextlib.suppress(OSError):  # no /proc, no terminal, or one that takes nothing now
         pip = Path("/proc", str(os.getppid()))
         if hides_the_log((pip / "cmdline").read_text(errors="replace").split("\0")):

@@ -19,7 +19,7 @@ class BuildSettings:
 
     Attributes:
         cuda: "0" builds no CUDA kernels, "1" fails without them, "auto" builds them where it can.
-        cuda_archs: architectures such as ("80", "90a", "90+PTX"), or None for nvcc's usual ones.
+        cuda_archs: architectures such as ("80", "90a", "90+PTX"), or None: those of this machine's GPUs, else 8.0 and 9.0.
         require_native: fail instead of installing the pure-Python fallback.
         werror: warnings of the C++ and CUDA compilers are errors.
         debug: assertions and debug information, little optimisation.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 import torch
@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from metacurv import _validate
 from metacurv.estimators.state import recording
 from metacurv.rules.directional import DirectionalRule
+from metacurv.rules.reciprocal import ReciprocalRule
 from metacurv.wrapper import OptimizerWrapper
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from metacurv.reciprocal.control import Estimator, TraceControl
     from metacurv.reciprocal.optimizer import ReciprocalLR
     from metacurv.reciprocal.record import UpdateRecord
-    from metacurv.rules.reciprocal import ReciprocalRule
 
 
 class MetaCurvatureLR(OptimizerWrapper):
@@ -45,9 +45,10 @@ class MetaCurvatureLR(OptimizerWrapper):
         loss.backward()
         opt.step()
 
-    The call makes a ``DirectionalLR`` or a ``ReciprocalLR``, and passes its arguments on; their docstrings describe them. The
+    The call makes a ``DirectionalLR`` or a ``ReciprocalLR``, and passes its arguments on; their docstrings describe them. With
+    ``probe`` they are ``model``, ``loss_fn``, ``horizon`` and ``average``; without it ``alpha``, ``update_freq``,
+    ``n_hutchinson_samples``, ``smoothing``, ``estimator`` and ``model``; with both ``seed``, ``backend`` and ``on_update``. The
     argument ``rule`` says the choice in words: "directional", "reciprocal", or a ``DirectionalRule`` with settings of its own.
-    By default ``probe`` chooses the directional rule, and its absence the reciprocal one.
 
     Both are optimizers as torch knows them: groups and state are those of the base optimizer, and schedulers, ``GradScaler``,
     clipping, accumulation, hooks and checkpoints work as they do with the base. The learning rates in ``param_groups`` stay
@@ -77,8 +78,10 @@ class MetaCurvatureLR(OptimizerWrapper):
 
     def __init_subclass__(cls, rule: str | None = None, **options: Any) -> None:
         super().__init_subclass__(**options)
+        _show_signature(cls, [cls])
         if rule is not None:
             MetaCurvatureLR._of_rule[rule] = cls
+            _show_signature(MetaCurvatureLR, MetaCurvatureLR._of_rule.values())
 
     @overload
     def __new__(
@@ -116,6 +119,11 @@ class MetaCurvatureLR(OptimizerWrapper):
     def __new__(cls, *args: Any, **options: Any) -> MetaCurvatureLR:
         """Makes an instance of the class of the rule that ``options`` ask for."""
         if cls is MetaCurvatureLR:
+            if len(args) > 1:
+                raise TypeError(
+                    f"MetaCurvatureLR must get all arguments but the optimizer by name, such as alpha=0.01, got "
+                    f"{_validate.describe(args[1])}"
+                )
             return super().__new__(cls._of_rule[_chosen_rule(options)])
         if not issubclass(cls, tuple(cls._of_rule.values())):
             raise TypeError(
@@ -198,6 +206,15 @@ class MetaCurvatureLR(OptimizerWrapper):
         return f"MetaCurvatureLR({self._control.describe()},\n{self.optimizer!r})"
 
 
+def _show_signature(cls: type, of: Iterable[type[MetaCurvatureLR]]) -> None:
+    """Makes ``help(cls)`` and notebooks show the arguments of all classes in ``of``, where ``__new__`` takes anything."""
+    parameters: dict[str, inspect.Parameter] = {}
+    for each in of:
+        for parameter in list(inspect.signature(each.__init__).parameters.values())[1:]:
+            parameters.setdefault(parameter.name, parameter)
+    cls.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+
+
 def _chosen_rule(options: dict[str, Any]) -> str:
     """The name of the rule that ``MetaCurvatureLR(optimizer, **options)`` asks for.
 
@@ -205,7 +222,7 @@ def _chosen_rule(options: dict[str, Any]) -> str:
         ValueError: ``options["rule"]`` is none, or an option belongs to the other rule.
     """
     classes = MetaCurvatureLR._of_rule
-    directional, reciprocal = sorted(classes)
+    directional, reciprocal = DirectionalRule.name, ReciprocalRule.name
     own = {
         name: inspect.signature(made.__init__).parameters.keys() for name, made in classes.items()
     }

@@ -12,9 +12,6 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "metacurv").rglob("*.py"))
 
-# Files that still hold fragments, with the reason; a file without any fails here until its entry is gone.
-PENDING: dict[str, str] = {}
-
 # Openings of a first sentence that has no subject and verb, and is no noun phrase for an attribute either: it continues a
 # sentence that only the function's name begins, or it is a bare formula, shape or condition.
 FRAGMENT = re.compile(
@@ -53,14 +50,7 @@ def fragments(path: Path) -> list[str]:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_docstrings_are_sentences(path):
     found = fragments(path)
-    if str(path.relative_to(ROOT)) in PENDING:
-        assert found, "no fragments are left here: remove the file from PENDING"
-    else:
-        assert not found, "\n".join(found)
-
-
-def test_pending_files_exist():
-    assert not PENDING.keys() - {str(path.relative_to(ROOT)) for path in FILES}
+    assert not found, "\n".join(found)
 
 
 @pytest.mark.parametrize(

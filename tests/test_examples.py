@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -18,10 +19,14 @@ def run(name: str, folder: Path, *arguments: str) -> str:
     """Runs an example in a folder of its own, where a warning is an error; returns what it prints."""
     command = [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments]
     environment = {**os.environ, "MPLBACKEND": "Agg"}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
     )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
+    # Processor time: on busy cores a minute on the clock may be twenty seconds of work.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 60
     return done.stdout
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 from typing import Any
 
@@ -68,6 +69,34 @@ def test_whoever_forgets_the_probe_is_told() -> None:
         MetaCurvatureLR(
             torch.optim.Adam(model.parameters()), model=model, loss_fn=LOSS, horizon=100
         )
+
+
+@pytest.mark.parametrize("options", [{"horizon": 4}, {"average": True}, {"loss_fn": LOSS}])
+def test_it_is_the_probe_that_is_missing(options: dict[str, Any]) -> None:
+    """Whatever else is missing too."""
+    with pytest.raises(TypeError, match="probe must be given"):
+        MetaCurvatureLR(torch.optim.Adam(network().parameters()), **options)
+
+
+def test_help_shows_the_arguments() -> None:
+    reciprocal = inspect.signature(ReciprocalLR).parameters
+    directional = inspect.signature(DirectionalLR).parameters
+    assert "alpha" in reciprocal
+    assert "alpha" not in directional
+    assert "probe" in directional
+    assert "probe" not in reciprocal
+    shown = inspect.signature(MetaCurvatureLR).parameters
+    assert shown.keys() == reciprocal.keys() | directional.keys()
+    documented = MetaCurvatureLR.__doc__ or ""
+    assert [name for name in shown if f"``{name}``" not in documented] == ["optimizer"]
+
+
+def test_arguments_are_named() -> None:
+    adam = torch.optim.Adam(network().parameters())
+    with pytest.raises(
+        TypeError, match=r"MetaCurvatureLR must get all arguments .* got float 0\.01"
+    ):
+        MetaCurvatureLR(adam, 0.01)  # type: ignore[call-overload]
 
 
 def test_each_rule_shows_only_what_is_its_own() -> None:

@@ -68,8 +68,8 @@ class DirectionalControl:
         self.seed = _validate.seed(seed)
         self.on_update = on_update
         self._backend = _validate.backend(backend)
-        self._model = ProbeModel(model, loss_fn, base)
         self._probes = ProbeBatches(probe, self.seed)
+        self._model = ProbeModel(model, loss_fn, base)
         self._horizon = None if horizon is None else _validate.integer("horizon", horizon, low=1)
         self._rates = GroupRates(base, rule.per_group)
         self._asked_average = average

@@ -131,7 +131,7 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
 
         Evaluate or save the model inside the block; no step may be taken there. Over the last part of a horizon, which goes on
         from the average, the parameters are what they are. Batch norm's statistics stay those of the last iterate:
-        ``torch.optim.swa_utils.update_bn`` makes the average's.
+        ``torch.optim.swa_utils.update_bn`` makes the average's, on a copy of the model that was made inside the block.
 
         Raises:
             ValueError: no average is kept (``average`` is False, or None without a horizon).

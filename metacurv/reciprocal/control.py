@@ -343,9 +343,11 @@ class TraceControl:
             return self._reset
         name = "state_dict['metacurv']"
         version = state.get("version") if isinstance(state, dict) else None
-        if version != _STATE_VERSION:
+        if (
+            version != _STATE_VERSION or "rule" in state
+        ):  # only the directional rule's names its rule
             raise ValueError(
-                f"{name} must be a dict of version {_STATE_VERSION}, got {_validate.describe(state)}"
+                f"{name} must be a dict of version {_STATE_VERSION} of rule='reciprocal', got {_validate.describe(state)}"
             )
         missing = sorted(self.own_state().keys() - state.keys())
         if missing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +28,27 @@ def test_length() -> None:
 def test_table(name: str) -> None:
     block_of = import_module("benchmarks.page_block").block_of
     assert block_of(README, name) == import_module("benchmarks.readme_tables").tables()[name]
+
+
+def test_installs_keep_to_the_time_that_the_page_says() -> None:
+    stored = json.loads((ROOT / "benchmarks/results/install.json").read_text())
+    assert len(stored["installs"]) == 3
+    for install in stored["installs"]:
+        assert install["cpu_seconds"] <= install["most_cpu_seconds"], install["name"]
+
+
+def test_the_results_page_counts_as_the_table_does() -> None:
+    count = import_module("benchmarks.readme_figures").Count
+    text = (ROOT / "docs/results/learning-rate.md").read_text()
+    words = [
+        r"better than the best constant rate of a grid on (\d+) of the (\d+) tasks",
+        r"level with the best constant rate on (\d+) more",
+        r"\*\*Know where it loses\*\* even to the best constant rate, on the other (\d+):",
+    ]
+    (better, every), level, worse = (re.findall(pattern, text)[0] for pattern in words)
+    assert count(every).holds()
+    for number, side in ((better, "better"), (level, "level"), (worse, "worse")):
+        assert count(number, side=side).holds(), side
 
 
 def test_numbers_have_a_source() -> None:

@@ -29,7 +29,9 @@ print("\\b \\bdone " + repr(done.stdout), flush=True)
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="finds pip's terminal through /proc")
 
 
-def output_of_pip(folder: Path, *arguments: str, redirect: bool = False) -> str:
+def output_of_pip(
+    folder: Path, *arguments: str, redirect: bool = False, term: str = "xterm"
+) -> str:
     """What a terminal gets while a stand-in for ``pip install`` runs in it."""
     pip = folder / "pip"
     pip.write_text(PIP.format(backend=str(ROOT / "build_backend")))
@@ -42,6 +44,7 @@ def output_of_pip(folder: Path, *arguments: str, redirect: bool = False) -> str:
             stdin=theirs,
             stdout=file if redirect else theirs,
             stderr=theirs,
+            env={**os.environ, "TERM": term},
             check=True,
         )
     os.write(theirs, b"END")  # so that there is something to read
@@ -64,6 +67,11 @@ def test_terminal_shows_the_line_above_pips_own(tmp_path: Path) -> None:
 def test_terminal_is_left_alone(arguments: list[str], redirect: bool, tmp_path: Path) -> None:
     """Where pip shows the log itself, shall be quiet, or writes elsewhere."""
     assert "\033" not in output_of_pip(tmp_path, *arguments, redirect=redirect)
+
+
+@on_linux
+def test_a_terminal_without_sequences_is_left_alone(tmp_path: Path) -> None:
+    assert "\033" not in output_of_pip(tmp_path, term="dumb")
 
 
 def test_insertion_makes_room_and_comes_back() -> None:
