@@ -1,4 +1,4 @@
-// Lets a CPU-only torch believe that there is one CUDA device, with streams and events that do
+// Lets torch believe that there is one CUDA device, with streams and events that do
 // nothing: what the autograd engine asks for before it goes through the graph of tensors that say
 // they are on it (stand_in.py). Must be loaded before torch looks for a GPU for the first time.
 #include <ATen/detail/CUDAHooksInterface.h>
@@ -34,6 +34,7 @@ struct CUDAHooks : at::CUDAHooksInterface {
 }  // namespace
 
 namespace at {
-REGISTER_CUDA_HOOKS(CUDAHooks)
+// Before those of torch's own, where it was built for CUDA.
+C10_REGISTER_CLASS_WITH_PRIORITY(CUDAHooksRegistry, CUDAHooks, c10::REGISTRY_PREFERRED, CUDAHooks)
 }  // namespace at
 C10_REGISTER_GUARD_IMPL(CUDA, Guard)
