@@ -313,7 +313,8 @@ class TraceControl:
             self._warned_no_reading = True
             warn_user(
                 "MetaCurvatureLR steps without a curvature reading, so its learning rate is the base optimizer's: call "
-                "opt.update_curvature(loss) between the forward and the backward pass",
+                "opt.update_curvature(loss) between the forward and the backward pass, or pass probe=, model= and loss_fn= to "
+                "MetaCurvatureLR for the rule that finds a rate by itself",
                 UserWarning,
             )
 
