@@ -219,16 +219,19 @@ def _chosen_rule(options: dict[str, Any]) -> str:
     """The name of the rule that ``MetaCurvatureLR(optimizer, **options)`` asks for.
 
     Raises:
+        TypeError: an option belongs to no rule.
         ValueError: ``options["rule"]`` is none, or an option belongs to the other rule.
     """
     classes = MetaCurvatureLR._of_rule
     directional, reciprocal = DirectionalRule.name, ReciprocalRule.name
-    own = {
-        name: inspect.signature(made.__init__).parameters.keys() for name, made in classes.items()
-    }
-    only = {
-        directional: own[directional] - own[reciprocal],
-        reciprocal: own[reciprocal] - own[directional],
+    own = {name: inspect.signature(cls.__init__).parameters.keys() for name, cls in classes.items()}
+    for name in options:
+        if name not in own[directional] | own[reciprocal]:
+            base = "; it belongs to the base optimizer" if name == "lr" else ""
+            raise TypeError(f"MetaCurvatureLR takes no argument {name!r}{base}")
+    wanted = {  # by those that only one of them takes
+        directional: [name for name in options if name not in own[reciprocal]],
+        reciprocal: [name for name in options if name not in own[directional]],
     }
     if "rule" in options:
         rule = options["rule"]
@@ -237,23 +240,20 @@ def _chosen_rule(options: dict[str, Any]) -> str:
             raise ValueError(
                 f"rule must be {reciprocal!r}, {directional!r} or a DirectionalRule, got {_validate.describe(rule)}"
             )
-    elif "probe" in options:
-        chosen = directional
-    elif options.keys() & only[reciprocal]:
-        chosen = reciprocal
+    elif "probe" in options or not wanted[reciprocal]:
+        chosen = directional if wanted[directional] else reciprocal
     else:
-        chosen = directional if options.keys() & only[directional] else reciprocal
+        chosen = reciprocal
     other = reciprocal if chosen == directional else directional
-    for name in options:
-        if name in only[other]:
-            raise ValueError(
-                f"{name} must be left out with rule={chosen!r}, {_REASONS[chosen]}; rule={other!r} takes it, got "
-                f"{_validate.describe(options[name])}; did you mean rule={other!r}?"
-            )
+    if wanted[other]:
+        name = wanted[other][0]
+        way_out = (
+            f"leave out either it or {wanted[chosen][0]}"
+            if wanted[chosen]
+            else f"did you mean rule={other!r}?"
+        )
+        raise ValueError(
+            f"{name} must be left out with rule={chosen!r}; rule={other!r} takes it, got "
+            f"{_validate.describe(options[name])}; {way_out}"
+        )
     return chosen
-
-
-_REASONS = {
-    "directional": "which probe= chooses",
-    "reciprocal": "which serves where no probe= is given",
-}

@@ -48,9 +48,9 @@ def test_the_arguments_choose_the_rule(options: dict[str, Any], cls: type) -> No
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"probe": ..., "alpha": 0.1}, "alpha must be left out with rule='directional', which probe= chooses"),
-        ({"alpha": 0.1, "horizon": 9}, "horizon must be left out with rule='reciprocal'.* no probe= is given"),
-        ({"rule": "reciprocal", "probe": ...}, "probe must be left out with rule='reciprocal'"),
+        ({"probe": ..., "alpha": 0.1}, "alpha must be left out with rule='directional'.* leave out either it or probe"),
+        ({"alpha": 0.1, "horizon": 9}, "horizon must be left out with rule='reciprocal'.* leave out either it or alpha"),
+        ({"rule": "reciprocal", "probe": ...}, "probe must be left out with rule='reciprocal'.* did you mean"),
     ],
 )  # fmt: skip
 def test_arguments_of_two_rules_are_refused(options: dict[str, Any], message: str) -> None:
@@ -89,6 +89,15 @@ def test_help_shows_the_arguments() -> None:
     assert shown.keys() == reciprocal.keys() | directional.keys()
     documented = MetaCurvatureLR.__doc__ or ""
     assert [name for name in shown if f"``{name}``" not in documented] == ["optimizer"]
+
+
+def test_an_argument_of_no_rule() -> None:
+    with pytest.raises(
+        TypeError, match="MetaCurvatureLR takes no argument 'lr'; it belongs to the base optimizer"
+    ):
+        made(lr=0.1)
+    with pytest.raises(TypeError, match=r"MetaCurvatureLR takes no argument 'horizn'$"):
+        made(probe=..., horizn=9)
 
 
 def test_arguments_are_named() -> None:

@@ -130,7 +130,7 @@ class DirectionalControl:
         """Does what ``DirectionalLR.averaged_parameters`` does."""
         if self._average is None:
             raise ValueError(
-                "averaged_parameters needs MetaCurvatureLR(..., average=True), got average=False"
+                "averaged_parameters needs MetaCurvatureLR(..., horizon=...) or average=True, got average=False"
             )
         shown = self._shows_average
         # Before the first step there is nothing to average, and in the finish the iterates themselves count.
