@@ -87,7 +87,7 @@ FIGURES: tuple[Figure | Count, ...] = (
     Figure("1", INSTALL, ("installs", "metacurv without nvcc", "most_cpu_seconds"), 1 / 60),
     Figure("3", INSTALL, ("installs", "metacurv with nvcc", "most_cpu_seconds"), 1 / 60),
     Figure("2", CI, ("README: install and experiment",), 1 / 60),
-    Figure("21", CI, ("README: install and test",), 1 / 60),
+    Figure("16", CI, ("README: install and test",), 1 / 60),
     Figure("6", "benchmarks/readme_tables.py", "MOST_ROWS = 6"),
     Count("15"),
     Figure("10", RULES, ("tasks", "mlp-sgd", "best_constant", "n")),
