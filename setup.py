@@ -25,22 +25,11 @@ from announce import announce  # noqa: E402
 from build_settings import BuildSettings  # noqa: E402
 from native_build import NativeBuild  # noqa: E402
 
-
-def files(*patterns: str) -> list[str]:
-    """Sorted paths, relative to this file, of what matches ``patterns`` under csrc/."""
-    found = (path for pattern in patterns for path in (ROOT / "csrc").glob(pattern))
-    return sorted(path.relative_to(ROOT).as_posix() for path in found)
-
-
+sources = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc").glob("**/*.cpp"))
 NativeBuild.settings = BuildSettings.from_env(os.environ)
 setup(
     ext_modules=[
-        Extension(
-            "metacurv._C",
-            sources=files("**/*.cpp"),
-            depends=files("**/*.h", "**/*.cuh", "**/*.cu"),
-            language="c++",
-        )
+        Extension("metacurv._C", sources=sources, language="c++"),
     ],
     cmdclass={"build_ext": NativeBuild},
 )

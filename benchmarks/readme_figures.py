@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.readme_tables import SIDES
+from metacurv.experiment.statistics import Interval
+
 ROOT = Path(__file__).resolve().parent.parent
 
 NOT_PROSE = (
@@ -70,10 +73,7 @@ class Count:
         """Whether the stored results give that many."""
         tasks = json.loads((ROOT / RULES).read_text())["tasks"]
         gains = [_named(task["methods"], "directional")[f"gain_over_{self.best}"] for task in tasks]
-        sides = [
-            "better" if gain["low"] > 0 else "worse" if gain["high"] < 0 else "level"
-            for gain in gains
-        ]
+        sides = [SIDES[Interval(**gain).side] for gain in gains]
         return self.text == str(sum(self.side in ("", side) for side in sides))
 
 

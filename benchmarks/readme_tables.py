@@ -20,11 +20,13 @@ if __name__ == "__main__":
 from benchmarks.page_block import write_block  # noqa: E402
 from benchmarks.table import PROMISES, Row, comparisons, number, rows  # noqa: E402
 from metacurv.experiment.rules.grid import RATES  # noqa: E402
+from metacurv.experiment.statistics import Interval  # noqa: E402
 
 README = ROOT / "README.md"
 RULES = ROOT / "benchmarks" / "results" / "rules" / "summary.json"
 SPEED = ROOT / "benchmarks" / "results" / "full.json"
 MOST_ROWS = 6
+SIDES = {1: "better", 0: "level", -1: "worse"}  # of zero, on which the interval of a gain is
 
 TASKS = {
     "mlp-sgd": "SGD with momentum, perceptron on mnist1d",
@@ -79,9 +81,9 @@ def results_table(summary: dict[str, Any]) -> str:
     return "\n".join(text)
 
 
-def difference(unit: str, gain: dict[str, float], reference: float) -> str:
+def difference(unit: str, gain: dict[str, Any], reference: float) -> str:
     """In words and with its interval: points of accuracy, or per cent of the reference's error or loss."""
-    side = "better" if gain["low"] > 0 else "worse" if gain["high"] < 0 else "level"
+    side = SIDES[Interval(**gain).side]
     if unit == "accuracy, %":
         mean, low, high = (f"{gain[key]:+.1f}" for key in ("mean", "low", "high"))
         return f"{side}: {mean} points [{low}, {high}]"

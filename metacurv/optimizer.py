@@ -224,7 +224,7 @@ def _chosen_rule(options: dict[str, Any]) -> str:
     """
     classes = MetaCurvatureLR._of_rule
     directional, reciprocal = DirectionalRule.name, ReciprocalRule.name
-    own = {name: inspect.signature(cls.__init__).parameters.keys() for name, cls in classes.items()}
+    own = {name: inspect.signature(cls).parameters.keys() for name, cls in classes.items()}
     for name in options:
         if name not in own[directional] | own[reciprocal]:
             base = "; it belongs to the base optimizer" if name == "lr" else ""
@@ -240,10 +240,9 @@ def _chosen_rule(options: dict[str, Any]) -> str:
             raise ValueError(
                 f"rule must be {reciprocal!r}, {directional!r} or a DirectionalRule, got {_validate.describe(rule)}"
             )
-    elif "probe" in options or not wanted[reciprocal]:
-        chosen = directional if wanted[directional] else reciprocal
     else:
-        chosen = reciprocal
+        is_directional = "probe" in options or (wanted[directional] and not wanted[reciprocal])
+        chosen = directional if is_directional else reciprocal
     other = reciprocal if chosen == directional else directional
     if wanted[other]:
         name = wanted[other][0]

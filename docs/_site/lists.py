@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import re
 
+from fences import lines_of
+
 ITEM = re.compile(r"(?P<indent> {0,3})(?P<mark>[-*+]|1\.) ")  # what may interrupt a paragraph
 NESTED = re.compile(r" {2,3}(?=(?:[-*+]|\d+\.) )")
-FENCE = re.compile(r"\s*(```+|~~~+)")
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
     """Adds the empty lines and spaces that Python-Markdown wants."""
     made: list[str] = []
-    fence, in_list = "", False
-    for line in markdown.splitlines():
-        mark = FENCE.match(line)
-        if fence:
-            fence = "" if mark and mark[1].startswith(fence) else fence
-        elif mark:
-            fence = mark[1]
-        elif in_list and NESTED.match(line):
+    in_list = False
+    for whole, is_code in lines_of(markdown):
+        line = whole.rstrip("\n")
+        if is_code:
+            made.append(line)
+            continue
+        if in_list and NESTED.match(line):
             line = NESTED.sub("    ", line)
         elif ITEM.match(line):
             if not in_list and made and made[-1].strip():

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
+from fences import lines_of
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
@@ -31,7 +32,6 @@ LANGUAGES = {
 LINK = re.compile(
     r"\[(?P<text>[^\[\]]*)\]\((?P<target>[^)\s#]+)(?P<rest>(?:#[^)\s]*)?(?:\s+\"[^\"]*\")?)\)"
 )
-FENCE = re.compile(r"\s*(```+|~~~+)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -92,18 +92,7 @@ def linked(page: PurePosixPath, markdown: str) -> Iterator[PurePosixPath]:
 
 def outside_code(markdown: str, change: Callable[[str], str]) -> str:
     """``markdown`` with its lines changed, but for those in fences."""
-    made, fence = [], ""
-    for line in markdown.splitlines(keepends=True):
-        mark = FENCE.match(line)
-        if fence:
-            if mark and mark[1].startswith(fence):
-                fence = ""
-        elif mark:
-            fence = mark[1]
-        else:
-            line = change(line)
-        made.append(line)
-    return "".join(made)
+    return "".join(line if is_code else change(line) for line, is_code in lines_of(markdown))
 
 
 def resolved(page: PurePosixPath, target: str) -> PurePosixPath | None:

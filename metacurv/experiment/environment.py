@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import metacurv
+from metacurv.self_check.installed import cpu_name
 
 # What may change the last digits of a number, or its seconds.
 DECISIVE = ("python", "torch", "metacurv", "native", "cpu", "cpu_capability")
@@ -27,7 +28,7 @@ def describe(threads: int) -> dict[str, Any]:
         "build": metacurv.build_info(),
         "git_commit": git_commit(),
         "platform": platform.platform(),
-        "cpu": cpu_model(),
+        "cpu": cpu_name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": threads,
     }
@@ -38,18 +39,6 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, list[Any]]
     return {
         name: [before.get(name), now[name]] for name in DECISIVE if before.get(name) != now[name]
     }
-
-
-def cpu_model() -> str:
-    """The processor's marketing name where the system tells it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def git_commit() -> str | None:

@@ -20,7 +20,7 @@ def installed() -> list[tuple[str, str]]:
         ("metacurv", f"{info['version']}, imported from {Path(metacurv.__file__).parent}"),
         ("Python", f"{platform.python_version()}, {sys.executable}"),
         ("platform", platform.platform()),
-        ("CPU", f"{_cpu_name()}, {_usable_cpus()} usable by this process"),
+        ("CPU", f"{cpu_name()}, {_usable_cpus()} usable by this process"),
         ("torch", f"{torch.__version__}, {_torch_gpu()}"),
         ("threads", f"{torch.get_num_threads()} of torch"),
     ]
@@ -55,7 +55,7 @@ def installed() -> list[tuple[str, str]]:
     return lines + [(name, os.environ[name]) for name in settings]
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
     """Returns the name from Linux's list of CPUs, or what Python knows."""
     try:
         text = Path("/proc/cpuinfo").read_text()

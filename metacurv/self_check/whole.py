@@ -30,12 +30,10 @@ def directional(backend: str, device: torch.device) -> None:
     model, x, y = _problem(device, torch.float32)
     optimizer = MetaCurvatureLR(
         torch.optim.Adam(model.parameters()),
-        rule="directional",
         model=model,
         loss_fn=F.cross_entropy,
         probe=[(x, y)],
         horizon=_STEPS,
-        average=True,
         backend=backend,
     )
     _train(model, optimizer, x, y)
@@ -48,7 +46,6 @@ def reciprocal(backend: str, device: torch.device) -> None:
     model, x, y = _problem(device, torch.float32)
     optimizer = MetaCurvatureLR(
         torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9),
-        rule="reciprocal",
         alpha=0.1,
         backend=backend,
     )

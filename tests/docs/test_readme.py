@@ -82,9 +82,9 @@ def test_speed_shows_what_others_win() -> None:
 @pytest.mark.parametrize(
     ("gain", "words"),
     [
-        ({"mean": 2.0, "low": 1.0, "high": 3.0}, "better: -20.0 % error [-30.0, -10.0]"),
-        ({"mean": -2.0, "low": -3.0, "high": -1.0}, "worse: +20.0 % error [+10.0, +30.0]"),
-        ({"mean": 0.5, "low": -1.0, "high": 2.0}, "level: -5.0 % error [-20.0, +10.0]"),
+        ({"mean": 2.0, "low": 1.0, "high": 3.0, "n": 10}, "better: -20.0 % error [-30.0, -10.0]"),
+        ({"mean": -2.0, "low": -3.0, "high": -1.0, "n": 10}, "worse: +20.0 % error [+10.0, +30.0]"),
+        ({"mean": 0.5, "low": -1.0, "high": 2.0, "n": 10}, "level: -5.0 % error [-20.0, +10.0]"),
     ],
 )
 def test_a_gain_is_a_smaller_error(gain: dict[str, float], words: str) -> None:

@@ -21,6 +21,12 @@ def hook(name: str) -> ModuleType:
     return module
 
 
+@pytest.fixture(autouse=True)
+def _hooks_importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As mkdocs does while it loads one."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs/_site"))
+
+
 @pytest.mark.parametrize(
     ("markdown", "made"),
     [

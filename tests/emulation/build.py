@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -112,6 +113,12 @@ def build_stand_in(folder: Path) -> Path:
         "-ltorch", "-ltorch_cpu", "-lc10", *(f"-Wl,-rpath,{path}" for path in torch_libraries),
     ])  # fmt: skip
     return library
+
+
+def run_on_stand_in(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a script of this folder in a process that believes in a GPU; ``folder`` is for the library that makes it."""
+    command = [sys.executable, str(HERE / script), str(build_stand_in(folder))]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def preloaded(sanitizer: str) -> str:

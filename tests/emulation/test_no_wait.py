@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from metacurv import native_available
-from tests.emulation.build import HERE, build_stand_in
+from tests.emulation.build import run_on_stand_in
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: tests/test_cuda_training.py")
 def test_training_steps_do_not_wait(tmp_path: Path) -> None:
-    library = build_stand_in(tmp_path)
-    done = subprocess.run(
-        [sys.executable, str(HERE / "no_wait.py"), str(library)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_on_stand_in("no_wait.py", tmp_path)
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     cases = {"twins": 23, "ops": 38 if native_available() else 0}

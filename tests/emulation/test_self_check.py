@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from metacurv.self_check.checks import checks
-from tests.emulation.build import HERE, build_stand_in
+from tests.emulation.build import run_on_stand_in
 
 
 @pytest.mark.slow
@@ -18,13 +16,7 @@ from tests.emulation.build import HERE, build_stand_in
     torch.cuda.is_available(), reason="there is a GPU, which tests/test_self_check.py uses"
 )
 def test_all_is_on_the_device(tmp_path: Path) -> None:
-    library = build_stand_in(tmp_path)
-    done = subprocess.run(
-        [sys.executable, str(HERE / "self_check.py"), str(library)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_on_stand_in("self_check.py", tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     expected = [f"{check.name}: ok" for check in checks(torch.device("cuda", 0))]
     assert done.stdout.splitlines() == expected
