@@ -3,6 +3,7 @@
 from metacurv import ops
 from metacurv._native import build_info, cuda_compiled, native_available
 from metacurv._version import __version__
+from metacurv.directional.log_rates import log_rates
 from metacurv.directional.optimizer import DirectionalLR
 from metacurv.directional.record import DirectionalRecord
 from metacurv.estimators.directional import directional_curvature
@@ -30,6 +31,7 @@ __all__ = [
     "directional_curvature",
     "estimate_trace",
     "hessian_trace",
+    "log_rates",
     "native_available",
     "ops",
 ]

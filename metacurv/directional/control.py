@@ -1,11 +1,11 @@
-"""Runs the directional rule: measures slope and curvature along the base optimizer's step, and steps at the rule's rate."""
+"""Runs the directional rule: an early rate from slope and curvature, a race of its neighbours, and the rate held after it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,29 +13,33 @@ from torch.optim import ASGD, SGD, Optimizer, RAdam, Rprop
 
 from metacurv import _validate
 from metacurv._warnings import warn_user
-from metacurv.base_step import Rate, stays_on_device, step_base_at
+from metacurv.base_step import Rate, step_base_at
 from metacurv.directional.first_step import FirstStep
 from metacurv.directional.group_rates import GroupRates
+from metacurv.directional.guard import Guard
 from metacurv.directional.iterate_average import IterateAverage
+from metacurv.directional.judge import Judge
 from metacurv.directional.probe_batches import ProbeBatches
 from metacurv.directional.probe_model import ProbeBatch, ProbeModel
+from metacurv.directional.race import FACTOR, Outcome, Race
 from metacurv.directional.read_line import read_line
-from metacurv.directional.record import DirectionalRecord, Records
+from metacurv.directional.record import DirectionalRecord
+from metacurv.directional.snapshot import Training
 from metacurv.directional.step_line import StepLine
 from metacurv.directional.stepped import keep, moving
-from metacurv.directional.timing import MeasuringTimes
 from metacurv.estimators.line_reading import LineReading
 from metacurv.estimators.parameters import number_parameters
 from metacurv.group_parameters import named_parameters
-from metacurv.rules.directional import DirectionalRule, Plan
-from metacurv.rules.directional_state import DirectionalState
+from metacurv.rules.directional import ASSUMED_STEPS, DirectionalRule
+from metacurv.rules.early_rate import MAX_LR, MIN_LR, EarlyRate
 
-_STATE_VERSION = 1
+_STATE_VERSION = 2
 _RADAM_STEPS = 5  # are not normalised (Liu et al. 2020: rho_t <= 5, for beta2 up to 0.9999)
+_READ_EVERY = 2  # early steps
 
 
 class DirectionalControl:
-    """Measures, steps and averages for ``DirectionalLR``, whose docstring describes the arguments."""
+    """Measures, races, steps and averages for ``DirectionalLR``, whose docstring describes the arguments."""
 
     def __init__(
         self,
@@ -46,7 +50,7 @@ class DirectionalControl:
         loss_fn: Callable[[Any, Any], Tensor] | None,
         probe: Any,
         horizon: int | None,
-        average: bool | None,
+        average: bool,
         seed: int,
         backend: str,
         on_update: Callable[[DirectionalRecord], None] | None,
@@ -61,7 +65,7 @@ class DirectionalControl:
                 "optimizer must minimise with rule='directional', got maximize=True; negate the loss instead"
             )
         number_parameters(named_parameters(base))  # checks them
-        if not (average is None or isinstance(average, bool)):
+        if not isinstance(average, bool):
             raise TypeError(f"average must be True or False, got {_validate.describe(average)}")
         self._base = base
         self.rule = rule
@@ -72,36 +76,26 @@ class DirectionalControl:
         self._model = ProbeModel(model, loss_fn, base)
         self._horizon = None if horizon is None else _validate.integer("horizon", horizon, low=1)
         self._rates = GroupRates(base, rule.per_group)
-        self._asked_average = average
+        self._averages = average
+        self._plan = rule.plan(horizon=self._horizon, average=average)
         self._shows_average = False
-        self._reset(self._averages_by_argument)
+        self._reset()
 
-    @property
-    def _averages_by_argument(self) -> bool:
-        return self._horizon is not None if self._asked_average is None else self._asked_average
-
-    def _planned(self, averages: bool) -> Plan:
-        return self.rule.plan(
-            horizon=self._horizon,
-            average=averages,
-            plain_momentum=_has_plain_momentum(self._base),
-        )
-
-    def _reset(self, averages: bool) -> None:
+    def _reset(self) -> None:
         """Goes back to before the first step, where there is no rate."""
-        self._averages = averages
-        self._plan = self._planned(averages)
         self._steps = 0
         self._started = False
         self._skipped = 0
-        self._state = DirectionalState(
-            self._plan, len(self._rates.scales), self._device, self._backend
-        )
-        self._times = _times(self._plan)
+        self._early = EarlyRate(len(self._rates.scales), _has_plain_momentum(self._base))
         self._probes.go_to(0, seed=self.seed)
-        self._average = IterateAverage(self._all_parameters()) if averages else None
+        self._average = IterateAverage(self._all_parameters()) if self._averages else None
+        self._training = Training(self._base, self._model.model, self._average)
+        self._judge: Judge | None = None
+        self._guard: Guard | None = None
+        self._race: Race | None = None
+        self._raced = 0  # the scale that is racing or will race next
         self._went_on_from_average = False
-        self._records = Records()
+        self._records: list[DirectionalRecord] = []
         self._rate_changed()
         for group in self._base.param_groups:
             group["lr_scale"] = math.nan  # until a step finds a rate
@@ -118,19 +112,19 @@ class DirectionalControl:
     @property
     def skipped_readings(self) -> int:
         """The number of readings with a number that was not finite."""
-        return sum(not record.accepted for record in self.history) + self._skipped
+        return sum(not record.accepted for record in self._records) + self._skipped
 
     @property
     def history(self) -> list[DirectionalRecord]:
-        """All readings."""
-        return self._records.all()
+        """All events."""
+        return list(self._records)
 
     @contextmanager
     def averaged_parameters(self) -> Iterator[None]:
         """Does what ``DirectionalLR.averaged_parameters`` does."""
         if self._average is None:
             raise ValueError(
-                "averaged_parameters needs MetaCurvatureLR(..., horizon=...) or average=True, got average=False"
+                "averaged_parameters needs the average of MetaCurvatureLR, got average=False"
             )
         shown = self._shows_average
         # Before the first step there is nothing to average, and in the finish the iterates themselves count.
@@ -145,12 +139,12 @@ class DirectionalControl:
     # Stepping.
 
     def step(self) -> None:
-        """Takes one step of the base at the rule's rate, and measures it where a reading is to be taken."""
+        """Takes one step of the base at the rule's rate, and measures what is to be measured after it."""
         if self._shows_average:
             raise RuntimeError(
                 "step() must not be called inside averaged_parameters(): the step would be lost at its end"
             )
-        if self._steps == self._horizon and self._plan.is_finishing(self._steps):
+        if self._steps == self._horizon:
             warn_user(
                 f"horizon={self._horizon} steps have been taken, and the rate is that of the last one from now on; wrap with a "
                 "larger horizon to train for longer",
@@ -160,22 +154,30 @@ class DirectionalControl:
             self._later_step()
         else:
             self._first_step()
+        self._after_step()
 
     def _first_step(self) -> None:
         under_scales = moving(self._base, self._rates, self._rates.first_shares())
         if not any(under_scales):
             self._base.step()
             self._count_step()
-            self._begin_to_finish()
             return
         # The model may have been moved, or its dtype changed, since it was wrapped.
         if self._steps == 0:
-            self._state = DirectionalState(
-                self._plan, len(under_scales), self._device, self._backend
-            )
             self._average = IterateAverage(self._all_parameters()) if self._averages else None
-        first = FirstStep(self._base, self._rates, self._draw, self._backend)
-        reading = first.take(under_scales, self._state, self._plan.factor(self._steps))
+            self._training = Training(self._base, self._model.model, self._average)
+        drawn = self._probes.drawn
+        try:
+            if self._judge is None:
+                self._begin_to_judge()
+            first = FirstStep(self._base, self._rates, self._draw, self._backend)
+            reading = first.take(under_scales, self._early, self._plan.factor(self._steps))
+        except BaseException:
+            self._probes.go_to(drawn, seed=self.seed)
+            if drawn == 0:
+                self._judge = self._guard = None
+            raise
+        self._training.entries = first.changed_entries
         self._rate_changed()
         step = self._steps
         if reading is not None:
@@ -183,34 +185,27 @@ class DirectionalControl:
             self._started = not isinstance(self._base, RAdam) or step >= _RADAM_STEPS
             self._show_scale(self._group_rates())
         self._count_step()
-        self._begin_to_finish()
         if reading is not None:
-            self._record(step, reading, self._state.lr)
+            self._record_reading(step, reading, self._early.lr, accepted=True)
 
     def _later_step(self) -> None:
         step, rates = self._steps, self._rates_of_step()
         line = batch = None
-        if self._times.is_due(step) and not self._plan.is_finishing(step):
+        if step < self._plan.early_until and step % _READ_EVERY == 0:
             under_scales = moving(self._base, self._rates, rates)
             if any(under_scales):
                 batch = self._draw()  # errors of the user's code arise before the step
                 line = StepLine(under_scales, self._backend)
         step_base_at(self._base, rates)
         if line is not None:
-            scales, largest = self._scale_rates(), self._rates.largest(self._rates.shares())
+            largest = self._rates.largest(self._rates.shares())
             line.stepped(
                 keep(self._base, self._rates, rates),
-                [a * b for a, b in zip(scales, largest, strict=True)],
+                [a * b for a, b in zip(self._scale_rates(), largest, strict=True)],
             )
         self._count_step()  # also where measuring it fails
-        reading = None
-        try:
-            if line is not None and batch is not None:
-                reading = self._read(line, batch)
-        finally:
-            self._begin_to_finish()
-        if reading is not None:
-            self._take_in(step, reading)
+        if line is not None and batch is not None:
+            self._take_in(step, self._read(line, batch))
 
     def _count_step(self) -> None:
         if self._average is not None:
@@ -222,34 +217,111 @@ class DirectionalControl:
                 self._average.take()
         self._steps += 1
 
-    def _begin_to_finish(self) -> None:
-        """Moves the parameters to the average where the next step is the first of the finish."""
+    def _after_step(self) -> None:
+        """Goes from phase to phase, between two steps."""
+        step = self._steps
+        if self._race is not None:
+            ends = self._plan.is_finishing(step)
+            self._end_race(self._race.settle() if ends else self._race.stepped())
+        elif self._started and self._plan.races_at(step):
+            self._begin_races()
+        elif self._started and self._guard is not None and self._plan.is_guarded(step):
+            self._look()
         if (
             self._average is not None
             and not self._went_on_from_average
-            and self._plan.is_finishing(self._steps)
+            and self._plan.is_finishing(step)
         ):
             self._average.continue_from_it()
             self._went_on_from_average = True
+        if step == self._horizon and self._guard is not None and self._guard.end():
+            self._record("went back", self._guard.loss)
 
     def _read(self, line: StepLine, batch: ProbeBatch) -> LineReading:
         """Reads the line of the step just taken; where this raises, the next step is measured instead."""
         try:
-            return read_line(line, batch, self._state.lr)
+            return read_line(line, batch, self._early_lr)
         finally:
             line.go_after()
 
     def _take_in(self, step: int, reading: LineReading) -> None:
-        measured_at = self._state.lr
-        self._state.update(reading.numbers, searching=step < self._plan.search_ends)
+        measured_at = list(self._early.lr)
+        slope, curvature = reading.slope.tolist(), reading.curvature.tolist()
+        accepted = self._early.take(slope, curvature)
         self._rate_changed()
-        self._record(step, reading, measured_at)
+        self._record_reading(step, reading, measured_at, accepted=accepted)
+
+    # Judging: the race and the guard.
+
+    def _begin_to_judge(self) -> None:
+        """Draws the batches by which candidates and the guard judge, before the first step."""
+
+        def draw() -> tuple[ProbeBatch, Any]:
+            pair = self._probes.draw(self._device)
+            return self._model.batch(pair, self._device), pair
+
+        self._judge = Judge(self._training, draw, self._horizon or ASSUMED_STEPS)
+        self._first_loss = self._judge.loss(of_average=False, quick=False)
+        self._guard = Guard(self._training, self._judge, keeps_best=self.rule.stop_early)
+
+    def _begin_races(self) -> None:
+        self._raced = 0
+        if self._steps == self._plan.early_until:
+            self._look(of_average=False)  # the race is to begin from a place that is well
+        self._begin_race()
+
+    def _begin_race(self) -> None:
+        races = len(self._rates.scales)
+        lengths = self._plan.rounds(self._steps, races) if self.rule.race else None
+        if lengths is None or self._judge is None:
+            return
+        s, highest = self._raced, math.inf
+        if self.rule.max_lr is not None:
+            highest = max(0, math.floor(math.log(self.rule.max_lr / self._early.lr[s], FACTOR)))
+        self._race = Race(
+            self._training,
+            self._judge.losses,
+            first=self._first_loss,
+            lengths=lengths,
+            most_steps=self._plan.most_raced(self._steps, races),
+            candidates=self.rule.race,
+            highest=highest,
+            wide=self._early.is_noise(s),
+        )
+        self._rate_changed()
+
+    def _end_race(self, outcome: Outcome | None) -> None:
+        """Takes in the outcome of the race where there is one, and begins the next scale's."""
+        self._rate_changed()
+        if outcome is None:
+            return
+        assert self._race is not None and self._judge is not None and self._guard is not None
+        s, before = self._raced, self._early.lr[self._raced]
+        raced = [(before * FACTOR**c.exponent, c.loss) for c in self._race.candidates if c.losses]
+        self._early.lr[s] = min(max(before * math.exp(outcome.shift), MIN_LR), MAX_LR)
+        self._race = None
+        self._rate_changed()
+        loss = min((loss for _, loss in raced), default=math.nan)
+        self._record("race", loss, raced)
+        self._raced += 1
+        if self._raced < len(self._rates.scales) and not self._plan.is_finishing(self._steps):
+            self._begin_race()
+
+    def _look(self, of_average: bool | None = None) -> None:
+        """Lets the guard look, and halves the rates where it has taken the training back."""
+        assert self._guard is not None
+        if of_average is None:
+            of_average = not self._went_on_from_average
+        loss, went_back = self._guard.look(of_average=of_average)
+        if went_back:
+            self._early.lr = [max(lr / 2, MIN_LR) for lr in self._early.lr]
+            self._rate_changed()
+        self._record("went back" if went_back else "guard", loss)
 
     # Rates.
 
     def _rate_changed(self) -> None:
-        """Drops what was derived from the state's former rate."""
-        self._host_lr: list[float] | None = None
+        """Drops what was derived from the former rate."""
         self._last_rates: tuple[Any, list[Rate]] | None = None
 
     def _rates_of_step(self) -> list[Rate]:
@@ -271,22 +343,25 @@ class DirectionalControl:
             self._last_rates = key, rates
         return rates
 
-    def _scale_rates(self) -> list[Rate]:
-        """Returns the rate of every scale, with the factor of the horizon; tensors where nothing may wait for the device."""
+    def _scale_rates(self) -> list[float]:
+        """Returns the rate of every scale at the next step, with the factor of the horizon."""
         factor = self._plan.factor(self._steps)
-        if stays_on_device(self._base):
-            return [lr * factor for lr in self._state.lr.unbind()]
-        if self._host_lr is None:
-            self._host_lr = self._state.lr.tolist()
-        return [lr * factor for lr in self._host_lr]
+        rates = [lr * factor for lr in self._early.lr]
+        if self._race is not None:
+            rates[self._raced] *= FACTOR**self._race.exponent
+        return rates
 
     def _group_rates(self) -> list[Rate]:
         """Returns the learning rate of every group at the next step."""
         scales, shares = self._scale_rates(), self._rates.shares()
-        return [
+        rates = [
             scales[scale] * share
             for scale, share in zip(self._rates.scale_of_group, shares, strict=True)
         ]
+        most = self.rule.max_lr
+        if most is None:
+            return rates
+        return [r.clamp(max=most) if isinstance(r, Tensor) else min(r, most) for r in rates]
 
     # Parameters.
 
@@ -298,18 +373,50 @@ class DirectionalControl:
         device: torch.device = self._all_parameters()[0].device
         return device
 
+    @property
+    def _early_lr(self) -> Tensor:
+        return torch.tensor(self._early.lr, dtype=torch.float64, device=self._device)
+
     def _draw(self) -> ProbeBatch:
         return self._model.batch(self._probes.draw(self._device), self._device)
 
     # Reporting.
 
-    def _record(self, step: int, reading: LineReading, measured_at: Tensor) -> None:
-        change = None if stays_on_device(self._base) else self._state.change
-        interval = self._times.measured(step, change)
-        lrs = (measured_at, self._state.lr)
-        self._records.add(step, interval, reading, lrs, self._state.accepted)
+    def _record_reading(
+        self, step: int, reading: LineReading, measured_at: Sequence[float], *, accepted: bool
+    ) -> None:
+        loss, slope, curvature = (
+            float(reading.loss),
+            reading.slope.tolist(),
+            reading.curvature.tolist(),
+        )
+        ratio = [
+            lr * d / n if n else math.nan
+            for lr, d, n in zip(measured_at, curvature, slope, strict=True)
+        ]
+        self._add(
+            DirectionalRecord(
+                step, "reading", loss, list(self._early.lr), slope, curvature, ratio, [], accepted
+            )
+        )
+
+    def _record(
+        self,
+        event: Literal["race", "guard", "went back"],
+        loss: float,
+        candidates: Sequence[tuple[float, float]] = (),
+    ) -> None:
+        lr = list(self._early.lr)
+        self._add(
+            DirectionalRecord(
+                self._steps, event, loss, lr, [], [], [], list(candidates), accepted=True
+            )
+        )
+
+    def _add(self, record: DirectionalRecord) -> None:
+        self._records.append(record)
         if self.on_update is not None:
-            self.on_update(self._records.all()[-1])
+            self.on_update(record)
 
     def _show_scale(self, rates: Sequence[Rate]) -> None:
         """Writes ``group["lr_scale"]``, the effective rate over the group's lr."""
@@ -322,16 +429,24 @@ class DirectionalControl:
 
     def group_added(self) -> None:
         """Takes in the parameter group that was just added to the base."""
+        if self._race is not None:
+            raise ValueError(
+                "add_param_group must not be called while learning rates race, which ends by itself; got a call after step "
+                f"{self._steps}: add groups before the first step, or wrap with race=False"
+            )
         before = self._rates.references
         self._rates.group_added()
         if self.rule.per_group:
-            self._state.add_scale()
-            self._rate_changed()
+            self._early.add_scale()
         else:  # the rates of the other groups stay
-            self._state.lr = self._state.lr * (self._rates.references[0] / before[0])
-            self._rate_changed()
+            by = self._rates.references[0] / before[0]
+            self._early.lr = [lr * by for lr in self._early.lr]
+        self._rate_changed()
+        added = self._base.param_groups[-1]["params"]
         if self._average is not None:
-            self._average.extend(self._base.param_groups[-1]["params"])
+            self._average.extend(added)
+        if self._guard is not None:
+            self._guard.extend(added)
 
     def describe(self) -> str:
         """Describes the rule and its settings, for ``repr``."""
@@ -340,7 +455,7 @@ class DirectionalControl:
     # Resuming.
 
     def own_state(self) -> dict[str, Any]:
-        """Returns numbers, strings and the average's tensors, for a state dict."""
+        """Returns numbers, strings and tensors, for a state dict."""
         return {
             "version": _STATE_VERSION,
             "rule": DirectionalRule.name,
@@ -349,9 +464,14 @@ class DirectionalControl:
             "started": self._started,
             "skipped": self.skipped_readings,
             "first_lrs": self._rates.state(),
-            "state": self._state.state(),
-            "times": self._times.state(),
+            "early": self._early.state(),
             "probes": self._probes.drawn,
+            "entries": sorted(self._training.entries),
+            "judges": self._judge is not None,
+            "first_loss": self._first_loss if self._judge is not None else 0.0,
+            "raced": self._raced,
+            "race": None if self._race is None else self._race.state(),
+            "guard": None if self._guard is None else self._guard.state(),
             "average": None if self._average is None else self._average.state(),
             "went_on_from_average": self._went_on_from_average,
         }
@@ -359,7 +479,7 @@ class DirectionalControl:
     def _begin_afresh(self) -> None:
         """Starts anew with the groups of a bare base's checkpoint, which has just been loaded."""
         self._rates = GroupRates(self._base, self.rule.per_group)
-        self._reset(self._averages_by_argument)
+        self._reset()
 
     def checked_own_state(self, state: Any) -> Callable[[], None]:
         """Checks ``state`` (None: a checkpoint of the bare base) and returns a function that loads it."""
@@ -378,12 +498,12 @@ class DirectionalControl:
             raise ValueError(f"{name} must have all its entries, lacks {missing}")
         counters = {
             key: _validate.integer(f"{name}[{key!r}]", state[key], low=0)
-            for key in ("seed", "steps", "skipped", "probes")
+            for key in ("seed", "steps", "skipped", "probes", "raced")
         }
         averages = state["average"] is not None
-        if self._asked_average is not None and averages != self._asked_average:
+        if averages != self._averages:
             raise ValueError(
-                f"{name} must be of MetaCurvatureLR(average={self._asked_average}), got one of average={averages}"
+                f"{name} must be of MetaCurvatureLR(average={self._averages}), got one of average={averages}"
             )
         if averages:
             average = self._average or IterateAverage(self._all_parameters())
@@ -395,37 +515,50 @@ class DirectionalControl:
             )
         for index, lr in enumerate(first):
             _validate.real(f"{name}['first_lrs'][{index}]", lr, low=0)
-        for key in ("started", "went_on_from_average"):
+        for key in ("started", "went_on_from_average", "judges"):
             if not isinstance(state[key], bool):
                 raise TypeError(
                     f"{name}[{key!r}] must be True or False, got {_validate.describe(state[key])}"
                 )
-        # On the device where the parameters are by now.
-        plan = self._planned(averages)
-        empty = DirectionalState(plan, len(self._rates.scales), self._device, self._backend)
-        rule_state = empty.checked(state["state"], f"{name}['state']", started=state["started"])
-        times = _times(plan).checked(state["times"], f"{name}['times']")
+        _validate.real(f"{name}['first_loss']", state["first_loss"], low=-math.inf)
+        self._early.check(state["early"], f"{name}['early']", started=state["started"])
+        if state["guard"] is not None:
+            Guard.check(self._training, state["guard"], f"{name}['guard']")
+        if state["race"] is not None:
+            Race.loaded(self._training, _no_losses, state["race"], f"{name}['race']")
 
         def load() -> None:
-            self._reset(averages)
+            self._reset()
             self.seed = counters["seed"]
-            self._steps = counters["steps"]
-            self._skipped = counters["skipped"]
+            self._rates.load(state["first_lrs"])
+            self._early.load(state["early"])
+            self._training.entries = frozenset(state["entries"])
+            self._probes.go_to(0, seed=self.seed)
+            if state["judges"]:
+                self._begin_to_judge()
+                self._first_loss = state["first_loss"]
+            self._probes.go_to(counters["probes"], seed=self.seed)
+            self._steps, self._skipped = counters["steps"], counters["skipped"]
             self._started = state["started"]
             self._went_on_from_average = state["went_on_from_average"]
-            self._rates.load(state["first_lrs"])
-            self._state, self._times = rule_state, times
-            self._probes.go_to(counters["probes"], seed=self.seed)
             if self._average is not None:
                 self._average.load(state["average"])
+            if self._guard is not None:
+                self._guard.load(state["guard"])
+            self._raced = counters["raced"]
+            if state["race"] is not None:
+                assert self._judge is not None
+                self._race = Race.loaded(
+                    self._training, self._judge.losses, state["race"], f"{name}['race']"
+                )
             if self._started:
                 self._show_scale(self._group_rates())
 
         return load
 
 
-def _times(plan: Plan) -> MeasuringTimes:
-    return MeasuringTimes(plan.interval, plan.longest, plan.regular_until)
+def _no_losses() -> list[float]:
+    raise AssertionError("a race that is only checked judges nothing")
 
 
 def _has_plain_momentum(base: Optimizer) -> bool:

@@ -17,7 +17,7 @@ from metacurv.directional.read_line import read_line
 from metacurv.directional.step_line import StepLine
 from metacurv.directional.stepped import keep
 from metacurv.estimators.line_reading import LineReading
-from metacurv.rules.directional_state import DirectionalState
+from metacurv.rules.early_rate import EarlyRate
 
 _BATCHES = 4  # probe batches whose mean slope and curvature give the first rate
 _TRIES = 10  # rounds of such batches, while the slope is not positive
@@ -28,6 +28,8 @@ _LONGER_STEPS = 4
 
 class FirstStep:
     """Steps the base at a rate of 1, takes that back, and then takes the part of it that slope and curvature give.
+
+    ``changed_entries`` then has the names of those entries of the base's groups that its step changes.
 
     Args:
         base: the base optimizer.
@@ -44,15 +46,16 @@ class FirstStep:
         backend: str,
     ) -> None:
         self._base, self._rates, self._draw, self._backend = base, rates, draw, backend
+        self.changed_entries: frozenset[str] = frozenset()
 
     def take(
-        self, moving: Sequence[Sequence[Tensor]], state: DirectionalState, factor: float
+        self, moving: Sequence[Sequence[Tensor]], state: EarlyRate, factor: float
     ) -> LineReading | None:
         """Takes the first step, and sets the first rate in ``state``.
 
         Args:
             moving: the parameters with a gradient under each scale; not all empty.
-            state: the rule's state, before its first rate.
+            state: the early rate, before its first value.
             factor: the horizon's factor on the rate of this step.
 
         Returns:
@@ -73,8 +76,9 @@ class FirstStep:
                 line.go_before()
                 return None
             self._step_far_enough(line, before, has_gradient)
+            self.changed_entries = before.changed_entries()
             reading = self._reading(line, batches)
-            state.begin(reading.loss, reading.slope.abs(), reading.curvature)
+            state.begin(reading.slope.abs().tolist(), reading.curvature.tolist())
             self._halve_while_it_rises(line, batches, reading.loss, state)
             self._go(line, state, factor)
         except BaseException:
@@ -145,7 +149,7 @@ class FirstStep:
         line: StepLine,
         batches: list[ProbeBatch],
         before: Tensor,
-        state: DirectionalState,
+        state: EarlyRate,
     ) -> None:
         """Halves the rate while the step at that rate raises the loss of the batches.
 
@@ -154,18 +158,18 @@ class FirstStep:
         """
         shares, scales = self._rates.first_shares(), self._rates.scale_of_group
         for _ in range(_HALVINGS):
-            lr = state.lr.tolist()
+            lr = state.lr
             rates = [lr[scale] * share for scale, share in zip(scales, shares, strict=True)]
             line.step_to(keep(self._base, self._rates, rates, shares), lr)
             after = torch.stack([batch.value() for batch in batches]).mean()
             if bool(batches[0].ranks.mean(after) <= before):
                 return
-            state.lr = state.lr / 2
+            state.lr = [rate / 2 for rate in lr]
 
-    def _go(self, line: StepLine, state: DirectionalState, factor: float) -> None:
+    def _go(self, line: StepLine, state: EarlyRate, factor: float) -> None:
         """Takes the step at the rate that was found, times the factors of a scheduler and of the horizon."""
         largest = [float(share) for share in self._rates.largest(self._rates.shares())]
-        lr = [rate * part * factor for rate, part in zip(state.lr.tolist(), largest, strict=True)]
+        lr = [rate * part * factor for rate, part in zip(state.lr, largest, strict=True)]
         shares, scales = self._rates.first_shares(), self._rates.scale_of_group
         rates = [lr[scale] * share for scale, share in zip(scales, shares, strict=True)]
         line.step_to(keep(self._base, self._rates, rates, shares), lr)

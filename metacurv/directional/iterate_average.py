@@ -78,6 +78,10 @@ class IterateAverage:
         """Returns tensors and numbers, for a state dict."""
         return {"taken": self._taken, "values": list(self.values)}
 
+    def copied(self) -> dict[str, Any]:
+        """Returns ``state`` with copies of the tensors, which later steps leave alone."""
+        return {"taken": self._taken, "values": [v.clone() for v in self.values]}
+
     def check(self, state: Any, name: str) -> None:
         """Checks that ``state``, called ``name`` in errors, belongs to an average of such parameters.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -17,17 +18,24 @@ from metacurv.rules.directional import DirectionalRule
 
 
 class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
-    """Finds a learning rate by itself, from slope and curvature of the loss along the optimizer's own step.
+    """Finds a learning rate by itself, from slope and curvature of the loss along the optimizer's own step and from a race.
 
-    On few steps it measures, on a batch of ``probe`` that the step did not use, the slope n = g . u and the curvature
+    On the first steps it measures, on a batch of ``probe`` that the step did not use, the slope n = g . u and the curvature
     d = u . G u of the loss along the base optimizer's step u for a rate of 1 (g is the gradient, G the Gauss-Newton matrix). To
-    second order, lr n is what the step gains and lr^2 d / 2 what it loses again, so that progress ends at lr d / n = 2. The
-    rule moves the rate towards that edge during the first quarter of the horizon and then holds it; in the last 15 % the
-    parameters go on from the average of the iterates while the rate falls to zero. The training loop stays as it was.
+    second order, lr n is what the step gains and lr^2 d / 2 what it loses again, so that progress ends at lr d / n = 2; the early
+    rate moves towards that edge. From step 20 on a third of that rate, the rate, and three times it race: they take turns
+    in the training loop, and their losses on the same probe batches decide. The training of the winner goes on and the rate
+    is held, while the iterates are averaged; over the last 0.4 of the horizon the parameters go on from the average while the
+    rate falls to zero. A guard looks at the loss fifty times and takes a training that has died back to where it was well. The
+    training loop stays as it was.
 
     The base's lr is not used as a rate: the lrs of several groups only give the ratios between them, and what a scheduler does
     to them multiplies the rate that was found. Slope and curvature along the step are those of Roulet et al. 2024, "Stepping on
-    the edge" (there measured on the training batch); the page "The rule" of the documentation derives the controller.
+    the edge" (there measured on the training batch); the average is that of Shamir and Zhang 2013. The page "The learning-rate
+    rules" of the documentation explains the rule.
+
+    Memory beside the base's: a copy of the parameters for the average and one for the guard; in the race also copies of
+    parameters, optimizer state, buffers and average, one for each candidate and one of the race's beginning.
 
     Args:
         optimizer: the base optimizer, any of torch that steps from gradients and takes its lr for the length of a step (not
@@ -39,18 +47,24 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
         probe: where the probe batches come from: a ``DataLoader``, from whose data set the rule draws batches of the
             loader's size in an order of its own (a loader with a sampler that chooses is iterated over); a list of pairs
             (inputs, targets); any other iterable of them, begun again at its end; or a function that returns the next pair.
-            Pass training data, or held-out data with ``DirectionalRule.held_out()``, which then stops training early by
-            itself. A tuple of inputs is passed to the model as positional arguments, a mapping as keyword arguments. While a
-            batch is drawn, the global generators are seeded by ``seed`` and the number of batches before.
-        horizon: the number of optimizer steps of the training to come, >= 1. Steps that a ``GradScaler`` skips do not count.
-            More steps than that keep the last rate, with a warning. Without a horizon the rate is not brought to zero.
-        average: True keeps an average of the iterates, for ``averaged_parameters`` and, with a horizon, for the end of the
-            training. It takes memory for one copy of the parameters. None means True where there is a horizon, else False, or
-            what a checkpoint says that is loaded.
+            Pass training data, or held-out data with ``DirectionalRule.held_out()``, which ends where the held-out loss was
+            least. A tuple of inputs is passed to the model as positional arguments, a mapping as keyword arguments. While a
+            batch is drawn, the global generators are seeded by ``seed`` and the number of batches before. The
+            first batches (at least 8, with about 512 examples) are kept in memory to judge by.
+        horizon: the number of optimizer steps of the training to come, >= 1. Steps that a ``GradScaler`` skips do not count,
+            those of all candidates do. More steps than that keep the last rate, with a warning. A horizon below 167 steps
+            is too short for a race. Without a horizon the rate is not brought to zero, and rates race again whenever the number of
+            steps has doubled, from 2000 on.
+        average: True keeps an average of the iterates, for ``averaged_parameters`` and the end of the training. False saves its
+            memory: the finish then begins from the iterate, and takes the last half of the horizon.
+        race: see ``DirectionalRule``, as for ``max_lr`` and ``per_group``; None for what ``rule`` says.
+        max_lr: a cap on the learning rate of every parameter group.
+        per_group: True gives each parameter group a rate of its own.
         rule: "directional", or a ``DirectionalRule`` with settings of its own.
         seed: an integer in [0, 2^64) from which the probe batches are drawn; the global random state is not used.
         backend: "auto", "native" or "reference" (see ``metacurv.ops``).
-        on_update: is called with a ``DirectionalRecord`` after every reading (on CUDA this waits for the device).
+        on_update: is called with a ``DirectionalRecord`` at every event (a reading, a race's end, a look of the guard), as
+            ``log_rates`` makes one.
 
     Raises:
         TypeError: an argument is of the wrong type; the optimizer is then as it was.
@@ -82,7 +96,10 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
         loss_fn: Callable[[Any, Any], Tensor] | None = None,
         probe: Any = None,
         horizon: int | None = None,
-        average: bool | None = None,
+        average: bool = True,
+        race: bool | int | None = None,
+        max_lr: float | None = None,
+        per_group: bool | None = None,
         rule: Literal["directional"] | DirectionalRule = DirectionalRule.name,
         seed: int = 0,
         backend: str = "auto",
@@ -93,9 +110,13 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
             raise ValueError(
                 f"rule must be {DirectionalRule.name!r} or a DirectionalRule for DirectionalLR, got {_validate.describe(rule)}"
             )
+        settings = rule if isinstance(rule, DirectionalRule) else DirectionalRule()
+        given = {"race": race, "max_lr": max_lr, "per_group": per_group}
         self._control = DirectionalControl(
             optimizer,
-            rule if isinstance(rule, DirectionalRule) else DirectionalRule(),
+            replace(
+                settings, **{name: value for name, value in given.items() if value is not None}
+            ),
             model=model,
             loss_fn=loss_fn,
             probe=probe,
@@ -113,7 +134,7 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
 
     @property
     def on_update(self) -> Callable[[DirectionalRecord], None] | None:
-        """The function that is called after every reading, or None."""
+        """The function that is called at every event, or None."""
         return self._control.on_update
 
     @on_update.setter
@@ -122,7 +143,7 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
 
     @property
     def history(self) -> list[DirectionalRecord]:
-        """All readings since the start or the last ``load_state_dict`` (on CUDA this waits for the device)."""
+        """All events since the start or the last ``load_state_dict``."""
         return self._control.history
 
     @contextmanager
@@ -134,7 +155,7 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
         ``torch.optim.swa_utils.update_bn`` makes the average's, on a copy of the model that was made inside the block.
 
         Raises:
-            ValueError: no average is kept (``average`` is False, or None without a horizon).
+            ValueError: no average is kept (``average`` is False).
         """
         with self._control.averaged_parameters():
             yield

@@ -65,23 +65,31 @@ class ProbeBatch:
         self._memory = {_memory(p) for p in owner.model.parameters()}
 
     @torch.no_grad()
-    def output(self) -> Leaves:
-        """Returns the floating tensors of the model's output; every pass sees the same random numbers."""
+    def output(self, *, batch_statistics: bool = False) -> Leaves:
+        """Returns the floating tensors of the model's output; every pass sees the same random numbers.
+
+        Args:
+            batch_statistics: True to let batch norm that is in train mode use the batch's own mean and variance; its running
+                statistics belong to other parameters than, say, an average.
+        """
+        in_eval = self._modules
+        if batch_statistics:
+            in_eval = [m for m in in_eval if not isinstance(m, nn.modules.batchnorm._BatchNorm)]
         with (
             _errors_say_where(),
             torch.inference_mode(False),
             torch.no_grad(),
             StateKept(self._modules, self._device),
-            _eval_mode(self._modules),
+            _eval_mode(in_eval),
         ):
             leaves = self.loss.leaves(call_model(self._model, self._inputs))
             # An output that shares memory with a parameter would change with it, so it is copied.
             return [wide(x.clone() if _memory(x) in self._memory else x) for x in leaves]
 
     @torch.no_grad()
-    def value(self) -> Tensor:
-        """Returns the loss, 0-dim float64."""
-        leaves = self.output()
+    def value(self, *, batch_statistics: bool = False) -> Tensor:
+        """Returns the loss, 0-dim float64; for ``batch_statistics`` see ``output``."""
+        leaves = self.output(batch_statistics=batch_statistics)
         with self.loss_quiet():
             return self.loss.at(leaves).to(torch.float64)
 

@@ -1,12 +1,13 @@
-"""The directional rule: the learning rate from slope and curvature of the loss along the optimizer's own step.
+"""The directional rule: an early rate from slope and curvature, a race of its neighbours, and the rate held after it.
 
-With u the step for a rate of 1, n = g . u on a batch that the step did not use and d = u . G u, the loss after a step of
-rate lr is L - lr n + lr^2 d / 2 to second order: n / d is the best rate, and at lr d / n = 2 there is no progress. The rule
-moves log lr towards lr d / n = sigma, for the first part of the training or for all of it. Slope and curvature along the
-step: Roulet et al. 2024, "Stepping on the edge" (there measured on the training batch, whose slope is biased); the
-controller, its constants and what was tried besides: ``docs/develop/research-log.md``.
+1. Early rate. With u the step for a rate of 1, n = g . u on a batch that the step did not use and d = u . G u, the loss after a step
+   of rate lr is L - lr n + lr^2 d / 2 to second order: at lr d / n = 2 there is no progress. During the first steps log lr moves
+   towards that edge (``early_rate``). Slope and curvature along the step: Roulet et al. 2024, "Stepping on the edge".
+2. Race. A third of that rate, the rate and three times it take turns in the training loop (``directional.race``).
+3. Hold, average, finish. The rate that won is held while an average of the iterates is kept (Shamir and Zhang 2013); the last part
+   goes on from the average at a rate that falls to zero.
 
-This file holds the settings; the arithmetic is in ``directional_state``.
+This file holds the settings; what was tried besides is in ``docs/develop/research-log.md``.
 """
 
 from __future__ import annotations
@@ -17,39 +18,35 @@ from typing import Any, ClassVar, Literal
 
 from metacurv import _validate
 
-ASSUMED_STEPS = 2000  # length of a training without a horizon: the search takes a part of them
-_READINGS = 100  # number of readings in a horizon, were all of it measured at the shortest interval
-_SHORTEST = 5  # least interval, in steps
-_FINISH = 0.3  # part of the horizon that the finish takes
-_FINISH_OF_AVERAGE = 0.15  # the same, where it begins from an average
-_FROM_AVERAGE = 0.4  # the part of the rate that such a finish begins with
-_LONGEST, _LONGEST_HELD = 4.0, 8.0  # interval, in the shortest ones
+EARLY_STEPS = 20  # in which the early rate is found
+ASSUMED_STEPS = 2000  # length of a training without a horizon, to begin with
+_ROUNDS = (
+    0.02,
+    0.06,
+)  # parts of the horizon that a candidate trains for in the two rounds of a race
+_LEAST_ROUND = 10  # steps: a shorter second round tells nothing, and there is no race
+_MOST_RACED = 0.25  # part of the horizon after which no more candidates join
+_FINISH, _FROM = (
+    0.4,
+    0.7,
+)  # part of the horizon that the finish takes, and of the rate that it begins with
+_FINISH_ALONE = 0.5  # the same without an average, from the whole rate
+_GUARDED = 50  # looks of the guard in a horizon
+_SHORTEST = 5  # steps between two of them
 
 
 @dataclass(frozen=True)
 class DirectionalRule:
-    """Settings of the directional rule. The defaults are meant to be left alone; None is chosen from what else is known.
-
-    A large rate pays only where the noise that it brings is taken out in the end, by a decay to zero (``horizon``) or by an
-    average of the iterates (``average``). So with either of them the rule searches for a large rate during the first part of
-    training and then holds it; with neither, it follows the curvature all the time, which anneals the rate.
+    """Settings of the directional rule. The defaults are meant to be left alone.
 
     Attributes:
-        sigma: the ratio lr d / n that the rule seeks, > 0: 1 is the quadratic's best single step, 2 its edge. None: 2.5 for a
-            search, 2 where momentum is not normalised (SGD); 1.6 to follow.
-        search: part of the horizon, in (0, 1], in which the rate moves; 1 is all the time, also without a horizon, where
-            other values are parts of 2000 steps. None: 0.25, or 1 to follow.
-        finish: part of the horizon, in [0, 1), over which the rate falls linearly to zero at its end. With an average the
-            parameters are set to it where that begins, once, and go on from there at 0.4 of the rate. None: 0.3, or 0.15
-            with an average.
-        kappa: gain of one reading, in (0, 1], of log lr.
-        beta: decay of the averages of n and d, in [0, 1).
-        start: the first rate as a part of sigma n / d, > 0. None: 0.1, or 0.03 where momentum is not normalised.
-        interval: fewest steps between readings after the first 20 steps, >= 1; there are up to 4 times as many while the rate
-            is steady and 8 times as many once it is held; on a GPU with a ``capturable`` base nobody looks whether it is
-            steady, and there are twice as many. None: a hundredth of the horizon but at least 5, or 20 without one.
-        per_group: True gives each parameter group a rate of its own; with False one rate serves all, and the ratios of
-            the groups' learning rates stay.
+        race: the number of rates that race from the early rate on: 3, or 2 (without the larger one) for less memory, or 0 for no race. True
+            means 3 and False 0. A race keeps a copy of parameters, optimizer state and buffers for each, and one of its beginning.
+        max_lr: a cap on the learning rate of every parameter group, > 0, or None.
+        per_group: True gives each parameter group a rate of its own, and races groups in turn; with False one rate serves all, and
+            the ratios of the groups' learning rates stay.
+        stop_early: True takes the training back, at the end of the horizon, to where the loss of the probe batches was least;
+            for a probe of held-out data. The method ``held_out`` sets it.
 
     Raises:
         TypeError: a setting is of the wrong type.
@@ -58,41 +55,32 @@ class DirectionalRule:
 
     name: ClassVar[Literal["directional"]] = "directional"
 
-    sigma: float | None = None
-    search: float | None = None
-    finish: float | None = None
-    kappa: float = 0.1
-    beta: float = 0.97
-    start: float | None = None
-    interval: int | None = None
+    race: int = 3
+    max_lr: float | None = None
     per_group: bool = False
+    stop_early: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("sigma", "start"):
-            if getattr(self, name) is not None:
-                _validate.real(name, getattr(self, name), above=0)
-        if self.search is not None:
-            _validate.real("search", self.search, above=0, high=1)
-        if self.finish is not None:
-            _validate.real("finish", self.finish, low=0, below=1)
-        _validate.real("kappa", self.kappa, above=0, high=1)
-        _validate.real("beta", self.beta, low=0, below=1)
-        if self.interval is not None:
-            _validate.integer("interval", self.interval, low=1)
-        if not isinstance(self.per_group, bool):
-            raise TypeError(
-                f"per_group must be True or False, got {_validate.describe(self.per_group)}"
-            )
+        race = {True: 3, False: 0}[self.race] if isinstance(self.race, bool) else self.race
+        if _validate.integer("race", race, low=0, high=4) == 1:
+            raise ValueError("race must be 0, 2 or 3, got 1: one rate alone is no race")
+        object.__setattr__(self, "race", race)
+        if self.max_lr is not None:
+            _validate.real("max_lr", self.max_lr, above=0)
+        for name in ("per_group", "stop_early"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(
+                    f"{name} must be True or False, got {_validate.describe(getattr(self, name))}"
+                )
 
     @classmethod
     def held_out(cls, **settings: Any) -> DirectionalRule:
-        """Makes the settings for a ``probe`` of held-out data, which end the training by themselves where that no longer gains.
+        """Makes the settings for a ``probe`` of held-out data, with which the training ends where the held-out loss was least.
 
-        The rule measures every third step, steps by half of what the held-out slope allows, and shrinks the rate fast where
-        that is negative. It minimises the held-out loss, which classifiers raise while their accuracy still grows.
+        It minimises the held-out loss, which classifiers raise while their accuracy still grows.
 
         Args:
-            settings: settings that replace those of ``held_out``, by name.
+            settings: other settings, by name.
 
         Returns:
             The rule with these settings.
@@ -101,66 +89,68 @@ class DirectionalRule:
             TypeError: a setting is unknown or of the wrong type.
             ValueError: a setting is out of range.
         """
-        quick = {"kappa": 0.7, "beta": 0.6, "start": 0.03, "interval": 3}
-        return cls(**{"sigma": 0.5, "search": 1.0, "finish": 0.0, **quick, **settings})
+        return cls(**{"stop_early": True, **settings})
 
-    def plan(self, *, horizon: int | None, average: bool, plain_momentum: bool) -> Plan:
-        """Replaces every None in the settings.
+    def plan(self, *, horizon: int | None, average: bool) -> Plan:
+        """Works out the phases of a training.
 
         Args:
             horizon: steps of the training, if they are known.
             average: True where iterates are averaged.
-            plain_momentum: True where the base has momentum and does not normalise its step.
 
         Returns:
-            The settings for this training.
+            The phases.
         """
-        follows = horizon is None and not average
-        search = self.search if self.search is not None else (1.0 if follows else 0.25)
-        sigma = self.sigma
-        if sigma is None:
-            sigma = 1.6 if follows else 2.0 if plain_momentum else 2.5
-        interval = self.interval
-        if interval is None:
-            interval = 20 if horizon is None else max(_SHORTEST, horizon // _READINGS)
+        finish = _FINISH if average else _FINISH_ALONE
         length = ASSUMED_STEPS if horizon is None else horizon
-        finish = self.finish
-        if finish is None:
-            finish = _FINISH_OF_AVERAGE if average else _FINISH
         return Plan(
-            sigma=sigma,
-            kappa=self.kappa,
-            beta=self.beta,
-            start=self.start if self.start is not None else (0.03 if plain_momentum else 0.1),
-            interval=interval,
-            longest=interval * (_LONGEST if search == 1 else _LONGEST_HELD),
-            search_ends=math.inf if search == 1 else search * length,
-            regular_until=0.0 if search == 1 else search * length,
-            finish_begins=math.inf if horizon is None or finish == 0 else horizon * (1 - finish),
-            finish_from=_FROM_AVERAGE if average else 1.0,
+            early_until=min(EARLY_STEPS, max(1, length // 10)),
+            finish_begins=math.inf if horizon is None else horizon * (1 - finish),
+            finish_from=_FROM if average else 1.0,
             horizon=horizon,
         )
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The settings of one training that follow from a ``DirectionalRule``. Steps are counted from 0.
+    """The phases of one training. Steps are counted from 0.
 
-    ``interval``, ``longest``: fewest and most steps between readings, the fewest up to ``regular_until``. ``search_ends``,
-    ``finish_begins``: inf for never. ``finish_from``: the part of the rate that the finish begins with.
+    ``early_until``: the first step after the early rate is found. ``finish_begins``: inf for never. ``finish_from``: the part of the
+    rate that the finish begins with.
     """
 
-    sigma: float
-    kappa: float
-    beta: float
-    start: float
-    interval: int
-    longest: float
-    search_ends: float
-    regular_until: float
+    early_until: int
     finish_begins: float
     finish_from: float
     horizon: int | None
+
+    def rounds(self, step: int, races: int) -> tuple[int, int] | None:
+        """Returns the lengths of a race's rounds from ``step`` on, in steps of one candidate; None where a race would tell nothing.
+
+        Args:
+            step: steps taken; without a horizon the lengths grow with them.
+            races: the number of races that the time is shared by.
+        """
+        length = max(ASSUMED_STEPS, step) if self.horizon is None else self.horizon
+        short, long = (int(part * length / races) for part in _ROUNDS)
+        return (max(short, 3), long) if long >= _LEAST_ROUND else None
+
+    def most_raced(self, step: int, races: int) -> int:
+        """Returns the steps after which no more candidates join a race."""
+        length = max(ASSUMED_STEPS, step) if self.horizon is None else self.horizon
+        return int(_MOST_RACED * length / races)
+
+    def races_at(self, step: int) -> bool:
+        """Tells whether races begin at ``step``: after the early rate, and without a horizon whenever the steps have doubled."""
+        if step == self.early_until:
+            return True
+        doublings = step / ASSUMED_STEPS
+        return self.horizon is None and doublings >= 1 and math.log2(doublings).is_integer()
+
+    def is_guarded(self, step: int) -> bool:
+        """Tells whether the guard looks after ``step`` steps."""
+        length = max(ASSUMED_STEPS, step) if self.horizon is None else self.horizon
+        return step % max(_SHORTEST, length // _GUARDED) == 0
 
     def is_finishing(self, step: int) -> bool:
         """Tells whether the rate of ``step`` is on its way to zero."""

@@ -1,0 +1,81 @@
+"""The loss on some fixed probe batches, by which candidates of a race and the guard are judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from metacurv.directional.probe_model import ProbeBatch
+from metacurv.directional.snapshot import Training
+
+_EXAMPLES = 512  # that are enough to tell candidates apart
+_LEAST_BATCHES = 8  # whose differences give an error
+_PART = 100  # the batches are at most this part of the horizon
+_QUICK = 8  # part of the batches that the guard looks at
+
+
+class Judge:
+    """Measures the loss of the live training on the same batches again and again; modes, buffers and random state stay.
+
+    Args:
+        training: the live training.
+        draw: gives a probe batch and its pair of inputs and targets.
+        horizon: steps of the training; more steps can afford more batches.
+    """
+
+    def __init__(
+        self, training: Training, draw: Callable[[], tuple[ProbeBatch, Any]], horizon: int
+    ) -> None:
+        self._training = training
+        self._batches: list[ProbeBatch] = []
+        examples, most = 0, max(_LEAST_BATCHES, horizon // _PART)
+        while len(self._batches) < most and (
+            len(self._batches) < _LEAST_BATCHES or examples < _EXAMPLES
+        ):
+            batch, pair = draw()
+            self._batches.append(batch)
+            examples += _examples(pair)
+        self._quick = max(1, len(self._batches) // _QUICK)
+
+    def losses(self) -> list[float]:
+        """Returns the loss of each batch, the mean of those of the iterate and of the average.
+
+        The average alone would choose rates that are too large where noise does not average out, the iterate alone rates that
+        are too small where it does.
+        """
+        iterate = self._losses(len(self._batches))
+        average = self._training.average
+        if average is None:
+            return iterate.tolist()
+        with average.in_place():
+            return ((iterate + self._losses(len(self._batches))) / 2).tolist()
+
+    def loss(self, *, of_average: bool, quick: bool) -> float:
+        """Returns the mean loss of the iterate, or of the average where one is kept.
+
+        Args:
+            of_average: True for the average.
+            quick: True for an eighth of the batches.
+        """
+        count = self._quick if quick else len(self._batches)
+        average = self._training.average
+        if average is None or not of_average:
+            return float(self._losses(count).mean())
+        with average.in_place():
+            return float(self._losses(count).mean())
+
+    def _losses(self, count: int) -> Tensor:
+        values = torch.stack([b.value(batch_statistics=True) for b in self._batches[:count]])
+        return self._batches[0].ranks.mean(values)
+
+
+def _examples(pair: Any) -> int:
+    """Returns the length of the first tensor in a pair of inputs and targets, which is taken for its number of examples."""
+    for leaf in pytree.tree_leaves(pair):
+        if isinstance(leaf, Tensor) and leaf.dim() > 0:
+            return len(leaf)
+    return 1

@@ -1,0 +1,322 @@
+"""A race of learning rates: candidates take turns in the user's loop, and their losses on the same batches decide.
+
+The user's loop makes every gradient as it always did. Between two steps the race may swap one candidate's parameters, optimizer
+state, buffers and average for another's, so that a candidate costs the steps it takes and nothing else.
+
+There are two rounds. In the first, short one all candidates take a few steps each; while the largest rate is not worse than the
+best, a larger one joins, so the search is exponential. In the second the best and its neighbours go on. The rate in the end is the
+mean of those that are close, on a logarithmic scale, weighted by how close they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from metacurv import _validate
+from metacurv.directional.snapshot import Snapshot, Training
+
+FACTOR = 3.0  # between neighbours
+_WIDE = 2  # neighbours apart in the first round where the start could not tell a rate
+_TURN = 5  # steps before another candidate is swapped in
+_CLOSE = 0.1  # a loss that lags by this part of the progress has no weight
+_BEHIND = 0.15  # and by this part, significantly, ends a candidate after the first round
+_ERRORS = 2.0  # standard errors of the paired difference that are significant
+_MOST = 9  # candidates of one race
+
+
+@dataclass(eq=False)
+class Candidate:
+    """A rate in the race.
+
+    Attributes:
+        exponent: the rate is that of the race's beginning times ``FACTOR ** exponent``.
+        steps: steps taken in the race.
+        losses: of the judge's batches after the last round that the candidate finished.
+        place: where its training is; None while it is where the race began.
+    """
+
+    exponent: int
+    steps: int = 0
+    losses: list[float] = field(default_factory=list)
+    place: Snapshot | None = None
+
+    @property
+    def loss(self) -> float:
+        """The mean loss; inf where one of them is not finite."""
+        mean = sum(self.losses) / len(self.losses)
+        return mean if math.isfinite(mean) else math.inf
+
+    @property
+    def is_dead(self) -> bool:
+        """True where the training came to nothing."""
+        return math.isinf(self.loss)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of a race: ``exponent`` of the winner, whose training goes on, and the ``shift`` of log lr from the beginning."""
+
+    exponent: int
+    shift: float
+
+
+class Race:
+    """Races rates around the present one, ``FACTOR`` apart; see the module.
+
+    Args:
+        training: the live training, which is at the race's beginning now.
+        judge: measures the live training: a loss for each of some fixed batches.
+        first: the mean of those losses before the training began.
+        lengths: steps of a candidate until the end of the first and of the second round.
+        most_steps: after so many steps of all candidates together no more join.
+        candidates: how many rates begin: 3, or 2 (the present one and the next smaller).
+        highest: no rate of a larger exponent joins; at least 0.
+        wide: True for a first round with rates ``FACTOR ** 2`` apart.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        judge: Callable[[], list[float]],
+        *,
+        first: float,
+        lengths: tuple[int, int],
+        most_steps: int,
+        candidates: int = 3,
+        highest: float = math.inf,
+        wide: bool = False,
+    ) -> None:
+        self._training, self._judge = training, judge
+        self._first, self._lengths, self._most_steps = first, lengths, most_steps
+        self._stride = _WIDE if wide else 1
+        self._root: Snapshot | None = Snapshot(training)
+        self._round = 0
+        self._taken = 0
+        self._highest = highest
+        above = self._stride if candidates > 2 else 0
+        exponents = range(-self._stride, above + 1, self._stride)
+        self.candidates = [Candidate(e) for e in exponents if e <= highest]
+        self._live = self.candidates[0]
+
+    @property
+    def exponent(self) -> int:
+        """The exponent of the candidate that takes the next step."""
+        return self._live.exponent
+
+    def stepped(self) -> Outcome | None:
+        """Counts a step of the live candidate; swaps another in where its turn is over. Returns the outcome at the end."""
+        live, length = self._live, self._lengths[self._round]
+        live.steps += 1
+        self._taken += 1
+        if live.steps % _TURN and live.steps < length:
+            return None
+        waiting = [c for c in self.candidates if c.steps < length]
+        if len(waiting) == 1 and waiting[0] is live:
+            return None  # alone to the end of the round
+        live.place = Snapshot(self._training)
+        return self._go_on(waiting)
+
+    def _go_on(self, waiting: Sequence[Candidate]) -> Outcome | None:
+        """Gives the next turn, or ends rounds until there is one to give."""
+        while not waiting:
+            self._measure()
+            if self._joined():
+                pass
+            elif self._round == 1:
+                return self._end()
+            else:
+                self._end_first_round()
+                if len(self.candidates) == 1:
+                    return self._end()
+            waiting = [c for c in self.candidates if c.steps < self._lengths[self._round]]
+        self._enter(min(waiting, key=lambda c: c.steps))
+        return None
+
+    def _enter(self, candidate: Candidate) -> None:
+        place = candidate.place or self._root
+        assert place is not None
+        place.restore(self._training)
+        self._live = candidate
+
+    def _measure(self) -> None:
+        """Takes the losses of those candidates that have just finished the round."""
+        for candidate in self.candidates:
+            if not candidate.losses or (
+                self._round == 1 and candidate.steps == self._lengths[1] and not candidate.is_dead
+            ):
+                self._enter(candidate)
+                candidate.losses = self._judge()
+
+    def _joined(self) -> bool:
+        """Lets a rate beyond the largest or the smallest join, where that may be better; tells whether one did."""
+        if self._round == 1 or len(self.candidates) == _MOST or self._taken >= self._most_steps:
+            return False
+        ranked = sorted(self.candidates, key=lambda c: c.exponent)
+        lowest, highest, best = ranked[0], ranked[-1], self._best()
+        above = highest.exponent + self._stride
+        if above <= self._highest and not highest.is_dead and not is_worse(highest, best):
+            self.candidates.append(Candidate(above))
+        elif best.is_dead or (best is lowest and is_worse(ranked[1], lowest)):
+            self.candidates.append(Candidate(lowest.exponent - self._stride))
+        else:
+            return False
+        for candidate in self.candidates:
+            # Only the best and its neighbours can go on.
+            if abs(candidate.exponent - best.exponent) > self._stride and candidate.losses:
+                candidate.place = None
+        return True
+
+    def _end_first_round(self) -> None:
+        """Keeps the best and its neighbours, without those that are clearly behind."""
+        best = self._best()
+        if self._stride > 1:
+            # Where nothing has moved yet, losses say nothing for the smaller rate.
+            best = max(
+                (c for c in self.candidates if c is best or not is_worse(c, best)),
+                key=lambda c: c.exponent,
+            )
+            around = [Candidate(best.exponent - 1), best]
+            if best.exponent + 1 <= self._highest:
+                around.append(Candidate(best.exponent + 1))
+        else:
+            behind = _BEHIND * max(self._first - best.loss, 0.0)
+            around = [
+                c
+                for c in self.candidates
+                if abs(c.exponent - best.exponent) <= 1
+                and (not is_worse(c, best) or c.loss - best.loss <= behind)
+            ]
+            self._root = None
+        self.candidates = around
+        self._round = 1
+
+    def _end(self) -> Outcome:
+        best = self._best()
+        shift = close_rate(self.candidates, self._first) * math.log(FACTOR)
+        self._enter(best)
+        return Outcome(best.exponent, shift)
+
+    def _best(self) -> Candidate:
+        """Returns the candidate of the least loss; the smallest rate where all have died."""
+        return min(self.candidates, key=lambda c: (c.loss, c.exponent))
+
+    def settle(self) -> Outcome:
+        """Ends the race at once, by the losses so far; the live candidate goes on where there are none."""
+        if all(c.losses and not c.is_dead for c in self.candidates):
+            self._live.place = Snapshot(self._training)
+            return self._end()
+        return Outcome(self._live.exponent, self._live.exponent * math.log(FACTOR))
+
+    # Resuming.
+
+    def state(self) -> dict[str, Any]:
+        """Returns numbers and tensors, for a state dict."""
+        return {
+            "round": self._round,
+            "taken": self._taken,
+            "stride": self._stride,
+            "first": self._first,
+            "lengths": list(self._lengths),
+            "most_steps": self._most_steps,
+            "highest": self._highest,
+            "live": self.candidates.index(self._live),
+            "root": None if self._root is None else self._root.state(),
+            "candidates": [
+                {
+                    "exponent": c.exponent,
+                    "steps": c.steps,
+                    "losses": list(c.losses),
+                    "place": None if c.place is None else c.place.state(),
+                }
+                for c in self.candidates
+            ],
+        }
+
+    @classmethod
+    def loaded(
+        cls, training: Training, judge: Callable[[], list[float]], state: Any, name: str
+    ) -> Race:
+        """Returns the race that ``state``, called ``name`` in errors, describes.
+
+        Raises:
+            TypeError: a number in it is of the wrong type.
+            ValueError: it has another form, or a number out of range.
+        """
+        wanted = {
+            "round",
+            "taken",
+            "stride",
+            "first",
+            "lengths",
+            "most_steps",
+            "highest",
+            "live",
+            "root",
+            "candidates",
+        }
+        if not isinstance(state, dict) or not wanted <= state.keys():
+            raise ValueError(
+                f"{name} must be a dict with {sorted(wanted)}, got {_validate.describe(state)}"
+            )
+        numbers = {
+            key: _validate.integer(f"{name}[{key!r}]", state[key], low=0)
+            for key in ("round", "taken", "stride", "most_steps", "live")
+        }
+        lengths = tuple(_validate.integer(f"{name}['lengths']", n, low=1) for n in state["lengths"])
+        first = _validate.real(f"{name}['first']", state["first"], low=-math.inf)
+        assert len(lengths) == 2
+        new = cls(
+            training, judge, first=first, lengths=lengths, most_steps=numbers["most_steps"],
+            highest=float(state["highest"]), wide=numbers["stride"] == _WIDE,
+        )  # fmt: skip
+        new._round, new._taken = numbers["round"], numbers["taken"]
+
+        def place(part: Any, what: str) -> Snapshot | None:
+            return None if part is None else Snapshot.loaded(training, part, f"{name}[{what!r}]")
+
+        new._root = place(state["root"], "root")
+        new.candidates = [
+            Candidate(
+                int(part["exponent"]),
+                _validate.integer(f"{name}['candidates']", part["steps"], low=0),
+                [float(loss) for loss in part["losses"]],
+                place(part["place"], "candidates"),
+            )
+            for part in state["candidates"]
+        ]
+        new._live = new.candidates[numbers["live"]]
+        return new
+
+
+def is_worse(candidate: Candidate, than: Candidate) -> bool:
+    """Tells whether the losses of one are significantly above those of the other, batch by batch.
+
+    The mean of the paired differences must exceed twice its standard error (Student's paired test).
+    """
+    if candidate.is_dead or than.is_dead:
+        return candidate.is_dead and not than.is_dead
+    differences = [a - b for a, b in zip(candidate.losses, than.losses, strict=True)]
+    n, mean = len(differences), sum(differences) / len(differences)
+    if n == 1:
+        return mean > 0
+    error = math.sqrt(sum((d - mean) ** 2 for d in differences) / (n - 1) / n)
+    return mean > _ERRORS * error
+
+
+def close_rate(candidates: Sequence[Candidate], first: float) -> float:
+    """Returns the mean exponent of the candidates, each weighted by how close its loss is to the least.
+
+    The weight is 1 for the least loss and falls linearly to 0 at a lag of ``_CLOSE`` of the progress since ``first``. So where
+    two rates do equally well the one between them is taken, and trainings from other seeds come to about the same rate.
+    """
+    least = min(candidates, key=lambda c: (c.loss, c.exponent))
+    if least.is_dead:
+        return least.exponent
+    width = _CLOSE * (first - least.loss)
+    if width <= 0:
+        return least.exponent
+    weights = [max(0.0, 1 - (c.loss - least.loss) / width) for c in candidates]
+    return sum(w * c.exponent for w, c in zip(weights, candidates, strict=True)) / sum(weights)

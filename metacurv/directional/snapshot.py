@@ -1,0 +1,112 @@
+"""Copies of everything that a training goes on from, so that it can be left at one place and taken up at another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from metacurv import _validate
+from metacurv.directional.base_state import BaseState
+from metacurv.directional.iterate_average import IterateAverage
+
+
+class Training:
+    """The live training: parameters, the base optimizer's state, the model's buffers and the average of the iterates.
+
+    Args:
+        base: the base optimizer; its ``state`` is what it keeps between steps.
+        model: the model, whose buffers (batch norm's running statistics) belong to the parameters.
+        average: the average of the iterates, or None.
+        entries: the names of the entries of the base's groups that its own step changes.
+    """
+
+    def __init__(
+        self,
+        base: Optimizer,
+        model: nn.Module,
+        average: IterateAverage | None,
+        entries: frozenset[str] = frozenset(),
+    ) -> None:
+        self.base, self.model, self.average, self.entries = base, model, average, entries
+
+    def parameters(self) -> list[Tensor]:
+        """Returns all parameters of the base, in the order of its groups."""
+        return [p.detach() for group in self.base.param_groups for p in group["params"]]
+
+    def buffers(self) -> list[Tensor]:
+        """Returns the buffers of the model."""
+        return [b.detach() for b in self.model.buffers()]
+
+
+class Snapshot:
+    """A copy of a ``Training`` as it is when the copy is made."""
+
+    def __init__(self, training: Training) -> None:
+        self._parameters = [p.clone() for p in training.parameters()]
+        self._buffers = [b.clone() for b in training.buffers()]
+        self._base = BaseState(training.base, training.entries)
+        average = training.average
+        self._average = None if average is None else average.copied()
+
+    def restore(self, training: Training) -> None:
+        """Puts the training back to where the copy was made; the copy stays as it is."""
+        copy_all(training.parameters(), self._parameters)
+        copy_all(training.buffers(), self._buffers)
+        self._base.restore()
+        if training.average is not None and self._average is not None:
+            training.average.load(self._average)
+
+    def state(self) -> dict[str, Any]:
+        """Returns tensors and numbers, for a state dict."""
+        return {
+            "parameters": self._parameters,
+            "buffers": self._buffers,
+            "base": self._base.state(),
+            "average": self._average,
+        }
+
+    @classmethod
+    def loaded(cls, training: Training, state: Any, name: str) -> Snapshot:
+        """Returns a copy like this one with the content of ``state``, which is called ``name`` in errors.
+
+        Raises:
+            ValueError: ``state`` has another form, or tensors of other shapes.
+        """
+        new = cls(training)
+        if not isinstance(state, dict) or not new.state().keys() <= state.keys():
+            raise ValueError(
+                f"{name} must be a dict with {sorted(new.state())}, got {_validate.describe(state)}"
+            )
+        new._parameters = like(new._parameters, state["parameters"], f"{name}['parameters']")
+        new._buffers = like(new._buffers, state["buffers"], f"{name}['buffers']")
+        new._base.load(state["base"], f"{name}['base']")
+        if training.average is not None:
+            training.average.check(state["average"], f"{name}['average']")
+            new._average = state["average"]
+        return new
+
+
+@torch.no_grad()
+def copy_all(into: Sequence[Tensor], source: Sequence[Tensor]) -> None:
+    """Copies tensors into tensors of the same shapes."""
+    if into:
+        torch._foreach_copy_(list(into), list(source))
+
+
+def like(own: Sequence[Tensor], given: Any, name: str) -> list[Tensor]:
+    """Returns copies of the tensors ``given``, in the dtypes and on the devices of ``own``.
+
+    Raises:
+        ValueError: they are no list of tensors of the same shapes.
+    """
+    shapes = [tuple(t.shape) for t in own]
+    is_list = isinstance(given, list) and all(isinstance(t, Tensor) for t in given)
+    if not is_list or [tuple(t.shape) for t in given] != shapes:
+        raise ValueError(
+            f"{name} must be a list of tensors of shapes {shapes}, got {_validate.describe(given)}"
+        )
+    return [t.to(o, copy=True) for t, o in zip(given, own, strict=True)]

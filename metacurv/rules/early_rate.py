@@ -1,0 +1,150 @@
+"""The early rate: the learning rate of the first steps, from readings of slope and curvature along them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from metacurv import _validate
+
+MIN_LR, MAX_LR = 2.0**-60, 2.0**60
+_SIGMA, _SIGMA_MOMENTUM = 2.5, 2.0  # the ratio lr d / n that is sought
+_START, _START_MOMENTUM = 0.1, 0.03  # the first rate, as a part of sigma n / d
+_KAPPA = 0.1  # gain of one reading
+_BETA = 0.97  # largest decay of the averages of n and d
+_TINY = 1e-9  # a curvature below this part of the slope counts as none
+_MOST_GROWTH, _MOST_SHRINKING = 3.0, 1.0  # bounds on what a reading may ask for, in log units
+_BRAKED_GROWTH = 0.5  # the bound on growth once a rate was found too large
+_SURE = 2.0  # standard errors that a mean slope must have to be more than noise
+
+
+class EarlyRate:
+    """The rate of each of S scales, which moves towards sigma n / d by every reading of slope n and curvature d.
+
+    Args:
+        scales: S.
+        plain_momentum: True where the base has momentum and does not normalise its step, as SGD.
+    """
+
+    def __init__(self, scales: int, plain_momentum: bool) -> None:
+        self._sigma = _SIGMA_MOMENTUM if plain_momentum else _SIGMA
+        self._start = _START_MOMENTUM if plain_momentum else _START
+        self.lr = [0.0] * scales
+        self._slope, self._curvature = [0.0] * scales, [0.0] * scales
+        self._braked = [False] * scales
+        self._readings = 0
+        self._normal_slopes: list[list[float]] = [[] for _ in range(scales)]
+
+    def begin(self, slope: Sequence[float], curvature: Sequence[float]) -> None:
+        """Sets the first rate, a part of sigma n / d.
+
+        n and d are > 0, except that both are 0 where nothing under a scale was stepped; that scale gets the least of the other
+        rates.
+        """
+        rates = [
+            self._start * self._sigma * n / d if n or d else math.inf
+            for n, d in zip(slope, curvature, strict=True)
+        ]
+        least = min(rates)
+        self.lr = [_within(least if math.isinf(rate) else rate) for rate in rates]
+
+    def take(self, slope: Sequence[float], curvature: Sequence[float]) -> bool:
+        """Moves the rates by one reading; tells whether its numbers are finite, without which nothing changes."""
+        if not all(map(math.isfinite, (*slope, *curvature))):
+            return False
+        decay = min((1 + self._readings) / (10 + self._readings), _BETA)
+        moved = False
+        for s, (n, d) in enumerate(zip(slope, curvature, strict=True)):
+            if not n and not d:
+                continue  # no parameter under this scale was stepped
+            moved = True
+            self._slope[s] = decay * self._slope[s] + (1 - decay) * n
+            self._curvature[s] = decay * self._curvature[s] + (1 - decay) * d
+            self._normal_slopes[s].append(n / math.sqrt(d) if d > 0 else 0.0)
+            self.lr[s] = _within(self.lr[s] * math.exp(_KAPPA * self._asked(s)))
+        self._readings += moved
+        return True
+
+    def _asked(self, s: int) -> float:
+        """Returns how far log lr is below the one sought. Growth is nearly free until the rate was too large for the first time."""
+        n, d = self._slope[s], self._curvature[s]
+        sought = n / max(self.lr[s] * d, _TINY * n) if n > 0 else 0.0
+        error = math.log(self._sigma * sought) if sought > 0 else -_MOST_SHRINKING
+        error = min(max(error, -_MOST_SHRINKING), _MOST_GROWTH)
+        self._braked[s] = self._braked[s] or error < 0
+        return min(error, _BRAKED_GROWTH) if self._braked[s] else error
+
+    def is_noise(self, s: int) -> bool:
+        """Tells whether the slopes of a scale are no more than noise, so that the rate found from them says little.
+
+        They are where their mean, each over the root of its curvature, is less than two standard errors above 0.
+        """
+        slopes = self._normal_slopes[s]
+        if len(slopes) < 2:
+            return False
+        mean = sum(slopes) / len(slopes)
+        variance = sum((x - mean) ** 2 for x in slopes) / (len(slopes) - 1)
+        return mean < _SURE * math.sqrt(variance / len(slopes))
+
+    def add_scale(self) -> None:
+        """Adds a scale, which begins at the least of the rates."""
+        self.lr.append(min(self.lr))
+        self._slope.append(0.0)
+        self._curvature.append(0.0)
+        self._braked.append(False)
+        self._normal_slopes.append([])
+
+    def state(self) -> dict[str, Any]:
+        """Returns numbers only, for a state dict."""
+        return {
+            "lr": list(self.lr),
+            "slope": list(self._slope),
+            "curvature": list(self._curvature),
+            "braked": list(self._braked),
+            "readings": self._readings,
+            "normal_slopes": [list(slopes) for slopes in self._normal_slopes],
+        }
+
+    def check(self, state: Any, name: str, *, started: bool) -> None:
+        """Checks that ``state`` is such as the method ``state`` returns.
+
+        Args:
+            state: what is checked.
+            name: the name of ``state`` in error messages.
+            started: True where there are rates in it.
+
+        Raises:
+            TypeError: a number in ``state`` is of the wrong type.
+            ValueError: ``state`` has another form, or a number out of range.
+        """
+        wanted = self.state()
+        if not isinstance(state, dict) or not wanted.keys() <= state.keys():
+            raise ValueError(
+                f"{name} must be a dict with {sorted(wanted)}, got {_validate.describe(state)}"
+            )
+        for key, own in wanted.items():
+            value = state[key]
+            if key == "readings":
+                _validate.integer(f"{name}['readings']", value, low=0)
+            elif not isinstance(value, list) or len(value) != len(own):
+                raise ValueError(
+                    f"{name}[{key!r}] must be a list of {len(own)} numbers, got {_validate.describe(value)}"
+                )
+        low, high = (MIN_LR, MAX_LR) if started else (-math.inf, math.inf)
+        for lr in state["lr"]:
+            _validate.real(f"{name}['lr']", lr, low=low, high=high)
+        for key in ("slope", "curvature"):
+            for number in state[key]:
+                _validate.real(f"{name}[{key!r}]", number, low=-math.inf)
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Takes back what ``state`` returned, after ``check``."""
+        self.lr = [float(lr) for lr in state["lr"]]
+        self._slope, self._curvature = list(state["slope"]), list(state["curvature"])
+        self._braked, self._readings = list(state["braked"]), state["readings"]
+        self._normal_slopes = [list(slopes) for slopes in state["normal_slopes"]]
+
+
+def _within(lr: float) -> float:
+    return min(max(lr, MIN_LR), MAX_LR)
