@@ -164,8 +164,9 @@ class Race:
         else:
             return False
         for candidate in self.candidates:
-            # Only the best and its neighbours can go on.
-            if abs(candidate.exponent - best.exponent) > self._stride and candidate.losses:
+            # Only the best and its neighbours can go on, and the largest, next to which there may be a new best.
+            is_far = abs(candidate.exponent - best.exponent) > self._stride
+            if is_far and candidate is not highest and candidate.losses:
                 candidate.place = None
         return True
 
@@ -205,10 +206,12 @@ class Race:
 
     def settle(self) -> Outcome:
         """Ends the race at once, by the losses so far; the live candidate goes on where there are none."""
-        if all(c.losses and not c.is_dead for c in self.candidates):
-            self._live.place = Snapshot(self._training)
-            return self._end()
-        return Outcome(self._live.exponent, self._live.exponent * math.log(FACTOR))
+        judged = [c for c in self.candidates if c.losses and not c.is_dead]
+        if not judged:
+            return Outcome(self._live.exponent, self._live.exponent * math.log(FACTOR))
+        self._live.place = Snapshot(self._training)
+        self.candidates = judged
+        return self._end()
 
     # Resuming.
 
