@@ -55,6 +55,10 @@ class OutputLoss:
         self._spec: pytree.TreeSpec | None = None
         self._others: list[Any] = []
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Copying a form makes torch warn, and the next output brings one.
+        return {**self.__dict__, "_spec": None, "_others": []}
+
     def leaves(self, output: Any) -> Leaves:
         """Returns the floating tensors of ``output``, and remembers the form in which they go to the loss."""
         flat, self._spec = pytree.tree_flatten(output)
