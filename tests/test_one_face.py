@@ -34,7 +34,7 @@ def made(**options: Any) -> MetaCurvatureLR:
         ({"probe": ...}, DirectionalLR),
         ({"probe": ..., "horizon": 10}, DirectionalLR),
         ({"probe": ..., "rule": "directional"}, DirectionalLR),
-        ({"probe": ..., "rule": DirectionalRule(sigma=2.0)}, DirectionalLR),
+        ({"probe": ..., "rule": DirectionalRule(race=2)}, DirectionalLR),
     ],
 )
 def test_the_arguments_choose_the_rule(options: dict[str, Any], cls: type) -> None:
@@ -131,13 +131,12 @@ def test_a_loop_serves_both_rules(options: dict[str, Any]) -> None:
     ("options", "averages"),
     [
         ({"horizon": 40}, True),
-        ({"horizon": 40, "average": None}, True),
         ({"horizon": 40, "average": False}, False),
-        ({}, False),
-        ({"average": True}, True),
+        ({}, True),
+        ({"average": False}, False),
     ],
 )
-def test_a_horizon_switches_averaging_on(options: dict[str, Any], averages: bool) -> None:
+def test_it_averages_unless_told_otherwise(options: dict[str, Any], averages: bool) -> None:
     opt = made(probe=..., **options)
     assert isinstance(opt, DirectionalLR)
     assert (opt.state_dict()["metacurv"]["average"] is not None) is averages

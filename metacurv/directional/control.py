@@ -33,7 +33,7 @@ from metacurv.group_parameters import named_parameters
 from metacurv.rules.directional import ASSUMED_STEPS, DirectionalRule
 from metacurv.rules.early_rate import MAX_LR, MIN_LR, EarlyRate
 
-_STATE_VERSION = 2
+_STATE_VERSION, _FORMER_VERSION = 2, 1
 _RADAM_STEPS = 5  # are not normalised (Liu et al. 2020: rho_t <= 5, for beta2 up to 0.9999)
 _READ_EVERY = 2  # early steps
 
@@ -486,6 +486,15 @@ class DirectionalControl:
         if state is None:
             return self._begin_afresh
         name = "state_dict['metacurv']"
+        if isinstance(state, dict) and (state.get("version"), state.get("rule")) == (
+            _FORMER_VERSION,
+            DirectionalRule.name,
+        ):
+            raise ValueError(
+                f"{name} must be of this release's rule='directional', got that of an earlier one, which found its rate in "
+                "another way; load the dict without its entry 'metacurv' to keep the base optimizer's state and begin the "
+                "rule afresh"
+            )
         if not isinstance(state, dict) or (state.get("version"), state.get("rule")) != (
             _STATE_VERSION,
             DirectionalRule.name,
