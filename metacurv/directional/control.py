@@ -150,11 +150,15 @@ class DirectionalControl:
                 "larger horizon to train for longer",
                 RuntimeWarning,
             )
-        if self._started:
-            self._later_step()
-        else:
-            self._first_step()
-        self._after_step()
+        before = self._steps
+        try:
+            if self._started:
+                self._later_step()
+            else:
+                self._first_step()
+        finally:
+            if self._steps > before:  # also where a reading or ``on_update`` raises
+                self._after_step()
 
     def _first_step(self) -> None:
         under_scales = moving(self._base, self._rates, self._rates.first_shares())
@@ -238,7 +242,7 @@ class DirectionalControl:
             self._record("went back", self._guard.loss)
 
     def _read(self, line: StepLine, batch: ProbeBatch) -> LineReading:
-        """Reads the line of the step just taken; where this raises, the next step is measured instead."""
+        """Reads the line of the step just taken; where this raises, the step counts all the same."""
         try:
             return read_line(line, batch, self._early_lr)
         finally:
