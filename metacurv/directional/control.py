@@ -86,7 +86,8 @@ class DirectionalControl:
         self._steps = 0
         self._started = False
         self._skipped = 0
-        self._early = EarlyRate(len(self._rates.scales), _has_plain_momentum(self._base))
+        most = MAX_LR if self.rule.max_lr is None else min(self.rule.max_lr, MAX_LR)
+        self._early = EarlyRate(len(self._rates.scales), _has_plain_momentum(self._base), most)
         self._probes.go_to(0, seed=self.seed)
         self._average = IterateAverage(self._all_parameters()) if self._averages else None
         self._training = Training(self._base, self._model.model, self._average)
@@ -202,11 +203,7 @@ class DirectionalControl:
                 line = StepLine(under_scales, self._backend)
         step_base_at(self._base, rates)
         if line is not None:
-            largest = self._rates.largest(self._rates.shares())
-            line.stepped(
-                keep(self._base, self._rates, rates),
-                [a * b for a, b in zip(self._scale_rates(), largest, strict=True)],
-            )
+            line.stepped(keep(self._base, self._rates, rates), self._rates.largest(rates))
         self._count_step()  # also where measuring it fails
         if line is not None and batch is not None:
             self._take_in(step, self._read(line, batch))

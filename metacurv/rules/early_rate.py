@@ -25,9 +25,11 @@ class EarlyRate:
     Args:
         scales: S.
         plain_momentum: True where the base has momentum and does not normalise its step, as SGD.
+        most: no rate is larger.
     """
 
-    def __init__(self, scales: int, plain_momentum: bool) -> None:
+    def __init__(self, scales: int, plain_momentum: bool, most: float = MAX_LR) -> None:
+        self._most = most
         self._sigma = _SIGMA_MOMENTUM if plain_momentum else _SIGMA
         self._start = _START_MOMENTUM if plain_momentum else _START
         self.lr = [0.0] * scales
@@ -47,7 +49,7 @@ class EarlyRate:
             for n, d in zip(slope, curvature, strict=True)
         ]
         least = min(rates)
-        self.lr = [_within(least if math.isinf(rate) else rate) for rate in rates]
+        self.lr = [self._within(least if math.isinf(rate) else rate) for rate in rates]
 
     def take(self, slope: Sequence[float], curvature: Sequence[float]) -> bool:
         """Moves the rates by one reading; tells whether its numbers are finite, without which nothing changes."""
@@ -62,7 +64,7 @@ class EarlyRate:
             self._slope[s] = decay * self._slope[s] + (1 - decay) * n
             self._curvature[s] = decay * self._curvature[s] + (1 - decay) * d
             self._normal_slopes[s].append(n / math.sqrt(d) if d > 0 else 0.0)
-            self.lr[s] = _within(self.lr[s] * math.exp(_KAPPA * self._asked(s)))
+            self.lr[s] = self._within(self.lr[s] * math.exp(_KAPPA * self._asked(s)))
         self._readings += moved
         return True
 
@@ -145,6 +147,5 @@ class EarlyRate:
         self._braked, self._readings = list(state["braked"]), state["readings"]
         self._normal_slopes = [list(slopes) for slopes in state["normal_slopes"]]
 
-
-def _within(lr: float) -> float:
-    return min(max(lr, MIN_LR), MAX_LR)
+    def _within(self, lr: float) -> float:
+        return min(max(lr, MIN_LR), self._most)
