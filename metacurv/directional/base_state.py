@@ -65,6 +65,10 @@ class BaseState:
             if not _same(group.get(name), value)
         )
 
+    def group_added(self) -> None:
+        """Takes in a group that was added to the base, which had no state when the copy was made."""
+        self._groups.append({})
+
     def state(self) -> dict[str, Any]:
         """Returns the entries of the groups, and those of every parameter in the order of the groups, for a state dict."""
         return {

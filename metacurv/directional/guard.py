@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metacurv import _validate
+from metacurv.directional.base_state import BaseState
 from metacurv.directional.judge import Judge
 from metacurv.directional.snapshot import Training, copy_all, like
 
@@ -35,6 +36,8 @@ class Guard:
         self._looks = 0
         self._parameters = [p.clone() for p in training.parameters()]
         self._buffers = [b.clone() for b in training.buffers()]
+        # Nothing before the first step, but for optimizers such as Adagrad, which cannot do without.
+        self._base = BaseState(training.base, frozenset())
 
     def look(self, *, of_average: bool) -> tuple[float, bool]:
         """Measures the loss, and takes the training back where it has lost much of its progress.
@@ -79,12 +82,13 @@ class Guard:
         training = self._training
         copy_all(training.parameters(), self._parameters)
         copy_all(training.buffers(), self._buffers)
-        training.base.state.clear()  # it led here
+        self._base.restore()  # what it has gathered since led here
         if training.average is not None:
             copy_all(training.average.values, self._parameters)
 
     def extend(self, parameters: list[Tensor]) -> None:
-        """Adds parameters, which a new group brought."""
+        """Adds the parameters of a new group."""
+        self._base.group_added()
         self._parameters.extend(p.detach().clone() for p in parameters)
 
     def state(self) -> dict[str, Any]:
@@ -95,6 +99,7 @@ class Guard:
             "looks": self._looks,
             "parameters": self._parameters,
             "buffers": self._buffers,
+            "base": self._base.state(),
         }
 
     @staticmethod
@@ -105,7 +110,7 @@ class Guard:
             TypeError: a number in it is of the wrong type.
             ValueError: it has another form, or tensors of other shapes.
         """
-        wanted = {"first", "loss", "looks", "parameters", "buffers"}
+        wanted = {"first", "loss", "looks", "parameters", "buffers", "base"}
         if not isinstance(state, dict) or not wanted <= state.keys():
             raise ValueError(
                 f"{name} must be a dict with {sorted(wanted)}, got {_validate.describe(state)}"
@@ -115,9 +120,11 @@ class Guard:
         _validate.integer(f"{name}['looks']", state["looks"], low=0)
         like(training.parameters(), state["parameters"], f"{name}['parameters']")
         like(training.buffers(), state["buffers"], f"{name}['buffers']")
+        BaseState(training.base, frozenset()).load(state["base"], f"{name}['base']")
 
     def load(self, state: dict[str, Any]) -> None:
         """Takes back what ``state`` returned, after ``check``."""
         self._first, self.loss, self._looks = state["first"], state["loss"], state["looks"]
         copy_all(self._parameters, state["parameters"])
         copy_all(self._buffers, state["buffers"])
+        self._base.load(state["base"], "base")
