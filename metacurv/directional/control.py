@@ -18,7 +18,7 @@ from metacurv.directional.first_step import FirstStep
 from metacurv.directional.group_rates import GroupRates
 from metacurv.directional.guard import Guard
 from metacurv.directional.iterate_average import IterateAverage
-from metacurv.directional.judge import Judge
+from metacurv.directional.judge import Judge, Verdict
 from metacurv.directional.probe_batches import ProbeBatches
 from metacurv.directional.probe_model import ProbeBatch, ProbeModel
 from metacurv.directional.race import FACTOR, Outcome, Race
@@ -281,7 +281,7 @@ class DirectionalControl:
             highest = max(0, math.floor(math.log(self.rule.max_lr / self._early.lr[s], FACTOR)))
         self._race = Race(
             self._training,
-            self._judge.losses,
+            self._judge.verdict,
             first=self._first_loss,
             lengths=lengths,
             most_steps=self._plan.most_raced(self._steps, races),
@@ -535,7 +535,7 @@ class DirectionalControl:
         if state["guard"] is not None:
             Guard.check(self._training, state["guard"], f"{name}['guard']")
         if state["race"] is not None:
-            Race.loaded(self._training, _no_losses, state["race"], f"{name}['race']")
+            Race.loaded(self._training, _no_verdict, state["race"], f"{name}['race']")
 
         def load() -> None:
             self._reset()
@@ -559,7 +559,7 @@ class DirectionalControl:
             if state["race"] is not None:
                 assert self._judge is not None
                 self._race = Race.loaded(
-                    self._training, self._judge.losses, state["race"], f"{name}['race']"
+                    self._training, self._judge.verdict, state["race"], f"{name}['race']"
                 )
             if self._started:
                 self._show_scale(self._group_rates())
@@ -567,7 +567,7 @@ class DirectionalControl:
         return load
 
 
-def _no_losses() -> list[float]:
+def _no_verdict() -> Verdict:
     raise AssertionError("a race that is only checked judges nothing")
 
 
