@@ -86,8 +86,11 @@ class BaseState:
         lengths = {"groups": len(groups), "state": len(parameters)}
         for key, length in lengths.items():
             entries = state.get(key) if isinstance(state, dict) else None
-            is_list = isinstance(entries, list) and all(isinstance(e, dict) for e in entries)
-            if not is_list or len(entries) != length:
+            if not (
+                isinstance(entries, list)
+                and len(entries) == length
+                and all(isinstance(e, dict) for e in entries)
+            ):
                 raise ValueError(
                     f"{name} must have a list of {length} dicts under {key!r}, got {_validate.describe(entries)}"
                 )

@@ -296,7 +296,7 @@ class DirectionalControl:
         self._rate_changed()
         if outcome is None:
             return
-        assert self._race is not None and self._judge is not None and self._guard is not None
+        assert self._race is not None
         s, before = self._raced, self._early.lr[self._raced]
         raced = [(before * FACTOR**c.exponent, c.loss) for c in self._race.candidates if c.losses]
         self._early.lr[s] = min(max(before * math.exp(outcome.shift), MIN_LR), MAX_LR)

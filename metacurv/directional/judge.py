@@ -24,8 +24,8 @@ class Verdict:
     """What a judge says of a training.
 
     Attributes:
-        losses: of each batch, the mean of those of the iterate and of the average. The average alone would prefer rates that are too large
-            where noise does not average out, the iterate alone rates that are too small where it does.
+        losses: of each batch, the mean of those of the iterate and of the average. The average alone would prefer rates that
+            are too large where noise does not average out, the iterate alone rates that are too small where it does.
         noise: the mean loss of the iterate less that of the average: above zero where noise costs more than the average lags
             behind, below where it lags more; 0 where there is no average.
     """
