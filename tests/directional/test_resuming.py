@@ -53,8 +53,7 @@ def test_goes_on_bit_for_bit(probe: str, stop: int) -> None:
     train(again, resumed, 45, start=stop)
     assert_same(model.state_dict(), again.state_dict())
     assert_same(opt.state_dict()["metacurv"], resumed.state_dict()["metacurv"])
-    if stop:
-        assert opt.history[-1] == resumed.history[-1]
+    assert_same(opt.history[len(opt.history) - len(resumed.history) :], resumed.history)
 
 
 @pytest.mark.parametrize("name", BASES)
@@ -94,11 +93,16 @@ def test_a_bare_checkpoint_starts_afresh() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 0}, "version 1"),
+        ({"version": 0}, "version 2"),
+        ({"version": 1}, "that of an earlier one"),
         ({"rule": "reciprocal"}, "rule='directional'"),
         ({"steps": -1}, "'steps'.* >= 0"),
-        ({"state": {}}, "'state'.* must be a dict with"),
-        ({"times": 3}, "'times'.* must be a dict with"),
+        ({"early": {}}, "'early'.* must be a dict with"),
+        ({"early": 3}, "'early'.* must be a dict with"),
+        ({"guard": 3}, "'guard'.* must be a dict with"),
+        ({"race": {}}, "'race'.* must be a dict with"),
+        ({"judges": 1}, "'judges'.* must be True or False"),
+        ({"first_loss": "1"}, "'first_loss'.* must be a finite number"),
         ({"average": None}, "average=True"),
         ({"average": {"taken": 3, "values": 3}}, "'values'.* must be a list of tensors, got int 3"),
         ({"started": 1}, "'started'.* must be True or False"),
@@ -119,7 +123,7 @@ def test_a_rate_out_of_range_is_refused(lr: float) -> None:
     model, opt = made("Adam", "list")
     train(model, opt, 5)
     state = copy.deepcopy(opt.state_dict())
-    state["metacurv"]["state"]["lr"] = [lr]
+    state["metacurv"]["early"]["lr"] = [lr]
     with pytest.raises(ValueError, match=r"\['lr'\] must be a finite number >= 8.67362e-19"):
         opt.load_state_dict(state)
 
