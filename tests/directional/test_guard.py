@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from metacurv.directional.guard import Guard
+from metacurv.directional.judge import Judge
 from metacurv.directional.snapshot import Training
+from metacurv.ranks import Ranks
 from tests.directional.helpers import Point, directional, network, train
 from tests.directional.problems import BASES, Run, network_of, normal
 from tests.drop_in.helpers import assert_same, weights
@@ -168,6 +170,37 @@ def test_full_batches_without_momentum_do_not_run_away(seed: int) -> None:
     assert run.loss() < 0.6 * run.first
     assert len(run.events("went back")) <= 3
     assert all(math.isfinite(lr) and lr > 1e-3 for lr in run.rates)
+
+
+@pytest.mark.parametrize(
+    ("size", "horizon", "quick", "whole"),
+    [(1, 100, 8, 8), (1, 2000, 20, 20), (16, 300, 4, 8), (32, 10_000, 2, 16), (64, 300, 1, 8)],
+)
+def test_how_much_is_looked_at(size: int, horizon: int, quick: int, whole: int) -> None:
+    """64 examples, or what there is; and 512 to judge a race, in at least eight batches, and up to a hundredth of the horizon."""
+    drawn: list[float] = []
+
+    class Says:
+        """The loss of the nth batch is n."""
+
+        ranks = Ranks(None)
+
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def value(self, *, batch_statistics: bool) -> Tensor:
+            drawn.append(self.number)
+            return torch.tensor(float(self.number), dtype=torch.float64)
+
+    numbers = iter(range(1000))
+    point = Point(0.0)
+    training = Training(torch.optim.SGD(point.parameters(), lr=1.0), point, None)
+    judge = Judge(training, lambda: (Says(next(numbers)), (torch.zeros(size),)), horizon)  # type: ignore[arg-type,return-value]
+    assert judge.losses() == list(range(whole))
+    assert judge.loss(of_average=False, quick=False) == pytest.approx((whole - 1) / 2)
+    drawn.clear()
+    judge.loss(of_average=True, quick=True)  # without an average that of the iterate
+    assert drawn == list(range(quick))
 
 
 @pytest.mark.parametrize("size", [1, 4])
