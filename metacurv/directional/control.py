@@ -267,9 +267,11 @@ class DirectionalControl:
 
     def _begin_races(self) -> None:
         self._raced = 0
-        if self._steps == self._plan.early_until:
-            self._look(of_average=False)  # the race is to begin from a place that is well
-        self._begin_race()
+        try:
+            if self._steps == self._plan.early_until:
+                self._look(of_average=False)  # the race is to begin from a place that is well
+        finally:
+            self._begin_race()
 
     def _begin_race(self) -> None:
         races = len(self._rates.scales)
@@ -302,12 +304,11 @@ class DirectionalControl:
         self._early.lr[s] = min(max(before * math.exp(outcome.shift), MIN_LR), MAX_LR)
         self._race = None
         self._rate_changed()
-        loss = min((loss for _, loss in raced), default=math.nan)
-        self._record("race", loss, raced)
         self._raced += 1
         more = more and self._raced < len(self._rates.scales)
         if more and not self._plan.is_finishing(self._steps):
             self._begin_race()
+        self._record("race", min((loss for _, loss in raced), default=math.nan), raced)
 
     def _look(self, of_average: bool | None = None) -> None:
         """Lets the guard look, and halves the rates where it has taken the training back."""

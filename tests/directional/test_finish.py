@@ -101,8 +101,7 @@ def test_an_error_in_the_last_reading_before_the_race(where: str) -> None:
     with pytest.raises(KeyError):
         train(model, opt, 1, start=16)
     fails = False
-    if where == "on_update":
-        assert opt.state_dict()["metacurv"]["race"] is not None
+    assert opt.state_dict()["metacurv"]["race"] is not None
     train(model, opt, 153, start=17)
     assert went_on(opt)
 
