@@ -130,4 +130,4 @@ def _onto(parameter: Tensor, key: str, value: Any) -> Any:
 def _same(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return torch.equal(a, b)
-    return type(a) is type(b) and bool(a == b)
+    return type(a) is type(b) and bool(a == b or (a != a and b != b))  # nan is the same as nan

@@ -267,9 +267,11 @@ class DirectionalControl:
 
     def _begin_races(self) -> None:
         self._raced = 0
-        if self._steps == self._plan.early_until:
-            self._look(of_average=False)  # the race is to begin from a place that is well
-        self._begin_race()
+        try:
+            if self._steps == self._plan.early_until:
+                self._look(of_average=False)  # the race is to begin from a place that is well
+        finally:
+            self._begin_race()
 
     def _begin_race(self) -> None:
         races = len(self._rates.scales)
@@ -291,8 +293,8 @@ class DirectionalControl:
         )
         self._rate_changed()
 
-    def _end_race(self, outcome: Outcome | None) -> None:
-        """Takes in the outcome of the race where there is one, and begins the next scale's."""
+    def _end_race(self, outcome: Outcome | None, *, more: bool = True) -> None:
+        """Takes in the outcome of the race where there is one, and begins the next scale's where ``more`` are wanted."""
         self._rate_changed()
         if outcome is None:
             return
@@ -302,11 +304,11 @@ class DirectionalControl:
         self._early.lr[s] = min(max(before * math.exp(outcome.shift), MIN_LR), MAX_LR)
         self._race = None
         self._rate_changed()
-        loss = min((loss for _, loss in raced), default=math.nan)
-        self._record("race", loss, raced)
         self._raced += 1
-        if self._raced < len(self._rates.scales) and not self._plan.is_finishing(self._steps):
+        more = more and self._raced < len(self._rates.scales)
+        if more and not self._plan.is_finishing(self._steps):
             self._begin_race()
+        self._record("race", min((loss for _, loss in raced), default=math.nan), raced)
 
     def _look(self, of_average: bool | None = None) -> None:
         """Lets the guard look, and halves the rates where it has taken the training back."""
@@ -431,10 +433,11 @@ class DirectionalControl:
     def group_added(self) -> None:
         """Takes in the parameter group that was just added to the base."""
         if self._race is not None:
-            raise ValueError(
-                "add_param_group must not be called while learning rates race, which ends by itself; got a call after step "
-                f"{self._steps}: add groups before the first step, or wrap with race=False"
-            )
+            added = self._base.param_groups.pop()  # copies of the race are without it
+            try:
+                self._end_race(self._race.settle(), more=False)
+            finally:
+                self._base.param_groups.append(added)
         before = self._rates.references
         self._rates.group_added()
         if self.rule.per_group:

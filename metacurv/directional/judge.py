@@ -16,7 +16,7 @@ from metacurv.directional.snapshot import Training
 _EXAMPLES = 512  # that are enough to tell candidates apart
 _LEAST_BATCHES = 8  # whose differences give an error
 _PART = 100  # the batches are at most this part of the horizon
-_QUICK = 8  # part of the batches that the guard looks at
+_QUICK_EXAMPLES = 64  # that the guard looks at
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,16 @@ class Judge:
     ) -> None:
         self._training = training
         self._batches: list[ProbeBatch] = []
+        self._quick = 1
         examples, most = 0, max(_LEAST_BATCHES, horizon // _PART)
         while len(self._batches) < most and (
             len(self._batches) < _LEAST_BATCHES or examples < _EXAMPLES
         ):
             batch, pair = draw()
             self._batches.append(batch)
+            if examples < _QUICK_EXAMPLES:  # one example of a batch each would tell nothing
+                self._quick = len(self._batches)
             examples += _examples(pair)
-        self._quick = max(1, len(self._batches) // _QUICK)
 
     def verdict(self) -> Verdict:
         """Measures the iterate and, where one is kept, the average."""
@@ -73,7 +75,7 @@ class Judge:
 
         Args:
             of_average: True for the average.
-            quick: True for an eighth of the batches.
+            quick: True for the first few of the batches.
         """
         count = self._quick if quick else len(self._batches)
         average = self._training.average

@@ -276,16 +276,32 @@ class Race:
             raise ValueError(
                 f"{name} must be a dict with {sorted(wanted)}, got {_validate.describe(state)}"
             )
+        parts, where = state["candidates"], f"{name}['candidates']"
+        keys = {"exponent", "steps", "losses", "place"}
+        are_dicts = isinstance(parts, list) and all(isinstance(part, dict) for part in parts)
+        if not are_dicts or not parts or not all(keys <= part.keys() for part in parts):
+            raise ValueError(
+                f"{where} must be a list of dicts with {sorted(keys)}, got {_validate.describe(parts)}"
+            )
+        bounds = {"round": (0, 2), "taken": (0, None), "stride": (1, _WIDE + 1)}
+        bounds |= {"most_steps": (0, None), "live": (0, len(parts))}
         numbers = {
-            key: _validate.integer(f"{name}[{key!r}]", state[key], low=0)
-            for key in ("round", "taken", "stride", "most_steps", "live")
+            key: _validate.integer(f"{name}[{key!r}]", state[key], low=low, high=high)
+            for key, (low, high) in bounds.items()
         }
-        lengths = tuple(_validate.integer(f"{name}['lengths']", n, low=1) for n in state["lengths"])
-        first = _validate.real(f"{name}['first']", state["first"], low=-math.inf)
-        assert len(lengths) == 2
+        lengths = state["lengths"]
+        if not isinstance(lengths, list) or len(lengths) != 2:
+            raise ValueError(
+                f"{name}['lengths'] must be a list of 2 integers, got {_validate.describe(lengths)}"
+            )
+        short, long = (_validate.integer(f"{name}['lengths']", n, low=1) for n in lengths)
+        highest = state["highest"]
+        if highest != math.inf:
+            _validate.integer(f"{name}['highest']", highest, low=0)
         new = cls(
-            training, judge, first=first, lengths=lengths, most_steps=numbers["most_steps"],
-            highest=float(state["highest"]), wide=numbers["stride"] == _WIDE,
+            training, judge, first=_validate.real(f"{name}['first']", state["first"]),
+            lengths=(short, long), most_steps=numbers["most_steps"], highest=highest,
+            wide=numbers["stride"] == _WIDE,
         )  # fmt: skip
         new._round, new._taken = numbers["round"], numbers["taken"]
 
@@ -293,16 +309,22 @@ class Race:
             return None if part is None else Snapshot.loaded(training, part, f"{name}[{what!r}]")
 
         new._root = place(state["root"], "root")
-        new.candidates = [
-            Candidate(
-                int(part["exponent"]),
-                _validate.integer(f"{name}['candidates']", part["steps"], low=0),
-                [float(loss) for loss in part["losses"]],
-                float(part["noise"]),
-                place(part["place"], "candidates"),
+        new.candidates = []
+        for part in parts:
+            losses = part["losses"]
+            if not isinstance(losses, list) or not all(isinstance(x, float) for x in losses):
+                raise TypeError(
+                    f"{where} must have lists of floats as losses, got {_validate.describe(losses)}"
+                )
+            new.candidates.append(
+                Candidate(
+                    _validate.integer(where, part["exponent"], low=-_MOST * _WIDE),
+                    _validate.integer(where, part["steps"], low=0),
+                    list(losses),
+                    _validate.real(where, part["noise"], low=-math.inf),
+                    place(part["place"], "candidates"),
+                )
             )
-            for part in state["candidates"]
-        ]
         new._live = new.candidates[numbers["live"]]
         return new
 

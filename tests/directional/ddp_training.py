@@ -1,4 +1,4 @@
-"""One of two processes of a DDP training, for test_device.py: python -m tests.directional.ddp_training RANK FOLDER"""
+"""One of two processes of a DDP training, for test_ranks.py: python -m tests.directional.ddp_training RANK FOLDER"""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ def main(rank: int, folder: str) -> None:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
     )
-    model = network(dtype=torch.float64)
+    model = network(norm=True, dtype=torch.float64)
     parallel = nn.parallel.DistributedDataParallel(model)
     opt = directional(
-        torch.optim.SGD(model.parameters(), lr=0.1), parallel, seed=rank, average=True
+        torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), parallel, seed=rank, horizon=200
     )
-    for step in range(25):
+    for step in range(200):
         x, y = batch(2 * step + rank, torch.float64)
         opt.zero_grad()
         nn.functional.cross_entropy(parallel(x), y).backward()
         opt.step()
     history = [vars(record) for record in opt.history]
-    torch.save({"model": model.state_dict(), "history": history}, f"{folder}/{rank}.pt")
+    torch.save({"model": dict(model.named_parameters()), "history": history}, f"{folder}/{rank}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 

@@ -116,22 +116,37 @@ def test_parameters_that_cannot_be_measured_are_refused() -> None:
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"sigma": 0}, ValueError, "sigma must be a finite number > 0, got 0"),
-        ({"sigma": "2"}, TypeError, "sigma must be a finite number > 0"),
-        ({"search": 1.5}, ValueError, "search must be .* <= 1, got 1.5"),
-        ({"search": 0}, ValueError, "search must be"),
-        ({"finish": 1.0}, ValueError, "finish must be .* < 1, got 1"),
-        ({"kappa": 2}, ValueError, "kappa must be"),
-        ({"beta": 1.0}, ValueError, "beta must be .* < 1, got 1"),
-        ({"start": -1.0}, ValueError, "start must be"),
-        ({"interval": 0}, ValueError, "interval must be >= 1, got 0"),
-        ({"interval": (20, 80)}, TypeError, "interval must be an integer >= 1"),
+        ({"race": 1}, ValueError, "race must be 0, 2 or 3, got 1"),
+        ({"race": 4}, ValueError, r"race must be in \[0, 4\), got 4"),
+        ({"race": -1}, ValueError, "race must be"),
+        ({"race": "3"}, TypeError, "race must be an integer"),
+        ({"max_lr": 0.0}, ValueError, "max_lr must be a finite number > 0, got 0"),
+        ({"max_lr": "1"}, TypeError, "max_lr must be a finite number > 0"),
+        ({"stop_early": 1}, TypeError, "stop_early must be True or False, got int 1"),
+        ({"sigma": 2.0}, TypeError, "sigma"),  # constants now
         ({"per_group": 1}, TypeError, "per_group must be True or False, got int 1"),
     ],
 )
 def test_settings_of_the_rule(settings: dict[str, Any], error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         DirectionalRule(**settings)
+
+
+def test_true_and_false_are_three_and_none() -> None:
+    assert [DirectionalRule(race=race).race for race in (True, False, 0, 2, 3)] == [3, 0, 0, 2, 3]
+    assert DirectionalRule.held_out(race=2) == DirectionalRule(race=2, stop_early=True)
+    with pytest.raises(TypeError, match="sigma"):
+        DirectionalRule.held_out(sigma=1.0)
+
+
+def test_arguments_go_before_the_settings_of_the_rule() -> None:
+    given = made(rule=DirectionalRule(race=2, max_lr=0.5), race=0, per_group=True)
+    assert given.rule == DirectionalRule(race=0, max_lr=0.5, per_group=True)
+    assert made(race=False).rule == DirectionalRule(race=0)
+    with pytest.raises(ValueError, match="race must be 0, 2 or 3, got 1"):
+        made(race=1)
+    with pytest.raises(ValueError, match="max_lr must be"):
+        made(max_lr=-1.0)
 
 
 def test_a_zero_learning_rate_has_no_ratio() -> None:
@@ -152,8 +167,8 @@ def test_a_zero_learning_rate_has_no_ratio() -> None:
 
 def test_an_average_that_is_not_kept_cannot_be_shown() -> None:
     with (
-        pytest.raises(ValueError, match=r"averaged_parameters needs .*average=True"),
-        made().averaged_parameters(),
+        pytest.raises(ValueError, match=r"averaged_parameters needs .*average=False"),
+        made(average=False).averaged_parameters(),
     ):
         pass
 

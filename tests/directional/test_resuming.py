@@ -53,8 +53,7 @@ def test_goes_on_bit_for_bit(probe: str, stop: int) -> None:
     train(again, resumed, 45, start=stop)
     assert_same(model.state_dict(), again.state_dict())
     assert_same(opt.state_dict()["metacurv"], resumed.state_dict()["metacurv"])
-    if stop:
-        assert opt.history[-1] == resumed.history[-1]
+    assert_same(opt.history[len(opt.history) - len(resumed.history) :], resumed.history)
 
 
 @pytest.mark.parametrize("name", BASES)
@@ -94,11 +93,16 @@ def test_a_bare_checkpoint_starts_afresh() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 0}, "version 1"),
+        ({"version": 0}, "version 2"),
+        ({"version": 1}, "that of an earlier one"),
         ({"rule": "reciprocal"}, "rule='directional'"),
         ({"steps": -1}, "'steps'.* >= 0"),
-        ({"state": {}}, "'state'.* must be a dict with"),
-        ({"times": 3}, "'times'.* must be a dict with"),
+        ({"early": {}}, "'early'.* must be a dict with"),
+        ({"early": 3}, "'early'.* must be a dict with"),
+        ({"guard": 3}, "'guard'.* must be a dict with"),
+        ({"race": {}}, "'race'.* must be a dict with"),
+        ({"judges": 1}, "'judges'.* must be True or False"),
+        ({"first_loss": "1"}, "'first_loss'.* must be a finite number"),
         ({"average": None}, "average=True"),
         ({"average": {"taken": 3, "values": 3}}, "'values'.* must be a list of tensors, got int 3"),
         ({"started": 1}, "'started'.* must be True or False"),
@@ -119,7 +123,7 @@ def test_a_rate_out_of_range_is_refused(lr: float) -> None:
     model, opt = made("Adam", "list")
     train(model, opt, 5)
     state = copy.deepcopy(opt.state_dict())
-    state["metacurv"]["state"]["lr"] = [lr]
+    state["metacurv"]["early"]["lr"] = [lr]
     with pytest.raises(ValueError, match=r"\['lr'\] must be a finite number >= 8.67362e-19"):
         opt.load_state_dict(state)
 
@@ -148,3 +152,108 @@ def test_a_checkpoint_brings_its_seed() -> None:
     resumed.load_state_dict(saved["opt"])
     train(again, resumed, 30, start=5)
     assert_same(model.state_dict(), again.state_dict())
+
+
+def raced(wide: bool, **options: Any) -> tuple[Any, Any]:
+    model = network(norm=True)
+    probe: Any = loader()
+    if wide:
+        labels = torch.randint(3, (96,), generator=torch.Generator().manual_seed(1))
+        noise = torch.utils.data.TensorDataset(data().tensors[0], labels)
+        probe = torch.utils.data.DataLoader(noise, batch_size=16)
+    base = torch.optim.AdamW(model.parameters(), weight_decay=0.1)
+    return model, directional(base, model, probe=probe, horizon=400, seed=4, **options)
+
+
+@pytest.mark.parametrize("average", [True, False])
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_checkpoint_of_every_phase_goes_on_bit_for_bit(wide: bool, average: bool) -> None:
+    """In early steps, at every turn of both rounds, in hold and finish; into a fresh model and optimizer, from a file."""
+    options: dict[str, Any] = {"average": average}
+    model, opt = raced(wide, **options)
+    saved: dict[int, Any] = {}
+    seen = set()
+    for step in range(400):
+        race = opt._control._race
+        # One checkpoint of every candidate in every round, and some outside the race.
+        key = (
+            (race._round, race.exponent, len(race.candidates))
+            if race is not None
+            else ("no race", step // 60, step < 20)
+        )
+        if key not in seen:
+            seen.add(key)
+            saved[step] = through_a_file({"model": model.state_dict(), "opt": opt.state_dict()})
+        train(model, opt, 1, start=step)
+    rounds = {(key[0], key[1]) for key in seen if isinstance(key[0], int)}
+    assert {number for number, _ in rounds} == {0, 1}
+    assert len(rounds) >= 5
+    assert opt._control._rates is not None
+    for step, checkpoint in saved.items():
+        again, resumed = raced(wide, **options)
+        again.load_state_dict(checkpoint["model"])
+        resumed.load_state_dict(checkpoint["opt"])
+        # The first hundred steps and the end: what follows the race depends on all of it.
+        stop = min(400, step + 130)
+        train(again, resumed, stop - step, start=step)
+        if stop == 400:
+            assert_same(again.state_dict(), model.state_dict())
+            assert_same(resumed.state_dict(), opt.state_dict())
+        expected = [r for r in opt.history if step < r.step < stop or r.step == step == 0]
+        got = [r for r in resumed.history if step < r.step < stop or r.step == step == 0]
+        assert_same(got, expected)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_copies_and_pickles_in_a_race(copied: Any) -> None:
+    model, opt = raced(False)
+    train(model, opt, 33)
+    assert opt.state_dict()["metacurv"]["race"] is not None
+    other, twin = copied((model, opt))
+    train(model, opt, 120, start=33)
+    train(other, twin, 120, start=33)
+    assert_same(model.state_dict(), other.state_dict())
+    assert_same(opt.history, twin.history)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("round", bad) for bad in (-1, 2, "x", None)),
+        *(("taken", bad) for bad in (-1, "x", None)),
+        *(("stride", bad) for bad in (0, 3, "x")),
+        *(("lengths", bad) for bad in (3, [5], [5, 10, 15], [0, 5], ["x", 5])),
+        *(("live", bad) for bad in (-1, 3, "x")),
+        *(("first", bad) for bad in ("x", None)),
+        *(("highest", bad) for bad in (-1, "x", None)),
+        *(("root", bad) for bad in (3, [], {})),
+    ],
+)
+def test_a_wrong_race_changes_nothing(key: str, value: Any) -> None:
+    model, opt = raced(False)
+    train(model, opt, 33)
+    state = opt.state_dict()
+    before = copy.deepcopy(state)
+    race = {**state["metacurv"]["race"], key: value}
+    with pytest.raises((TypeError, ValueError), match=rf"\['race'\]\['{key}'\]"):
+        opt.load_state_dict({**state, "metacurv": {**state["metacurv"], "race": race}})
+    assert_same(opt.state_dict(), before)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [3, [], [3], [{}], "exponent", "steps", "losses", "place"],
+)
+def test_wrong_candidates_change_nothing(change: Any) -> None:
+    model, opt = raced(False)
+    train(model, opt, 33)
+    state = opt.state_dict()
+    before = copy.deepcopy(state)
+    race = dict(state["metacurv"]["race"])
+    if isinstance(change, str):
+        race["candidates"] = [{**c, change: "x"} for c in race["candidates"]]
+    else:
+        race["candidates"] = change
+    with pytest.raises((TypeError, ValueError), match=r"\['race'\]\['candidates'\]"):
+        opt.load_state_dict({**state, "metacurv": {**state["metacurv"], "race": race}})
+    assert_same(opt.state_dict(), before)

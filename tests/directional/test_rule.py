@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from metacurv import DirectionalRule, MetaCurvatureLR
+from metacurv.rules.early_rate import EarlyRate
 from tests.directional.helpers import Point, bowl, descend, directional, network, pairs, train
 
 
@@ -34,9 +35,9 @@ def test_first_reading_and_first_rate() -> None:
     assert record.slope[0] == pytest.approx(20, rel=1e-9)
     assert record.curvature[0] == pytest.approx(68, rel=1e-9)
     assert record.probe_loss == pytest.approx(4, rel=1e-9)
-    lr = 0.1 * 1.6 * 20 / 68  # the part 0.1 of sigma n / d
+    lr = 0.1 * 2.5 * 20 / 68  # the part 0.1 of sigma n / d
     assert record.lr[0] == pytest.approx(lr, rel=1e-9)
-    assert record.ratio[0] == pytest.approx(0.16, rel=1e-9)
+    assert record.ratio[0] == pytest.approx(0.25, rel=1e-9)
     torch.testing.assert_close(
         point.w.detach(),
         torch.tensor([1 - lr * 4, 2 - lr * 2], dtype=torch.float64),
@@ -51,50 +52,91 @@ def test_momentum_starts_with_a_smaller_part() -> None:
 
     point, loss, opt, target = on_a_bowl((4.0, 1.0), (1.0, 2.0), base=sgd)
     descend(point, opt, loss, target, 1)
-    assert opt.history[0].lr[0] == pytest.approx(0.03 * 1.6 * 20 / 68, rel=1e-9)
+    assert opt.history[0].lr[0] == pytest.approx(0.03 * 2.0 * 20 / 68, rel=1e-9)
 
 
-@pytest.mark.parametrize("sigma", [1.0, 1.6])
-def test_converges_to_sigma_of_the_edge(sigma: float) -> None:
-    # In one dimension n / d = h^2 w^2 / (h^3 w^2) = 1 / h wherever w is: lr h goes to sigma, and 2 would be the edge. With one
-    # curvature in all directions the same holds in any number of them.
-    point, loss, opt, target = on_a_bowl((3.0, 3.0), (1.0, -2.0), rule=DirectionalRule(sigma=sigma))
-    bowl_alone, opt._control._model.loss_fn = (
-        loss,
-        lambda w, t: 1000 + loss(w, t),
-    )  # no progress to speak of, to lose
-    for _ in range(250):
-        with torch.no_grad():
-            point.w.copy_(torch.tensor([1.0, -2.0]))  # else rounding is all that is left in the end
-        descend(point, opt, bowl_alone, target, 20)
-    assert opt.effective_lrs[0] * 3 == pytest.approx(sigma, rel=1e-3)
+@pytest.mark.parametrize(("momentum", "sigma"), [(False, 2.5), (True, 2.0)])
+def test_converges_to_sigma_of_the_edge(momentum: bool, sigma: float) -> None:
+    """In one dimension n / d = h^2 w^2 / (h^3 w^2) = 1 / h wherever w is: lr h goes to sigma, and 2 would be the edge."""
+    early = EarlyRate(1, momentum)
+    early.begin([9.0], [27.0])
+    for _ in range(2000):
+        assert early.take([9.0], [27.0])
+    assert early.lr[0] * 3 == pytest.approx(sigma, rel=1e-3)
 
 
 def test_growth_is_free_until_the_first_brake_and_shrinking_is_clipped() -> None:
-    # start = 0.001 of sigma n / d: e = log 1000 = 6.9, clipped to 3: lr grows by exp(0.1 * 3) at the next reading.
-    point, loss, opt, target = on_a_bowl((2.0,), (1.0,), rule=DirectionalRule(start=1e-3))
-    descend(point, opt, loss, target, 3)
-    first, second = opt.history
-    assert second.lr[0] / first.lr[0] == pytest.approx(math.exp(0.3), rel=1e-9)
-    # start = 1000 times sigma n / d, lr h = 1600, is halved while the loss rises: L (1 - lr h)^2 <= L needs lr h <= 2.
-    point, loss, opt, target = on_a_bowl((2.0,), (1.0,), rule=DirectionalRule(start=1e3))
-    descend(point, opt, loss, target, 1)
-    assert opt.effective_lrs[0] * 2 == pytest.approx(1600 / 2**10, rel=1e-9)  # 1.5625
+    # A first rate 0.001 of sigma n / d: log 1000 = 6.9, clipped to 3: lr grows by exp(0.1 * 3).
+    early = EarlyRate(1, False)
+    early.begin([1.0], [1.0])
+    early.lr = [2.5e-3]
+    early.take([1.0], [1.0])
+    assert early.lr[0] / 2.5e-3 == pytest.approx(math.exp(0.3), rel=1e-12)
+    # At the rate sought nothing moves; ten times too large: clipped to 1. Braked growth is at most 0.5.
+    early.lr = [2.5]
+    early.take([1.0], [1.0])
+    assert early.lr[0] == pytest.approx(2.5, rel=1e-12)
+    early.lr = [25.0]
+    early.take([1.0], [1.0])
+    assert early.lr[0] / 25 == pytest.approx(math.exp(-0.1), rel=1e-12)
+    early.lr = [2.5e-3]
+    early.take([1.0], [1.0])
+    assert early.lr[0] / 2.5e-3 == pytest.approx(math.exp(0.05), rel=1e-12)
 
 
 def test_an_uphill_slope_shrinks_the_rate_by_kappa() -> None:
-    # The probe's minimum lies on the other side: from the second reading on its slope along the step is negative.
-    point, loss, opt, target = on_a_bowl(
-        (1.0,), (1.0,), rule=DirectionalRule(beta=0.0), targets=[(-3.0,)]
-    )
-    descend(point, opt, loss, target, 1)
-    with torch.no_grad():
-        point.w.fill_(-40.0)
-    before = opt.effective_lrs[0]
-    opt._control._model.loss_fn = bowl((-1.0,))  # a loss that the step climbs
-    descend(point, opt, loss, target, 2)
-    assert opt.history[-1].slope[0] < 0
-    assert opt.effective_lrs[0] / before == pytest.approx(math.exp(-0.1), rel=1e-9)
+    early = EarlyRate(1, False)
+    early.begin([1.0], [1.0])
+    early.take([-3.0], [1.0])
+    assert early.lr[0] == pytest.approx(0.25 * math.exp(-0.1), rel=1e-12)
+
+
+def test_the_averages_of_slope_and_curvature_by_hand() -> None:
+    """k = 0: they are a tenth old; k = 1: two elevenths. Rate 0.5: log(2.5 * 9 / (0.5 * 7.2)), a tenth of it."""
+    early = EarlyRate(1, False)
+    early.begin([1.0], [1.0])
+    early.lr = [0.5]
+    early.take([10.0], [8.0])
+    first = 0.5 * (2.5 * 9 / (0.5 * 7.2)) ** 0.1
+    assert early.lr[0] == pytest.approx(first, rel=1e-12)
+    n, d = 2 / 11 * 9 + 9 / 11 * 4, 2 / 11 * 7.2 + 9 / 11 * 1
+    early.take([4.0], [1.0])
+    assert early.lr[0] == pytest.approx(first * (2.5 * n / (first * d)) ** 0.1, rel=1e-12)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_reading_that_is_not_finite_moves_nothing(bad: float) -> None:
+    early = EarlyRate(2, False)
+    early.begin([1.0, 1.0], [1.0, 1.0])
+    before = early.state()
+    assert not early.take([bad, 1.0], [1.0, 1.0])
+    assert not early.take([1.0, 1.0], [1.0, bad])
+    assert early.state() == before
+    assert early.take([1.0, 1.0], [1.0, 1.0])
+
+
+def test_rates_stay_finite_and_positive_whatever_is_read() -> None:
+    early = EarlyRate(1, False)
+    early.begin([1.0], [1.0])
+    for slope, curvature in ((1e300, 1e-300), (-1e300, 1e300), (1e-320, 1.0), (1.0, -1.0), (0.0, 0.0)):
+        for _ in range(500):
+            early.take([slope], [curvature])
+        assert 2.0**-60 <= early.lr[0] <= 2.0**60
+    capped = EarlyRate(1, False, most=0.3)
+    capped.begin([10.0], [1.0])
+    assert capped.lr == [0.3]
+    capped.take([10.0], [1.0])
+    assert capped.lr == [0.3]
+
+
+def test_slopes_within_two_standard_errors_of_nothing_are_noise() -> None:
+    """By hand, over the root of the curvature 4: 1, 2, 3 have mean 2 and twice the error 1.15; 0, 1, 5 have 2 and 3.06."""
+    for slopes, noise in (((2, 4, 6), False), ((0, 2, 10), True), ((2,), False), ((-2, -4, -6), True)):
+        early = EarlyRate(1, False)
+        early.begin([1.0], [1.0])
+        for slope in slopes:
+            early.take([float(slope)], [4.0])
+        assert early.is_noise(0) is noise
 
 
 def test_readings_are_those_of_directional_curvature() -> None:
@@ -143,23 +185,23 @@ def test_one_scale_keeps_the_ratio_of_groups_and_per_group_finds_each() -> None:
             return output[0].square().sum() + 25 * output[1].square().sum()
 
         opt = MetaCurvatureLR(
-            base, rule=rule, model=both, loss_fn=loss, probe=[(torch.zeros(1), torch.zeros(1))]
+            base, rule=rule, model=both, loss_fn=loss, probe=[(torch.zeros(1), torch.zeros(1))], race=0
         )
-        for _ in range(250):
+        for _ in range(20):
             with torch.no_grad():
                 a.w.fill_(1.0)
                 b.w.fill_(1.0)
-            for _ in range(20):
-                opt.zero_grad()
-                loss(both(None), None).backward()
-                opt.step()
+            opt.zero_grad()
+            loss(both(None), None).backward()
+            opt.step()
         return opt
 
     shared = two(DirectionalRule()).effective_lrs
     assert shared[0] / shared[1] == pytest.approx(4, rel=1e-12)
-    each = two(DirectionalRule(per_group=True, sigma=1.0)).effective_lrs
-    assert each[0] * 2 == pytest.approx(1, rel=2e-2)
-    assert each[1] * 50 == pytest.approx(1, rel=2e-2)
+    each = two(DirectionalRule(per_group=True)).effective_lrs
+    # Both moved from a tenth of the same part of n / d, and by the same readings but for the unit.
+    assert each[0] * 2 == pytest.approx(each[1] * 50, rel=1e-6)
+    assert 1 < each[0] * 2 < 2.5
 
 
 def test_every_scale_is_read_where_the_others_have_not_moved() -> None:

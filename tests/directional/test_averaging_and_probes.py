@@ -1,10 +1,9 @@
-"""The average of the iterates, the horizon, when readings are taken, and how batches are drawn."""
+"""The average of the iterates, the phases of a training, and how batches are drawn."""
 
 from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -15,8 +14,6 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from metacurv import DirectionalRecord, DirectionalRule
 from metacurv.directional.iterate_average import IterateAverage
 from metacurv.directional.probe_batches import ProbeBatches
-from metacurv.directional.timing import MeasuringTimes
-from metacurv.rules.directional_state import DirectionalState
 from tests.directional.helpers import batch, data, directional, network, train
 from tests.drop_in.helpers import assert_same, weights
 
@@ -67,178 +64,84 @@ def test_the_horizon_ends_in_a_rate_next_to_zero_and_never_at_it() -> None:
     assert len(warned) == 1
     assert warned[0].filename.endswith("helpers.py")  # the loop's line
     found = opt.history[-1].lr[0]
-    # finish = 0.3: full up to step 28, then 11/12 of it, ..., 1/12 at step 39, and at steps beyond what the loop promised.
-    assert applied[28] == pytest.approx(found, rel=1e-12)
-    for step in range(29, 40):
-        assert applied[step] == pytest.approx(found * (40 - step) / 12, rel=1e-12)
-    assert applied[40:] == pytest.approx([found / 12] * 5, rel=1e-12)
-    assert max(record.step for record in opt.history) <= 28
+    # Without an average the last half: full up to step 20, then 19/20 of it, ..., 1/20, and so beyond what the loop promised.
+    assert applied[20] == pytest.approx(found, rel=1e-12)
+    for step in range(21, 40):
+        assert applied[step] == pytest.approx(found * (40 - step) / 20, rel=1e-12)
+    assert applied[40:] == pytest.approx([found / 20] * 5, rel=1e-12)
 
 
-def test_the_finish_goes_on_from_the_average_at_four_tenths_of_the_rate() -> None:
-    """Of 40 steps the last six: 0.4 x 5/6, 4/6, ..., and from there on the parameters are what is to be read."""
+def test_the_finish_goes_on_from_the_average_at_seven_tenths_of_the_rate() -> None:
+    """Of 40 steps the last 16: 0.7 x 15/16, 14/16, ..., and from there on the parameters are what is to be read."""
     model = network(dtype=torch.float64)
     opt = directional(torch.optim.SGD(model.parameters(), lr=0.1), model, horizon=40, average=True)
     applied = []
     opt.optimizer.register_step_pre_hook(lambda o, *_: applied.append(o.param_groups[0]["lr"]))
     average = weights(model)
-    for step in range(35):
+    for step in range(25):
         began = weights(model)
         train(model, opt, 1, start=step)
-        lr = (
-            applied[-1] if step else opt.effective_lrs[0]
-        )  # the first step is taken at 1 and shortened
+        # The first step is taken at 1 and shortened.
+        lr = applied[-1] if step else opt.history[0].lr[0]
         came_to = [w - lr * p.grad for w, p in zip(began, model.parameters(), strict=True)]
         average = [a + 5 / (step + 6) * (w - a) for a, w in zip(average, came_to, strict=True)]
-        expected = came_to if step < 34 else average
+        expected = came_to if step < 24 else average
         torch.testing.assert_close(weights(model), expected, rtol=1e-9, atol=1e-12)
-    rate = applied[34]
+    rate = applied[24]
     assert rate == pytest.approx(opt.history[-1].lr[0])
-    held = [value.clone() for value in opt._control._average.values]
-    for step in range(35, 40):
+    for step in range(25, 40):
         began = weights(model)
         train(model, opt, 1, start=step)
         came_to = [w - applied[-1] * p.grad for w, p in zip(began, model.parameters(), strict=True)]
         torch.testing.assert_close(weights(model), came_to, rtol=1e-9, atol=1e-12)
-    assert_same(opt._control._average.values, held)  # it has done its work
-    assert [lr / rate for lr in applied[35:]] == pytest.approx(
-        [0.4 * left / 6 for left in (5, 4, 3, 2, 1)]
+    assert [lr / rate for lr in applied[25:]] == pytest.approx(
+        [0.7 * left / 16 for left in range(15, 0, -1)]
     )
     now = weights(model)
     with opt.averaged_parameters():
         torch.testing.assert_close(weights(model), now, rtol=0, atol=0)
 
 
-def test_after_the_search_the_rate_holds() -> None:
+def test_after_the_race_the_rate_holds() -> None:
     model = network()
-    opt = directional(torch.optim.Adam(model.parameters()), model, horizon=400, average=True)
-    train(model, opt, 300)
-    held = {record.lr[0] for record in opt.history if record.step >= 100}
-    assert len(held) == 1  # but for the guard, which nothing woke here
-    steps = [record.step for record in opt.history]
-    assert steps[:11] == [
-        0,
-        2,
-        4,
-        6,
-        8,
-        10,
-        12,
-        14,
-        16,
-        18,
-        23,
-    ]  # 20 and more: every 400 / 100... at least 5
-    assert [b - a for a, b in pairwise(steps) if 18 < a < 95] == [5] * 15
-    assert max(b - a for a, b in pairwise(steps)) == 40  # 8 times as many
+    opt = directional(torch.optim.Adam(model.parameters()), model, horizon=400)
+    train(model, opt, 240)
+    events = [record.event for record in opt.history]
+    raced = events.index("race")
+    assert set(events[:raced]) == {"reading", "guard"}
+    assert set(events[raced + 1 :]) == {"guard"}
+    assert {tuple(record.lr) for record in opt.history[raced:]} == {tuple(opt.effective_lrs)}
+    readings = [record.step for record in opt.history if record.event == "reading"]
+    assert readings == list(range(0, 20, 2))
+    # Every eight steps, of which there are fifty in a horizon; not in the race, but for its beginning.
+    end = opt.history[raced].step
+    looks = [record.step for record in opt.history if record.event == "guard"]
+    assert looks == [8, 16, 20, *range(-(-(end + 1) // 8) * 8, 241, 8)]
 
 
-def test_without_horizon_and_average_it_follows_all_the_time() -> None:
-    assert DirectionalRule().plan(horizon=None, average=False, plain_momentum=False).sigma == 1.6
-    plan = DirectionalRule().plan(horizon=None, average=False, plain_momentum=False)
-    assert (plan.search_ends, plan.finish_begins, plan.interval) == (math.inf, math.inf, 20)
-    plan = DirectionalRule().plan(horizon=None, average=True, plain_momentum=True)
-    assert (plan.sigma, plan.start, plan.search_ends, plan.interval) == (2.0, 0.03, 500, 20)
-    plan = DirectionalRule().plan(horizon=10_000, average=True, plain_momentum=False)
-    assert (plan.sigma, plan.start, plan.search_ends, plan.interval) == (2.5, 0.1, 2500, 100)
-    assert (plan.finish_begins, plan.finish_from) == (pytest.approx(8500), 0.4)
-    plan = DirectionalRule().plan(horizon=10_000, average=False, plain_momentum=False)
-    assert (plan.finish_begins, plan.finish_from) == (pytest.approx(7000), 1.0)
-
-
-def state(scales: int = 1) -> DirectionalState:
-    plan = DirectionalRule(beta=0.0).plan(horizon=None, average=False, plain_momentum=False)
-    made = DirectionalState(plan, scales, CPU, "auto")
-    ones = torch.ones(scales, dtype=torch.float64)
-    made.begin(ones[0], ones, ones)
-    return made
-
-
-def reading(loss: float, slope: Any, curvature: Any) -> torch.Tensor:
-    return torch.tensor([loss, *slope, *curvature], dtype=torch.float64)
-
-
-def test_a_loss_that_rises_far_back_halves_the_rate() -> None:
-    rule = state()
-    one = reading(0.2, [1.0], [1.0])
-    for _ in range(40):
-        rule.update(one, searching=False)
-    before = rule.lr.clone()
-    # The average is at 0.2 from 1: a quarter of that progress lost is a loss of 0.4.
-    rule.update(reading(0.39, [1.0], [1.0]), searching=False)
-    assert torch.equal(rule.lr, before)
-    rule.update(reading(0.45, [1.0], [1.0]), searching=False)
-    assert torch.equal(rule.lr, before / 2)
-    rule.update(reading(math.nan, [1.0], [1.0]), searching=False)
-    assert torch.equal(rule.lr, before / 4)
-
-
-def test_what_the_state_gave_does_not_move_with_it() -> None:
-    rule = state(2)
-    given = [rule.lr, rule.change, rule.accepted]
-    copies = [value.clone() for value in given]
-    rule.update(reading(math.nan, [1.0, 1.0], [1.0, 1.0]), searching=True)
-    rule.update(reading(0.1, [9.0, 1.0], [1.0, 1.0]), searching=True)
-    assert rule.change != copies[1]
-    assert_same(given, copies)
-
-
-def test_noise_before_there_is_progress_halves_nothing() -> None:
-    rule = state()
-    for loss in (0.95, 1.2, 0.97, 1.5):
-        rule.update(reading(loss, [1.0], [1.0]), searching=False)
-    assert rule.lr.item() == pytest.approx(0.16)
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_reading_that_is_not_finite_moves_nothing(bad: float) -> None:
-    rule = state(2)
-    before = rule.state()
-    rule.update(reading(1.0, [bad, 1.0], [1.0, 1.0]), searching=True)
-    assert rule.accepted == 0
-    assert rule.state()["lr"] == before["lr"]
-    assert rule.state()["slope"] == before["slope"]
-    rule.update(reading(1.0, [1.0, 1.0], [1.0, 1.0]), searching=True)
-    assert rule.accepted == 1
-
-
-def test_rates_stay_finite_and_positive_whatever_is_read() -> None:
-    rule = state()
-    for slope, curvature in (
-        (1e300, 1e-300),
-        (-1e300, 1e300),
-        (1e-320, 1.0),
-        (1.0, -1.0),
-        (0.0, 0.0),
-    ):
-        for _ in range(500):
-            rule.update(reading(1.0, [slope], [curvature]), searching=True)
-        assert 0 < rule.lr.item() < math.inf
-
-
-def test_times() -> None:
-    def change(value: float) -> torch.Tensor:
-        return torch.tensor(value, dtype=torch.float64)
-
-    held = MeasuringTimes(20, 80, regular_until=0)
-    assert [held.measured(step, change(0.0)) for step in (0, 40, 120)] == [2, 80, 80]
-    times = MeasuringTimes(20, 80, regular_until=0)
-    step, seen = 0, []
-    for _ in range(16):
-        assert times.is_due(step)
-        assert not times.is_due(step - 1) or step == 0
-        seen.append(step)
-        step += times.measured(step, change(0.01))
-    assert seen[:10] == [0, 2, 4, 6, 8, 10, 12, 14, 16, 18]
-    # From then on a quarter longer each time while the reading before moved by less than 0.03.
-    assert [b - a for a, b in pairwise(seen[9:])] == [25, 31, 39, 48, 61, 76]
-    times.measured(step, change(0.5))
-    assert (
-        times.measured(step + 80, change(0.5)) == 53
-    )  # two thirds of 80: the one before moved much
-    regular = MeasuringTimes(20, 80, regular_until=1000)
-    for step in range(0, 1000, 20):
-        assert regular.measured(step, change(0.0)) <= 20
+def test_the_phases_of_a_training() -> None:
+    plan = DirectionalRule().plan(horizon=10_000, average=True)
+    assert (plan.early_until, plan.finish_begins, plan.finish_from) == (20, 6000, 0.7)
+    assert plan.rounds(20, 1) == (200, 600)
+    assert plan.rounds(20, 4) == (50, 150)
+    assert plan.most_raced(20, 1) == 2500
+    assert [plan.races_at(step) for step in (19, 20, 2000, 4000)] == [False, True, False, False]
+    assert [step for step in range(1, 1001) if plan.is_guarded(step)] == [200, 400, 600, 800, 1000]
+    assert plan.factor(6000) == 1
+    assert plan.factor(8000) == pytest.approx(0.35)
+    assert plan.factor(10**9) == plan.factor(9999) == pytest.approx(0.7 / 4000)
+    alone = DirectionalRule().plan(horizon=10_000, average=False)
+    assert (alone.finish_begins, alone.finish_from) == (5000, 1.0)
+    for_ever = DirectionalRule().plan(horizon=None, average=True)
+    assert (for_ever.early_until, for_ever.finish_begins) == (20, math.inf)
+    assert for_ever.rounds(20, 1) == for_ever.rounds(2000, 1) == (40, 120)
+    assert for_ever.rounds(8000, 1) == (160, 480)
+    assert [s for s in range(1, 20_000) if for_ever.races_at(s)] == [20, 2000, 4000, 8000, 16_000]
+    assert for_ever.factor(10**6) == 1
+    shortest = DirectionalRule().plan(horizon=167, average=True)
+    assert shortest.rounds(16, 1) == (3, 10)
+    assert DirectionalRule().plan(horizon=166, average=True).rounds(16, 1) is None
+    assert [DirectionalRule().plan(horizon=h, average=True).early_until for h in (1, 30, 199)] == [1, 3, 19]
 
 
 def test_a_loaders_data_are_gone_through_whole_each_round_in_another_order() -> None:
@@ -302,6 +205,7 @@ def test_records_and_callback() -> None:
     train(model, opt, 9)
     assert seen == opt.history
     assert [record.step for record in seen] == [0, 2, 4, 6, 8]
+    assert {record.event for record in seen} == {"reading"}
     last = seen[-1]
     measured = seen[-2].lr[0]
     assert last.ratio[0] == pytest.approx(measured * last.curvature[0] / last.slope[0])
@@ -310,6 +214,7 @@ def test_records_and_callback() -> None:
         seen[-2].lr[0] / 0.1
     )  # what step 8 was taken with
     assert opt.skipped_readings == 0
+    assert last.candidates == []
     assert "directional" in repr(opt).lower()
 
 
