@@ -75,13 +75,13 @@ class VowelGru(nn.Module):
 
 
 class CharacterLstm(nn.Module):
-    """A recurrent network of width 96 over characters."""
+    """A recurrent network of width 64 over characters."""
 
     def __init__(self) -> None:
         super().__init__()
         self.characters = nn.Embedding(ALPHABET, 32)
-        self.recurrent = nn.LSTM(32, 96, batch_first=True)
-        self.head = nn.Linear(96, ALPHABET)
+        self.recurrent = nn.LSTM(32, 64, batch_first=True)
+        self.head = nn.Linear(64, ALPHABET)
 
     def forward(self, codes: Tensor) -> Tensor:
         """Maps characters [B, length] to logits [B, length, 128]."""

@@ -9,13 +9,13 @@ from pathlib import Path
 from .part import Splits
 from .text import characters
 
-CONTEXT = 32
+CONTEXT = 24
 # Long modules that change little between versions.
 _MODULES = ("argparse", "difflib", "doctest", "inspect", "optparse", "pickle", "tarfile", "turtle")
 
 
 def standard_library(seed: int) -> Splits:
-    """Cuts windows of 32 characters from eight modules, split 60 : 20 : 20."""
+    """Cuts windows of 24 characters from eight modules, split 60 : 20 : 20."""
     return characters(_text(), CONTEXT, seed, train=0.6, validation=0.2)
 
 

@@ -5,9 +5,10 @@ ScheduleFree+ (arXiv:2605.19095), the newest of Schedule-Free's authors, is in n
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from typing import Any
 
 import torch
@@ -31,6 +32,11 @@ class _Cosine(Method):
 
     def begin(self, step: int, x: Tensor, y: Tensor) -> None:
         set_rate(self.optimizer, 0.5 * (1 + math.cos(math.pi * step / self._steps)))
+
+
+def _silence() -> AbstractContextManager[Any]:
+    """Keeps what some packages print where an optimizer is made from the progress bars."""
+    return redirect_stdout(io.StringIO())
 
 
 def _groups(setting: Setting) -> list[dict[str, Any]]:
@@ -87,9 +93,12 @@ def _d_adaptation(setting: Setting) -> Method:
     parameters = _groups(setting)
     if setting.task.base == "sgd":
         return Method(dadaptation.DAdaptSGD(parameters, lr=1.0, momentum=0.9))
-    return Method(
-        dadaptation.DAdaptAdam(parameters, lr=1.0, weight_decay=_decay(setting.task), decouple=True)
-    )
+    with _silence():
+        return Method(
+            dadaptation.DAdaptAdam(
+                parameters, lr=1.0, weight_decay=_decay(setting.task), decouple=True
+            )
+        )
 
 
 def _prodigy_plus(setting: Setting) -> Method:
@@ -98,7 +107,8 @@ def _prodigy_plus(setting: Setting) -> Method:
     )
 
     # All its defaults, which "should just work": lr=1 and no schedule; its own factored Adam, whatever the task's base is.
-    optimizer = ProdigyPlusScheduleFree(_groups(setting), weight_decay=_decay(setting.task))
+    with _silence():
+        optimizer = ProdigyPlusScheduleFree(_groups(setting), weight_decay=_decay(setting.task))
     optimizer.train()
     return _ScheduleFree(optimizer)
 

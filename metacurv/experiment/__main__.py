@@ -13,6 +13,7 @@ EXTRA = {
     "numpy",
     "platformdirs",
     "scipy",
+    "sklearn",
     "tqdm",
 }
 

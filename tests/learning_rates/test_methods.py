@@ -9,16 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from metacurv.experiment import cli
-from metacurv.experiment.rules import gen
-from metacurv.experiment.rules.catalogue import METHODS, PUBLISHED
-from metacurv.experiment.rules.directional import DIRECTIONAL
-from metacurv.experiment.rules.grid import GRID
-from metacurv.experiment.rules.plan import Run
-from metacurv.experiment.rules.tasks import TASKS
-from metacurv.experiment.rules.training import Training, run
-from metacurv.experiment.rules.variants import VARIANTS
-from metacurv.experiment.rules.workers import finished
+from benchmarks.learning_rates import cli, gen
+from benchmarks.learning_rates.catalogue import METHODS, PUBLISHED
+from benchmarks.learning_rates.directional import DIRECTIONAL
+from benchmarks.learning_rates.grid import GRID
+from benchmarks.learning_rates.plan import Run
+from benchmarks.learning_rates.searched import SEARCHED
+from benchmarks.learning_rates.tasks import TASKS
+from benchmarks.learning_rates.training import Training, run
+from benchmarks.learning_rates.workers import finished, train
 
 
 @pytest.mark.parametrize("task", ["digits-mlp", "mlp-sgd"])
@@ -86,8 +85,8 @@ def test_a_run_that_diverges_counts_as_useless(monkeypatch: pytest.MonkeyPatch) 
 
 def test_processes_give_what_one_gives() -> None:
     runs = [Run("digits-mlp", "directional", seed, 30) for seed in range(2)]
-    one = {each: record for each, record in finished(runs, 1)}
-    two = {each: record for each, record in finished(runs, 2)}
+    one = {each: record for each, record in finished(runs, 1, train)}
+    two = {each: record for each, record in finished(runs, 2, train)}
     for each in runs:
         for key in ("val_last", "test_average", "train_loss"):
             assert one[each][key] == two[each][key]
@@ -95,7 +94,6 @@ def test_processes_give_what_one_gives() -> None:
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [
-        "rules",
         "--quick",
         "--tasks",
         "digits-mlp",
@@ -120,21 +118,22 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     kept = json.loads((tmp_path / "summary.json").read_text())
     assert kept["tasks"][0]["task"] == "digits-mlp"
     assert "### digits-mlp" in (tmp_path / "summary.md").read_text()
-    assert (tmp_path / "rules.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("rules.png", "profile.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_help_and_errors(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        cli.main(["rules", "--help"])
+        cli.main(["--help"])
     assert stop.value.code == 0
     assert "learning-rate rules" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        cli.main(["rules", "--tasks", "imagenet"])
-    assert "invalid choice: 'imagenet'" in capsys.readouterr().err
+        cli.main(["--tasks", "imagenet"])
+    assert "got imagenet" in capsys.readouterr().err
 
 
 def test_catalogue() -> None:
-    assert len(METHODS) == len(GRID) + 1 + len(PUBLISHED) + len(DIRECTIONAL) + len(VARIANTS)
+    assert len(METHODS) == len(GRID) + 1 + len(PUBLISHED) + len(DIRECTIONAL) + len(SEARCHED)
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from metacurv.experiment.rules import plan
-from metacurv.experiment.rules.grid import GRID, GridPoint
-from metacurv.experiment.rules.plan import Run
-from metacurv.experiment.rules.store import Store
-from metacurv.experiment.rules.tasks import TASKS
+from benchmarks.learning_rates import plan
+from benchmarks.learning_rates.grid import GRID, GridPoint
+from benchmarks.learning_rates.plan import Run
+from benchmarks.learning_rates.store import Store
+from benchmarks.learning_rates.tasks import TASKS
 
 ADAM, SGD = TASKS["mlp-relu"], TASKS["mlp-sgd"]
 
@@ -26,7 +26,7 @@ def record(run: Run, value: float, average: float | None = None) -> dict[str, An
         found |= {"val_average": average, "test_average": average - 1}
     return {
         "task": run.task, "method": run.method, "seed": run.seed, "steps": run.steps, "user_lr": run.user_lr,
-        "seconds": 1.0, "diverged": False, "train_loss": 0.5, "curve": [], "torch": "2", **found,
+        "seconds": 1.0, "rate": None, "diverged": False, "train_loss": 0.5, "curve": [], "torch": "2", **found,
     }  # fmt: skip
 
 

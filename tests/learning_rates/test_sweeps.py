@@ -1,4 +1,4 @@
-"""What ``--sensitivity``, ``--settings`` and ``--cost`` run, and which options go together."""
+"""What ``--sensitivity`` and ``--cost`` run, and which options go together."""
 
 from __future__ import annotations
 
@@ -9,18 +9,16 @@ from typing import Any
 
 import pytest
 
-from metacurv.experiment.rules import (
+from benchmarks.learning_rates import (
     cost,
     sensitivity,
     sensitivity_figure,
-    settings,
     tasks,
     workers,
 )
-from metacurv.experiment.rules.catalogue import METHODS
-from metacurv.experiment.rules.cli import main
-from metacurv.experiment.rules.plan import Run
-from metacurv.experiment.rules.store import Store
+from benchmarks.learning_rates.cli import main
+from benchmarks.learning_rates.plan import Run
+from benchmarks.learning_rates.store import Store
 
 
 @pytest.mark.parametrize(
@@ -31,8 +29,12 @@ from metacurv.experiment.rules.store import Store
             "--tasks must be of mlp-relu, .* got diabetes",
         ),
         (["--cost", "--tasks", "conv", "friedman"], "with --cost .* got friedman"),
-        (["--cost", "--settings"], "at most one of .* got --settings, --cost"),
-        (["--settings", "--quick"], "--settings does not go with --quick"),
+        (["--cost", "--safety"], "at most one of .* got --safety, --cost"),
+        (["--safety", "--quick"], "--safety does not go with --quick"),
+        (["--safety", "--set", "new"], "--safety does not go with --set new"),
+        (["--tasks", "bikes"], "with --set standard --tasks must be of mlp-relu, .* got bikes"),
+        (["--methods", "searched"], "searched needs --searched CHECKOUT, a git worktree of"),
+        (["--searched", "/nowhere"], "--searched must be a checkout with a metacurv, got /nowhere"),
         (["--cost", "--jobs", "2"], "--cost does not go with --jobs"),
         (["--cost", "--summary-only"], "--cost does not go with --summary-only"),
         (["--sensitivity", "--methods", "own"], "--sensitivity does not go with --methods"),
@@ -54,34 +56,12 @@ def done(run: Run) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_settings_are_swept_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[Run] = []
-
-    def finished(runs: list[Run], jobs: int) -> Any:
-        ran.extend(runs)
-        return [(run, done(run)) for run in runs]
-
-    monkeypatch.setattr(workers, "finished", finished)
-    task, store = tasks.TASKS["mlp-relu"], Store(tmp_path)
-    settings.run([task], range(2), store, 1, progress=False)
-    assert len(ran) == len(set(ran)) == 2 * (6 + 5 + 5 + 7 + 3 * 6 + 3 * 6)
-    assert {run.method for run in ran} <= METHODS.keys()
-    assert {run.steps for run in ran} == set(settings.STEPS)
-    assert {tasks.find(run.task).batch_size for run in ran} == set(settings.BATCH_SIZES)
-    found = json.loads((tmp_path / "settings.json").read_text())
-    assert list(found) == ["mlp-relu"]  # the other task has no runs yet
-    assert found["mlp-relu"]["sigma"]["directional"]["2.5"] == [60.0, 61.0]
-    assert found["mlp-relu"]["steps"]["Adam, lr=0.01"]["250"] == [50.0, 51.0]
-    assert (tmp_path / "settings.png").read_bytes().startswith(b"\x89PNG")
-    ran.clear()
-    settings.run([task], range(2), store, 1, progress=False)
-    assert ran == []
-
-
 def test_sensitivity_draws_what_earlier_calls_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "finished", lambda runs, jobs: [(run, done(run)) for run in runs])
+    monkeypatch.setattr(
+        workers, "finished", lambda runs, jobs, do: [(run, done(run)) for run in runs]
+    )
     store = Store(tmp_path)
     for name in ("friedman", "conv"):
         sensitivity.run([tasks.TASKS[name]], range(2), store, 1, progress=False)
@@ -115,25 +95,9 @@ def test_what_is_stored_is_drawn_again_and_nothing_is_trained(
     assert (tmp_path / "sensitivity.png").read_bytes() == b"picture"
 
 
-@pytest.mark.parametrize("folder", ["settings", "."])
-def test_labels_of_earlier_settings_become_todays(tmp_path: Path, folder: str) -> None:
-    place = tmp_path / folder
-    place.mkdir(exist_ok=True)
-    steps = {"directional rule": {"250": [60.5]}, "Adam at 0.01": {"250": [50.0]}}
-    (place / "settings.json").write_text(json.dumps({"mlp-relu": {"steps": steps}}))
-    for _ in range(2):  # the second time they are today's already
-        assert main(["--settings", "--summary-only", "--out", str(tmp_path)]) == 0
-        found = json.loads((place / "settings.json").read_text())["mlp-relu"]["steps"]
-        assert found == {"directional": {"250": [60.5]}, "Adam, lr=0.01": {"250": [50.0]}}
-    assert (place / "settings.png").read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.mark.parametrize("what", ["sensitivity", "settings"])
-def test_nothing_stored_is_said(
-    tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([f"--{what}", "--summary-only", "--out", str(tmp_path)]) == 1
-    assert f"{tmp_path} has no {what}.json to draw" in capsys.readouterr().err
+def test_nothing_stored_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--sensitivity", "--summary-only", "--out", str(tmp_path)]) == 1
+    assert f"{tmp_path} has no sensitivity.json to draw" in capsys.readouterr().err
 
 
 def test_the_picture_marks_the_best_rate_and_numbers_both(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,10 +138,3 @@ def test_costs_of_other_tasks_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(cost, "describe", lambda threads: another)
     cost.run([tasks.TASKS["mlp-relu"]], store, progress=False)
     assert list(json.loads((tmp_path / "cost.json").read_text())["tasks"]) == ["mlp-relu"]
-
-
-def test_a_task_with_another_batch_size() -> None:
-    name = tasks.with_batches_of(tasks.TASKS["friedman"], 16)
-    found = tasks.find(name)
-    assert (found.name, found.batch_size, found.steps) == (name, 16, 2000)
-    assert tasks.find("friedman") is tasks.TASKS["friedman"]
