@@ -111,4 +111,5 @@ def _row(
 
 
 def _seconds(records: Records, method: str) -> float:
-    return max(statistics.median(run["seconds"] for run in records[method].values()), 1e-9)
+    median: float = statistics.median(run["seconds"] for run in records[method].values())
+    return max(median, 1e-9)  # its logarithm is taken

@@ -31,7 +31,7 @@ def later_digits(seed: int) -> Splits:
 def learnt(seed: int) -> nn.Module:
     """Returns the network that has learnt the first digits, with a new head; it is trained once and kept in the cache.
 
-    What it is follows from the seed, the version of torch and the constants above.
+    The seed, the version of torch and the constants above decide what it is.
     """
     path = _cache_folder() / f"digits-0-to-4-seed-{seed}-torch-{torch.__version__}.pt"
     model = _network(seed)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +18,16 @@ from .tasks import TASKS
 from .training import Record, Training
 
 FULL = "full"
-BATCH_SIZES: tuple[int | Literal["full"], ...] = (1, 4, 16, 64, FULL)
+BATCH_SIZES: tuple[int | str, ...] = (1, 4, 16, 64, FULL)
 N_SEEDS = 5
 _JUDGED = 1000
 # Of the transformer a full batch of its 20000 windows takes ten seconds a step.
 _MOST_EXAMPLES = {"transformer": 128}
 # Examples that a run may see, which keeps full batches under some ten seconds on one core.
-_MOST_SEEN = {"transformer": 16_000, "conv": 400_000, "digits-cnn": 250_000}
+_MOST_SEEN = {"transformer": 12_000, "conv": 400_000, "digits-cnn": 250_000, "mlp-wide": 1_500_000}
 _MOST_SEEN_ELSEWHERE = 2_500_000
 _FEWEST_STEPS = 100
+_RATE_AT = 0.3  # of the steps, as in the comparison
 
 
 def _muon(model: nn.Module) -> torch.optim.Optimizer:
@@ -88,11 +88,13 @@ def run(case: Case, steps: int | None = None) -> Record:
         torch.default_generator.manual_seed(case.seed)
         training = Training(task, "directional", case.seed, 1e-3)
         first = _loss(training)
+        training.advance(round(_RATE_AT * task.steps))
+        rate = training.method.rate
+        held = None if rate is None else rate()
         training.advance(task.steps)
         assert training.method.averaged is not None
         with training.method.averaged():
             last = _loss(training)
-    rate = training.method.rate
     return {
         "task": case.task,
         "batch": str(case.batch),
@@ -102,7 +104,7 @@ def run(case: Case, steps: int | None = None) -> Record:
         "first": first,
         "last": last,
         "diverged": training.diverged,
-        "rate": rate() if rate is not None else None,
+        "rate": held,
         "seconds": training.seconds,
     }
 

@@ -102,9 +102,7 @@ def _d_adaptation(setting: Setting) -> Method:
 
 
 def _prodigy_plus(setting: Setting) -> Method:
-    from prodigyplus.prodigy_plus_schedulefree import (  # type: ignore[import-untyped]
-        ProdigyPlusScheduleFree,
-    )
+    from prodigyplus.prodigy_plus_schedulefree import ProdigyPlusScheduleFree
 
     # All its defaults, which "should just work": lr=1 and no schedule; its own factored Adam, whatever the task's base is.
     with _silence():
