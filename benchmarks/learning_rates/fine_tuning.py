@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,18 @@ from .part import Part, Splits
 from .task import cross_entropy
 
 CLASSES = 5  # before, and afterwards
+_EXAMPLES = 100
 _STEPS, _BATCH_SIZE, _RATE = 400, 50, 3e-3
 
 
 def later_digits(seed: int) -> Splits:
-    """Loads the digits 5 to 9, as classes 0 to 4, split as the digits are."""
-    return _of_classes(digits(seed), lambda y: y >= CLASSES)
+    """Loads the digits 5 to 9, as classes 0 to 4, split as the digits are; of the training part only 100 examples.
+
+    With all of them hardly any test example is wrong, and a ratio of errors says nothing.
+    """
+    splits = _of_classes(digits(seed), lambda y: y >= CLASSES)
+    few = Part(splits.train.x[:_EXAMPLES], splits.train.y[:_EXAMPLES])
+    return replace(splits, train=few)
 
 
 def learnt(seed: int) -> nn.Module:

@@ -15,12 +15,12 @@ from .task import Task
 
 Reading = tuple[str, str]
 """A method, and the iterate that is read: "last" or "average"."""
-_LEAST = 0.01  # of an error: a test without a single error must not make a ratio infinite
+_LEAST = 0.1  # per cent: a test without a single error must not make a ratio infinite
 
 
 def error(task: Task, result: float) -> float:
     """Returns what is wrong of a result: per cent of the answers, or the loss itself."""
-    return max(100 - result if task.measure == "accuracy" else result, _LEAST)
+    return max(100 - result, _LEAST) if task.measure == "accuracy" else result
 
 
 def mean_errors(task: Task, records: Records) -> dict[Reading, float]:
