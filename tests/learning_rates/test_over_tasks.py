@@ -86,8 +86,8 @@ def test_the_interval_is_over_tasks() -> None:
     found = across.bootstrap(list(values))
     half = 1.96 * values.std() / math.sqrt(200)  # of means of 200 the bootstrap is normal
     assert found.mean == pytest.approx(values.mean())
-    assert found.low == pytest.approx(values.mean() - half, abs=0.02)
-    assert found.high == pytest.approx(values.mean() + half, abs=0.02)
+    assert found.low == pytest.approx(values.mean() - half, abs=0.005)
+    assert found.high == pytest.approx(values.mean() + half, abs=0.005)
     assert math.isnan(across.bootstrap([0.3]).low)
 
 

@@ -133,6 +133,15 @@ def test_tasks_are_fresh_for_every_seed_and_the_same_for_one(name: str) -> None:
     assert min(len(one.validation), len(one.test)) >= 80
 
 
+def test_windows_of_text_overlap_in_training_alone() -> None:
+    splits = TASKS["transformer"].data(0)
+    train, test = splits.train, splits.test
+    assert (train.x[1, :48] == train.x[0, 16:]).all()
+    assert (train.y[0, :-1] == train.x[0, 1:]).all()
+    assert test.x[1, 0] == test.y[0, -1]
+    assert len(test) == 400
+
+
 def test_no_example_is_in_two_parts() -> None:
     for name in ("mlp-relu", "digits-mlp", "friedman", "diabetes"):
         splits = TASKS[name].data(3)
