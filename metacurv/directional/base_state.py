@@ -19,8 +19,8 @@ class BaseState:
 
     Args:
         base: the base optimizer.
-        entries: the names of the entries of groups that belong to the state; None for all of them. What a scheduler
-            or a user sets, such as lr, must not be put back after other steps.
+        entries: the names of the entries of groups that belong to the state; None for all of them. It must not hold what a
+            scheduler or a user sets, such as lr, where other steps come in between.
     """
 
     def __init__(self, base: Optimizer, entries: frozenset[str] | None = None) -> None:

@@ -39,7 +39,7 @@ class Candidate:
     Attributes:
         exponent: the rate is that of the race's beginning times ``FACTOR ** exponent``.
         steps: steps taken in the race.
-        losses: of the judge's batches after the last round that the candidate finished.
+        losses: those of the judge's batches after the last round that the candidate finished.
         noise: what noise costs then, less what the average lags behind (see ``Verdict``).
         place: where its training is; None while it is where the race began.
     """
@@ -156,7 +156,8 @@ class Race:
             ):
                 self._enter(candidate)
                 verdict = self._judge()
-                candidate.losses, candidate.noise = verdict.losses, verdict.noise
+                candidate.losses = verdict.losses
+                candidate.noise = verdict.noise if math.isfinite(verdict.noise) else 0.0
 
     def _joined(self) -> bool:
         """Lets a rate beyond the largest or the smallest join, where that may be better; tells whether one did."""
