@@ -239,9 +239,7 @@ def test_rates_are_logged_at_every_event() -> None:
     logged: list[tuple[str, float, int]] = []
     model = network()
     callback = log_rates(lambda *line: logged.append(line), name="rate")
-    opt = directional(
-        torch.optim.Adam(model.parameters()), model, horizon=300, on_update=callback
-    )
+    opt = directional(torch.optim.Adam(model.parameters()), model, horizon=300, on_update=callback)
     train(model, opt, 300)
     assert logged == [("rate", record.lr[0], record.step) for record in opt.history]
     logged.clear()
@@ -268,7 +266,7 @@ def test_events_of_a_training() -> None:
         horizon=300,
         on_update=lambda record: seen.append((step, record)),
     )
-    for step in range(300):  # noqa: B007
+    for step in range(300):
         train(model, opt, 1, start=step)
     assert [record for _, record in seen] == opt.history
     for at, record in seen:

@@ -1,4 +1,4 @@
-"""Checkpoints of earlier releases: the reciprocal rule's go on, the directional rule's, which found its rate otherwise, say so."""
+"""Checkpoints of earlier releases: the reciprocal rule's go on, the directional rule's, of another rule, say so."""
 
 from __future__ import annotations
 
