@@ -34,7 +34,7 @@ class Candidate:
     Attributes:
         exponent: the rate is that of the race's beginning times ``FACTOR ** exponent``.
         steps: steps taken in the race.
-        losses: those of the judge's batches after the last round that the candidate finished.
+        losses: of the judge's batches after the last round that the candidate finished.
         place: where its training is; None while it is where the race began.
     """
 
