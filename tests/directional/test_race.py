@@ -129,24 +129,24 @@ def test_the_rate_is_the_mean_of_those_that_are_close() -> None:
     assert close_rate([candidate(1, math.inf), candidate(0, math.nan)], 11.0) == 0
 
 
-def noisy(exponent: int, noise: float, loss: float = 1.0) -> Candidate:
+def with_noise(exponent: int, noise: float, loss: float = 1.0) -> Candidate:
     return Candidate(exponent, losses=[loss], noise=noise)
 
 
 def test_the_rate_at_which_noise_begins_to_cost() -> None:
     # The average's loss is the loss less half the noise; noise may cost 0.02 of its progress from 11.
-    quiet, loud = noisy(0, 0.0), noisy(1, 0.4)  # 0 and 0.4 / (11 - 0.8) of the progress
+    quiet, loud = with_noise(0, 0.0), with_noise(1, 0.4)  # 0 and 0.4 / (11 - 0.8) of the progress
     assert quiet_rate([loud, quiet], 11.0, otherwise=9) == pytest.approx(
         0.02 / (0.4 / 10.2), rel=1e-12
     )
     assert (
-        quiet_rate([noisy(-1, 0.3), quiet, loud], 11.0, otherwise=9) == -1
+        quiet_rate([with_noise(-1, 0.3), quiet, loud], 11.0, otherwise=9) == -1
     )  # all too noisy from there on
-    assert quiet_rate([noisy(0, -0.1), noisy(1, 0.1)], 11.0, otherwise=9) == 1  # all quiet
+    assert quiet_rate([with_noise(0, -0.1), with_noise(1, 0.1)], 11.0, otherwise=9) == 1  # all quiet
     assert quiet_rate([quiet], 11.0, otherwise=9) == 9
     assert quiet_rate([quiet, candidate(1, math.inf)], 11.0, otherwise=9) == 9
     assert (
-        quiet_rate([quiet, noisy(1, 0.1, loss=12.0)], 11.0, otherwise=9) == 0
+        quiet_rate([quiet, with_noise(1, 0.1, loss=12.0)], 11.0, otherwise=9) == 0
     )  # no progress: too large
 
 
