@@ -48,7 +48,6 @@ class DirectionalControl:
         horizon: int | None,
         average: bool | None,
         seed: int,
-        backend: str,
         on_update: Callable[[DirectionalRecord], None] | None,
     ) -> None:
         if isinstance(base, (Rprop, ASGD)):
@@ -67,7 +66,6 @@ class DirectionalControl:
         self.rule = rule
         self.seed = _validate.seed(seed)
         self.on_update = on_update
-        self._backend = _validate.backend(backend)
         self._probes = ProbeBatches(probe, self.seed)
         self._model = ProbeModel(model, loss_fn, base)
         self._horizon = None if horizon is None else _validate.integer("horizon", horizon, low=1)
@@ -94,9 +92,7 @@ class DirectionalControl:
         self._steps = 0
         self._started = False
         self._skipped = 0
-        self._state = DirectionalState(
-            self._plan, len(self._rates.scales), self._device, self._backend
-        )
+        self._state = DirectionalState(self._plan, len(self._rates.scales), self._device)
         self._times = _times(self._plan)
         self._probes.go_to(0, seed=self.seed)
         self._average = IterateAverage(self._all_parameters()) if averages else None
@@ -170,11 +166,9 @@ class DirectionalControl:
             return
         # The model may have been moved, or its dtype changed, since it was wrapped.
         if self._steps == 0:
-            self._state = DirectionalState(
-                self._plan, len(under_scales), self._device, self._backend
-            )
+            self._state = DirectionalState(self._plan, len(under_scales), self._device)
             self._average = IterateAverage(self._all_parameters()) if self._averages else None
-        first = FirstStep(self._base, self._rates, self._draw, self._backend)
+        first = FirstStep(self._base, self._rates, self._draw)
         reading = first.take(under_scales, self._state, self._plan.factor(self._steps))
         self._rate_changed()
         step = self._steps
@@ -194,7 +188,7 @@ class DirectionalControl:
             under_scales = moving(self._base, self._rates, rates)
             if any(under_scales):
                 batch = self._draw()  # errors of the user's code arise before the step
-                line = StepLine(under_scales, self._backend)
+                line = StepLine(under_scales)
         step_base_at(self._base, rates)
         if line is not None:
             scales, largest = self._scale_rates(), self._rates.largest(self._rates.shares())
@@ -402,7 +396,7 @@ class DirectionalControl:
                 )
         # On the device where the parameters are by now.
         plan = self._planned(averages)
-        empty = DirectionalState(plan, len(self._rates.scales), self._device, self._backend)
+        empty = DirectionalState(plan, len(self._rates.scales), self._device)
         rule_state = empty.checked(state["state"], f"{name}['state']", started=state["started"])
         times = _times(plan).checked(state["times"], f"{name}['times']")
 

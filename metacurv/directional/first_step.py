@@ -33,17 +33,10 @@ class FirstStep:
         base: the base optimizer.
         rates: the learning rates of its groups.
         draw: gives a probe batch.
-        backend: see ``metacurv.ops``.
     """
 
-    def __init__(
-        self,
-        base: Optimizer,
-        rates: GroupRates,
-        draw: Callable[[], ProbeBatch],
-        backend: str,
-    ) -> None:
-        self._base, self._rates, self._draw, self._backend = base, rates, draw, backend
+    def __init__(self, base: Optimizer, rates: GroupRates, draw: Callable[[], ProbeBatch]) -> None:
+        self._base, self._rates, self._draw = base, rates, draw
 
     def take(
         self, moving: Sequence[Sequence[Tensor]], state: DirectionalState, factor: float
@@ -65,7 +58,7 @@ class FirstStep:
         """
         batches = [self._draw() for _ in range(_BATCHES)]
         before = BaseState(self._base)
-        line = StepLine(moving, self._backend)
+        line = StepLine(moving)
         try:
             has_gradient = [any(map(_is_not_zero, scale)) for scale in moving]
             if not any(has_gradient):

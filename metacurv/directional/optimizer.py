@@ -49,7 +49,6 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
             what a checkpoint says that is loaded.
         rule: "directional", or a ``DirectionalRule`` with settings of its own.
         seed: an integer in [0, 2^64) from which the probe batches are drawn; the global random state is not used.
-        backend: "auto", "native" or "reference" (see ``metacurv.ops``).
         on_update: is called with a ``DirectionalRecord`` after every reading (on CUDA this waits for the device).
 
     Raises:
@@ -85,7 +84,6 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
         average: bool | None = None,
         rule: Literal["directional"] | DirectionalRule = DirectionalRule.name,
         seed: int = 0,
-        backend: str = "auto",
         on_update: Callable[[DirectionalRecord], None] | None = None,
     ) -> None:
         super().__init__(optimizer)
@@ -102,7 +100,6 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
             horizon=horizon,
             average=average,
             seed=seed,
-            backend=backend,
             on_update=_validate.callback("on_update", on_update),
         )
 

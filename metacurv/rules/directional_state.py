@@ -1,4 +1,4 @@
-"""The numbers of the directional rule, on any device and without a host sync; ``ops.directional_lr_`` moves them."""
+"""The numbers of the directional rule, on any device and without a host sync; ``directional_reading`` moves them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metacurv import _validate, ops
-from metacurv._directional_lr import MAX_LR, MIN_LR
+from metacurv import _validate
 from metacurv.rules.directional import Plan
+from metacurv.rules.directional_reading import MAX_LR, MIN_LR, take_in_
 
 _FIELDS = ("lr", "slope", "curvature", "braked")  # the numbers of each scale
 _LOSSES, _READINGS, _CHANGE, _ACCEPTED = slice(0, 3), 3, 4, 5  # places in the shared numbers
@@ -23,12 +23,10 @@ class DirectionalState:
         plan: the rule's settings.
         scales: S.
         device: the device of the numbers.
-        backend: see ``metacurv.ops``.
     """
 
-    def __init__(self, plan: Plan, scales: int, device: torch.device, backend: str) -> None:
+    def __init__(self, plan: Plan, scales: int, device: torch.device) -> None:
         self.plan = plan
-        self._backend = backend
         self._scales = torch.zeros(len(_FIELDS), scales, dtype=torch.float64, device=device)
         self._shared = self._scales.new_zeros(6)
         self._shared[_CHANGE] = 1
@@ -73,9 +71,15 @@ class DirectionalState:
 
     def update(self, reading: Tensor, *, searching: bool) -> None:
         """Takes in a reading [1 + 2 S]: a loss, slopes and curvatures."""
-        plan, run = self.plan, ops.implementation(self._backend, reading.device)
-        run.directional_lr_(
-            self._scales, self._shared, reading, plan.sigma, plan.kappa, plan.beta, searching
+        plan = self.plan
+        take_in_(
+            self._scales,
+            self._shared,
+            reading,
+            sigma=plan.sigma,
+            kappa=plan.kappa,
+            beta=plan.beta,
+            searching=searching,
         )
 
     def state(self) -> dict[str, Any]:
@@ -124,7 +128,7 @@ class DirectionalState:
             _validate.real(f"{name}['change']", state["change"], low=0),
             1.0,
         ]
-        new = DirectionalState(self.plan, scales, self._scales.device, self._backend)
+        new = DirectionalState(self.plan, scales, self._scales.device)
         new._scales.copy_(self._scales.new_tensor([numbers[field] for field in _FIELDS]))
         new._shared.copy_(self._scales.new_tensor(shared))
         return new

@@ -148,7 +148,7 @@ def test_without_horizon_and_average_it_follows_all_the_time() -> None:
 
 def state(scales: int = 1) -> DirectionalState:
     plan = DirectionalRule(beta=0.0).plan(horizon=None, average=False, plain_momentum=False)
-    made = DirectionalState(plan, scales, CPU, "auto")
+    made = DirectionalState(plan, scales, CPU)
     ones = torch.ones(scales, dtype=torch.float64)
     made.begin(ones[0], ones, ones)
     return made

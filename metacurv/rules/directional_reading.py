@@ -1,4 +1,4 @@
-"""The torch twin of ``directional_lr_``: one reading of the directional rule, derived in ``docs/develop/research-log.md``."""
+"""The arithmetic by which one reading moves the rates of the directional rule, derived in ``docs/develop/research-log.md``."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ _MOST_LOST = 0.25  # part of the progress in the loss that may be lost: more mea
 _PROGRESS = 0.1  # part of the first loss that must be gained before a loss can count as undoing it
 
 
-def directional_lr_(
+def take_in_(
     scales: Tensor,
     shared: Tensor,
     reading: Tensor,
+    *,
     sigma: float,
     kappa: float,
     beta: float,
     searching: bool,
 ) -> None:
     """Moves the rates by one reading: while ``searching`` towards sigma n / d, and to half where the loss has risen far.
+
+    Nothing waits for the device.
 
     Args:
         scales: [4, S], float64: the rate, the moving averages of n and of d, and 1 where the rate was too large once.
