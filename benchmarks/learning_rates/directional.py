@@ -36,8 +36,7 @@ def directional(setting: Setting, *, held_out: bool = False, **options: Any) -> 
     )
     method = Method(optimizer)
     method.rate = lambda: optimizer.effective_lrs[0]
-    if options.get("average", "horizon" in options):
-        method.averaged = optimizer.averaged_parameters
+    method.averaged = optimizer.averaged_parameters
     return method
 
 
@@ -62,10 +61,15 @@ class Reciprocal(Method):
 
 DIRECTIONAL: dict[str, Maker] = {
     "directional": lambda setting: directional(setting, horizon=setting.task.steps),
-    "directional, no horizon": lambda setting: directional(setting, average=True),
-    "directional, following": lambda setting: directional(setting),
+    "directional, no horizon": lambda setting: directional(setting),
+    "directional, no race": lambda setting: directional(
+        setting, horizon=setting.task.steps, race=False
+    ),
     "directional, held out": lambda setting: directional(
-        setting, held_out=True, rule=metacurv.DirectionalRule.held_out(), average=True
+        setting,
+        held_out=True,
+        horizon=setting.task.steps,
+        rule=metacurv.DirectionalRule.held_out(),
     ),
     "reciprocal": Reciprocal,
 }

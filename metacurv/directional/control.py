@@ -52,7 +52,6 @@ class DirectionalControl:
         horizon: int | None,
         average: bool,
         seed: int,
-        backend: str,
         on_update: Callable[[DirectionalRecord], None] | None,
     ) -> None:
         if isinstance(base, (Rprop, ASGD)):
@@ -71,7 +70,6 @@ class DirectionalControl:
         self.rule = rule
         self.seed = _validate.seed(seed)
         self.on_update = on_update
-        self._backend = _validate.backend(backend)
         self._probes = ProbeBatches(probe, self.seed)
         self._model = ProbeModel(model, loss_fn, base)
         self._horizon = None if horizon is None else _validate.integer("horizon", horizon, low=1)
@@ -175,7 +173,7 @@ class DirectionalControl:
         try:
             if self._judge is None:
                 self._begin_to_judge()
-            first = FirstStep(self._base, self._rates, self._draw, self._backend)
+            first = FirstStep(self._base, self._rates, self._draw)
             reading = first.take(under_scales, self._early, self._plan.factor(self._steps))
         except BaseException:
             self._probes.go_to(drawn, seed=self.seed)
@@ -200,7 +198,7 @@ class DirectionalControl:
             under_scales = moving(self._base, self._rates, rates)
             if any(under_scales):
                 batch = self._draw()  # errors of the user's code arise before the step
-                line = StepLine(under_scales, self._backend)
+                line = StepLine(under_scales)
         step_base_at(self._base, rates)
         if line is not None:
             line.stepped(keep(self._base, self._rates, rates), self._rates.largest(rates))

@@ -62,7 +62,6 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
         per_group: True gives each parameter group a rate of its own.
         rule: "directional", or a ``DirectionalRule`` with settings of its own.
         seed: an integer in [0, 2^64) from which the probe batches are drawn; the global random state is not used.
-        backend: "auto", "native" or "reference" (see ``metacurv.ops``).
         on_update: is called with a ``DirectionalRecord`` at every event (a reading, a race's end, a look of the guard), as
             ``log_rates`` makes one.
 
@@ -102,7 +101,6 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
         per_group: bool | None = None,
         rule: Literal["directional"] | DirectionalRule = DirectionalRule.name,
         seed: int = 0,
-        backend: str = "auto",
         on_update: Callable[[DirectionalRecord], None] | None = None,
     ) -> None:
         super().__init__(optimizer)
@@ -123,7 +121,6 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
             horizon=horizon,
             average=average,
             seed=seed,
-            backend=backend,
             on_update=_validate.callback("on_update", on_update),
         )
 

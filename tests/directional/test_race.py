@@ -142,7 +142,9 @@ def test_the_rate_at_which_noise_begins_to_cost() -> None:
     assert (
         quiet_rate([with_noise(-1, 0.3), quiet, loud], 11.0, otherwise=9) == -1
     )  # all too noisy from there on
-    assert quiet_rate([with_noise(0, -0.1), with_noise(1, 0.1)], 11.0, otherwise=9) == 1  # all quiet
+    assert (
+        quiet_rate([with_noise(0, -0.1), with_noise(1, 0.1)], 11.0, otherwise=9) == 1
+    )  # all quiet
     assert quiet_rate([quiet], 11.0, otherwise=9) == 9
     assert quiet_rate([quiet, candidate(1, math.inf)], 11.0, otherwise=9) == 9
     assert (
