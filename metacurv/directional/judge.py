@@ -21,10 +21,10 @@ _QUICK_EXAMPLES = 64  # that the guard looks at
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge says of a training.
+    """The losses of a training, as a judge measures them.
 
     Attributes:
-        losses: of each batch, the mean of those of the iterate and of the average. The average alone would prefer rates that
+        losses: one for each batch, the mean of the iterate's and the average's. The average alone would prefer rates that
             are too large where noise does not average out, the iterate alone rates that are too small where it does.
         noise: the mean loss of the iterate less that of the average: above zero where noise costs more than the average lags
             behind, below where it lags more; 0 where there is no average.
