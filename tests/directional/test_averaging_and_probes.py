@@ -141,7 +141,11 @@ def test_the_phases_of_a_training() -> None:
     shortest = DirectionalRule().plan(horizon=167, average=True)
     assert shortest.rounds(16, 1) == (3, 10)
     assert DirectionalRule().plan(horizon=166, average=True).rounds(16, 1) is None
-    assert [DirectionalRule().plan(horizon=h, average=True).early_until for h in (1, 30, 199)] == [1, 3, 19]
+    assert [DirectionalRule().plan(horizon=h, average=True).early_until for h in (1, 30, 199)] == [
+        1,
+        3,
+        19,
+    ]
 
 
 def test_a_loaders_data_are_gone_through_whole_each_round_in_another_order() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from metacurv import DirectionalRule, MetaCurvatureLR
+from metacurv import MetaCurvatureLR
 from tests.directional.helpers import data, directional, network, train
 from tests.drop_in.helpers import assert_same, through_a_file, weights
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import run_two_ranks
 from tests.drop_in.helpers import assert_same
+from tests.helpers import run_two_ranks
 
 
 @pytest.mark.slow

@@ -118,7 +118,13 @@ def test_a_reading_that_is_not_finite_moves_nothing(bad: float) -> None:
 def test_rates_stay_finite_and_positive_whatever_is_read() -> None:
     early = EarlyRate(1, False)
     early.begin([1.0], [1.0])
-    for slope, curvature in ((1e300, 1e-300), (-1e300, 1e300), (1e-320, 1.0), (1.0, -1.0), (0.0, 0.0)):
+    for slope, curvature in (
+        (1e300, 1e-300),
+        (-1e300, 1e300),
+        (1e-320, 1.0),
+        (1.0, -1.0),
+        (0.0, 0.0),
+    ):
         for _ in range(500):
             early.take([slope], [curvature])
         assert 2.0**-60 <= early.lr[0] <= 2.0**60
@@ -131,7 +137,12 @@ def test_rates_stay_finite_and_positive_whatever_is_read() -> None:
 
 def test_slopes_within_two_standard_errors_of_nothing_are_noise() -> None:
     """By hand, over the root of the curvature 4: 1, 2, 3 have mean 2 and twice the error 1.15; 0, 1, 5 have 2 and 3.06."""
-    for slopes, noise in (((2, 4, 6), False), ((0, 2, 10), True), ((2,), False), ((-2, -4, -6), True)):
+    for slopes, noise in (
+        ((2, 4, 6), False),
+        ((0, 2, 10), True),
+        ((2,), False),
+        ((-2, -4, -6), True),
+    ):
         early = EarlyRate(1, False)
         early.begin([1.0], [1.0])
         for slope in slopes:
@@ -185,7 +196,12 @@ def test_one_scale_keeps_the_ratio_of_groups_and_per_group_finds_each() -> None:
             return output[0].square().sum() + 25 * output[1].square().sum()
 
         opt = MetaCurvatureLR(
-            base, rule=rule, model=both, loss_fn=loss, probe=[(torch.zeros(1), torch.zeros(1))], race=0
+            base,
+            rule=rule,
+            model=both,
+            loss_fn=loss,
+            probe=[(torch.zeros(1), torch.zeros(1))],
+            race=0,
         )
         for _ in range(20):
             with torch.no_grad():
