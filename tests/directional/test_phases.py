@@ -181,6 +181,21 @@ def test_no_step_is_taken_above_the_cap(name: str) -> None:
     assert sum(slopes[1:]) / 9 == pytest.approx(other.history[0].slope[0], rel=0.7)
 
 
+def test_readings_of_steps_that_are_capped_are_of_those_steps() -> None:
+    """A schedule asks for ten times the rate, and the cap gives the first: u is the step over what was applied."""
+    slopes = []
+    for times in (1, 10):
+        model = network(dtype=torch.float64)
+        opt = directional(torch.optim.SGD(model.parameters(), lr=0.1), model, max_lr=1e-4, race=0)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(opt, lambda step: times if step else 1)  # noqa: B023
+        for step in range(20):
+            train(model, opt, 1, start=step)
+            scheduler.step()
+            assert opt.effective_lrs == [pytest.approx(1e-4)]
+        slopes.append([record.slope[0] for record in opt.history if record.slope])
+    assert slopes[1] == pytest.approx(slopes[0], rel=1e-6)
+
+
 def test_a_cap_between_the_candidates() -> None:
     model = network()
     opt = directional(torch.optim.Adam(model.parameters()), model, horizon=300, race=0)
