@@ -14,12 +14,12 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))  # run by its path, python sees this folder alone
 
+from benchmarks.learning_rates import summary  # noqa: E402
+from benchmarks.learning_rates.store import Store  # noqa: E402
+from benchmarks.learning_rates.tasks import TASKS  # noqa: E402
 from benchmarks.page_block import write_block  # noqa: E402
 from benchmarks.publish_rules import KEPT, SEEDS  # noqa: E402
 from benchmarks.table import comparisons, measure, ratio  # noqa: E402
-from metacurv.experiment.rules import summary  # noqa: E402
-from metacurv.experiment.rules.store import Store  # noqa: E402
-from metacurv.experiment.rules.tasks import TASKS  # noqa: E402
 
 PAGES = ROOT / "docs" / "coming-from"
 SPEED = ROOT / "benchmarks" / "results" / "full.json"

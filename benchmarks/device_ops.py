@@ -18,9 +18,8 @@ def op_cases(device: str, numel: int) -> Iterator[Case]:
     """All ops that have a CUDA kernel."""
     for dtype in DTYPES:
         yield from _probe_cases(device, numel, dtype)
-        yield from _step_cases(device, numel, dtype)
     yield from _factor_cases(device)
-    yield from _rule_cases(device)
+    yield _rule_case(device)
 
 
 def _signs(x: Tensor) -> Tensor:
@@ -94,41 +93,6 @@ def _probe_cases(device: str, numel: int, dtype: torch.dtype) -> Iterator[Case]:
     )
 
 
-def _step_cases(device: str, numel: int, dtype: torch.dtype) -> Iterator[Case]:
-    x, y, z = (torch.randn(numel, device=device).to(dtype) for _ in range(3))
-    name, traffic = f"{numel:,} x {str(dtype)[6:]}", 3 * numel * x.element_size()
-    lr = torch.tensor(0.1, dtype=torch.float64, device=device)
-
-    def direction(backend: str) -> list[Tensor]:
-        u = torch.empty_like(x)
-        return [ops.step_direction_([u], [x], [y], [1.0], lr, backend=backend), u]
-
-    def direction_in_torch() -> object:
-        u = (x - y) / lr.to(dtype)
-        return u, u.double().square().sum(), x.double().square().sum(), (~u.isfinite()).sum()
-
-    yield Case(
-        f"step_direction_, {name}",
-        lambda: ops.step_direction_([z], [x], [y], [1.0], lr, backend="native"),
-        direction_in_torch,
-        _agree(direction, relative=1e-5),
-        traffic,
-    )
-
-    def moved(backend: str) -> list[Tensor]:
-        out = torch.empty_like(x)
-        ops.move_([out], [x], [y], lr, backend=backend)
-        return [out]
-
-    yield Case(
-        f"move_, {name}",
-        lambda: ops.move_([z], [x], [y], lr, backend="native"),
-        lambda: torch.addcmul(x, y, lr.to(dtype)),
-        _agree(moved),
-        traffic,
-    )
-
-
 def _factor_cases(device: str) -> Iterator[Case]:
     p = torch.randn(1024, 1000, device=device).softmax(1)
     root, sqrt_p = torch.ones(1024, device=device), p.sqrt()
@@ -165,8 +129,8 @@ def _factor_cases(device: str) -> Iterator[Case]:
     )
 
 
-def _rule_cases(device: str) -> Iterator[Case]:
-    """Kernels of one thread: what counts is the launch."""
+def _rule_case(device: str) -> Case:
+    """A kernel of one thread: what counts is the launch."""
     trace, scale = torch.tensor(5.0, device=device), torch.ones((), device=device)
 
     def shrunk(backend: str) -> list[Tensor]:
@@ -174,38 +138,9 @@ def _rule_cases(device: str) -> Iterator[Case]:
         ops.reciprocal_lr_(made, trace, alpha=0.1, backend=backend)
         return [made]
 
-    yield Case(
+    return Case(
         "reciprocal_lr_",
         lambda: ops.reciprocal_lr_(scale, trace, alpha=0.1, backend="native"),
         lambda: 1 / (1 + 0.1 * trace.clamp(min=0)),
         _agree(shrunk),
-    )
-
-    def state() -> list[Tensor]:
-        scales = torch.tensor([[0.5], [0.0], [0.0], [0.0]], dtype=torch.float64, device=device)
-        shared = torch.tensor([1.0, 1.0, 1.0, 0, 1, 1], dtype=torch.float64, device=device)
-        return [scales, shared]
-
-    reading = torch.tensor([1.0, 8.0, 8.0], dtype=torch.float64, device=device)
-    rule = {"sigma": 2.0, "kappa": 0.1, "beta": 0.9, "searching": True}
-
-    def followed(backend: str) -> list[Tensor]:
-        made = state()
-        ops.directional_lr_(*made, reading, **rule, backend=backend)
-        return made
-
-    ours, (scales, _) = state(), state()
-
-    def in_torch() -> None:
-        """Without its guards and its memory of losses."""
-        rate, slope, curvature = scales[0], scales[1], scales[2]
-        slope.lerp_(reading[1], 0.1)
-        curvature.lerp_(reading[2], 0.1)
-        rate.mul_(torch.exp(0.1 * torch.log(2.0 * slope / (rate * curvature)).clamp(-1, 3)))
-
-    yield Case(
-        "directional_lr_",
-        lambda: ops.directional_lr_(*ours, reading, **rule, backend="native"),
-        in_torch,
-        _agree(followed, relative=1e-12),
     )

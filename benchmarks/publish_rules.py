@@ -1,8 +1,9 @@
-"""Puts finished runs of the rules' comparison into the documentation: python benchmarks/publish_rules.py [RUN_FOLDER]
+"""Puts finished runs of the rules' comparison into the documentation: python benchmarks/publish_rules.py [RUN_FOLDER [SET]]
 
-Copies the folder's results to benchmarks/results/rules, the grid's without their curves, and writes the tables of
-docs/results/learning-rate.md from them; without a folder, from the results that are there. To go on with published results,
-copy their *.jsonl into a run folder and give that as --out.
+Copies the folder's results to benchmarks/results, the grid's without their curves, and writes the tables of
+docs/results/learning-rate.md from them; without a folder, from the results that are there. SET is "standard", the default,
+"new" for the new tasks or "safety" for the sweep. To go on with published results, copy their *.jsonl into a run folder and
+give that as --out.
 """
 
 from __future__ import annotations
@@ -10,38 +11,44 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+from benchmarks.learning_rates import across_tables, report, safety_table, tables  # noqa: E402
+from benchmarks.learning_rates.options import FOLDERS, PUBLISHED_RESULTS  # noqa: E402
+from benchmarks.learning_rates.safety_sweep import NAME as SAFETY  # noqa: E402
+from benchmarks.learning_rates.store import Store  # noqa: E402
+from benchmarks.learning_rates.summary import TaskSummary  # noqa: E402
+from benchmarks.learning_rates.task_sets import SETS  # noqa: E402
 from benchmarks.page_block import ROOT, write_block  # noqa: E402
-from metacurv.experiment.rules import summary, tables  # noqa: E402
-from metacurv.experiment.rules.store import Store  # noqa: E402
-from metacurv.experiment.rules.tasks import TASKS  # noqa: E402
 
-KEPT = HERE / "results" / "rules"
+KEPT = PUBLISHED_RESULTS / FOLDERS["standard"]
 PAGE = ROOT / "docs" / "results" / "learning-rate.md"
-NAME, RANKS, COST = "rules", "ranks", "cost"
-FILES = (
-    "summary.md",
-    "summary.json",
-    "rules.png",
-    "cost.json",
-    "sensitivity.json",
-    "sensitivity.png",
-    "settings/settings.json",
-    "settings/settings.png",
-)
-SHOWN = ("directional", "directional, no horizon", "directional, held out")
+FILES = (*report.FILES, "cost.json", "sensitivity.json", "sensitivity.png", "safety.md")
+SHOWN = ("directional", "directional, no horizon", "searched")
 SEEDS = range(10)
+NO_RUNS = "No runs yet."
 
 
 def table() -> str:
     """A row a task, from the kept runs."""
-    store = Store(KEPT)
-    found = [summary.summarise(task, store.by_method(task), SEEDS) for task in TASKS.values()]
-    return tables.overview([each for each in found if each is not None], SHOWN)
+    done, _ = kept("standard")
+    return tables.overview(done, SHOWN)
+
+
+def over_tasks(tasks: str) -> str:
+    """A row a method, over all tasks of a set."""
+    done, store = kept(tasks)
+    return across_tables.overall(report.over_tasks(done, store)) if done else NO_RUNS
+
+
+def kept(tasks: str) -> tuple[list[TaskSummary], Store]:
+    """The summaries of a set's tasks, and the runs."""
+    store = Store(PUBLISHED_RESULTS / FOLDERS[tasks])
+    return report.summaries(SETS[tasks].values(), SEEDS, store), store
 
 
 def ranks() -> str:
@@ -64,28 +71,46 @@ def cost() -> str:
     return "\n".join(rows)
 
 
-def take(run: Path) -> None:
+def safety() -> str:
+    """How many runs of the sweep end above the loss of their first step, and which are the worst."""
+    path = PUBLISHED_RESULTS / FOLDERS["safety"] / SAFETY
+    if not path.exists():
+        return NO_RUNS
+    return safety_table.table([json.loads(line) for line in path.read_text().splitlines()])
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "rules": table,
+    "over-tasks": lambda: over_tasks("standard"),
+    "over-new-tasks": lambda: over_tasks("new"),
+    "ranks": ranks,
+    "safety": safety,
+    "cost": cost,
+}
+
+
+def take(run: Path, to: Path) -> None:
     """Copies what is kept of a run."""
-    KEPT.mkdir(parents=True, exist_ok=True)
+    to.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         if (run / name).exists():
-            shutil.copy(run / name, KEPT / Path(name).name)
+            shutil.copy(run / name, to / name)
     for path in run.glob("*.jsonl"):
         records = [json.loads(line) for line in path.read_text().splitlines()]
         for record in records:
-            if record["method"].startswith("grid "):
+            if record.get("method", "").startswith("grid "):
                 record.pop("curve", None)  # gone already from results that were published before
-        (KEPT / path.name).write_text("".join(json.dumps(record) + "\n" for record in records))
+        (to / path.name).write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
-def main(run: Path | None) -> None:
+def main(run: Path | None, tasks: str = "standard") -> None:
     if run is not None:
-        take(run)
-    for name, made in ((NAME, table), (RANKS, ranks), (COST, cost)):
+        take(run, PUBLISHED_RESULTS / FOLDERS[tasks])
+    for name, made in BLOCKS.items():
         write_block(PAGE, name, made())
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 2:
+    if len(sys.argv) > 3 or (len(sys.argv) == 3 and sys.argv[2] not in FOLDERS):
         sys.exit(__doc__)
-    main(Path(sys.argv[1]) if len(sys.argv) == 2 else None)
+    main(*map(Path, sys.argv[1:2]) or (None,), *sys.argv[2:])

@@ -17,9 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))  # run by its path, python sees this folder alone
 
+from benchmarks.learning_rates.grid import RATES  # noqa: E402
 from benchmarks.page_block import write_block  # noqa: E402
 from benchmarks.table import PROMISES, Row, comparisons, number, rows  # noqa: E402
-from metacurv.experiment.rules.grid import RATES  # noqa: E402
 from metacurv.experiment.statistics import Interval  # noqa: E402
 
 README = ROOT / "README.md"

@@ -26,9 +26,8 @@
 // tensors, products: T tensors; numbers, offsets: [T]; probe, count: 0-dim int64; mean, m2: [T + 1]
 // float64. The overloads `number` (CPU only) take the probe as a number: making a tensor of it
 // costs as much as filling a few thousand elements. `stacks` (CPU only): [K, ...], row k for probe
-// `probe` + k. Signs follow the contract in philox.h. keep: [T]; lr, distance: 0-dim float64, in
-// the overloads `number` (CPU and CUDA) a number. The Python docstrings (metacurv/ops.py) give the
-// formulas.
+// `probe` + k. Signs follow the contract in philox.h. The Python docstrings (metacurv/ops.py) give
+// the formulas.
 STABLE_TORCH_LIBRARY(metacurv, m) {
   m.def(
       "rademacher_(Tensor(a!)[] tensors, int seed, Tensor probe, int[] numbers, int[] offsets) -> "
@@ -69,20 +68,6 @@ STABLE_TORCH_LIBRARY(metacurv, m) {
       "numbers, bool[] transposed, Tensor[] inputs, Tensor[] weights, Tensor[] slopes, bool[] "
       "rectified, Tensor[] cotangents, Tensor[] curvatures) -> Tensor");
   m.def("reciprocal_lr_(Tensor(a!) scale, Tensor trace, float alpha) -> ()");
-  m.def(
-      "directional_lr_(Tensor(a!) scales, Tensor(b!) shared, Tensor reading, float sigma, float "
-      "kappa, float beta, bool searching) -> ()");
-  m.def(
-      "step_direction_(Tensor(a!)[] direction, Tensor[] before, Tensor[] after, float[] keep, "
-      "Tensor lr) -> Tensor");
-  m.def(
-      "step_direction_.number(Tensor(a!)[] direction, Tensor[] before, Tensor[] after, float[] "
-      "keep, float lr) -> Tensor");
-  m.def(
-      "move_(Tensor(a!)[] parameters, Tensor[] start, Tensor[] direction, Tensor distance) -> ()");
-  m.def(
-      "move_.number(Tensor(a!)[] parameters, Tensor[] start, Tensor[] direction, float distance) "
-      "-> ()");
 }
 
 namespace {

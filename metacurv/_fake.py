@@ -67,19 +67,6 @@ def _(scale: Tensor, trace: Tensor, alpha: float) -> None:
     return None
 
 
-@_shape_of("directional_lr_")
-def _(
-    scales: Tensor,
-    shared: Tensor,
-    reading: Tensor,
-    sigma: float,
-    kappa: float,
-    beta: float,
-    searching: bool,
-) -> None:
-    return None
-
-
 @_shape_of("signed_matmul")
 def _(
     x: Tensor, seed: int, probe: Tensor, number: int, rows: int, cols: int, transpose: bool
@@ -148,39 +135,3 @@ def _(
     curvatures: list[Tensor],
 ) -> Tensor:
     return log_p.new_empty(n_probes, dtype=torch.float64)
-
-
-@_shape_of("step_direction_")
-def _(
-    direction: list[Tensor],
-    before: list[Tensor],
-    after: list[Tensor],
-    keep: list[float],
-    lr: Tensor,
-) -> Tensor:
-    return lr.new_empty(3, dtype=torch.float64)
-
-
-@_shape_of("step_direction_.number")
-def _(
-    direction: list[Tensor],
-    before: list[Tensor],
-    after: list[Tensor],
-    keep: list[float],
-    lr: float,
-) -> Tensor:
-    return direction[0].new_empty(3, dtype=torch.float64)
-
-
-@_shape_of("move_")
-def _(
-    parameters: list[Tensor], start: list[Tensor], direction: list[Tensor], distance: Tensor
-) -> None:
-    return None
-
-
-@_shape_of("move_.number")
-def _(
-    parameters: list[Tensor], start: list[Tensor], direction: list[Tensor], distance: float
-) -> None:
-    return None

@@ -79,19 +79,6 @@ def reciprocal_lr_(scale: Tensor, trace: Tensor, alpha: float) -> None:
     increment_version(scale)
 
 
-def directional_lr_(
-    scales: Tensor,
-    shared: Tensor,
-    reading: Tensor,
-    sigma: float,
-    kappa: float,
-    beta: float,
-    searching: bool,
-) -> None:
-    _ops.directional_lr_.default(scales, shared, reading, sigma, kappa, beta, searching)
-    increment_version((scales, shared))
-
-
 def signed_matmul(
     x: Tensor, seed: int, probe: Tensor, number: int, rows: int, cols: int, transpose: bool
 ) -> Tensor:
@@ -207,29 +194,3 @@ def chain_taylor(
         curvatures,
     )
     return samples
-
-
-def step_direction_(
-    direction: Sequence[Tensor],
-    before: Sequence[Tensor],
-    after: Sequence[Tensor],
-    keep: Sequence[float],
-    lr: float | Tensor,
-) -> Tensor:
-    op = _ops.step_direction_
-    overload = op.default if isinstance(lr, Tensor) else op.number
-    sums: Tensor = overload(direction, before, after, keep, lr)
-    increment_version(direction)
-    return sums
-
-
-def move_(
-    parameters: Sequence[Tensor],
-    start: Sequence[Tensor],
-    direction: Sequence[Tensor],
-    distance: float | Tensor,
-) -> None:
-    op = _ops.move_
-    overload = op.default if isinstance(distance, Tensor) else op.number
-    overload(parameters, start, direction, distance)
-    increment_version(parameters)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metacurv import _chain, _directional_lr, _step
+from metacurv import _chain
 from metacurv._scalars import scalar
 from metacurv._sums import CHUNK, PIECE, WORD, chunk_sums, halved, in_order
 
@@ -164,11 +164,6 @@ def reciprocal_lr_(scale: Tensor, trace: Tensor, alpha: float) -> None:
     scale.copy_(torch.where(torch.isfinite(reading), new, kept))
 
 
-def directional_lr_(*arguments: Any) -> None:
-    """Forwards to the twin in ``metacurv._directional_lr``."""
-    _directional_lr.directional_lr_(*arguments)
-
-
 def signed_matmul(
     x: Tensor, seed: int, probe: Tensor, number: int, rows: int, cols: int, transpose: bool
 ) -> Tensor:
@@ -239,13 +234,3 @@ def chain_is_compiled(log_p: Tensor, weights: Sequence[Tensor]) -> bool:
 def chain_taylor(*arguments: Any, **named: Any) -> Tensor:
     """Forwards to the composition in ``metacurv._chain``."""
     return _chain.chain_taylor(sys.modules[__name__], *arguments, **named)
-
-
-def step_direction_(*arguments: Any) -> Tensor:
-    """Forwards to the twin in ``metacurv._step``."""
-    return _step.step_direction_(*arguments)
-
-
-def move_(*arguments: Any) -> None:
-    """Forwards to the twin in ``metacurv._step``."""
-    _step.move_(*arguments)

@@ -19,8 +19,6 @@ The CUDA kernels are compiled and checked without a GPU; no GPU has run them yet
 
 from __future__ import annotations
 
-import contextlib
-import math
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -30,16 +28,13 @@ from torch import Tensor
 from metacurv import _kernels, _native, _reference, _validate
 
 __all__ = [
-    "directional_lr_",
     "hutchinson_accumulate_",
-    "move_",
     "rademacher_",
     "reciprocal_lr_",
     "row_products",
     "signed_matmul",
     "signed_sum",
     "softmax_factor",
-    "step_direction_",
 ]
 
 
@@ -156,11 +151,11 @@ def _probe_argument(
     return _probe_tensor(probe, device)
 
 
-def _device_of(tensors: Sequence[Tensor], number: float | Tensor) -> torch.device:
-    """Returns the device to run on; an empty list runs where the number that goes with it is."""
+def _device_of(tensors: Sequence[Tensor], probe: int | Tensor) -> torch.device:
+    """Returns the device to run on; an empty list runs where the probe is."""
     if tensors:
         return tensors[0].device
-    return number.device if isinstance(number, Tensor) else torch.device("cpu")
+    return probe.device if isinstance(probe, Tensor) else torch.device("cpu")
 
 
 def as_int64(seed: int) -> int:
@@ -400,83 +395,6 @@ def reciprocal_lr_(scale: Tensor, trace: Tensor, *, alpha: float, backend: str =
     implementation(backend, scale.device).reciprocal_lr_(scale, trace, checked_alpha)
 
 
-def directional_lr_(
-    scales: Tensor,
-    shared: Tensor,
-    reading: Tensor,
-    *,
-    sigma: float,
-    kappa: float,
-    beta: float,
-    searching: bool,
-    backend: str = "auto",
-) -> None:
-    """Takes one reading of the directional rule, in one launch and without a host sync.
-
-    ``docs/develop/research-log.md`` derives the rule. While ``searching``, the averages of slope n and curvature d take the
-    reading in, with decay min(beta, (1 + k) / (10 + k)) after k readings, and log rate += kappa log(sigma n / (rate d)), with
-    the logarithm in [-1, 3], or up to 0.5 once it was negative. At all times the rate is halved where the loss is more than a
-    quarter of the way back up from its least average to the first. The rate stays in [2^-60, 2^60].
-
-    Args:
-        scales: [4, S], contiguous float64, updated. For each of S rates: the rate, > 0; the averages of n and of d; and 1
-            where the rate was too large once, else 0.
-        shared: [6], contiguous float64 on the same device, updated: the first loss, the moving average of the losses and
-            the least of that; readings so far; the largest |change of log rate| by this one; and 1 where it was finite.
-        reading: [1 + 2 S], contiguous float64 on the same device: a loss, S slopes, S curvatures. Where a number in it is not
-            finite, slope and curvature move nothing; nor do those of a rate for which both are 0.
-        sigma: finite, > 0: the ratio rate d / n that the rule seeks.
-        kappa: in (0, 1], the gain.
-        beta: in [0, 1), the decay of the averages.
-        searching: True where slope and curvature move the rate.
-        backend: "auto", "native" or "reference". On CPU they agree to a few units in the last place (of log and exp).
-
-    Raises:
-        TypeError: an argument is of the wrong type; nothing is changed.
-        ValueError: an argument is of the wrong dtype, shape, layout, device or range; nothing is changed.
-        RuntimeError: ``backend="native"`` where it was not built.
-
-    Examples:
-        >>> scales = torch.tensor([[0.5], [0.0], [0.0], [0.0]], dtype=torch.float64)
-        >>> shared = torch.tensor([1.0, 1.0, 1.0, 0, 1, 1], dtype=torch.float64)
-        >>> reading = torch.tensor([1.0, 8.0, 8.0], dtype=torch.float64)  # the edge, 2 n / d, is at 2
-        >>> directional_lr_(scales, shared, reading, sigma=2.0, kappa=1.0, beta=0.9, searching=True)
-        >>> round(scales[0].item(), 6)
-        2.0
-    """
-    lists = {"scales": (scales, 2), "shared": (shared, 1), "reading": (reading, 1)}
-    for name, (tensor, n_dims) in lists.items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a Tensor, got {_validate.describe(tensor)}")
-        if (
-            tensor.layout != torch.strided
-            or tensor.dtype != torch.float64
-            or tensor.dim() != n_dims
-            or not tensor.is_contiguous()
-        ):
-            raise ValueError(
-                f"{name} must be a contiguous float64 tensor of {n_dims} dimension(s), got {tensor.dtype} of shape "
-                f"{tuple(tensor.shape)}"
-            )
-    for name, tensor, shape in (
-        ("scales", scales, (4, scales.shape[1])),
-        ("shared", shared, (6,)),
-        ("reading", reading, (1 + 2 * scales.shape[1],)),
-    ):
-        if tensor.shape != shape:
-            raise ValueError(f"{name} must be of shape {shape}, got {tuple(tensor.shape)}")
-    _validate.same_device("scales, shared and reading", [scales, shared, reading])
-    numbers = (
-        _validate.real("sigma", sigma, above=0),
-        _validate.real("kappa", kappa, above=0, high=1),
-        _validate.real("beta", beta, low=0, below=1),
-    )
-    if not isinstance(searching, bool):
-        raise TypeError(f"searching must be True or False, got {_validate.describe(searching)}")
-    run = implementation(backend, scales.device)
-    run.directional_lr_(scales, shared, reading, *numbers, searching)
-
-
 def signed_matmul(
     x: Tensor,
     *,
@@ -680,170 +598,3 @@ def row_products(a: Tensor, u: Tensor, w: Tensor, backend: str = "auto") -> Tens
     run = _floats_only(backend, implementation(backend, a.device), a.dtype, a.device)
     sums: Tensor = run.row_products(a.detach(), u.detach(), w.detach())
     return sums
-
-
-def _op_checks(backend: str, lists: tuple[Sequence[Tensor], ...]) -> bool:
-    """Tells whether the compiled op itself detects all that may be wrong with these lists, of which the first is written to.
-
-    Checks in Python take longer than a pass over ten thousand elements. They run only where the op complains, to say why.
-    """
-    if backend not in ("auto", "native") or torch.compiler.is_compiling():
-        return False
-    if not _native.native_available() or not all([type(tensors) is list for tensors in lists]):
-        return False
-    if not lists[0]:
-        return False
-    try:
-        on_cpu = all([tensor.is_cpu for tensors in lists for tensor in tensors])
-        return on_cpu and not any([tensor.is_neg() for tensor in lists[0]])
-    except AttributeError:  # no tensor
-        return False
-
-
-def _check_alike(lists: dict[str, Sequence[Tensor]]) -> list[list[Tensor]]:
-    """Checks that lists of real tensors are alike in length and, place by place, in shape, dtype and device.
-
-    The first list is the one that is written to, so that its tensors must own their elements.
-    """
-    names = list(lists)
-    first = names[0]
-    checked = [_check_list(name, tensors, None, None)[0] for name, tensors in lists.items()]
-    for name, tensors in zip(names[1:], checked[1:], strict=True):
-        if len(tensors) != len(checked[0]):
-            raise ValueError(
-                f"{name} must have one tensor for each of {first}, got {len(tensors)} for {len(checked[0])}"
-            )
-        for t, (like, tensor) in enumerate(zip(checked[0], tensors, strict=True)):
-            if (
-                tensor.shape != like.shape
-                or tensor.dtype != like.dtype
-                or tensor.device != like.device
-            ):
-                raise ValueError(
-                    f"{name}[{t}] must be as {first}[{t}] is, {like.dtype} of shape {tuple(like.shape)} on "
-                    f"{like.device}, got {tensor.dtype} of shape {tuple(tensor.shape)} on {tensor.device}"
-                )
-    for t, tensor in enumerate(checked[0]):
-        _check_written(first, t, tensor)
-    return checked
-
-
-def _number_argument(
-    name: str, value: float | Tensor, tensors: Sequence[Tensor], *, above: float = -math.inf
-) -> float | Tensor:
-    """Returns a checked number, in a tensor where there are no other tensors to tell the device."""
-    if not isinstance(value, Tensor):
-        number = _validate.real(name, value, above=above)
-        return number if tensors else torch.full((), number, dtype=torch.float64)
-    device = tensors[0].device if tensors else value.device
-    if (
-        value.layout != torch.strided
-        or value.dtype != torch.float64
-        or value.dim() != 0
-        or value.device != device
-    ):
-        raise ValueError(
-            f"{name} must be a number or one float64 element of shape () on {device}, got {value.dtype} of shape "
-            f"{tuple(value.shape)} on {value.device}"
-        )
-    return value.detach()
-
-
-def step_direction_(
-    direction: Sequence[Tensor],
-    before: Sequence[Tensor],
-    after: Sequence[Tensor],
-    keep: Sequence[float],
-    lr: float | Tensor,
-    *,
-    backend: str = "auto",
-) -> Tensor:
-    """Computes direction <- (keep before - after) / lr: an optimizer's step as a descent direction per unit of ``lr``.
-
-    One pass reads ``before`` and ``after``, writes ``direction`` and sums, without a host sync. Arithmetic is in float32, for
-    float64 tensors in float64, and rounded once to the tensor's dtype; sums are in float64, of the rounded elements. Where
-    ``lr`` or ``keep`` is beyond float32, elements of other tensors than float64 come out as not finite, and are counted.
-
-    Args:
-        direction: T dense float32, float64, float16 or bfloat16 tensors of any shape and stride, on one device, written; they
-            may be the very tensors ``before`` or ``after``, and may not overlap with them or each other otherwise.
-        before: T tensors of the same shapes and dtypes, the parameters before the step.
-        after: T tensors of the same shapes and dtypes, the parameters after the step.
-        keep: T finite numbers, the factor that decoupled weight decay alone leaves of ``before``: 1 - lr weight_decay; 1 for
-            none.
-        lr: finite, > 0: the step's learning rate, as a number or a 0-dim float64 tensor on the tensors' device, whose value
-            is not checked.
-        backend: "auto", "native" or "reference".
-
-    Returns:
-        float64 [3] on the tensors' device: the sum of direction^2, the sum of before^2, and the number of elements of
-            ``direction`` that are not finite. On CPU native and reference agree bit for bit, on any number of threads.
-
-    Raises:
-        TypeError: an argument is of the wrong type, dtype or layout; nothing is written.
-        ValueError: an argument is of the wrong shape, length, range or device; nothing is written.
-        RuntimeError: ``backend="native"`` where it was not built.
-
-    Examples:
-        >>> u, x, y = torch.empty(2), torch.tensor([2.0, 4.0]), torch.tensor([1.0, 5.0])
-        >>> step_direction_([u], [x], [y], [1.0], 0.5).tolist()
-        [8.0, 20.0, 0.0]
-        >>> u.tolist()
-        [2.0, -2.0]
-    """
-    of_floats = type(lr) is float and type(keep) is list and {*map(type, keep)} == {float}
-    if of_floats and _op_checks(backend, (direction, before, after)):
-        with contextlib.suppress(RuntimeError), torch.no_grad():
-            return _kernels.step_direction_(direction, before, after, keep, lr)
-    us, xs, ys = _check_alike({"direction": direction, "before": before, "after": after})
-    if not hasattr(keep, "__len__") or isinstance(keep, (str, Tensor)):
-        raise TypeError(f"keep must be a list or tuple of numbers, got {_validate.describe(keep)}")
-    if len(keep) != len(us):
-        raise ValueError(f"keep must have one entry per tensor, got {len(keep)} for {len(us)}")
-    factors = [_validate.real(f"keep[{t}]", value) for t, value in enumerate(keep)]
-    number = _number_argument("lr", lr, us, above=0.0)
-    device = _device_of(us, number)
-    sums: Tensor = implementation(backend, device).step_direction_(us, xs, ys, factors, number)
-    return sums
-
-
-def move_(
-    parameters: Sequence[Tensor],
-    start: Sequence[Tensor],
-    direction: Sequence[Tensor],
-    distance: float | Tensor,
-    *,
-    backend: str = "auto",
-) -> None:
-    """Computes parameters <- start + distance direction, in one pass and without a host sync.
-
-    Arithmetic is as in ``step_direction_``; the product is rounded before the sum.
-
-    Args:
-        parameters: T tensors as ``direction`` of ``step_direction_``, written; they may be the very tensors ``start`` or
-            ``direction``, and may not overlap with them or each other otherwise. No graph is recorded.
-        start: T tensors of the same shapes and dtypes.
-        direction: T tensors of the same shapes and dtypes.
-        distance: finite, in units of the learning rate that ``direction`` is per: a number or a 0-dim float64 tensor on the
-            tensors' device, whose value is not checked.
-        backend: "auto", "native" or "reference".
-
-    Raises:
-        TypeError: an argument is of the wrong type, dtype or layout; nothing is written.
-        ValueError: an argument is of the wrong shape, length, range or device; nothing is written.
-        RuntimeError: ``backend="native"`` where it was not built.
-
-    Examples:
-        >>> x = torch.tensor([1.0, 2.0])
-        >>> move_([x], [x], [torch.tensor([2.0, -2.0])], 0.25)
-        >>> x.tolist()
-        [1.5, 1.5]
-    """
-    if type(distance) is float and _op_checks(backend, (parameters, start, direction)):
-        with contextlib.suppress(RuntimeError), torch.no_grad():
-            _kernels.move_(parameters, start, direction, distance)
-            return
-    ps, xs, us = _check_alike({"parameters": parameters, "start": start, "direction": direction})
-    number = _number_argument("distance", distance, ps)
-    device = _device_of(ps, number)
-    implementation(backend, device).move_(ps, xs, us, number)

@@ -45,10 +45,11 @@ class MetaCurvatureLR(OptimizerWrapper):
         loss.backward()
         opt.step()
 
-    The call makes a ``DirectionalLR`` or a ``ReciprocalLR``, and passes its arguments on; their docstrings describe them. With
-    ``probe`` they are ``model``, ``loss_fn``, ``horizon``, ``average``, ``race``, ``max_lr`` and ``per_group``; without it
-    ``alpha``, ``update_freq``, ``n_hutchinson_samples``, ``smoothing``, ``estimator`` and ``model``; with both ``seed``,
-    ``backend`` and ``on_update``. The argument ``rule`` says the choice in words: "directional", "reciprocal", or a ``DirectionalRule`` with settings of its own.
+    The call makes a ``DirectionalLR`` or a ``ReciprocalLR``, and passes its arguments on; their docstrings describe them.
+    With ``probe`` they are ``model``, ``loss_fn``, ``horizon``, ``average``, ``race``, ``max_lr`` and ``per_group``; without
+    it ``alpha``, ``update_freq``, ``n_hutchinson_samples``, ``smoothing``, ``estimator``, ``model`` and ``backend``; with
+    both ``seed`` and ``on_update``. The argument ``rule`` says the choice in words: "directional", "reciprocal", or a
+    ``DirectionalRule`` with settings of its own.
 
     Both are optimizers as torch knows them: groups and state are those of the base optimizer, and schedulers, ``GradScaler``,
     clipping, accumulation, hooks and checkpoints work as they do with the base. The learning rates in ``param_groups`` stay
@@ -98,7 +99,6 @@ class MetaCurvatureLR(OptimizerWrapper):
         per_group: bool | None = ...,
         rule: Literal["directional"] | DirectionalRule = ...,
         seed: int = ...,
-        backend: str = ...,
         on_update: Callable[[DirectionalRecord], None] | None = ...,
     ) -> DirectionalLR: ...
 

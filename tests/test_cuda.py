@@ -345,21 +345,3 @@ def test_more_than_2_to_31_elements():
     signs = contract_signs(9000, seed=3, probe=1, offset=numel - 9000)
     assert torch.equal(x[-9000:].cpu(), torch.tensor(signs).to(torch.bfloat16))
     assert ops.signed_sum([x], seed=3, probe=1, backend="native").item() == numel
-
-
-@pytest.mark.parametrize("searching", [True, False])
-def test_directional_lr(searching):
-    """To a few units in the last place: log and exp are the device's own."""
-    values = [0.0, 1e-3, 7.3, -2.0, float("nan")]
-    for loss, slope, curvature in itertools.product([0.3, 5.0], values, values):
-        scales = torch.tensor([[1.0, 3e5], [0.5, 0.1], [2.0, 1e-9], [0.0, 1.0]]).double()
-        shared = torch.tensor([2.0, 0.5, 0.4, 3.0, 0.1, 1.0]).double()
-        reading = torch.tensor([loss, slope, 1.0, curvature, 2.0]).double()
-        results = []
-        for backend in ("native", "reference"):
-            state = scales.to(DEVICE), shared.to(DEVICE)
-            ops.directional_lr_(
-                *state, reading.to(DEVICE), sigma=2.5, kappa=0.1, beta=0.97, searching=searching, backend=backend
-            )  # fmt: skip
-            results.append(torch.cat([part.flatten() for part in state]))
-        torch.testing.assert_close(*results, rtol=1e-12, atol=1e-14)

@@ -1,4 +1,7 @@
-"""Docstrings in the package are whole sentences, or noun phrases for attributes; fragments are named with their place."""
+"""Docstrings are whole sentences, or noun phrases for attributes; fragments are named with their place.
+
+Looked at are the package and benchmarks/learning_rates, which was a part of it once.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = sorted((ROOT / "metacurv").rglob("*.py"))
+FILES = sorted(
+    path
+    for room in ("metacurv", "benchmarks/learning_rates")
+    for path in (ROOT / room).rglob("*.py")
+)
 
 # Openings of a first sentence that has no subject and verb, and is no noun phrase for an attribute either: it continues a
 # sentence that only the function's name begins, or it is a bare formula, shape or condition.

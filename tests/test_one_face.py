@@ -49,6 +49,7 @@ def test_the_arguments_choose_the_rule(options: dict[str, Any], cls: type) -> No
     ("options", "message"),
     [
         ({"probe": ..., "alpha": 0.1}, "alpha must be left out with rule='directional'.* leave out either it or probe"),
+        ({"probe": ..., "backend": "auto"}, "backend must be left out with rule='directional'.* leave out either it or probe"),
         ({"alpha": 0.1, "horizon": 9}, "horizon must be left out with rule='reciprocal'.* leave out either it or alpha"),
         ({"rule": "reciprocal", "probe": ...}, "probe must be left out with rule='reciprocal'.* did you mean"),
     ],

@@ -34,18 +34,6 @@ def rule_arguments():
     return {"scale": torch.tensor(0.25), "trace": torch.tensor(3.0), "alpha": 0.5}
 
 
-def directional_arguments():
-    return {
-        "scales": torch.tensor([[0.5], [1.0], [3.0], [0.0]], dtype=torch.float64),
-        "shared": torch.tensor([2.0, 1.0, 0.9, 3.0, 0.1, 1.0], dtype=torch.float64),
-        "reading": torch.tensor([1.1, 1.0, 2.0], dtype=torch.float64),
-        "sigma": 2.5,
-        "kappa": 0.1,
-        "beta": 0.97,
-        "searching": True,
-    }
-
-
 def matmul_arguments():
     return {
         "x": torch.full((3, 4), 7.0),
@@ -63,7 +51,6 @@ MAKE = {
     "signed_sum": list_arguments,
     "hutchinson_accumulate_": accumulate_arguments,
     "reciprocal_lr_": rule_arguments,
-    "directional_lr_": directional_arguments,
     "signed_matmul": matmul_arguments,
 }
 
@@ -218,32 +205,6 @@ def test_matrices(argument, value, error, backend):
 @pytest.mark.parametrize(("argument", "value", "error"), WRONG_RULES)
 def test_rules(argument, value, error, backend):
     assert_refused("reciprocal_lr_", argument, value, error, backend)
-
-
-@pytest.mark.parametrize(
-    ("argument", "value", "error"),
-    [
-        *((name, None, TypeError) for name in ("scales", "shared", "reading")),
-        *((name, lambda: torch.ones(4, 1), ValueError) for name in ("scales", "shared", "reading")),
-        ("scales", lambda: torch.ones(3, 1, dtype=torch.float64), ValueError),
-        ("scales", lambda: torch.ones(1, 4, dtype=torch.float64).t(), None),
-        ("scales", lambda: torch.ones(2, 4, dtype=torch.float64).t(), ValueError),
-        ("shared", lambda: torch.ones(5, dtype=torch.float64), ValueError),
-        ("reading", lambda: torch.ones(5, dtype=torch.float64), ValueError),
-        ("reading", lambda: torch.ones(3, dtype=torch.float64, device="meta"), ValueError),
-        ("sigma", 0, ValueError),
-        ("sigma", float("inf"), ValueError),
-        ("kappa", 1.5, ValueError),
-        ("kappa", "0.1", TypeError),
-        ("beta", 1.0, ValueError),
-        ("searching", 1, TypeError),
-    ],
-)
-def test_directional_rule(argument, value, error, backend):
-    if error is None:  # one column is contiguous however it is strided
-        ops.directional_lr_(**{**directional_arguments(), argument: value()}, backend=backend)
-    else:
-        assert_refused("directional_lr_", argument, value, error, backend)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,6 @@ def calls(dtype):
         "signed_sum": (tensor_list(dtype), *common),
         "hutchinson_accumulate_": (*statistics(5), tensor_list(dtype), *common),
         "reciprocal_lr_": (torch.tensor(1.0), torch.tensor(5.0, dtype=torch.float64), 0.1),
-        "directional_lr_": (*rates(), 2.5, 0.1, 0.97, True),
         "signed_matmul": (torch.randn(9, 7), -1, torch.tensor(3), 2**32 - 1, 7, 20, False),
         "softmax_factor": (torch.rand(9, 7), torch.rand(9), -1, torch.tensor(3), 2**32 - 1, 2),
         "row_products": (torch.randn(9, 7), torch.randn(2, 9, 5), torch.randn(2, 9, 5)),
@@ -41,13 +40,6 @@ def calls(dtype):
         "chain_columns": (*softmax(), 1, 4, *chain()),
         "chain_taylor": (*softmax(), -1, 3, 2, *taylor_chain()),
     }
-
-
-def rates():
-    """Two rates, what they share, and a reading."""
-    scales = torch.tensor([[0.5, 0.1], [1.0, 2.0], [3.0, 1.0], [0.0, 1.0]], dtype=torch.float64)
-    shared = torch.tensor([2.0, 1.0, 0.9, 3.0, 0.1, 1.0], dtype=torch.float64)
-    return scales, shared, torch.tensor([1.1, 1.0, 0.5, 2.0, 30.0], dtype=torch.float64)
 
 
 def softmax():
@@ -114,7 +106,6 @@ def test_schemas_declare_what_is_written():
     assert written("signed_sum") == []
     assert written("hutchinson_accumulate_") == ["mean", "m2", "count"]
     assert written("reciprocal_lr_") == ["scale"]
-    assert written("directional_lr_") == ["scales", "shared"]
     assert written("signed_matmul") == []
     assert written("softmax_factor") == []
     assert written("row_products") == []
@@ -185,11 +176,6 @@ def scale_lr(scale, trace):
     return scale * 2
 
 
-def move_rates(scales, shared, reading):
-    ops.directional_lr_(scales, shared, reading, sigma=2.5, kappa=0.1, beta=0.97, searching=True)
-    return scales * 2
-
-
 COMPILED = [
     pytest.param(fill, lambda: (torch.zeros(50),), id="rademacher_"),
     pytest.param(add_up, lambda: (torch.linspace(-1, 3, 50),), id="signed_sum"),
@@ -204,7 +190,6 @@ COMPILED = [
         id="row_products",
     ),
     pytest.param(scale_lr, lambda: (torch.ones(()), torch.tensor(2.0)), id="reciprocal_lr_"),
-    pytest.param(move_rates, rates, id="directional_lr_"),
 ]
 
 
@@ -252,15 +237,11 @@ def test_filling_bumps_the_version_counter(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_statistics_and_scales_bump_it_too(backend):
-    scales, shared, reading = rates()
-    written = [*statistics(2), torch.ones(()), scales, shared]
-    mean, m2, count, scale, *_ = written
+    written = [*statistics(2), torch.ones(())]
+    mean, m2, count, scale = written
     before = [tensor._version for tensor in written]
     ops.hutchinson_accumulate_(mean, m2, count, [torch.ones(3)], seed=0, probe=0, backend=backend)
     ops.reciprocal_lr_(scale, torch.ones(()), alpha=1.0, backend=backend)
-    ops.directional_lr_(
-        scales, shared, reading, sigma=2.0, kappa=0.1, beta=0.9, searching=False, backend=backend
-    )
     assert all(t._version > version for t, version in zip(written, before, strict=True))
 
 

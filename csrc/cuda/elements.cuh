@@ -1,12 +1,10 @@
-// The four element types of the list ops: how a kernel reads them (Bits), adds them (Sum), writes
-// +1 (kOne) and rounds to them, to the nearest with ties to even.
+// The four element types of the list ops: how a kernel reads them (Bits), adds them (Sum) and
+// writes +1 (kOne).
 //
 // Compiled for sm_75 ... sm_120 with 0 spills and emulated on a CPU; never run on a GPU.
 #pragma once
 
 #include <cstdint>
-
-#include "../step_line.h"
 
 namespace metacurv {
 
@@ -18,14 +16,8 @@ __device__ __forceinline__ float half_to_float(uint16_t bits) {
   asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
   return value;
 }
-__device__ __forceinline__ uint16_t float_to_half(float value) {
-  uint16_t bits;
-  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
-  return bits;
-}
 #else
 float half_to_float(uint16_t bits);  // an emulation brings its own
-uint16_t float_to_half(float value);
 #endif
 
 struct Float32 {
@@ -33,7 +25,6 @@ struct Float32 {
   using Sum = float;
   static constexpr Bits kOne = 0x3f800000u;
   static __device__ __forceinline__ Sum widen(Bits bits) { return __uint_as_float(bits); }
-  static __device__ __forceinline__ Bits round(Sum value) { return __float_as_uint(value); }
 };
 
 struct Float64 {
@@ -43,9 +34,6 @@ struct Float64 {
   static __device__ __forceinline__ Sum widen(Bits bits) {
     return __longlong_as_double(static_cast<long long>(bits));
   }
-  static __device__ __forceinline__ Bits round(Sum value) {
-    return static_cast<Bits>(__double_as_longlong(value));
-  }
 };
 
 struct Float16 {
@@ -53,7 +41,6 @@ struct Float16 {
   using Sum = float;
   static constexpr Bits kOne = 0x3c00u;
   static __device__ __forceinline__ Sum widen(Bits bits) { return half_to_float(bits); }
-  static __device__ __forceinline__ Bits round(Sum value) { return float_to_half(value); }
 };
 
 struct BFloat16 {
@@ -62,9 +49,6 @@ struct BFloat16 {
   static constexpr Bits kOne = 0x3f80u;
   static __device__ __forceinline__ Sum widen(Bits bits) {
     return __uint_as_float(static_cast<uint32_t>(bits) << 16);
-  }
-  static __device__ __forceinline__ Bits round(Sum value) {
-    return nearest_bf16(__float_as_uint(value));
   }
 };
 

@@ -1,6 +1,6 @@
-// Second kernel of signed_sum, hutchinson_accumulate_ and step_direction_: adds the partial sums of
-// each tensor's tiles and, for hutchinson_accumulate_, folds the sums and their total into a
-// running mean and M2 (Welford 1962).
+// Second kernel of signed_sum and hutchinson_accumulate_: adds the partial sums of each tensor's
+// tiles and, for hutchinson_accumulate_, folds the sums and their total into a running mean and M2
+// (Welford 1962).
 //
 // One thread block: there is one partial sum for 16384 elements, and blocks would need an order.
 //
@@ -60,8 +60,8 @@ __device__ __forceinline__ void fold(const Statistics& statistics, int64_t entry
 
 // Grid: one block of kFinishThreads. sums: [all tensors of the op], of which this launch writes
 // ranges.tensors; with statistics, launches before this one have written those of all other
-// tensors. Static: two .cu files launch it.
-static __global__ void __launch_bounds__(kFinishThreads)
+// tensors.
+__global__ void __launch_bounds__(kFinishThreads)
     finish_sums_kernel(const __grid_constant__ PartialRanges ranges, const double* partials,
                        double* sums, const Statistics statistics) {
   __shared__ double warp_sums[kFinishWarps];

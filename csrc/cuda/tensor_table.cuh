@@ -56,9 +56,8 @@ struct TensorTable {
 
 static_assert(sizeof(TensorTable) + 64 <= 4096, "the other kernel parameters need room");
 
-// The tensor that a thread block of the launch works on. Table: TensorTable, or one like it.
-template <typename Table>
-__device__ __forceinline__ auto tensor_of_tile(const Table& table, uint32_t tile) {
+// The tensor that a thread block of the launch works on.
+__device__ __forceinline__ TableTensor tensor_of_tile(const TensorTable& table, uint32_t tile) {
   uint32_t low = 0;
   uint32_t high = table.tensors - 1;
   while (low < high) {

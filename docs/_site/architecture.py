@@ -20,7 +20,7 @@ PACKAGE = "metacurv"
 # Modules of the top level, by the room that they belong to; others are rooms of their own, as folders are.
 MODULES = {
     "optimizer": ("optimizer", "wrapper", "base_step", "group_parameters", "ranks"),
-    "torch twins": ("_reference", "_chain", "_directional_lr", "_scalars", "_step", "_sums"),
+    "torch twins": ("_reference", "_chain", "_scalars", "_sums"),
     "compiled ops": ("_kernels", "_native", "_fake"),
     "self_check": ("__main__", "self_check"),
 }

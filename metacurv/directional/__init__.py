@@ -1,6 +1,8 @@
-"""The directional rule at work: when and where it measures along the base optimizer's step, and how that moves the rate.
+"""The directional rule at work: it measures along the base optimizer's step, lets rates race, and watches the one it holds.
 
 ``control`` runs it and ``first_step`` finds the first rate; ``step_line`` moves parameters along a step and back, ``read_line``
-measures there, ``probe_batches`` draws the batches, ``iterate_average`` keeps the average, ``decoupled_decay`` keeps
-weight decay out of the direction, ``record`` is the history. The rule itself is in ``metacurv.rules.directional``.
+measures there, ``probe_batches`` draws the batches. ``race`` lets candidates take turns, as copies of the training that
+``snapshot`` makes; ``judge`` compares them, and ``guard`` watches afterwards. ``iterate_average`` keeps the average;
+``group_rates`` and ``decoupled_decay`` know the parameter groups, ``record`` is the history. The phases are in
+``metacurv.rules.directional``.
 """

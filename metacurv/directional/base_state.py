@@ -19,8 +19,8 @@ class BaseState:
 
     Args:
         base: the base optimizer.
-        entries: the names of the entries of groups that belong to the state; None for all of them. What a scheduler
-            or a user sets, such as lr, must not be put back after other steps.
+        entries: the names of the entries of groups that belong to the state; None for all of them. It must not hold what a
+            scheduler or a user sets, such as lr, where other steps come in between.
     """
 
     def __init__(self, base: Optimizer, entries: frozenset[str] | None = None) -> None:
@@ -86,8 +86,11 @@ class BaseState:
         lengths = {"groups": len(groups), "state": len(parameters)}
         for key, length in lengths.items():
             entries = state.get(key) if isinstance(state, dict) else None
-            is_list = isinstance(entries, list) and all(isinstance(e, dict) for e in entries)
-            if not is_list or len(entries) != length:
+            if not (
+                isinstance(entries, list)
+                and len(entries) == length
+                and all(isinstance(e, dict) for e in entries)
+            ):
                 raise ValueError(
                     f"{name} must have a list of {length} dicts under {key!r}, got {_validate.describe(entries)}"
                 )

@@ -18,7 +18,7 @@ from metacurv.directional.first_step import FirstStep
 from metacurv.directional.group_rates import GroupRates
 from metacurv.directional.guard import Guard
 from metacurv.directional.iterate_average import IterateAverage
-from metacurv.directional.judge import Judge
+from metacurv.directional.judge import Judge, Verdict
 from metacurv.directional.probe_batches import ProbeBatches
 from metacurv.directional.probe_model import ProbeBatch, ProbeModel
 from metacurv.directional.race import FACTOR, Outcome, Race
@@ -52,7 +52,6 @@ class DirectionalControl:
         horizon: int | None,
         average: bool,
         seed: int,
-        backend: str,
         on_update: Callable[[DirectionalRecord], None] | None,
     ) -> None:
         if isinstance(base, (Rprop, ASGD)):
@@ -71,7 +70,6 @@ class DirectionalControl:
         self.rule = rule
         self.seed = _validate.seed(seed)
         self.on_update = on_update
-        self._backend = _validate.backend(backend)
         self._probes = ProbeBatches(probe, self.seed)
         self._model = ProbeModel(model, loss_fn, base)
         self._horizon = None if horizon is None else _validate.integer("horizon", horizon, low=1)
@@ -175,7 +173,7 @@ class DirectionalControl:
         try:
             if self._judge is None:
                 self._begin_to_judge()
-            first = FirstStep(self._base, self._rates, self._draw, self._backend)
+            first = FirstStep(self._base, self._rates, self._draw)
             reading = first.take(under_scales, self._early, self._plan.factor(self._steps))
         except BaseException:
             self._probes.go_to(drawn, seed=self.seed)
@@ -200,7 +198,7 @@ class DirectionalControl:
             under_scales = moving(self._base, self._rates, rates)
             if any(under_scales):
                 batch = self._draw()  # errors of the user's code arise before the step
-                line = StepLine(under_scales, self._backend)
+                line = StepLine(under_scales)
         step_base_at(self._base, rates)
         if line is not None:
             line.stepped(keep(self._base, self._rates, rates), self._rates.largest(rates))
@@ -283,7 +281,7 @@ class DirectionalControl:
             highest = max(0, math.floor(math.log(self.rule.max_lr / self._early.lr[s], FACTOR)))
         self._race = Race(
             self._training,
-            self._judge.losses,
+            self._judge.verdict,
             first=self._first_loss,
             lengths=lengths,
             most_steps=self._plan.most_raced(self._steps, races),
@@ -298,7 +296,7 @@ class DirectionalControl:
         self._rate_changed()
         if outcome is None:
             return
-        assert self._race is not None and self._judge is not None and self._guard is not None
+        assert self._race is not None
         s, before = self._raced, self._early.lr[self._raced]
         raced = [(before * FACTOR**c.exponent, c.loss) for c in self._race.candidates if c.losses]
         self._early.lr[s] = min(max(before * math.exp(outcome.shift), MIN_LR), MAX_LR)
@@ -538,7 +536,7 @@ class DirectionalControl:
         if state["guard"] is not None:
             Guard.check(self._training, state["guard"], f"{name}['guard']")
         if state["race"] is not None:
-            Race.loaded(self._training, _no_losses, state["race"], f"{name}['race']")
+            Race.loaded(self._training, _no_verdict, state["race"], f"{name}['race']")
 
         def load() -> None:
             self._reset()
@@ -562,7 +560,7 @@ class DirectionalControl:
             if state["race"] is not None:
                 assert self._judge is not None
                 self._race = Race.loaded(
-                    self._training, self._judge.losses, state["race"], f"{name}['race']"
+                    self._training, self._judge.verdict, state["race"], f"{name}['race']"
                 )
             if self._started:
                 self._show_scale(self._group_rates())
@@ -570,7 +568,7 @@ class DirectionalControl:
         return load
 
 
-def _no_losses() -> list[float]:
+def _no_verdict() -> Verdict:
     raise AssertionError("a race that is only checked judges nothing")
 
 

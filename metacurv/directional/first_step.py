@@ -35,7 +35,6 @@ class FirstStep:
         base: the base optimizer.
         rates: the learning rates of its groups.
         draw: gives a probe batch.
-        backend: see ``metacurv.ops``.
     """
 
     def __init__(
@@ -43,9 +42,8 @@ class FirstStep:
         base: Optimizer,
         rates: GroupRates,
         draw: Callable[[], ProbeBatch],
-        backend: str,
     ) -> None:
-        self._base, self._rates, self._draw, self._backend = base, rates, draw, backend
+        self._base, self._rates, self._draw = base, rates, draw
         self.changed_entries: frozenset[str] = frozenset()
 
     def take(
@@ -68,7 +66,7 @@ class FirstStep:
         """
         batches = [self._draw() for _ in range(_BATCHES)]
         before = BaseState(self._base)
-        line = StepLine(moving, self._backend)
+        line = StepLine(moving)
         try:
             has_gradient = [any(map(_is_not_zero, scale)) for scale in moving]
             if not any(has_gradient):

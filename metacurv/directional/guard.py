@@ -46,8 +46,8 @@ class Guard:
             of_average: True to look at the average, False at the iterate.
 
         Returns:
-            The loss, and True where the training was taken back: the parameters and the average are those of the kept place, and
-            the base optimizer begins anew.
+            The loss, and True where the training was taken back: the parameters and the average are those of the kept place,
+            and the base optimizer begins anew.
         """
         loss = self._judge.loss(of_average=of_average, quick=True)
         self._looks += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,21 @@ _EXAMPLES = 512  # that are enough to tell candidates apart
 _LEAST_BATCHES = 8  # whose differences give an error
 _PART = 100  # the batches are at most this part of the horizon
 _QUICK_EXAMPLES = 64  # that the guard looks at
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge says of a training.
+
+    Attributes:
+        losses: of each batch, the mean of those of the iterate and of the average. The average alone would prefer rates that
+            are too large where noise does not average out, the iterate alone rates that are too small where it does.
+        noise: the mean loss of the iterate less that of the average: above zero where noise costs more than the average lags
+            behind, below where it lags more; 0 where there is no average.
+    """
+
+    losses: list[float]
+    noise: float
 
 
 class Judge:
@@ -43,18 +59,16 @@ class Judge:
                 self._quick = len(self._batches)
             examples += _examples(pair)
 
-    def losses(self) -> list[float]:
-        """Returns the loss of each batch, the mean of those of the iterate and of the average.
-
-        The average alone would choose rates that are too large where noise does not average out, the iterate alone rates that
-        are too small where it does.
-        """
+    def verdict(self) -> Verdict:
+        """Measures the iterate and, where one is kept, the average."""
         iterate = self._losses(len(self._batches))
         average = self._training.average
         if average is None:
-            return iterate.tolist()
+            return Verdict(iterate.tolist(), 0.0)
         with average.in_place():
-            return ((iterate + self._losses(len(self._batches))) / 2).tolist()
+            averaged = self._losses(len(self._batches))
+        losses = ((iterate + averaged) / 2).tolist()
+        return Verdict(losses, float((iterate - averaged).mean()))
 
     def loss(self, *, of_average: bool, quick: bool) -> float:
         """Returns the mean loss of the iterate, or of the average where one is kept.

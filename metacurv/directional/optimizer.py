@@ -20,14 +20,14 @@ from metacurv.rules.directional import DirectionalRule
 class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
     """Finds a learning rate by itself, from slope and curvature of the loss along the optimizer's own step and from a race.
 
-    On the first steps it measures, on a batch of ``probe`` that the step did not use, the slope n = g . u and the curvature
-    d = u . G u of the loss along the base optimizer's step u for a rate of 1 (g is the gradient, G the Gauss-Newton matrix). To
-    second order, lr n is what the step gains and lr^2 d / 2 what it loses again, so that progress ends at lr d / n = 2; the early
-    rate moves towards that edge. From step 20 on a third of that rate, the rate, and three times it race: they take turns
-    in the training loop, and their losses on the same probe batches decide. The training of the winner goes on and the rate
-    is held, while the iterates are averaged; over the last 0.4 of the horizon the parameters go on from the average while the
-    rate falls to zero. A guard looks at the loss fifty times and takes a training that has died back to where it was well. The
-    training loop stays as it was.
+    On the first steps it measures, on a batch of ``probe`` that the step did not use, the slope n = g . u and the curvature d
+    = u . G u of the loss along the base optimizer's step u for a rate of 1 (g is the gradient, G the Gauss-Newton matrix). To
+    second order, lr n is what the step gains and lr^2 d / 2 what it loses again, so that progress ends at lr d / n = 2; the
+    early rate moves towards that edge. From step 20 on a third of that rate, the rate, and three times it race: they take
+    turns in the training loop, and their losses on the same probe batches decide. The training of the winner goes on and the
+    rate is held, while the iterates are averaged; over the last 0.4 of the horizon the parameters go on from the average
+    while the rate falls to zero. A guard looks at the loss fifty times and takes a training that has died back to where it
+    was well. The training loop stays as it was.
 
     The base's lr is not used as a rate: the lrs of several groups only give the ratios between them, and what a scheduler does
     to them multiplies the rate that was found. Slope and curvature along the step are those of Roulet et al. 2024, "Stepping on
@@ -52,9 +52,9 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
             batch is drawn, the global generators are seeded by ``seed`` and the number of batches before. The
             first batches (at least 8, with about 512 examples) are kept in memory to judge by.
         horizon: the number of optimizer steps of the training to come, >= 1. Steps that a ``GradScaler`` skips do not count,
-            those of all candidates do. More steps than that keep the last rate, with a warning. A horizon below 167 steps
-            is too short for a race. Without a horizon the rate is not brought to zero, and rates race again whenever the number of
-            steps has doubled, from 2000 on.
+            those of all candidates do. More steps than that keep the last rate, with a warning. A horizon below 167 steps is
+            too short for a race. Without a horizon the rate is not brought to zero, and rates race again whenever the number
+            of steps has doubled, from 2000 on.
         average: True keeps an average of the iterates, for ``averaged_parameters`` and the end of the training. False saves its
             memory: the finish then begins from the iterate, and takes the last half of the horizon.
         race: see ``DirectionalRule``, as for ``max_lr`` and ``per_group``; None for what ``rule`` says.
@@ -62,7 +62,6 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
         per_group: True gives each parameter group a rate of its own.
         rule: "directional", or a ``DirectionalRule`` with settings of its own.
         seed: an integer in [0, 2^64) from which the probe batches are drawn; the global random state is not used.
-        backend: "auto", "native" or "reference" (see ``metacurv.ops``).
         on_update: is called with a ``DirectionalRecord`` at every event (a reading, a race's end, a look of the guard), as
             ``log_rates`` makes one.
 
@@ -102,7 +101,6 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
         per_group: bool | None = None,
         rule: Literal["directional"] | DirectionalRule = DirectionalRule.name,
         seed: int = 0,
-        backend: str = "auto",
         on_update: Callable[[DirectionalRecord], None] | None = None,
     ) -> None:
         super().__init__(optimizer)
@@ -111,7 +109,7 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
                 f"rule must be {DirectionalRule.name!r} or a DirectionalRule for DirectionalLR, got {_validate.describe(rule)}"
             )
         settings = rule if isinstance(rule, DirectionalRule) else DirectionalRule()
-        given = {"race": race, "max_lr": max_lr, "per_group": per_group}
+        given: dict[str, Any] = {"race": race, "max_lr": max_lr, "per_group": per_group}
         self._control = DirectionalControl(
             optimizer,
             replace(
@@ -123,7 +121,6 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
             horizon=horizon,
             average=average,
             seed=seed,
-            backend=backend,
             on_update=_validate.callback("on_update", on_update),
         )
 

@@ -3,19 +3,23 @@
 The user's loop makes every gradient as it always did. Between two steps the race may swap one candidate's parameters, optimizer
 state, buffers and average for another's, so that a candidate costs the steps it takes and nothing else.
 
-There are two rounds. In the first, short one all candidates take a few steps each; while the largest rate is not worse than the
-best, a larger one joins, so the search is exponential. In the second the best and its neighbours go on. The rate in the end is the
-mean of those that are close, on a logarithmic scale, weighted by how close they are.
+There are two rounds. In the first, short one all candidates take a few steps each; while the largest rate is not worse than
+the best, a larger one joins, so the search is exponential. In the second the best and its neighbours go on. The training that
+is best in the end is the winner and goes on. Its new rate is, on a logarithmic scale, half-way between two: the mean of the
+candidates that are close to the best, and the rate at which noise begins to cost, where the iterate's loss is just above the
+average's.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from metacurv import _validate
+from metacurv.directional.judge import Verdict
 from metacurv.directional.snapshot import Snapshot, Training
 
 FACTOR = 3.0  # between neighbours
@@ -23,6 +27,7 @@ _WIDE = 2  # neighbours apart in the first round where the start could not tell 
 _TURN = 5  # steps before another candidate is swapped in
 _CLOSE = 0.1  # a loss that lags by this part of the progress has no weight
 _BEHIND = 0.15  # and by this part, significantly, ends a candidate after the first round
+_NOISE = 0.02  # part of the progress that noise may cost
 _ERRORS = 2.0  # standard errors of the paired difference that are significant
 _MOST = 9  # candidates of one race
 
@@ -34,13 +39,15 @@ class Candidate:
     Attributes:
         exponent: the rate is that of the race's beginning times ``FACTOR ** exponent``.
         steps: steps taken in the race.
-        losses: of the judge's batches after the last round that the candidate finished.
+        losses: those of the judge's batches after the last round that the candidate finished.
+        noise: what noise costs then, less what the average lags behind (see ``Verdict``).
         place: where its training is; None while it is where the race began.
     """
 
     exponent: int
     steps: int = 0
     losses: list[float] = field(default_factory=list)
+    noise: float = 0.0
     place: Snapshot | None = None
 
     @property
@@ -68,7 +75,7 @@ class Race:
 
     Args:
         training: the live training, which is at the race's beginning now.
-        judge: measures the live training: a loss for each of some fixed batches.
+        judge: measures the live training on some fixed batches.
         first: the mean of those losses before the training began.
         lengths: steps of a candidate until the end of the first and of the second round.
         most_steps: after so many steps of all candidates together no more join.
@@ -80,7 +87,7 @@ class Race:
     def __init__(
         self,
         training: Training,
-        judge: Callable[[], list[float]],
+        judge: Callable[[], Verdict],
         *,
         first: float,
         lengths: tuple[int, int],
@@ -148,7 +155,9 @@ class Race:
                 self._round == 1 and candidate.steps == self._lengths[1] and not candidate.is_dead
             ):
                 self._enter(candidate)
-                candidate.losses = self._judge()
+                verdict = self._judge()
+                candidate.losses = verdict.losses
+                candidate.noise = verdict.noise if math.isfinite(verdict.noise) else 0.0
 
     def _joined(self) -> bool:
         """Lets a rate beyond the largest or the smallest join, where that may be better; tells whether one did."""
@@ -196,9 +205,12 @@ class Race:
 
     def _end(self) -> Outcome:
         best = self._best()
-        shift = close_rate(self.candidates, self._first) * math.log(FACTOR)
+        close = close_rate(self.candidates, self._first)
+        shift = close
+        if self._training.average is not None:
+            shift = (close + quiet_rate(self.candidates, self._first, otherwise=close)) / 2
         self._enter(best)
-        return Outcome(best.exponent, shift)
+        return Outcome(best.exponent, shift * math.log(FACTOR))
 
     def _best(self) -> Candidate:
         """Returns the candidate of the least loss; the smallest rate where all have died."""
@@ -232,6 +244,7 @@ class Race:
                     "exponent": c.exponent,
                     "steps": c.steps,
                     "losses": list(c.losses),
+                    "noise": c.noise,
                     "place": None if c.place is None else c.place.state(),
                 }
                 for c in self.candidates
@@ -240,7 +253,7 @@ class Race:
 
     @classmethod
     def loaded(
-        cls, training: Training, judge: Callable[[], list[float]], state: Any, name: str
+        cls, training: Training, judge: Callable[[], Verdict], state: Any, name: str
     ) -> Race:
         """Returns the race that ``state``, called ``name`` in errors, describes.
 
@@ -309,6 +322,7 @@ class Race:
                     _validate.integer(where, part["exponent"], low=-_MOST * _WIDE),
                     _validate.integer(where, part["steps"], low=0),
                     list(losses),
+                    _validate.real(where, part["noise"], low=-math.inf),
                     place(part["place"], "candidates"),
                 )
             )
@@ -345,3 +359,26 @@ def close_rate(candidates: Sequence[Candidate], first: float) -> float:
         return least.exponent
     weights = [max(0.0, 1 - (c.loss - least.loss) / width) for c in candidates]
     return sum(w * c.exponent for w, c in zip(weights, candidates, strict=True)) / sum(weights)
+
+
+def quiet_rate(candidates: Sequence[Candidate], first: float, *, otherwise: float) -> float:
+    """Returns the exponent at which noise costs ``_NOISE`` of the average's progress since ``first``.
+
+    It is interpolated between neighbours; where all candidates are noisier it is the least of theirs, and where all are quieter
+    the largest. Without two candidates that live there is nothing to interpolate, and it is ``otherwise``.
+    """
+    costs = []
+    for c in sorted(candidates, key=lambda c: c.exponent):
+        if c.is_dead:
+            continue
+        progress = first - (c.loss - c.noise / 2)  # of the average
+        costs.append((c.exponent, c.noise / progress if progress > 0 else math.inf))
+    if len(costs) < 2:
+        return otherwise
+    if costs[0][1] >= _NOISE:
+        return costs[0][0]
+    for (low, below), (high, above) in itertools.pairwise(costs):
+        if below < _NOISE <= above:
+            part = (_NOISE - below) / (above - below) if math.isfinite(above) else 0.0
+            return low + part * (high - low)
+    return costs[-1][0]

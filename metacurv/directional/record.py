@@ -10,8 +10,8 @@ from typing import Literal
 class DirectionalRecord:
     """One event: a reading of slope and curvature, the end of a race, or a look of the guard.
 
-    Each list of rates, slopes, curvatures and ratios has one entry per scale. A scale is a set of parameter groups that share a rate:
-    there is one, or with ``per_group=True`` one for each parameter group.
+    Each list of rates, slopes, curvatures and ratios has one entry per scale. A scale is a set of parameter groups that share
+    a rate: there is one, or with ``per_group=True`` one for each parameter group.
 
     Attributes:
         step: optimizer steps taken before the one that was measured, or before the event.

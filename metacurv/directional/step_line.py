@@ -1,14 +1,16 @@
-"""The line along which a step of the base optimizer goes, and moves of the parameters to points on it."""
+"""The line along which a step of the base optimizer goes, and moves of the parameters to points on it.
+
+Arithmetic is in float32 for half precision, else in the parameters' own dtype, and sums are in float64.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from metacurv import ops
+from metacurv._scalars import scalar
 from metacurv.base_step import Rate
 from metacurv.estimators.finite_difference import relative_step
 
@@ -18,13 +20,10 @@ class StepLine:
 
     Args:
         scales: the parameters under each scale that the base is about to step; not all empty.
-        backend: see ``metacurv.ops``.
     """
 
-    def __init__(self, scales: Sequence[Sequence[Tensor]], backend: str) -> None:
+    def __init__(self, scales: Sequence[Sequence[Tensor]]) -> None:
         device = next(p.device for scale in scales for p in scale)
-        self._device = device
-        self._run = ops.implementation(backend, device)
         self._segments = [_Segment(scale) for scale in scales]
         self.length = torch.zeros(len(scales), dtype=torch.float64, device=device)
         self.reach = torch.zeros_like(self.length)
@@ -34,25 +33,21 @@ class StepLine:
         """Records the base's step; to be called right after it.
 
         It sets ``is_finite``, 0-dim, true where all of u is finite; ``length`` [S], float64: |u| over |before|; and ``reach``
-        [S],
-        float64: the distance along u at which outputs are compared, small beside the parameters. ``length`` and ``reach`` are 0
-            where
-        there was no step.
+        [S], float64: the distance along u at which outputs are compared, small beside the parameters. ``length`` and ``reach``
+        are 0 where there was no step.
 
         Args:
             keep: 1 - lr decay of each tensor.
             lrs: the rate of each scale.
         """
-        sums = torch.stack(
-            [
-                segment.stepped(self._run, factors, lr)
-                if segment
-                else torch.zeros(3, dtype=torch.float64, device=self._device)
-                for segment, factors, lr in zip(self._segments, keep, lrs, strict=True)
-            ]
-        )
-        along, size = sums[:, 0], sums[:, 1]
-        self.is_finite = (sums[:, 2] == 0).all()
+        zero = torch.zeros_like(self.length[0])
+        nothing = zero, zero, torch.ones_like(self.is_finite)
+        found = [
+            segment.stepped(factors, lr) if segment else nothing
+            for segment, factors, lr in zip(self._segments, keep, lrs, strict=True)
+        ]
+        along, size, is_finite = (torch.stack(each) for each in zip(*found, strict=True))
+        self.is_finite = is_finite.all()
         self.length = (along / torch.where(size > 0, size, 1.0)).sqrt()
         self.reach = torch.where(along > 0, relative_step(self.dtypes) / self.length, 0.0)
 
@@ -65,13 +60,13 @@ class StepLine:
         """Moves the parameters of one scale to before + sign reach u; the others stay where they are."""
         segment = self._segments[scale]
         if segment:
-            segment.move(self._run, sign * self.reach[scale])
+            segment.move(sign * self.reach[scale])
 
     def step_to(self, keep: Sequence[Sequence[Rate]], lrs: Sequence[float]) -> None:
         """Moves the parameters to keep before - lr u, where the base would have come to at rates ``lrs`` [S]."""
         for segment, factors, lr in zip(self._segments, keep, lrs, strict=True):
             if segment:
-                segment.step_to(self._run, factors, lr)
+                segment.step_to(factors, lr)
 
     def go_before(self, scale: int | None = None) -> None:
         """Moves the parameters back to where the step began, those of ``scale`` or all."""
@@ -98,30 +93,38 @@ class _Segment:
     def __bool__(self) -> bool:
         return bool(self.parameters)
 
-    def stepped(self, run: Any, keep: Sequence[Rate], lr: Rate) -> Tensor:
-        """Computes u and returns the sums of ``step_direction_``, [3]."""
+    def stepped(self, keep: Sequence[Rate], lr: Rate) -> tuple[Tensor, Tensor, Tensor]:
+        """Computes u, and returns |u|^2, |before|^2 and whether all of u is finite, each 0-dim."""
         self.after = [p.clone() for p in self.parameters]
-        self._direction = [torch.empty_like(p) for p in self.parameters]
-        # On a GPU factors may be tensors, so that nothing waits for them; the op takes numbers.
-        start = [
-            b * k.to(b.dtype) if isinstance(k, Tensor) else b
-            for b, k in zip(self.before, keep, strict=True)
-        ]
-        factors = [1.0 if isinstance(k, Tensor) else k for k in keep]
-        rate = lr.to(torch.float64) if isinstance(lr, Tensor) else lr
-        sums: Tensor = run.step_direction_(self._direction, start, self.after, factors, rate)
-        return sums
+        self._direction = self._kept(keep)
+        torch._foreach_sub_(self._direction, self.after)
+        # By a tensor, as on CUDA torch divides by a number by multiplying with its reciprocal.
+        torch._foreach_div_(self._direction, scalar(lr, torch.float64, self.after[0].device))
+        finite = [torch.isfinite(u).all() for u in self._direction]
+        return _square(self._direction), _square(self.before), torch.stack(finite).all()
 
-    def move(self, run: Any, distance: Tensor) -> None:
+    def move(self, distance: Tensor) -> None:
         """Moves the parameters to before + distance u."""
-        run.move_(self.parameters, self.before, self._direction, distance)
+        place = torch._foreach_mul(self._direction, distance)
+        torch._foreach_add_(place, self.before)
+        self.go_to(place)
 
-    def step_to(self, run: Any, keep: Sequence[Rate], lr: float) -> None:
+    def step_to(self, keep: Sequence[Rate], lr: float) -> None:
         """Moves the parameters to keep before - lr u."""
-        for p, b, k in zip(self.parameters, self.before, keep, strict=True):
-            torch.mul(b, k, out=p)
-        run.move_(self.parameters, self.parameters, self._direction, -lr)
+        place = self._kept(keep)
+        torch._foreach_sub_(place, self._direction, alpha=lr)
+        self.go_to(place)
 
-    def go_to(self, place: list[Tensor]) -> None:
+    def _kept(self, keep: Sequence[Rate]) -> list[Tensor]:
+        """Returns keep before, in the dtype of the arithmetic."""
+        wide = [b.to(torch.promote_types(b.dtype, torch.float32)) for b in self.before]
+        return [x * k for x, k in zip(wide, keep, strict=True)]
+
+    def go_to(self, place: list[Tensor] | tuple[Tensor, ...]) -> None:
         """Copies ``place`` into the parameters."""
         torch._foreach_copy_(self.parameters, place)
+
+
+def _square(tensors: list[Tensor]) -> Tensor:
+    """Returns the sum of all squares, 0-dim float64."""
+    return torch.stack(torch._foreach_norm(tensors, dtype=torch.float64)).square().sum()

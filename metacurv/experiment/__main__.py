@@ -7,14 +7,11 @@ import sys
 
 # The packages of the extra [experiment], by the names they are imported under.
 EXTRA = {
-    "dadaptation",
     "filelock",
     "matplotlib",
     "mnist1d",
     "numpy",
     "platformdirs",
-    "prodigyopt",
-    "schedulefree",
     "scipy",
     "sklearn",
     "tqdm",

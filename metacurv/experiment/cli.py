@@ -15,12 +15,6 @@ INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the experiment that the arguments describe. Returns: the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] == "rules":
-        # Imported only where needed: it brings packages that the first experiment does without.
-        from .rules.cli import main as compare_rules
-
-        return compare_rules(argv[1:])
     parser = options.build_parser()
     arguments = parser.parse_args(argv)
     if arguments.redraw is not None:

@@ -66,7 +66,6 @@ class TrainingRun:
                 probe=DataLoader(TensorDataset(data.x_train, data.y_train), config.batch_size),
                 horizon=config.steps,
                 seed=run.seed,
-                backend=config.backend,
             )
         elif run.method.alpha is not None:
             self.optimizer = self._wrapper = MetaCurvatureLR(

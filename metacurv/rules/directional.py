@@ -1,11 +1,12 @@
 """The directional rule: an early rate from slope and curvature, a race of its neighbours, and the rate held after it.
 
-1. Early rate. With u the step for a rate of 1, n = g . u on a batch that the step did not use and d = u . G u, the loss after a step
-   of rate lr is L - lr n + lr^2 d / 2 to second order: at lr d / n = 2 there is no progress. During the first steps log lr moves
-   towards that edge (``early_rate``). Slope and curvature along the step: Roulet et al. 2024, "Stepping on the edge".
+1. Early rate. With u the step for a rate of 1, n = g . u on a batch that the step did not use and d = u . G u, the loss
+   after a step of rate lr is L - lr n + lr^2 d / 2 to second order: at lr d / n = 2 there is no progress. During the first
+   steps log lr moves towards that edge (``early_rate``). Slope and curvature along the step: Roulet et al. 2024, "Stepping on
+   the edge".
 2. Race. A third of that rate, the rate and three times it take turns in the training loop (``directional.race``).
-3. Hold, average, finish. The rate that won is held while an average of the iterates is kept (Shamir and Zhang 2013); the last part
-   goes on from the average at a rate that falls to zero.
+3. Hold, average, finish. The rate that won is held while an average of the iterates is kept (Shamir and Zhang 2013); the
+   last part goes on from the average at a rate that falls to zero.
 
 This file holds the settings; what was tried besides is in ``docs/develop/research-log.md``.
 """
@@ -40,11 +41,12 @@ class DirectionalRule:
     """Settings of the directional rule. The defaults are meant to be left alone.
 
     Attributes:
-        race: the number of rates that race from the early rate on: 3, or 2 (without the larger one) for less memory, or 0 for no race. True
-            means 3 and False 0. A race keeps a copy of parameters, optimizer state and buffers for each, and one of its beginning.
+        race: the number of rates that race from the early rate on: 3, or 2 (without the larger one) for less memory, or 0
+            for no race. True means 3 and False 0. A race keeps a copy of parameters, optimizer state and buffers for each, and
+            one of its beginning.
         max_lr: a cap on the learning rate of every parameter group, > 0, or None.
-        per_group: True gives each parameter group a rate of its own, and races groups in turn; with False one rate serves all, and
-            the ratios of the groups' learning rates stay.
+        per_group: True gives each parameter group a rate of its own, and races groups in turn; with False one rate serves
+            all, and the ratios of the groups' learning rates stay.
         stop_early: True takes the training back, at the end of the horizon, to where the loss of the probe batches was least;
             for a probe of held-out data. The method ``held_out`` sets it.
 
@@ -115,8 +117,8 @@ class DirectionalRule:
 class Plan:
     """The phases of one training. Steps are counted from 0.
 
-    ``early_until``: the first step after the early rate is found. ``finish_begins``: inf for never. ``finish_from``: the part of the
-    rate that the finish begins with.
+    ``early_until``: the first step after the early rate is found. ``finish_begins``: inf for never. ``finish_from``: the part
+    of the rate that the finish begins with.
     """
 
     early_until: int
@@ -125,7 +127,9 @@ class Plan:
     horizon: int | None
 
     def rounds(self, step: int, races: int) -> tuple[int, int] | None:
-        """Returns the lengths of a race's rounds from ``step`` on, in steps of one candidate; None where a race would tell nothing.
+        """Returns the lengths of a race's rounds from ``step`` on, in steps of one candidate; None for no race.
+
+        A race whose second round is shorter than ten steps tells nothing.
 
         Args:
             step: steps taken; without a horizon the lengths grow with them.
@@ -141,7 +145,7 @@ class Plan:
         return int(_MOST_RACED * length / races)
 
     def races_at(self, step: int) -> bool:
-        """Tells whether races begin at ``step``: after the early rate, and without a horizon whenever the steps have doubled."""
+        """Tells whether races begin at ``step``: after the early rate, and without a horizon when the steps have doubled."""
         if step == self.early_until:
             return True
         doublings = step / ASSUMED_STEPS

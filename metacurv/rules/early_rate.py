@@ -69,7 +69,7 @@ class EarlyRate:
         return True
 
     def _asked(self, s: int) -> float:
-        """Returns how far log lr is below the one sought. Growth is nearly free until the rate was too large for the first time."""
+        """Returns how far log lr is below the one sought; growth is nearly free until the rate was too large once."""
         n, d = self._slope[s], self._curvature[s]
         sought = n / max(self.lr[s] * d, _TINY * n) if n > 0 else 0.0
         error = math.log(self._sigma * sought) if sought > 0 else -_MOST_SHRINKING

@@ -55,17 +55,6 @@ def reciprocal_lr_(backend: str, device: torch.device) -> Pairs:
     return [(scale, [0.25])]
 
 
-def directional_lr_(backend: str, device: torch.device) -> Pairs:
-    """A first reading with slope and curvature 8 moves the rate from 0.5 to sigma * 8 / 8."""
-    scales = torch.tensor([[0.5], [0.0], [0.0], [0.0]], dtype=torch.float64, device=device)
-    shared = torch.tensor([1.0, 1.0, 1.0, 0.0, 1.0, 1.0], dtype=torch.float64, device=device)
-    reading = torch.tensor([1.0, 8.0, 8.0], dtype=torch.float64, device=device)
-    ops.directional_lr_(
-        scales, shared, reading, sigma=2.0, kappa=1.0, beta=0.9, searching=True, backend=backend
-    )
-    return [(scales[0], [2.0])]
-
-
 def signed_matmul(backend: str, device: torch.device) -> Pairs:
     """The sign matrix has the rows - +, - +, - +, - -."""
     x = torch.tensor([[1.0, 2.0, 4.0, 8.0]], device=device)
@@ -88,24 +77,6 @@ def row_products(backend: str, device: torch.device) -> Pairs:
     a = torch.tensor([[1.0, 2.0], [3.0, 0.0]], device=device)
     u = torch.tensor([[[1.0], [2.0]]], device=device)
     return [(ops.row_products(a, u, u, backend=backend), [[41.0, 5.0]])]
-
-
-def step_direction_(backend: str, device: torch.device) -> Pairs:
-    """The first element is (0.5 * 4 - 1) / 0.25 = 4; the sums are 16 + 144 + 4 and 16 + 4."""
-    before = torch.tensor([4.0, -2.0, 0.0], device=device)
-    after = torch.tensor([1.0, 2.0, 0.5], device=device)
-    direction = torch.empty_like(before)
-    sums = ops.step_direction_([direction], [before], [after], [0.5], 0.25, backend=backend)
-    return [(direction, [4.0, -12.0, -2.0]), (sums, [164.0, 20.0, 0.0])]
-
-
-def move_(backend: str, device: torch.device) -> Pairs:
-    """The first element is 4 + 0.5 * 4 = 6."""
-    start = torch.tensor([4.0, -2.0, 0.0], device=device)
-    direction = torch.tensor([4.0, -12.0, -2.0], device=device)
-    moved = torch.empty_like(start)
-    ops.move_([moved], [start], [direction], 0.5, backend=backend)
-    return [(moved, [6.0, -8.0, -1.0])]
 
 
 # One linear layer without a bias and an input (3, 4), under a softmax with two classes of probability 1/2.

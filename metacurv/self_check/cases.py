@@ -79,19 +79,6 @@ def reciprocal_lr_(backend: str, device: torch.device) -> Sequence[Tensor]:
     return scales
 
 
-def directional_lr_(backend: str, device: torch.device) -> Sequence[Tensor]:
-    """Two rates take ten readings; one of these is not finite, and the last two come after the search."""
-    scales = torch.tensor([[1.0, 3e-5], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]).double().to(device)
-    shared = torch.tensor([2.0, 2.0, 2.0, 0.0, 1.0, 1.0]).double().to(device)
-    for k in range(10):
-        slope = math.nan if k == 4 else 0.7 + 0.1 * k
-        reading = torch.tensor([2.0 + 0.3 * k, slope, 1.0, 1.3, -0.2 * k]).double().to(device)
-        ops.directional_lr_(
-            scales, shared, reading, sigma=2.5, kappa=0.1, beta=0.97, searching=k < 8, backend=backend
-        )  # fmt: skip
-    return [scales, shared]
-
-
 def signed_matmul(backend: str, device: torch.device) -> Sequence[Tensor]:
     """The sign matrix, whose sizes are prime numbers, multiplies from both sides."""
     where = {"seed": _SEED, "probe": _PROBE, "number": 3, "rows": 37, "cols": 131}
@@ -123,32 +110,6 @@ def row_products(backend: str, device: torch.device) -> Sequence[Tensor]:
         u, w = (_numbers(device, n, 53, 10, dtype=dtype)[:2] for n in (2, 3))
         sums += [ops.row_products(a, u, other, backend=backend) for other in (w, u)]
     return sums
-
-
-def step_direction_(backend: str, device: torch.device) -> Sequence[Tensor]:
-    """The learning rate is a number and a tensor, and one element of the parameters is not finite."""
-    before = _lists(device)
-    after = [x * 0.5 - 1 for x in before]
-    after[2][70] = math.inf
-    keep = [0.5 ** (t % 3) for t in range(len(before))]
-    results = []
-    for lr in (0.25, torch.tensor(0.25, dtype=torch.float64, device=device)):
-        direction = [torch.empty_like(x) for x in before]
-        sums = ops.step_direction_(direction, before, after, keep, lr, backend=backend)
-        results += [sums, *direction]
-    return results
-
-
-def move_(backend: str, device: torch.device) -> Sequence[Tensor]:
-    """The distance is a number and a tensor."""
-    start = _lists(device)
-    direction = [x * 0.5 - 1 for x in start]
-    results = []
-    for distance in (-0.375, torch.tensor(-0.375, dtype=torch.float64, device=device)):
-        moved = [torch.empty_like(x) for x in start]
-        ops.move_(moved, start, direction, distance, backend=backend)
-        results += moved
-    return results
 
 
 # Three linear layers of widths 10, 37, 9 and 100 from the top, a ReLU and another activation between them.

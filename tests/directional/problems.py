@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ def network_of(seed: int, *sizes: int, activation: Any = nn.Tanh) -> nn.Sequenti
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         layers: list[nn.Module] = []
-        for inputs, outputs in pairwise(sizes):
+        for inputs, outputs in itertools.pairwise(sizes):
             layers += [nn.Linear(inputs, outputs), activation()]
         return nn.Sequential(*layers[:-1])
 

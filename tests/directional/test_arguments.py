@@ -63,7 +63,6 @@ def made(**options: Any) -> MetaCurvatureLR:
         ({"horizon": 2.5}, TypeError, "horizon must be an integer >= 1, got float 2.5"),
         ({"average": 1}, TypeError, "average must be True or False, got int 1"),
         ({"seed": -1}, ValueError, "seed must be in"),
-        ({"backend": "fast"}, ValueError, "backend must be one of"),
         (
             {"rule": "curvature"},
             ValueError,
@@ -90,6 +89,7 @@ def test_arguments_of_the_wrapper(options: dict[str, Any], error: Any, message: 
         ("directional", "n_hutchinson_samples", 4),
         ("directional", "smoothing", 0.9),
         ("directional", "estimator", "activation"),
+        ("directional", "backend", "reference"),
     ],
 )
 def test_arguments_of_the_other_rule_are_refused(rule: str, name: str, value: Any) -> None:

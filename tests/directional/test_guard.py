@@ -185,7 +185,7 @@ def test_full_batches_without_momentum_do_not_run_away(seed: int) -> None:
     [(1, 100, 8, 8), (1, 2000, 20, 20), (16, 300, 4, 8), (32, 10_000, 2, 16), (64, 300, 1, 8)],
 )
 def test_how_much_is_looked_at(size: int, horizon: int, quick: int, whole: int) -> None:
-    """64 examples, or what there is; and 512 to judge a race, in eight batches or more, up to a hundredth of the horizon."""
+    """64 examples, or what there is; 512 to judge a race, in eight batches at least, and up to a hundredth of the horizon."""
     drawn: list[float] = []
 
     class Says:
@@ -204,7 +204,7 @@ def test_how_much_is_looked_at(size: int, horizon: int, quick: int, whole: int) 
     point = Point(0.0)
     training = Training(torch.optim.SGD(point.parameters(), lr=1.0), point, None)
     judge = Judge(training, lambda: (Says(next(numbers)), (torch.zeros(size),)), horizon)  # type: ignore[arg-type,return-value]
-    assert judge.losses() == list(range(whole))
+    assert judge.verdict().losses == list(range(whole))
     assert judge.loss(of_average=False, quick=False) == pytest.approx((whole - 1) / 2)
     drawn.clear()
     judge.loss(of_average=True, quick=True)  # without an average that of the iterate

@@ -14,7 +14,8 @@ import torch
 
 from metacurv.directional import control, race
 from metacurv.directional.iterate_average import IterateAverage
-from metacurv.directional.race import Candidate, Outcome, Race, close_rate, is_worse
+from metacurv.directional.judge import Verdict
+from metacurv.directional.race import Candidate, Outcome, Race, close_rate, is_worse, quiet_rate
 from metacurv.directional.snapshot import Snapshot, Training
 from tests.directional.helpers import Point, bowl, descend, directional, pairs
 
@@ -31,6 +32,12 @@ def _constants(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "FACTOR", 3.0)
 
 
+@pytest.fixture(autouse=True)
+def losses_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets losses alone decide about the rate, as the hand-worked numbers do; noise has tests of its own."""
+    monkeypatch.setattr(race, "quiet_rate", lambda _, __, *, otherwise: otherwise)
+
+
 class Stub:
     """A race whose training counts: a step of exponent e adds 1 to entry e of the parameter, so it tells who made it."""
 
@@ -43,9 +50,9 @@ class Stub:
         training = Training(base, self.point, self.average)
         self.judged: list[int] = []
 
-        def judge() -> list[float]:
+        def judge() -> Verdict:
             self.judged.append(self.race.exponent)
-            return list(losses(self.race.exponent))
+            return Verdict(list(losses(self.race.exponent)), 0.0)
 
         settings: dict[str, Any] = {"lengths": (10, 20), "most_steps": 1000, **options}
         self.race = Race(training, judge, first=first, **settings)
@@ -130,6 +137,35 @@ def test_the_rate_is_the_mean_of_those_that_are_close() -> None:
     # No progress: the least loss alone counts; where all are dead the smallest rate.
     assert close_rate([candidate(0, 11.5), candidate(1, 11.5001)], 11.0) == 0
     assert close_rate([candidate(1, math.inf), candidate(0, math.nan)], 11.0) == 0
+
+
+def with_noise(exponent: int, noise: float, loss: float = 1.0) -> Candidate:
+    return Candidate(exponent, losses=[loss], noise=noise)
+
+
+def test_the_rate_at_which_noise_begins_to_cost() -> None:
+    # The average's loss is the loss less half the noise; noise may cost 0.02 of its progress from 11.
+    quiet, loud = with_noise(0, 0.0), with_noise(1, 0.4)  # 0 and 0.4 / (11 - 0.8) of the progress
+    assert quiet_rate([loud, quiet], 11.0, otherwise=9) == pytest.approx(
+        0.02 / (0.4 / 10.2), rel=1e-12
+    )
+    assert (
+        quiet_rate([with_noise(-1, 0.3), quiet, loud], 11.0, otherwise=9) == -1
+    )  # all too noisy from there on
+    assert (
+        quiet_rate([with_noise(0, -0.1), with_noise(1, 0.1)], 11.0, otherwise=9) == 1
+    )  # all quiet
+    assert quiet_rate([quiet], 11.0, otherwise=9) == 9
+    assert quiet_rate([quiet, candidate(1, math.inf)], 11.0, otherwise=9) == 9
+    assert (
+        quiet_rate([quiet, with_noise(1, 0.1, loss=12.0)], 11.0, otherwise=9) == 0
+    )  # no progress: too large
+
+
+def test_the_rate_is_half_way_between_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(race, "quiet_rate", lambda _, __, *, otherwise: otherwise + 1)
+    outcome = Stub(table(m1=5.0, p0=1.0, p1=5.0)).run()
+    assert outcome == Outcome(0, pytest.approx(0.5 * math.log(3), rel=1e-12))
 
 
 # Turns and rounds.

@@ -127,7 +127,7 @@ def test_a_start_that_the_user_has_trained_already() -> None:
 @pytest.mark.parametrize("size", [1, 4, 10**9])
 @pytest.mark.parametrize("name", BASES)
 def test_no_training_ends_above_its_start(name: str, size: int) -> None:
-    """Targets are noise. Of batches of one the guard sees eight examples, so that such a training may end a little above."""
+    """Targets are noise. The guard judges a training on batches of one by eight examples, so one may end a little above."""
     for horizon, seed in ((60, 0), (200, 1)):
         model = network_of(seed, 4, 8, 1)
         run = Run(

@@ -21,7 +21,7 @@ def _benchmarks_importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def rules(name: str) -> Callable[[], str]:
     def made() -> str:
-        text = getattr(import_module("benchmarks.publish_rules"), name)()
+        text = import_module("benchmarks.publish_rules").BLOCKS[name]()
         assert isinstance(text, str)
         return text
 
@@ -52,14 +52,32 @@ def experiment() -> str:
 @pytest.mark.parametrize(
     ("page", "name", "made"),
     [
-        ("results/learning-rate.md", "rules", rules("table")),
+        pytest.param(
+            "results/learning-rate.md",
+            "rules",
+            rules("rules"),
+            marks=pytest.mark.xfail(reason="the new rule has no runs yet", strict=True),
+        ),
+        ("results/learning-rate.md", "over-tasks", rules("over-tasks")),
+        ("results/learning-rate.md", "over-new-tasks", rules("over-new-tasks")),
         ("results/learning-rate.md", "ranks", rules("ranks")),
+        ("results/learning-rate.md", "safety", rules("safety")),
         ("results/learning-rate.md", "cost", rules("cost")),
         ("results/mnist1d.md", "experiment", experiment),
         ("results/speed.md", "speed", speed),
         ("start/install.md", "install", install),
     ],
-    ids=["rules", "ranks", "cost", "experiment", "speed", "install"],
+    ids=[
+        "rules",
+        "over-tasks",
+        "over-new-tasks",
+        "ranks",
+        "safety",
+        "cost",
+        "experiment",
+        "speed",
+        "install",
+    ],
 )
 def test_block(page: str, name: str, made: Callable[[], str]) -> None:
     block_of = import_module("benchmarks.page_block").block_of

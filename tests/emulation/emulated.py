@@ -81,14 +81,12 @@ class EmulatedOps:
         self._new_memory = _new_memory_is_nan
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        packet = getattr(getattr(torch.ops, NAMESPACE), name)
-        # torch itself would take a tensor without dimensions for a number.
-        takes_number = "number" in packet.overloads()
+        # Without ``default`` torch would take a probe, which has no dimensions, for a number.
+        op = getattr(getattr(torch.ops, NAMESPACE), name).default
 
         def run(*arguments: Any) -> Any:
-            is_number = takes_number and isinstance(arguments[-1], float)
             with self._new_memory():
-                return (packet.number if is_number else packet.default)(*arguments)
+                return op(*arguments)
 
         return run
 

@@ -628,11 +628,4 @@ float half_to_float(uint16_t bits) {
   return static_cast<float>(half);
 }
 
-uint16_t float_to_half(float value) {
-  const auto half = static_cast<_Float16>(value);
-  uint16_t bits;
-  std::memcpy(&bits, &half, sizeof(bits));
-  return bits;
-}
-
 }  // namespace metacurv

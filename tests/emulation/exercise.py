@@ -35,11 +35,9 @@ FILES = {
     "rademacher_": {"rademacher"},
     "statistics": {"signed_sum"},
     "signed_sum": {"signed_sum"},
-    "step": {"step_line"},
     "softmax_factor": {"softmax_factor"},
     "row_products": {"row_products"},
     "reciprocal_lr_": {"reciprocal_lr"},
-    "directional_lr_": {"directional_lr"},
 }
 
 Ops = object  # the emulated ops, or the twins: ops by attribute
@@ -96,24 +94,11 @@ def cases() -> dict[str, Case]:
                 sums = ops.signed_sum(tensors, SEED, PROBE, *coordinates)
                 return [mean, m2, count, sums]
 
-            def step(ops, tensors=tensors, in_memory=i > 0):
-                after = [x * 0.5 - 1 for x in tensors]
-                if len(tensors) == 4:
-                    after[3][::3] = float("inf")  # several a thread
-                rooms, buffers = zip(*map(guarded, tensors), strict=True)
-                moved, more = zip(*map(guarded, tensors), strict=True)
-                keep = [0.5 ** (n % 3) for n in range(len(tensors))]
-                lr = torch.tensor(0.25, dtype=torch.float64) if in_memory else 0.25
-                sums = ops.step_direction_(list(rooms), tensors, after, keep, lr)
-                ops.move_(list(moved), tensors, list(rooms), -lr)
-                return [sums, *buffers, *more]
-
             name = f"{str(dtype)[6:]}, list {i}"
             found |= {
                 f"rademacher_, {name}": fill,
                 f"rademacher_ in place, {name}": fill_in_place,
                 f"statistics, {name}": accumulate,
-                f"step, {name}": step,
             }
     # A finish takes 960 tensors. 512 partial sums are a warp's to add, more the whole block's.
     sizes = [int(n % 20 == 19 or n > 957) for n in range(962)]  # an empty tensor has no block
@@ -175,7 +160,6 @@ def cases() -> dict[str, Case]:
 
             found[f"row_products, {str(dtype)[6:]}, {draws} x {rows} x {cols}"] = products
     found["reciprocal_lr_"] = shrink_scales
-    found["directional_lr_"] = move_rates
     return found
 
 
@@ -188,29 +172,6 @@ def shrink_scales(ops: Ops) -> list[torch.Tensor]:
             scales.append(torch.tensor(previous, dtype=dtype))
             ops.reciprocal_lr_(scales[-1], torch.tensor(trace, dtype=reading), 0.1)
     return [torch.stack(scales).nan_to_num(-1)]  # NaN, which never comes, is not equal to itself
-
-
-def move_rates(ops: Ops) -> list[torch.Tensor]:
-    """Two scales that both move, one that stays, and none; with every edge in the rule."""
-    moved = []
-    values = (0.0, 1e-3, 7.3, -2.0, float("nan"))
-    # A least loss that 0.3 lowers; one of 1, from 2, of which the loss loses too much above 1.25; nothing that can be lost.
-    losses = [(2.0, 0.5, 0.45), (2.0, 1.5, 1.0), (0.0, 0.0, 0.0)]
-    read = (0.3, 1.25, 5.0, float("inf"))
-    for slope, curvature, start, loss in itertools.product(values, values, losses, read):
-        for searching in (True, False):
-            scales = torch.tensor([[1.0, 3e5], [0.5, 0.1], [2.0, 1e-9], [0.0, 1.0]]).double()
-            shared = torch.tensor([*start, 3.0, 0.1, 1.0]).double()
-            reading = torch.tensor([loss, slope, 1.0, curvature, 2.0]).double()
-            ops.directional_lr_(scales, shared, reading, 2.5, 0.1, 0.97, searching)
-            moved += [scales.flatten(), shared]
-    # Nothing is averaged; sigma slope is the curvature at this rate to the bit, so that the rate stays and has no brake.
-    scales = torch.tensor([[1.0], [0.0], [0.0], [0.0]]).double()
-    shared = torch.tensor([2.0, 0.5, 0.4, 3.0, 0.1, 1.0]).double()
-    ops.directional_lr_(scales, shared, torch.tensor([0.3, 1.0, 2.5]).double(), 2.5, 0.1, 0.0, True)
-    moved += [scales.flatten(), shared]
-    # log and exp are not torch's to the last bit.
-    return [torch.cat(moved).float().nan_to_num(-7)]
 
 
 def files_of(name: str) -> set[str]:

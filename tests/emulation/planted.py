@@ -11,9 +11,7 @@ from tests.emulation.build import SOURCES
 
 KERNELS = SOURCES / "cuda"
 # The formulas that kernels share with the CPU.
-FORMULAS = [
-    SOURCES / f"{name}.h" for name in ("directional_lr", "philox", "reciprocal_lr", "step_line")
-]
+FORMULAS = [SOURCES / f"{name}.h" for name in ("philox", "reciprocal_lr")]
 _SHIFTED = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "=="}
 
 _PRODUCT = re.compile(
@@ -30,13 +28,6 @@ _GRID = "a grid has no more than 2^31 blocks"
 _LARGEST = "refuses a grid of 2^31 - 1 blocks too: memory for one is out of reach here"
 # (file, beginning of the line, to its end where that is \n, kind) -> why the change is no fault
 EQUIVALENT = {
-    ("directional_lr.h", "change = moved > change", "> as >="): _SAME_AT_EQUALITY,
-    ("directional_lr.h", "const double decay = warming", "< as <="): _SAME_AT_EQUALITY,
-    ("directional_lr.h", "error = within(std::log(", "> as >="): _SAME_AT_EQUALITY,
-    ("directional_lr.h", "if (shared[kSmoothLoss] < least)", "< as <="): _SAME_AT_EQUALITY,
-    ("directional_lr.h", "if (slope > 0.0) {", "> as >="): "of a slope of 0 the log is -inf, cut to the same",
-    ("directional_lr.h", "return x < low", "< as <="): _SAME_AT_EQUALITY,
-    ("directional_lr.h", "return x < low", "> as >="): _SAME_AT_EQUALITY,
     ("launch_plan.h", "STD_TORCH_CHECK(tiles <=", "<= as <"): _LARGEST,
     ("launch_plan.h", "if (view.is_contiguous() || view.numel <=", "<= as <"): "cuts a tensor that would have fitted",
     ("rademacher.cu", "return;\n", "no return"): "there are no launches to make",
@@ -62,9 +53,6 @@ EQUIVALENT = {
     ("softmax_factor.cuh", "reinterpret_cast<Pack<uint32_t>&>(words", "in 32 bits"): "below kPieceWords",
     ("softmax_factor.cuh", "return;\n", "no return"): "words that are there are made again",
     ("softmax_factor.cuh", "static_cast<int>(end - origin", "< as <="): _SAME_AT_EQUALITY,
-    ("step_line.cuh", "const int elements = left", "< as <="): _SAME_AT_EQUALITY,
-    ("step_line.cuh", "partials[2 * stride + tile]", "in 32 bits"): "tiles beyond 2^30: memory for them is out of reach here",
-    ("step_plan.h", "STD_TORCH_CHECK(tiles <=", "<= as <"): _LARGEST,
     ("tensor_table.cuh", "for (int d = tensor.first_dimension", "> as >="): "the last quotient is 0 then, and the sum the same",
     ("warp_tile.cuh", "__device__ __forceinline__ bool is_empty", ">= as >"): "an empty tile is walked over in vain",
     ("warp_tile.cuh", "const int first_step", "no - 1"): "a step's elements go one by one, not in packs: slower",

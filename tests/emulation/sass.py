@@ -186,13 +186,12 @@ class Work:
         return loops[self.place]
 
 
-def _packed(kernel: str, access: str, packs: int, count: int, streams: int) -> Iterator[Work]:
-    """A loop for each dtype, in the order that the code has them; a pack has 16 bytes."""
+def _packed(kernel: str, access: str) -> Iterator[Work]:
+    """A loop for each dtype, in the order that the code has them; it handles eight packs of 16 bytes."""
     for place, (dtype, size) in enumerate(
         (("float64", 8), ("float32", 4), ("bfloat16", 2), ("float16", 2))
     ):
-        elements = packs * 16 // size
-        yield Work(kernel, dtype, streams * size, access, count, elements, place)
+        yield Work(kernel, dtype, size, access, 8, 8 * 16 // size, place)
 
 
 def _factor(scalar: str, size: int, access: str) -> Iterator[Work]:
@@ -203,12 +202,9 @@ def _factor(scalar: str, size: int, access: str) -> Iterator[Work]:
         yield Work(kernel, "u", 2 * size, access, 4, 4, 1)
 
 
-_WIDE_LOAD = r"LDG\.E\.128"
 WORK = (
-    *_packed("rademacher_kernel", "LDS", packs=8, count=8, streams=1),
-    *_packed("signed_sum_kernel", _WIDE_LOAD, packs=8, count=8, streams=1),
-    *_packed("step_direction_kernel", _WIDE_LOAD, packs=2, count=4, streams=3),
-    *_packed("move_kernel", _WIDE_LOAD, packs=2, count=4, streams=3),
+    *_packed("rademacher_kernel", "LDS"),
+    *_packed("signed_sum_kernel", r"LDG\.E\.128"),
     Work("row_products_kernel<float>", "u and w", 8, r"LDG\.E", 8, 4),
     Work("row_products_kernel<float>", "u twice", 4, r"LDG\.E", 4, 4),
     Work("row_products_kernel<double>", "u and w", 16, r"LDG\.E\.64", 12, 4),

@@ -12,25 +12,14 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves, tree_map
 
 from tests.helpers import DTYPES, needs_native
-from tests.test_ops_registration import calls
-from tests.test_step_ops import calls as step_calls
+from tests.test_ops_registration import OPS, calls
 
 pytestmark = needs_native
 
 
 def op_and_arguments(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
-    """Arguments are real ones, on the CPU. ``name``: with ".number" for the overload that takes the last of them so."""
-    name, _, overload = name.partition(".")
-    op = getattr(getattr(torch.ops.metacurv, name), overload or "default")
-    *arguments, last = {**calls(dtype), **step_calls(dtype)}[name]
-    return op, (*arguments, float(last) if overload else last)
-
-
-OPS = [
-    *calls(torch.float32),
-    *step_calls(torch.float32),
-    *(f"{n}.number" for n in step_calls(torch.float32)),
-]
+    """Arguments are real ones, on the CPU."""
+    return getattr(torch.ops.metacurv, name).default, calls(dtype)[name]
 
 
 def on_fake_cuda(leaf: Any) -> Any:

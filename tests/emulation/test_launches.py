@@ -20,7 +20,7 @@ def signed_sum(emulated: EmulatedOps, tensors: list[torch.Tensor]) -> list[tuple
 
 
 def test_the_schemas_are_found() -> None:
-    assert len(schemas()) >= 15
+    assert len(schemas()) >= 14
     assert schemas()["reciprocal_lr_"].startswith("reciprocal_lr_(Tensor(a!) scale")
 
 
@@ -120,21 +120,6 @@ def test_probes_beyond_2_to_32_elements(emulated: EmulatedOps) -> None:
     assert total == TILE + offset + 1003
 
 
-def test_steps_beyond_2_to_32_elements(emulated: EmulatedOps) -> None:
-    numel, tail = 2**32 + 8, 20
-    x, y, direction, moved = (unwritten_zeros(numel, dtype=torch.bfloat16) for _ in range(4))
-    x[-tail:], y[-tail:] = torch.arange(1.0, tail + 1), 3
-    with emulated.only_blocks([0, 2**32 // TILE - 1, 2**32 // TILE]):
-        sums = emulated.step_direction_([direction], [x], [y], [1.0], 0.5)
-        emulated.move_([moved], [x], [direction], 1.0)
-    steps = 2 * (torch.arange(1.0, tail + 1) - 3)
-    assert torch.equal(direction[-tail:].float(), steps)
-    assert torch.equal(moved[-tail:], x[-tail:] + direction[-tail:])
-    assert not direction[:tail].any()
-    squares = [v.double().square().sum().item() for v in (steps, x[-tail:])]
-    assert sums.tolist() == [*squares, 0]
-
-
 @pytest.mark.parametrize("long", [False, True])
 def test_softmax_factor_beyond_2_to_32_elements(emulated: EmulatedOps, long: bool) -> None:
     cols = 2048 if long else 1024
@@ -180,43 +165,6 @@ def test_row_products_of_inputs_beyond_2_to_32_elements(emulated: EmulatedOps) -
     with emulated.only_blocks([0, rows // 8, rows // 8192]):
         sums = emulated.row_products(a, products, products)
     assert sums.tolist() == [[9 * 4 * inputs, 4]]
-
-
-def test_steps_take_a_block_a_tile(emulated: EmulatedOps) -> None:
-    def launches(*sizes: int) -> list[tuple[int, int]]:
-        tensors = [torch.ones(size) for size in sizes]
-        emulated.launches()
-        emulated.move_(tensors, tensors, tensors, torch.tensor(1.0, dtype=torch.float64))
-        moved = emulated.launches()
-        lr, keep = torch.tensor(1.0, dtype=torch.float64), [1.0] * len(tensors)
-        emulated.step_direction_(tensors, tensors, tensors, keep, lr)
-        assert emulated.launches() == [*moved, (1, 1024)]
-        return moved
-
-    assert launches() == launches(0) == []
-    assert launches(1) == launches(TILE) == launches(0, TILE, 0) == [(1, 128)]
-    assert launches(TILE + 1) == launches(1, TILE) == [(2, 128)]
-    assert launches(*[3] * 80) == [(80, 128)]
-    assert launches(TILE + 1, *[3] * 80) == [(81, 128), (1, 128)]
-
-
-def test_steps_copy_what_has_gaps_and_nothing_else(emulated: EmulatedOps) -> None:
-    def copies(out: torch.Tensor, x: torch.Tensor) -> int:
-        """How many of torch's copies it takes to move from ``x`` by twice ``x``."""
-        distance = torch.tensor(2.0, dtype=torch.float64)
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-            emulated.move_([out], [x], [x], distance)
-        assert torch.equal(out, x * 3)
-        return sum(event.name == "aten::copy_" for event in profile.events())
-
-    x = torch.arange(12.0).view(3, 4)
-    assert copies(torch.ones(3, 4), x) == 0
-    assert copies(torch.ones(4, 3).t(), x.t().contiguous().t()) == 0
-    # A stride that is never taken.
-    assert copies(torch.ones(12).as_strided((3, 1, 4), (4, 99, 1)), x.view(3, 1, 4)) == 0
-    assert copies(torch.ones(3, 4), x.t().contiguous().t()) == 3  # both inputs, and the result back
-    # Two elements with a gap reach as far as two without one and the gap.
-    assert copies(torch.ones(4)[::2], torch.arange(4.0)[::2]) == 3
 
 
 def test_nothing_to_fill_launches_nothing(emulated: EmulatedOps) -> None:

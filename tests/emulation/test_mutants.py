@@ -61,7 +61,7 @@ def test_the_kept_table_is_of_these_sources() -> None:
     ("check", "code", "stdout", "stderr", "expected"),
     [
         ("values", 0, "", "", ""),
-        ("values", 1, "move_, Schedule(...): not what the twin gives", "", "values"),
+        ("values", 1, "signed_sum, Schedule(...): not what the twin gives", "", "values"),
         ("values", 1, "", "x.cuh:3:4: runtime error: index 9", "bounds and alignment"),
         ("values", -11, "", "", "values: SIGSEGV"),
         ("launches", 1, "1 failed, 2 passed", "", "launches"),

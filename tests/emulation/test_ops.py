@@ -157,7 +157,7 @@ def test_a_tensor_of_more_tiles_than_a_warp_sums(emulated: EmulatedOps) -> None:
         assert total == twin.signed_sum([x], SEED, PROBE, [7], [0])[0]
 
 
-# The rules
+# The reciprocal rule
 
 
 @each_float
@@ -171,21 +171,6 @@ def test_reciprocal_lr(emulated: EmulatedOps, dtype: torch.dtype) -> None:
             emulated.reciprocal_lr_(scale, reading, alpha)
             twin.reciprocal_lr_(expected, reading, alpha)
             assert_equal([scale], [expected])
-
-
-def test_directional_lr(emulated: EmulatedOps) -> None:
-    values = [0.0, 1e-3, 7.3, -2.0, float("nan")]
-    for loss, slope, curvature, searching in itertools.product(
-        (0.3, 5.0), values, values, (True, False)
-    ):
-        results = []
-        for op in (emulated.directional_lr_, twin.directional_lr_):
-            scales = torch.tensor([[1.0, 3e5], [0.5, 0.1], [2.0, 1e-9], [0.0, 1.0]]).double()
-            shared = torch.tensor([2.0, 0.5, 0.4, 3.0, 0.1, 1.0]).double()
-            reading = torch.tensor([loss, slope, 1.0, curvature, 2.0]).double()
-            op(scales, shared, reading, 2.5, 0.1, 0.97, searching)
-            results.append(torch.cat([scales.flatten(), shared]))
-        torch.testing.assert_close(*results, rtol=1e-14, atol=1e-14)
 
 
 # softmax_factor and row_products
@@ -231,79 +216,3 @@ def test_row_products(
             emulated, lambda arguments=arguments: [emulated.row_products(*arguments)]
         )
         assert_equal(sums, [twin.row_products(*arguments)])
-
-
-# step_direction_ and move_
-
-
-def step_lists(dtype: torch.dtype, numel: int, misalign: int = 0) -> tuple[torch.Tensor, ...]:
-    return tuple(
-        whole_numbers(numel + misalign, dtype=dtype, seed=seed)[misalign:] for seed in (1, 2)
-    )
-
-
-@each_dtype
-@pytest.mark.parametrize("numel", SIZES)
-def test_step_direction_and_move(emulated: EmulatedOps, numel: int, dtype: torch.dtype) -> None:
-    """keep and lr are powers of two, so that whole numbers stay exact; lr and distance in memory, and as numbers."""
-    for misalign, in_memory in ((0, True), (1, True), (0, False)):
-        before, after = step_lists(dtype, numel, misalign)
-        direction, guards_untouched = carved(numel, dtype, misalign=misalign)
-        moved, moved_guards = carved(numel, dtype, misalign=1 - misalign)
-        lr, distance = 0.25, -0.5
-        if in_memory:
-            lr, distance = (torch.tensor(v, dtype=torch.float64) for v in (lr, distance))
-
-        def step(x=before, y=after, u=direction, z=moved, lr=lr, distance=distance):
-            u.fill_(7)
-            z.fill_(7)
-            sums = emulated.step_direction_([u], [x], [y], [0.5], lr)
-            emulated.move_([z], [x], [u], distance)
-            return [sums, u, z]
-
-        u, z = torch.empty_like(direction), torch.empty_like(direction)
-        expected = [twin.step_direction_([u], [before], [after], [0.5], lr), u, z]
-        twin.move_([z], [before], [u], distance)
-        assert_equal(same_under_all_schedules(emulated, step), expected)
-        guards_untouched()
-        moved_guards()
-
-
-@each_dtype
-@pytest.mark.parametrize("layout", WRITABLE)
-def test_step_layouts(emulated: EmulatedOps, layout: str, dtype: torch.dtype) -> None:
-    def step(ops=emulated):
-        direction, before = (WRITABLE[layout](dtype, "cpu") for _ in range(2))
-        after = (before * 0.5).contiguous()
-        lr = torch.tensor(0.5, dtype=torch.float64)
-        sums = ops.step_direction_([direction], [before], [after], [0.75], lr)
-        ops.move_([before], [before], [direction], lr)
-        return [sums, direction, before]
-
-    assert_equal(same_under_all_schedules(emulated, step), step(twin))
-
-
-@each_dtype
-def test_steps_of_many_tensors_in_place(emulated: EmulatedOps, dtype: torch.dtype) -> None:
-    def step(ops=emulated):
-        before, after = many_tensors(dtype), [x * 0.5 for x in many_tensors(dtype)]
-        keep = [0.5 ** (n % 3) for n in range(len(before))]
-        lr = torch.tensor(0.5, dtype=torch.float64)
-        sums = ops.step_direction_(after, before, after, keep, lr)
-        ops.move_(before, before, after, lr)
-        return [sums, *before, *after]
-
-    assert_equal(same_under_all_schedules(emulated, step), step(twin))
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_every_half(emulated: EmulatedOps, dtype: torch.dtype) -> None:
-    """All bit patterns, times numbers that give ties, subnormal numbers and overflow."""
-    every = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
-    zeros = torch.zeros_like(every)
-    for number in (1.0, 1.0009765625, 1.00390625, 2.0**-14, 3.3e-5, 7.0):
-        distance = torch.tensor(number, dtype=torch.float64)
-        moved, expected = torch.empty_like(every), torch.empty_like(every)
-        emulated.move_([moved], [zeros], [every], distance)
-        twin.move_([expected], [zeros], [every], distance)
-        assert_equal([moved], [expected])

@@ -1,4 +1,4 @@
-"""Checkpoints of earlier releases: the reciprocal rule's go on, the former directional rule's say how to begin afresh."""
+"""Checkpoints of earlier releases: the reciprocal rule's go on, the directional rule's, of another rule, say so."""
 
 from __future__ import annotations
 

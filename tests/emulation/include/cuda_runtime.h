@@ -61,7 +61,6 @@ inline To emulated_bits(From from) {
 inline float __uint_as_float(unsigned bits) { return emulated_bits<float>(bits); }
 inline unsigned __float_as_uint(float value) { return emulated_bits<unsigned>(value); }
 inline double __longlong_as_double(long long bits) { return emulated_bits<double>(bits); }
-inline long long __double_as_longlong(double value) { return emulated_bits<long long>(value); }
 inline int __double2hiint(double value) {
   return static_cast<int>(emulated_bits<uint64_t>(value) >> 32);
 }

@@ -1,0 +1,66 @@
+"""The methods over all tasks as Markdown, and as plain numbers for a file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import profiles
+from .across import Row
+from .rates import Found
+from .tables import row
+
+_FACTORS = (1.05, 1.25, 2.0)
+
+
+def overall(rows: Sequence[Row]) -> str:
+    """A row a method: how far it is from the oracle, how often it is nearly the best, and its time."""
+    rising = profiles.factors({each.name: each.ratios for each in rows})
+    within = [f"within {round(100 * (x - 1))} %" if x < 2 else f"within {x:g} ×" for x in _FACTORS]
+    head = ["method", "mean log ratio to the oracle", "largest", *within, "time"]
+    lines = [row(head), "|" + "---|" * len(head)]
+    for each in rows:
+        mean, low, high = (
+            f"{value:.3f}" for value in (each.interval.mean, each.interval.low, each.interval.high)
+        )
+        shares = [f"{profiles.within(rising[each.name], x):.2f}" for x in _FACTORS]
+        worst = f"{each.ratios[each.worst]:.2f} ({each.worst})"
+        time = "" if math.isnan(each.time) else f"{each.time:.2f}"
+        lines.append(row([f"`{each.name}`", f"{mean} [{low}, {high}]", worst, *shares, time]))
+    return "\n".join(lines) + "\n"
+
+
+def rates(found: Mapping[str, Mapping[str, Found]]) -> str:
+    """A row a task, a column a method: the rate it holds and the factor by which seeds differ; empty without any."""
+    methods = list(dict.fromkeys(name for by_method in found.values() for name in by_method))
+    if not methods:
+        return ""
+    lines = [row(["task", *methods]), "|" + "---|" * (1 + len(methods))]
+    for task, by_method in found.items():
+        cells = [
+            f"{by_method[name].mean:.3g} ×/÷ {by_method[name].spread:.2f}"
+            if name in by_method
+            else ""
+            for name in methods
+        ]
+        lines.append(row([task, *cells]))
+    return "\n".join(lines) + "\n"
+
+
+def to_json(rows: Sequence[Row], chosen: Mapping[str, str]) -> dict[str, Any]:
+    """Returns all numbers of the table and of the profile; ``chosen``: task -> the setting that was carried over to it."""
+    rising = profiles.factors({each.name: each.ratios for each in rows})
+    return {
+        "carried_over": dict(chosen),
+        "methods": [
+            {
+                "label": each.name,
+                "log_ratio": vars(each.interval),
+                "log_ratios": dict(each.ratios),
+                "profile": rising[each.name],
+                "time": each.time,
+            }
+            for each in rows
+        ],
+    }
