@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from metacurv.directional.first_step import FirstStep
 from metacurv.directional.group_rates import GroupRates
 from metacurv.directional.guard import Guard
 from metacurv.directional.iterate_average import IterateAverage
-from metacurv.directional.judge import Judge, Verdict
+from metacurv.directional.judge import Judge
 from metacurv.directional.probe_batches import ProbeBatches
 from metacurv.directional.probe_model import ProbeBatch, ProbeModel
 from metacurv.directional.race import FACTOR, Outcome, Race
@@ -282,6 +282,7 @@ class DirectionalControl:
         self._race = Race(
             self._training,
             self._judge.verdict,
+            self._judge.finds_alive,
             first=self._first_loss,
             lengths=lengths,
             most_steps=self._plan.most_raced(self._steps, races),
@@ -536,7 +537,7 @@ class DirectionalControl:
         if state["guard"] is not None:
             Guard.check(self._training, state["guard"], f"{name}['guard']")
         if state["race"] is not None:
-            Race.loaded(self._training, _no_verdict, state["race"], f"{name}['race']")
+            Race.loaded(self._training, _no_verdict, _no_verdict, state["race"], f"{name}['race']")
 
         def load() -> None:
             self._reset()
@@ -560,7 +561,11 @@ class DirectionalControl:
             if state["race"] is not None:
                 assert self._judge is not None
                 self._race = Race.loaded(
-                    self._training, self._judge.verdict, state["race"], f"{name}['race']"
+                    self._training,
+                    self._judge.verdict,
+                    self._judge.finds_alive,
+                    state["race"],
+                    f"{name}['race']",
                 )
             if self._started:
                 self._show_scale(self._group_rates())
@@ -568,7 +573,7 @@ class DirectionalControl:
         return load
 
 
-def _no_verdict() -> Verdict:
+def _no_verdict() -> NoReturn:
     raise AssertionError("a race that is only checked judges nothing")
 
 

@@ -70,6 +70,10 @@ class Judge:
         losses = ((iterate + averaged) / 2).tolist()
         return Verdict(losses, float((iterate - averaged).mean()))
 
+    def finds_alive(self) -> bool:
+        """Tells whether the iterate's loss is finite, on the first of the batches."""
+        return bool(torch.isfinite(self._losses(1)).all())
+
     def loss(self, *, of_average: bool, quick: bool) -> float:
         """Returns the mean loss of the iterate, or of the average where one is kept.
 

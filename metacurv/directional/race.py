@@ -76,6 +76,7 @@ class Race:
     Args:
         training: the live training, which is at the race's beginning now.
         judge: measures the live training on some fixed batches.
+        lives: tells whether the live training has a finite loss; it is asked after each step at a larger rate than the first.
         first: the mean of those losses before the training began.
         lengths: steps of a candidate until the end of the first and of the second round.
         most_steps: after so many steps of all candidates together no more join.
@@ -88,6 +89,7 @@ class Race:
         self,
         training: Training,
         judge: Callable[[], Verdict],
+        lives: Callable[[], bool],
         *,
         first: float,
         lengths: tuple[int, int],
@@ -96,7 +98,7 @@ class Race:
         highest: float = math.inf,
         wide: bool = False,
     ) -> None:
-        self._training, self._judge = training, judge
+        self._training, self._judge, self._lives = training, judge, lives
         self._first, self._lengths, self._most_steps = first, lengths, most_steps
         self._stride = _WIDE if wide else 1
         self._root: Snapshot | None = Snapshot(training)
@@ -118,13 +120,24 @@ class Race:
         live, length = self._live, self._lengths[self._round]
         live.steps += 1
         self._taken += 1
-        if live.steps % _TURN and live.steps < length:
+        if live.exponent > 0 and not self._lives():
+            self._bury(live)
+        elif live.steps % _TURN and live.steps < length:
             return None
         waiting = [c for c in self.candidates if c.steps < length]
         if len(waiting) == 1 and waiting[0] is live:
             return None  # alone to the end of the round
-        live.place = Snapshot(self._training)
+        if not (live.losses and live.is_dead):
+            live.place = Snapshot(self._training)
         return self._go_on(waiting)
+
+    def _bury(self, candidate: Candidate) -> None:
+        """Ends the turns of a candidate that has died.
+
+        A loop that takes no step where the loss is not finite would wait for ever for its turn to end.
+        """
+        candidate.losses, candidate.place = [math.inf], None
+        candidate.steps = max(self._lengths)
 
     def _go_on(self, waiting: Sequence[Candidate]) -> Outcome | None:
         """Gives the next turn, or ends rounds until there is one to give."""
@@ -253,7 +266,12 @@ class Race:
 
     @classmethod
     def loaded(
-        cls, training: Training, judge: Callable[[], Verdict], state: Any, name: str
+        cls,
+        training: Training,
+        judge: Callable[[], Verdict],
+        lives: Callable[[], bool],
+        state: Any,
+        name: str,
     ) -> Race:
         """Returns the race that ``state``, called ``name`` in errors, describes.
 
@@ -300,7 +318,7 @@ class Race:
         if highest != math.inf:
             _validate.integer(f"{name}['highest']", highest, low=0)
         new = cls(
-            training, judge, first=_validate.real(f"{name}['first']", state["first"]),
+            training, judge, lives, first=_validate.real(f"{name}['first']", state["first"]),
             lengths=(short, long), most_steps=numbers["most_steps"], highest=highest,
             wide=numbers["stride"] == _WIDE,
         )  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from metacurv import MetaCurvatureLR
 from metacurv.directional import control, race
 from metacurv.directional.iterate_average import IterateAverage
 from metacurv.directional.judge import Verdict
@@ -51,7 +52,9 @@ class Stub:
 
     HALF = 12
 
-    def __init__(self, losses: Losses, *, first: float = 10.0, **options: Any) -> None:
+    def __init__(
+        self, losses: Losses, *, first: float = 10.0, dying: Sequence[int] = (), **options: Any
+    ) -> None:
         self.point = Point(*[0.0] * (2 * self.HALF + 1))
         base = torch.optim.SGD(self.point.parameters(), lr=1.0)
         self.average = IterateAverage(list(self.point.parameters()))
@@ -63,7 +66,9 @@ class Stub:
             return Verdict(list(losses(self.race.exponent)), 0.0)
 
         settings: dict[str, Any] = {"lengths": (10, 20), "most_steps": 1000, **options}
-        self.race = Race(training, judge, first=first, **settings)
+        self.race = Race(
+            training, judge, lambda: self.race.exponent not in dying, first=first, **settings
+        )
         self.sequence: list[int] = []
 
     def step(self) -> Outcome | None:
@@ -189,6 +194,39 @@ def test_turns_of_five_and_a_winner_of_two_rounds() -> None:
     assert outcome.shift == pytest.approx(-math.log(3) / 51, rel=1e-9)
     assert stub.made_by == {0: 20}
     assert stub.average.state()["taken"] == 20
+
+
+def test_one_that_dies_in_its_turn_is_out_at_once() -> None:
+    stub = Stub(table(m1=1.05, p0=1.0, p1=0.5), dying=(1,))
+    outcome = stub.run()
+    assert stub.turns == [(-1, 5), (0, 5), (1, 1), *[(-1, 5), (0, 5)] * 3]
+    assert 1 not in stub.judged
+    assert outcome.exponent == 0
+    assert stub.made_by == {0: 20}
+
+
+def test_a_loop_that_takes_no_step_on_a_bad_loss_goes_on() -> None:
+    model, steps = Point(1.0), 0
+    loss = bowl((1.0,))
+
+    def breaks_far_away(w: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return torch.where(w.abs() > 1.2, math.inf, 1.0) * loss(w, target)
+
+    opt = MetaCurvatureLR(
+        torch.optim.SGD(model.parameters(), lr=1.0),
+        model=model, loss_fn=breaks_far_away, probe=pairs([0.0]), horizon=400,
+    )  # fmt: skip
+    for _ in range(1000):
+        if steps == 400:
+            break
+        opt.zero_grad()
+        value = breaks_far_away(model.w, torch.zeros(1, dtype=torch.float64))
+        if not math.isfinite(value.item()):
+            continue
+        value.backward()
+        opt.step()
+        steps += 1
+    assert steps == 400
 
 
 def test_a_round_that_is_no_multiple_of_a_turn() -> None:
@@ -445,8 +483,8 @@ def test_a_state_of_any_step_goes_on_alike(losses: Losses, options: dict[str, An
         with torch.no_grad():
             other.point.w.copy_(w)
         other.average.load(average)
-        training, judge = other.race._training, other.race._judge
-        other.race = Race.loaded(training, judge, state, "race")
+        training, judge, lives = other.race._training, other.race._judge, other.race._lives
+        other.race = Race.loaded(training, judge, lives, state, "race")
         other.sequence.clear()
         assert other.run() == outcome
         assert other.sequence == stub.sequence[step:]
