@@ -267,7 +267,7 @@ class DirectionalControl:
         self._raced = 0
         try:
             if self._steps == self._plan.early_until:
-                self._look(of_average=False)  # the race is to begin from a place that is well
+                self._look()  # the race is to begin from a place that is well
         finally:
             self._begin_race()
 
@@ -309,12 +309,10 @@ class DirectionalControl:
             self._begin_race()
         self._record("race", min((loss for _, loss in raced), default=math.nan), raced)
 
-    def _look(self, of_average: bool | None = None) -> None:
+    def _look(self) -> None:
         """Lets the guard look, and halves the rates where it has taken the training back."""
         assert self._guard is not None
-        if of_average is None:
-            of_average = not self._went_on_from_average
-        loss, went_back = self._guard.look(of_average=of_average)
+        loss, went_back = self._guard.look(of_average=not self._went_on_from_average)
         if went_back:
             self._early.lr = [max(lr / 2, MIN_LR) for lr in self._early.lr]
             self._rate_changed()

@@ -190,9 +190,9 @@ def test_backends_agree(config: Config, dataset: Data) -> None:
 
 
 def halfway(config: Config, dataset: Data) -> TrainingRun:
-    """The directional rule at an evaluation in the middle, where its average and its iterate are two things."""
+    """The directional rule at an evaluation before its finish, where its average and its iterate are two things."""
     run = TrainingRun(Run(0, DIRECTIONAL), config, dataset)
-    while run.step < config.steps // 2:
+    while run.step < config.steps // 3:
         run.advance()
     assert run.rows[-1]["step"] == run.step
     return run
