@@ -214,13 +214,14 @@ def test_a_loop_that_takes_no_step_on_a_bad_loss_goes_on() -> None:
 
     opt = MetaCurvatureLR(
         torch.optim.SGD(model.parameters(), lr=1.0),
-        model=model, loss_fn=breaks_far_away, probe=pairs([0.0]), horizon=400,
+        model=model, loss_fn=breaks_far_away, probe=pairs([1.0], [-1.0]), horizon=400,
     )  # fmt: skip
-    for _ in range(1000):
+    for i in range(1000):
         if steps == 400:
             break
         opt.zero_grad()
-        value = breaks_far_away(model.w, torch.zeros(1, dtype=torch.float64))
+        target = torch.tensor([1.0 if i % 2 else -1.0], dtype=torch.float64)
+        value = breaks_far_away(model.w, target)
         if not math.isfinite(value.item()):
             continue
         value.backward()
