@@ -94,7 +94,7 @@ class MetaCurvatureLR(OptimizerWrapper):
         probe: Any,
         horizon: int | None = ...,
         average: bool = ...,
-        race: bool | int | None = ...,
+        race: bool | int | Literal["auto"] | None = ...,
         max_lr: float | None = ...,
         per_group: bool | None = ...,
         rule: Literal["directional"] | DirectionalRule = ...,

@@ -65,6 +65,11 @@ class BaseState:
             if not _same(group.get(name), value)
         )
 
+    def keep_only(self, names: frozenset[str]) -> None:
+        """Forgets the entries of groups with other names, which may change without a step."""
+        self._all_entries = False
+        self._groups = [{n: v for n, v in group.items() if n in names} for group in self._groups]
+
     def group_added(self) -> None:
         """Takes in a group that was added to the base, which had no state when the copy was made."""
         self._groups.append({})

@@ -1,4 +1,4 @@
-"""Runs the directional rule: an early rate from slope and curvature, a race of its neighbours, and the rate held after it."""
+"""Runs the directional rule: an early rate, a race where that says little, and a rate that settles and is held."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from metacurv.estimators.parameters import number_parameters
 from metacurv.group_parameters import named_parameters
 from metacurv.rules.directional import ASSUMED_STEPS, DirectionalRule
 from metacurv.rules.early_rate import MAX_LR, MIN_LR, EarlyRate
+from metacurv.rules.settling import settled
 
 _STATE_VERSION, _FORMER_VERSION = 2, 1
 _RADAM_STEPS = 5  # are not normalised (Liu et al. 2020: rho_t <= 5, for beta2 up to 0.9999)
@@ -83,6 +84,9 @@ class DirectionalControl:
         """Goes back to before the first step, where there is no rate."""
         self._steps = 0
         self._started = False
+        self._began = 0  # the step that found the first rate
+        self._warm_from: int | None = None
+        self._settles_from: int | None = None
         self._skipped = 0
         most = MAX_LR if self.rule.max_lr is None else min(self.rule.max_lr, MAX_LR)
         self._early = EarlyRate(len(self._rates.scales), _has_plain_momentum(self._base), most)
@@ -92,7 +96,8 @@ class DirectionalControl:
         self._judge: Judge | None = None
         self._guard: Guard | None = None
         self._race: Race | None = None
-        self._raced = 0  # the scale that is racing or will race next
+        self._raced = 0  # the scale that is racing
+        self._to_race: list[int] = []  # the scales after it
         self._went_on_from_average = False
         self._records: list[DirectionalRecord] = []
         self._rate_changed()
@@ -173,19 +178,23 @@ class DirectionalControl:
         try:
             if self._judge is None:
                 self._begin_to_judge()
+            is_first = not any(self._early.lr)
             first = FirstStep(self._base, self._rates, self._draw)
-            reading = first.take(under_scales, self._early, self._plan.factor(self._steps))
+            reading = first.take(under_scales, self._early, self._factor())
         except BaseException:
             self._probes.go_to(drawn, seed=self.seed)
             if drawn == 0:
                 self._judge = self._guard = None
             raise
         self._training.entries = first.changed_entries
+        if is_first and first.before is not None and self._guard is not None:
+            self._guard.base = first.before
         self._rate_changed()
         step = self._steps
         if reading is not None:
             # RAdam's first steps are not normalised, the later ones are: each of them begins anew.
             self._started = not isinstance(self._base, RAdam) or step >= _RADAM_STEPS
+            self._began = step
             self._show_scale(self._group_rates())
         self._count_step()
         if reading is not None:
@@ -194,7 +203,7 @@ class DirectionalControl:
     def _later_step(self) -> None:
         step, rates = self._steps, self._rates_of_step()
         line = batch = None
-        if step < self._plan.early_until and step % _READ_EVERY == 0:
+        if step < self._early_until and (step - self._began) % _READ_EVERY == 0:
             under_scales = moving(self._base, self._rates, rates)
             if any(under_scales):
                 batch = self._draw()  # errors of the user's code arise before the step
@@ -216,16 +225,24 @@ class DirectionalControl:
                 self._average.take()
         self._steps += 1
 
+    @property
+    def _early_until(self) -> int:
+        """The first step after the early ones."""
+        return self._began + self._plan.early_steps
+
     def _after_step(self) -> None:
         """Goes from phase to phase, between two steps."""
         step = self._steps
         if self._race is not None:
             ends = self._plan.is_finishing(step)
             self._end_race(self._race.settle() if ends else self._race.stepped())
-        elif self._started and self._plan.races_at(step):
-            self._begin_races()
-        elif self._started and self._guard is not None and self._plan.is_guarded(step):
-            self._look()
+        elif self._started and step >= self._early_until:
+            if step == self._early_until:
+                self._end_early_steps()
+            elif self._plan.begins_anew(step):
+                self._race_or_settle([] if self.rule.race == "auto" else self._all_scales())
+            else:
+                self._look_about()
         if (
             self._average is not None
             and not self._went_on_from_average
@@ -235,6 +252,33 @@ class DirectionalControl:
             self._went_on_from_average = True
         if step == self._horizon and self._guard is not None and self._guard.end():
             self._record("went back", self._guard.loss)
+
+    def _end_early_steps(self) -> None:
+        """Begins the training anew with the rate that was found: at the edge of progress the first steps do lasting harm."""
+        if self._plan.is_finishing(self._steps):
+            return
+        assert self._guard is not None
+        self._guard.begin_again()
+        scales = self._all_scales()
+        if self.rule.race == "auto":
+            scales = [s for s in scales if self._early.is_noise(s)]
+        self._race_or_settle(scales)
+        if self._race is None:
+            self._warm_from = self._steps
+            self._settles_from = self._steps + self._plan.warm_up()
+        self._rate_changed()
+
+    def _look_about(self) -> None:
+        """Looks at the noise and lets the guard look, where it is time to."""
+        step = self._steps
+        if self._settles_from is not None and self._average is not None and self._judge is not None:
+            turn = self._plan.settling_turn(step, self._settles_from)
+            if turn is not None:
+                loss, noise = self._judge.noise(turn)
+                self._scale_by(settled(noise, self._first_loss - loss))
+                self._record("settling", loss, noise=noise)
+        if self._guard is not None and self._plan.is_guarded(step):
+            self._look()
 
     def _read(self, line: StepLine, batch: ProbeBatch) -> LineReading:
         """Reads the line of the step just taken; where this raises, the step counts all the same."""
@@ -263,20 +307,18 @@ class DirectionalControl:
         self._first_loss = self._judge.loss(of_average=False, quick=False)
         self._guard = Guard(self._training, self._judge, keeps_best=self.rule.stop_early)
 
-    def _begin_races(self) -> None:
-        self._raced = 0
-        try:
-            if self._steps == self._plan.early_until:
-                self._look()  # the race is to begin from a place that is well
-        finally:
-            self._begin_race()
+    def _all_scales(self) -> list[int]:
+        return list(range(len(self._rates.scales)))
 
-    def _begin_race(self) -> None:
+    def _race_or_settle(self, scales: list[int]) -> None:
+        """Begins the race of the first of these scales, the others to follow; without one the rates settle from here on."""
         races = len(self._rates.scales)
-        lengths = self._plan.rounds(self._steps, races) if self.rule.race else None
-        if lengths is None or self._judge is None:
+        lengths = self._plan.rounds(self._steps, races)
+        if not scales or not self.rule.candidates or lengths is None or self._judge is None:
+            self._settles_from = self._steps
             return
-        s, highest = self._raced, math.inf
+        s, *self._to_race = scales
+        self._raced, highest = s, math.inf
         if self.rule.max_lr is not None:
             highest = max(0, math.floor(math.log(self.rule.max_lr / self._early.lr[s], FACTOR)))
         self._race = Race(
@@ -286,7 +328,7 @@ class DirectionalControl:
             first=self._first_loss,
             lengths=lengths,
             most_steps=self._plan.most_raced(self._steps, races),
-            candidates=self.rule.race,
+            candidates=self.rule.candidates,
             highest=highest,
             wide=self._early.is_noise(s),
         )
@@ -303,19 +345,20 @@ class DirectionalControl:
         self._early.lr[s] = min(max(before * math.exp(outcome.shift), MIN_LR), MAX_LR)
         self._race = None
         self._rate_changed()
-        self._raced += 1
-        more = more and self._raced < len(self._rates.scales)
-        if more and not self._plan.is_finishing(self._steps):
-            self._begin_race()
+        more = more and not self._plan.is_finishing(self._steps)
+        self._race_or_settle(self._to_race if more else [])
         self._record("race", min((loss for _, loss in raced), default=math.nan), raced)
+
+    def _scale_by(self, factor: float) -> None:
+        self._early.scale_by(factor)
+        self._rate_changed()
 
     def _look(self) -> None:
         """Lets the guard look, and halves the rates where it has taken the training back."""
         assert self._guard is not None
         loss, went_back = self._guard.look(of_average=not self._went_on_from_average)
         if went_back:
-            self._early.lr = [max(lr / 2, MIN_LR) for lr in self._early.lr]
-            self._rate_changed()
+            self._scale_by(0.5)
         self._record("went back" if went_back else "guard", loss)
 
     # Rates.
@@ -331,7 +374,7 @@ class DirectionalControl:
         """
         groups = self._base.param_groups
         key = (
-            self._plan.factor(self._steps),
+            self._factor(),
             [(group["lr"], group.get("max_lr")) for group in groups],
         )
         if self._last_rates is not None and self._last_rates[0] == key:
@@ -343,9 +386,13 @@ class DirectionalControl:
             self._last_rates = key, rates
         return rates
 
+    def _factor(self) -> float:
+        """Returns the factor of warm-up and finish on the rates of the next step."""
+        return self._plan.factor(self._steps, self._warm_from)
+
     def _scale_rates(self) -> list[float]:
         """Returns the rate of every scale at the next step, with the factor of the horizon."""
-        factor = self._plan.factor(self._steps)
+        factor = self._factor()
         rates = [lr * factor for lr in self._early.lr]
         if self._race is not None:
             rates[self._raced] *= FACTOR**self._race.exponent
@@ -402,14 +449,15 @@ class DirectionalControl:
 
     def _record(
         self,
-        event: Literal["race", "guard", "went back"],
+        event: Literal["race", "settling", "guard", "went back"],
         loss: float,
         candidates: Sequence[tuple[float, float]] = (),
+        noise: float = math.nan,
     ) -> None:
         lr = list(self._early.lr)
         self._add(
             DirectionalRecord(
-                self._steps, event, loss, lr, [], [], [], list(candidates), accepted=True
+                self._steps, event, loss, lr, [], [], [], list(candidates), True, noise
             )
         )
 
@@ -441,7 +489,7 @@ class DirectionalControl:
             self._early.add_scale()
         else:  # the rates of the other groups stay
             by = self._rates.references[0] / before[0]
-            self._early.lr = [lr * by for lr in self._early.lr]
+            self._early.scale_by(by)
         self._rate_changed()
         added = self._base.param_groups[-1]["params"]
         if self._average is not None:
@@ -463,6 +511,9 @@ class DirectionalControl:
             "seed": self.seed,
             "steps": self._steps,
             "started": self._started,
+            "began": self._began,
+            "warm_from": self._warm_from,
+            "settles_from": self._settles_from,
             "skipped": self.skipped_readings,
             "first_lrs": self._rates.state(),
             "early": self._early.state(),
@@ -471,6 +522,7 @@ class DirectionalControl:
             "judges": self._judge is not None,
             "first_loss": self._first_loss if self._judge is not None else 0.0,
             "raced": self._raced,
+            "to_race": list(self._to_race),
             "race": None if self._race is None else self._race.state(),
             "guard": None if self._guard is None else self._guard.state(),
             "average": None if self._average is None else self._average.state(),
@@ -508,8 +560,16 @@ class DirectionalControl:
             raise ValueError(f"{name} must have all its entries, lacks {missing}")
         counters = {
             key: _validate.integer(f"{name}[{key!r}]", state[key], low=0)
-            for key in ("seed", "steps", "skipped", "probes", "raced")
+            for key in ("seed", "steps", "began", "skipped", "probes", "raced")
         }
+        for key in ("warm_from", "settles_from"):
+            if state[key] is not None:
+                _validate.integer(f"{name}[{key!r}]", state[key], low=0)
+        to_race = state["to_race"]
+        if not isinstance(to_race, list) or not set(to_race) <= set(self._all_scales()):
+            raise ValueError(
+                f"{name}['to_race'] must be a list of some of {self._all_scales()}, got {_validate.describe(to_race)}"
+            )
         averages = state["average"] is not None
         if averages != self._averages:
             raise ValueError(
@@ -549,13 +609,15 @@ class DirectionalControl:
                 self._first_loss = state["first_loss"]
             self._probes.go_to(counters["probes"], seed=self.seed)
             self._steps, self._skipped = counters["steps"], counters["skipped"]
+            self._began = counters["began"]
+            self._warm_from, self._settles_from = state["warm_from"], state["settles_from"]
             self._started = state["started"]
             self._went_on_from_average = state["went_on_from_average"]
             if self._average is not None:
                 self._average.load(state["average"])
             if self._guard is not None:
                 self._guard.load(state["guard"])
-            self._raced = counters["raced"]
+            self._raced, self._to_race = counters["raced"], list(to_race)
             if state["race"] is not None:
                 assert self._judge is not None
                 self._race = Race.loaded(

@@ -29,7 +29,8 @@ _LONGER_STEPS = 4
 class FirstStep:
     """Steps the base at a rate of 1, takes that back, and then takes the part of it that slope and curvature give.
 
-    ``changed_entries`` then has the names of those entries of the base's groups that its step changes.
+    ``changed_entries`` then has the names of those entries of the base's groups that its step changes, and ``before`` the state
+    of the base before the step, with these entries of the groups.
 
     Args:
         base: the base optimizer.
@@ -45,6 +46,7 @@ class FirstStep:
     ) -> None:
         self._base, self._rates, self._draw = base, rates, draw
         self.changed_entries: frozenset[str] = frozenset()
+        self.before: BaseState | None = None
 
     def take(
         self, moving: Sequence[Sequence[Tensor]], state: EarlyRate, factor: float
@@ -83,6 +85,8 @@ class FirstStep:
             line.go_before()
             before.restore()
             raise
+        before.keep_only(self.changed_entries)
+        self.before = before
         return reading
 
     def _step_far_enough(

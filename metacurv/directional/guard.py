@@ -28,6 +28,7 @@ class Guard:
 
     Attributes:
         loss: the loss at the place that is kept.
+        base: the state of the base that a training begins with when it is taken back.
     """
 
     def __init__(self, training: Training, judge: Judge, *, keeps_best: bool) -> None:
@@ -37,7 +38,7 @@ class Guard:
         self._parameters = [p.clone() for p in training.parameters()]
         self._buffers = [b.clone() for b in training.buffers()]
         # Nothing before the first step, but for optimizers such as Adagrad, which cannot do without.
-        self._base = BaseState(training.base, frozenset())
+        self.base = BaseState(training.base, frozenset())
 
     def look(self, *, of_average: bool) -> tuple[float, bool]:
         """Measures the loss, and takes the training back where it has lost much of its progress.
@@ -68,6 +69,12 @@ class Guard:
         self._go_back()
         return True
 
+    def begin_again(self) -> None:
+        """Takes the training back to the kept place, which is the first one before any look, with an average begun anew."""
+        self._go_back()
+        if self._training.average is not None:
+            self._training.average.restart()
+
     def _keep(self, loss: float, of_average: bool) -> None:
         average = self._training.average
         source: list[Tensor] = self._training.parameters()
@@ -82,13 +89,13 @@ class Guard:
         training = self._training
         copy_all(training.parameters(), self._parameters)
         copy_all(training.buffers(), self._buffers)
-        self._base.restore()  # what it has gathered since led here
+        self.base.restore()  # what it has gathered since led here
         if training.average is not None:
             copy_all(training.average.values, self._parameters)
 
     def extend(self, parameters: list[Tensor]) -> None:
         """Adds the parameters of a new group."""
-        self._base.group_added()
+        self.base.group_added()
         self._parameters.extend(p.detach().clone() for p in parameters)
 
     def state(self) -> dict[str, Any]:
@@ -99,7 +106,7 @@ class Guard:
             "looks": self._looks,
             "parameters": self._parameters,
             "buffers": self._buffers,
-            "base": self._base.state(),
+            "base": self.base.state(),
         }
 
     @staticmethod
@@ -127,4 +134,4 @@ class Guard:
         self._first, self.loss, self._looks = state["first"], state["loss"], state["looks"]
         copy_all(self._parameters, state["parameters"])
         copy_all(self._buffers, state["buffers"])
-        self._base.load(state["base"], "base")
+        self.base.load(state["base"], "base")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ _EXAMPLES = 512  # that are enough to tell candidates apart
 _LEAST_BATCHES = 8  # whose differences give an error
 _PART = 100  # the batches are at most this part of the horizon
 _QUICK_EXAMPLES = 64  # that the guard looks at
+_NOISE_BATCHES = 2  # that one look at the noise takes
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,24 @@ class Judge:
         losses = ((iterate + averaged) / 2).tolist()
         return Verdict(losses, float((iterate - averaged).mean()))
 
+    def noise(self, turn: int) -> tuple[float, float]:
+        """Returns the loss of the average, and that of the iterate less it, on two of the batches.
+
+        Args:
+            turn: the number of looks before: they take the batches in turn. There must be an average.
+        """
+        average = self._training.average
+        assert average is not None
+        count = len(self._batches)
+        batches = [
+            self._batches[(turn * _NOISE_BATCHES + i) % count]
+            for i in range(min(_NOISE_BATCHES, count))
+        ]
+        iterate = float(self._mean_losses(batches).mean())
+        with average.in_place():
+            averaged = float(self._mean_losses(batches).mean())
+        return averaged, iterate - averaged
+
     def finds_alive(self) -> bool:
         """Tells whether the iterate's loss is finite, on the first of the batches."""
         return bool(torch.isfinite(self._losses(1)).all())
@@ -89,8 +108,12 @@ class Judge:
             return float(self._losses(count).mean())
 
     def _losses(self, count: int) -> Tensor:
-        values = torch.stack([b.value(batch_statistics=True) for b in self._batches[:count]])
-        return self._batches[0].ranks.mean(values)
+        return self._mean_losses(self._batches[:count])
+
+    def _mean_losses(self, batches: Sequence[ProbeBatch]) -> Tensor:
+        """Returns the loss of each batch, the mean of all ranks."""
+        values = torch.stack([b.value(batch_statistics=True) for b in batches])
+        return batches[0].ranks.mean(values)
 
 
 def _examples(pair: Any) -> int:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 
 @dataclass(frozen=True)
 class DirectionalRecord:
-    """One event: a reading of slope and curvature, the end of a race, or a look of the guard.
+    """One event: a reading of slope and curvature, the end of a race, a look at the noise, or one of the guard.
 
     Each list of rates, slopes, curvatures and ratios has one entry per scale. A scale is a set of parameter groups that share
     a rate: there is one, or with ``per_group=True`` one for each parameter group.
 
     Attributes:
         step: optimizer steps taken before the one that was measured, or before the event.
-        event: "reading", "race", "guard" for a look, or "went back" for one that took the training back.
+        event: "reading", "race", "settling" for a look at the noise, "guard" for one of the guard, or "went back" for one
+            that took the training back.
         probe_loss: loss of the probe batch before the step, or of the batches that the judge looks at.
         lr: the rate from the next step on, without the factors of a scheduler and of the horizon.
         slope: n = g . u, with g the gradient on the probe batch and u the base optimizer's step at a rate of 1; in units of the
@@ -25,10 +27,11 @@ class DirectionalRecord:
             beyond ratio 2 the step makes no progress. Empty unless the event is a reading.
         candidates: the rates that raced to the end, and the loss of each. Empty unless the event is a race.
         accepted: False where a number of a reading was not finite; it then changed nothing.
+        noise: the loss of the iterate less that of the average, on the batches of a look. nan unless the event is "settling".
     """
 
     step: int
-    event: Literal["reading", "race", "guard", "went back"]
+    event: Literal["reading", "race", "settling", "guard", "went back"]
     probe_loss: float
     lr: list[float]
     slope: list[float]
@@ -36,3 +39,4 @@ class DirectionalRecord:
     ratio: list[float]
     candidates: list[tuple[float, float]]
     accepted: bool
+    noise: float = math.nan

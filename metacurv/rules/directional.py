@@ -1,12 +1,14 @@
-"""The directional rule: an early rate from slope and curvature, a race of its neighbours, and the rate held after it.
+"""The directional rule: an early rate from slope and curvature, a warm-up to it, and the rate that noise allows.
 
 1. Early rate. With u the step for a rate of 1, n = g . u on a batch that the step did not use and d = u . G u, the loss
    after a step of rate lr is L - lr n + lr^2 d / 2 to second order: at lr d / n = 2 there is no progress. During the first
    steps log lr moves towards that edge (``early_rate``). Slope and curvature along the step: Roulet et al. 2024, "Stepping on
-   the edge".
-2. Race. A third of that rate, the rate and three times it take turns in the training loop (``directional.race``).
-3. Hold, average, finish. The rate that won is held while an average of the iterates is kept (Shamir and Zhang 2013); the
-   last part goes on from the average at a rate that falls to zero.
+   the edge". These steps serve to measure: the training then goes back to where it began.
+2. Race, only where the slopes were noise and tell no rate. Rates far apart take turns in the training loop
+   (``directional.race``).
+3. Warm-up to the rate, where there was no race; then the rate settles where noise begins to cost (``settling``).
+4. Hold, average, finish. The rate is held while an average of the iterates is kept (Shamir and Zhang 2013); the last part
+   goes on from the average at a rate that falls to zero.
 
 This file holds the settings; what was tried besides is in ``docs/develop/research-log.md``.
 """
@@ -26,6 +28,9 @@ _ROUNDS = (
     0.06,
 )  # parts of the horizon that a candidate trains for in the two rounds of a race
 _LEAST_ROUND = 10  # steps: a shorter second round tells nothing, and there is no race
+_WARM_UP = 0.1  # part of the horizon in which the rate rises to the early one
+_SETTLING = 0.15  # part of the horizon after it in which the rate settles
+_SETTLED_EVERY = 0.01  # part of the horizon between two looks of it
 _MOST_RACED = 0.25  # part of the horizon after which no more candidates join
 _FINISH, _FROM = (
     0.4,
@@ -41,9 +46,9 @@ class DirectionalRule:
     """Settings of the directional rule. The defaults are meant to be left alone.
 
     Attributes:
-        race: the number of rates that race from the early rate on: 3, or 2 (without the larger one) for less memory, or 0
-            for no race. True means 3 and False 0. A race keeps a copy of parameters, optimizer state and buffers for each, and
-            one of its beginning.
+        race: "auto" for a race of three rates where the first slopes are noise; True or 3 for one in any case, from the early
+            rate on; 2 for one without the largest rate; False or 0 for none. A race keeps a copy of parameters, optimizer state
+            and buffers for each rate, and one of its beginning.
         max_lr: a cap on the learning rate of every parameter group, > 0, or None.
         per_group: True gives each parameter group a rate of its own, and races groups in turn; with False one rate serves
             all, and the ratios of the groups' learning rates stay.
@@ -57,16 +62,21 @@ class DirectionalRule:
 
     name: ClassVar[Literal["directional"]] = "directional"
 
-    race: int = 3
+    race: int | Literal["auto"] = "auto"
     max_lr: float | None = None
     per_group: bool = False
     stop_early: bool = False
 
     def __post_init__(self) -> None:
-        race = {True: 3, False: 0}[self.race] if isinstance(self.race, bool) else self.race
-        if _validate.integer("race", race, low=0, high=4) == 1:
-            raise ValueError("race must be 0, 2 or 3, got 1: one rate alone is no race")
-        object.__setattr__(self, "race", race)
+        if self.race != "auto":
+            if isinstance(self.race, str):
+                raise ValueError(
+                    f"race must be 'auto', True, False, 2 or 3, got {_validate.describe(self.race)}"
+                )
+            race = {True: 3, False: 0}[self.race] if isinstance(self.race, bool) else self.race
+            if _validate.integer("race", race, low=0, high=4) == 1:
+                raise ValueError("race must be 0, 2 or 3, got 1: one rate alone is no race")
+            object.__setattr__(self, "race", race)
         if self.max_lr is not None:
             _validate.real("max_lr", self.max_lr, above=0)
         for name in ("per_group", "stop_early"):
@@ -93,6 +103,11 @@ class DirectionalRule:
         """
         return cls(**{"stop_early": True, **settings})
 
+    @property
+    def candidates(self) -> int:
+        """The number of rates of a race; 0 for no race."""
+        return 3 if self.race == "auto" else self.race
+
     def plan(self, *, horizon: int | None, average: bool) -> Plan:
         """Works out the phases of a training.
 
@@ -106,7 +121,7 @@ class DirectionalRule:
         finish = _FINISH if average else _FINISH_ALONE
         length = ASSUMED_STEPS if horizon is None else horizon
         return Plan(
-            early_until=min(EARLY_STEPS, max(1, length // 10)),
+            early_steps=min(EARLY_STEPS, max(1, length // 10)),
             finish_begins=math.inf if horizon is None else horizon * (1 - finish),
             finish_from=_FROM if average else 1.0,
             horizon=horizon,
@@ -117,11 +132,11 @@ class DirectionalRule:
 class Plan:
     """The phases of one training. Steps are counted from 0.
 
-    ``early_until``: the first step after the early rate is found. ``finish_begins``: inf for never. ``finish_from``: the part
-    of the rate that the finish begins with.
+    ``early_steps``: steps in which the early rate is found. ``finish_begins``: inf for never. ``finish_from``: the part of the
+    rate that the finish begins with.
     """
 
-    early_until: int
+    early_steps: int
     finish_begins: float
     finish_from: float
     horizon: int | None
@@ -135,39 +150,62 @@ class Plan:
             step: steps taken; without a horizon the lengths grow with them.
             races: the number of races that the time is shared by.
         """
-        length = max(ASSUMED_STEPS, step) if self.horizon is None else self.horizon
+        length = self._length(step)
         short, long = (int(part * length / races) for part in _ROUNDS)
         return (max(short, 3), long) if long >= _LEAST_ROUND else None
 
     def most_raced(self, step: int, races: int) -> int:
         """Returns the steps after which no more candidates join a race."""
-        length = max(ASSUMED_STEPS, step) if self.horizon is None else self.horizon
-        return int(_MOST_RACED * length / races)
+        return int(_MOST_RACED * self._length(step) / races)
 
-    def races_at(self, step: int) -> bool:
-        """Tells whether races begin at ``step``: after the early rate, and without a horizon when the steps have doubled."""
-        if step == self.early_until:
-            return True
+    def begins_anew(self, step: int) -> bool:
+        """Tells whether the rate is looked for anew at ``step``: without a horizon, whenever the steps have doubled."""
         doublings = step / ASSUMED_STEPS
         return self.horizon is None and doublings >= 1 and math.log2(doublings).is_integer()
 
+    def warm_up(self) -> int:
+        """Returns the steps of the warm-up."""
+        return int(_WARM_UP * self._length(0))
+
+    def settling_turn(self, step: int, since: int) -> int | None:
+        """Returns the number of looks at the noise before the one after ``step`` steps; None where there is none then.
+
+        Args:
+            step: steps taken.
+            since: the step from which on the rate settles.
+        """
+        length = self._length(since)
+        every = max(_SHORTEST, int(_SETTLED_EVERY * length))
+        turn, off = divmod(step - since, every)
+        in_time = since < step <= since + _SETTLING * length and not self.is_finishing(step)
+        return turn - 1 if in_time and not off else None
+
     def is_guarded(self, step: int) -> bool:
         """Tells whether the guard looks after ``step`` steps."""
-        length = max(ASSUMED_STEPS, step) if self.horizon is None else self.horizon
-        return step % max(_SHORTEST, length // _GUARDED) == 0
+        return step % max(_SHORTEST, self._length(step) // _GUARDED) == 0
 
     def is_finishing(self, step: int) -> bool:
         """Tells whether the rate of ``step`` is on its way to zero."""
         return step > self.finish_begins
 
-    def factor(self, step: int) -> float:
-        """Returns the factor on the rate at ``step``, > 0: 1, and from ``finish_begins`` on linear.
+    def factor(self, step: int, warm_from: int | None = None) -> float:
+        """Returns the factor on the rate at ``step``, > 0: 1, but for the warm-up and, linear to zero, the finish.
 
         Steps beyond the horizon get that of its last step.
+
+        Args:
+            step: the step.
+            warm_from: the first step of the warm-up; None for none.
         """
         if self.horizon is not None:
             step = min(step, self.horizon - 1)
-        if self.horizon is None or not self.is_finishing(step):
+        if self.horizon is not None and self.is_finishing(step):
+            left = (self.horizon - step) / (self.horizon - self.finish_begins)
+            return self.finish_from * left
+        if warm_from is None or step >= warm_from + self.warm_up():
             return 1.0
-        left = (self.horizon - step) / (self.horizon - self.finish_begins)
-        return self.finish_from * left
+        return (step - warm_from + 1) / (self.warm_up() + 1)
+
+    def _length(self, step: int) -> int:
+        """Returns the horizon; without one, the steps so far stand for it."""
+        return max(ASSUMED_STEPS, step) if self.horizon is None else self.horizon

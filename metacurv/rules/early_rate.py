@@ -89,6 +89,10 @@ class EarlyRate:
         variance = sum((x - mean) ** 2 for x in slopes) / (len(slopes) - 1)
         return mean < _SURE * math.sqrt(variance / len(slopes))
 
+    def scale_by(self, factor: float) -> None:
+        """Multiplies all rates."""
+        self.lr = [self._within(lr * factor) for lr in self.lr]
+
     def add_scale(self) -> None:
         """Adds a scale, which begins at the least of the rates."""
         self.lr.append(min(self.lr))

@@ -92,6 +92,7 @@ def directional(base: torch.optim.Optimizer, model: nn.Module, **options: Any) -
         "model": model,
         "loss_fn": nn.functional.cross_entropy,
         "probe": loader(next(model.parameters()).dtype),
+        "race": 3,
         **options,
     }
     return MetaCurvatureLR(base, **settings)
