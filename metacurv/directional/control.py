@@ -254,19 +254,20 @@ class DirectionalControl:
             self._record("went back", self._guard.loss)
 
     def _end_early_steps(self) -> None:
-        """Begins the training anew with the rate that was found: at the edge of progress the first steps do lasting harm."""
-        if self._plan.is_finishing(self._steps):
-            return
-        assert self._guard is not None
-        self._guard.begin_again()
+        """Begins a race, or the training anew with the rate that was found.
+
+        At the edge of progress, without a warm-up, the first steps do harm that lasts. A race is where they did little.
+        """
         scales = self._all_scales()
         if self.rule.race == "auto":
             scales = [s for s in scales if self._early.is_noise(s)]
         self._race_or_settle(scales)
-        if self._race is None:
+        if self._race is None and not self._plan.is_finishing(self._steps):
+            assert self._guard is not None
+            self._guard.begin_again()
             self._warm_from = self._steps
             self._settles_from = self._steps + self._plan.warm_up()
-        self._rate_changed()
+            self._rate_changed()
 
     def _look_about(self) -> None:
         """Looks at the noise and lets the guard look, where it is time to."""
