@@ -16,8 +16,7 @@ from metacurv.directional.snapshot import Training
 _EXAMPLES = 512  # that are enough to tell candidates apart
 _LEAST_BATCHES = 8  # whose differences give an error
 _PART = 100  # the batches are at most this part of the horizon
-_QUICK_EXAMPLES = 64  # that the guard looks at
-_NOISE_BATCHES = 2  # that one look at the noise takes
+_QUICK_EXAMPLES = 16  # that one look at the noise, or of the guard, takes
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Judge:
         return Verdict(losses, float((iterate - averaged).mean()))
 
     def noise(self, turn: int) -> tuple[float, float]:
-        """Returns the loss of the average, and that of the iterate less it, on two of the batches.
+        """Returns the loss of the average, and that of the iterate less it, on a few of the batches.
 
         Args:
             turn: the number of looks before: they take the batches in turn. There must be an average.
@@ -80,10 +79,7 @@ class Judge:
         average = self._training.average
         assert average is not None
         count = len(self._batches)
-        batches = [
-            self._batches[(turn * _NOISE_BATCHES + i) % count]
-            for i in range(min(_NOISE_BATCHES, count))
-        ]
+        batches = [self._batches[(turn * self._quick + i) % count] for i in range(self._quick)]
         iterate = float(self._mean_losses(batches).mean())
         with average.in_place():
             averaged = float(self._mean_losses(batches).mean())

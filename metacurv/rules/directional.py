@@ -37,7 +37,7 @@ _FINISH, _FROM = (
     0.7,
 )  # part of the horizon that the finish takes, and of the rate that it begins with
 _FINISH_ALONE = 0.5  # the same without an average, from the whole rate
-_GUARDED = 50  # looks of the guard in a horizon
+_GUARDED = 20  # looks of the guard in a horizon
 _SHORTEST = 5  # steps between two of them
 
 
