@@ -250,7 +250,7 @@ class DirectionalControl:
         ):
             self._average.continue_from_it()
             self._went_on_from_average = True
-        if step == self._horizon and self._guard is not None and self._guard.end():
+        if step == self._horizon and self._guard is not None and self._guard.end(self._first_loss):
             self._record("went back", self._guard.loss)
 
     def _end_early_steps(self) -> None:
@@ -276,7 +276,7 @@ class DirectionalControl:
             turn = self._plan.settling_turn(step, self._settles_from)
             if turn is not None:
                 loss, noise = self._judge.noise(turn)
-                self._scale_by(settled(noise, self._first_loss - loss))
+                self._scale_by(settled(noise, self._first_loss - loss, turn))
                 self._record("settling", loss, noise=noise)
         if self._guard is not None and self._plan.is_guarded(step):
             self._look()

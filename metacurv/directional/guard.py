@@ -61,10 +61,15 @@ class Guard:
             self._keep(loss, of_average)
         return loss, False
 
-    def end(self) -> bool:
-        """Takes a training back, at its end, that is worse than where it began, or than the best; tells whether it did."""
-        loss = self._judge.loss(of_average=False, quick=True)
-        if loss <= (self.loss if self._keeps_best else self._first):
+    def end(self, first: float) -> bool:
+        """Takes a training back, at its end, that is worse than where it began, or than the best; tells whether it did.
+
+        Args:
+            first: the loss of all batches of the judge before the training.
+        """
+        best = self._keeps_best
+        loss = self._judge.loss(of_average=False, quick=best)
+        if loss <= (self.loss if best else first):
             return False
         self._go_back()
         return True

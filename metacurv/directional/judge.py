@@ -16,7 +16,8 @@ from metacurv.directional.snapshot import Training
 _EXAMPLES = 512  # that are enough to tell candidates apart
 _LEAST_BATCHES = 8  # whose differences give an error
 _PART = 100  # the batches are at most this part of the horizon
-_QUICK_EXAMPLES = 16  # that one look at the noise, or of the guard, takes
+_QUICK_EXAMPLES = 64  # that one look takes
+_NOISE_BATCHES = 4  # that one look at the noise takes at most
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,8 @@ class Judge:
         """
         average = self._training.average
         assert average is not None
-        count = len(self._batches)
-        batches = [self._batches[(turn * self._quick + i) % count] for i in range(self._quick)]
+        few, count = min(self._quick, _NOISE_BATCHES), len(self._batches)
+        batches = [self._batches[(turn * few + i) % count] for i in range(few)]
         iterate = float(self._mean_losses(batches).mean())
         with average.in_place():
             averaged = float(self._mean_losses(batches).mean())
@@ -113,8 +114,9 @@ class Judge:
 
 
 def _examples(pair: Any) -> int:
-    """Returns the length of the first tensor in a pair of inputs and targets, which is taken for its number of examples."""
-    for leaf in pytree.tree_leaves(pair):
-        if isinstance(leaf, Tensor) and leaf.dim() > 0:
-            return len(leaf)
-    return 1
+    """Returns the number of examples in a pair of inputs and targets: of classes among its tensors, or their length."""
+    tensors = [leaf for leaf in pytree.tree_leaves(pair) if isinstance(leaf, Tensor) and leaf.dim()]
+    if not tensors:
+        return 1
+    classes = not torch.is_floating_point(tensors[-1])  # one for each place of a text
+    return tensors[-1].numel() if classes else len(tensors[0])

@@ -119,7 +119,8 @@ def test_parameters_that_cannot_be_measured_are_refused() -> None:
         ({"race": 1}, ValueError, "race must be 0, 2 or 3, got 1"),
         ({"race": 4}, ValueError, r"race must be in \[0, 4\), got 4"),
         ({"race": -1}, ValueError, "race must be"),
-        ({"race": "3"}, TypeError, "race must be an integer"),
+        ({"race": "3"}, ValueError, "race must be 'auto', True, False, 2 or 3, got str '3'"),
+        ({"race": 2.0}, TypeError, "race must be an integer"),
         ({"max_lr": 0.0}, ValueError, "max_lr must be a finite number > 0, got 0"),
         ({"max_lr": "1"}, TypeError, "max_lr must be a finite number > 0"),
         ({"stop_early": 1}, TypeError, "stop_early must be True or False, got int 1"),
@@ -134,6 +135,7 @@ def test_settings_of_the_rule(settings: dict[str, Any], error: Any, message: str
 
 def test_true_and_false_are_three_and_none() -> None:
     assert [DirectionalRule(race=race).race for race in (True, False, 0, 2, 3)] == [3, 0, 0, 2, 3]
+    assert DirectionalRule().race == "auto"
     assert DirectionalRule.held_out(race=2) == DirectionalRule(race=2, stop_early=True)
     with pytest.raises(TypeError, match="sigma"):
         DirectionalRule.held_out(sigma=1.0)

@@ -72,21 +72,31 @@ def test_the_horizon_ends_in_a_rate_next_to_zero_and_never_at_it() -> None:
 
 
 def test_the_finish_goes_on_from_the_average_at_seven_tenths_of_the_rate() -> None:
-    """Of 40 steps the last 16: 0.7 x 15/16, 14/16, ..., and from there on the parameters are what is to be read."""
+    """Of 40 steps the last 16: 0.7 x 15/16, 14/16, ..., and from there on the parameters are what is to be read.
+
+    After four early steps parameters and average are those of the beginning again, and over the next four the rate warms up.
+    """
     model = network(dtype=torch.float64)
     opt = directional(torch.optim.SGD(model.parameters(), lr=0.1), model, horizon=40, average=True)
     applied = []
     opt.optimizer.register_step_pre_hook(lambda o, *_: applied.append(o.param_groups[0]["lr"]))
-    average = weights(model)
+    first = average = weights(model)
     for step in range(25):
         began = weights(model)
         train(model, opt, 1, start=step)
         # The first step is taken at 1 and shortened.
         lr = applied[-1] if step else opt.history[0].lr[0]
         came_to = [w - lr * p.grad for w, p in zip(began, model.parameters(), strict=True)]
-        average = [a + 5 / (step + 6) * (w - a) for a, w in zip(average, came_to, strict=True)]
+        if step == 3:
+            came_to = average = first
+        else:
+            taken = step + 1 if step < 3 else step - 3
+            average = [a + 5 / (taken + 5) * (w - a) for a, w in zip(average, came_to, strict=True)]
         expected = came_to if step < 24 else average
         torch.testing.assert_close(weights(model), expected, rtol=1e-9, atol=1e-12)
+    assert [lr / opt.history[2].lr[0] for lr in applied[4:9]] == pytest.approx(
+        [0.2, 0.4, 0.6, 0.8, 1]
+    )
     rate = applied[24]
     assert rate == pytest.approx(opt.history[-1].lr[0])
     for step in range(25, 40):
@@ -108,40 +118,55 @@ def test_after_the_race_the_rate_holds() -> None:
     train(model, opt, 240)
     events = [record.event for record in opt.history]
     raced = events.index("race")
-    assert set(events[:raced]) == {"reading", "guard"}
-    assert set(events[raced + 1 :]) == {"guard"}
-    assert {tuple(record.lr) for record in opt.history[raced:]} == {tuple(opt.effective_lrs)}
+    assert set(events[:raced]) == {"reading"}
+    assert set(events[raced + 1 :]) == {"guard", "settling"}
+    # It settles for 60 steps, looking every five.
+    end = opt.history[raced].step
+    looks = [record.step for record in opt.history if record.event == "settling"]
+    assert looks == list(range(end + 5, end + 61, 5))
+    held = [record.lr for record in opt.history if record.step >= looks[-1]]
+    assert len(held) > 3
+    assert {tuple(lr) for lr in held} == {tuple(opt.effective_lrs)}
     readings = [record.step for record in opt.history if record.event == "reading"]
     assert readings == list(range(0, 20, 2))
-    # Every eight steps, of which there are fifty in a horizon; not in the race, but for its beginning.
-    end = opt.history[raced].step
+    # Every 20 steps, of which there are twenty in a horizon; not in early steps and not in the race.
     looks = [record.step for record in opt.history if record.event == "guard"]
-    assert looks == [8, 16, 20, *range(-(-(end + 1) // 8) * 8, 241, 8)]
+    assert looks == list(range(-(-(end + 1) // 20) * 20, 241, 20))
 
 
 def test_the_phases_of_a_training() -> None:
     plan = DirectionalRule().plan(horizon=10_000, average=True)
-    assert (plan.early_until, plan.finish_begins, plan.finish_from) == (20, 6000, 0.7)
+    assert (plan.early_steps, plan.finish_begins, plan.finish_from) == (20, 6000, 0.7)
     assert plan.rounds(20, 1) == (200, 600)
     assert plan.rounds(20, 4) == (50, 150)
     assert plan.most_raced(20, 1) == 2500
-    assert [plan.races_at(step) for step in (19, 20, 2000, 4000)] == [False, True, False, False]
-    assert [step for step in range(1, 1001) if plan.is_guarded(step)] == [200, 400, 600, 800, 1000]
+    assert not any(plan.begins_anew(step) for step in (19, 20, 2000, 4000))
+    assert [s for s in range(1, 2001) if plan.is_guarded(s)] == [500, 1000, 1500, 2000]
+    turns = {s: plan.settling_turn(s, 1020) for s in range(1000, 10_001)}
+    looks = {s: turn for s, turn in turns.items() if turn is not None}
+    assert looks == {1020 + 100 * (turn + 1): turn for turn in range(15)}
+    assert plan.settling_turn(6000, 5900) == 0
+    assert plan.settling_turn(6100, 5900) is None  # it finishes
     assert plan.factor(6000) == 1
     assert plan.factor(8000) == pytest.approx(0.35)
+    assert plan.warm_up() == 1000
+    assert [plan.factor(20 + s, 20) for s in (0, 500, 999, 1000)] == pytest.approx(
+        [1 / 1001, 501 / 1001, 1000 / 1001, 1]
+    )
     assert plan.factor(10**9) == plan.factor(9999) == pytest.approx(0.7 / 4000)
     alone = DirectionalRule().plan(horizon=10_000, average=False)
     assert (alone.finish_begins, alone.finish_from) == (5000, 1.0)
     for_ever = DirectionalRule().plan(horizon=None, average=True)
-    assert (for_ever.early_until, for_ever.finish_begins) == (20, math.inf)
+    assert (for_ever.early_steps, for_ever.finish_begins) == (20, math.inf)
     assert for_ever.rounds(20, 1) == for_ever.rounds(2000, 1) == (40, 120)
     assert for_ever.rounds(8000, 1) == (160, 480)
-    assert [s for s in range(1, 20_000) if for_ever.races_at(s)] == [20, 2000, 4000, 8000, 16_000]
+    assert [s for s in range(1, 20_000) if for_ever.begins_anew(s)] == [2000, 4000, 8000, 16_000]
+    assert [s for s in range(8001, 16_001) if for_ever.settling_turn(s, 8000) == 14] == [9200]
     assert for_ever.factor(10**6) == 1
     shortest = DirectionalRule().plan(horizon=167, average=True)
     assert shortest.rounds(16, 1) == (3, 10)
     assert DirectionalRule().plan(horizon=166, average=True).rounds(16, 1) is None
-    assert [DirectionalRule().plan(horizon=h, average=True).early_until for h in (1, 30, 199)] == [
+    assert [DirectionalRule().plan(horizon=h, average=True).early_steps for h in (1, 30, 199)] == [
         1,
         3,
         19,

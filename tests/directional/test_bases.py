@@ -26,7 +26,7 @@ MODES: dict[str, dict[str, Any]] = {
     "horizon": {"horizon": 200},
     "alone": {"average": False, "horizon": 200},
     "short": {"horizon": 60},
-    "one": {"race": 0},
+    "one": {"race": 0, "horizon": 100},
 }
 
 
