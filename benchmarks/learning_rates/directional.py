@@ -62,8 +62,8 @@ class Reciprocal(Method):
 DIRECTIONAL: dict[str, Maker] = {
     "directional": lambda setting: directional(setting, horizon=setting.task.steps),
     "directional, no horizon": lambda setting: directional(setting),
-    "directional, no race": lambda setting: directional(
-        setting, horizon=setting.task.steps, race=False
+    "directional, always raced": lambda setting: directional(
+        setting, horizon=setting.task.steps, race=True
     ),
     "directional, held out": lambda setting: directional(
         setting,
