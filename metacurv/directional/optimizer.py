@@ -64,8 +64,8 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
         per_group: True gives each parameter group a rate of its own.
         rule: "directional", or a ``DirectionalRule`` with settings of its own.
         seed: an integer in [0, 2^64) from which the probe batches are drawn; the global random state is not used.
-        on_update: is called with a ``DirectionalRecord`` at every event (a reading, a look at the noise or of the guard, a race's
-            end), as ``log_rates`` makes one.
+        on_update: is called with a ``DirectionalRecord`` at every event (a reading, a look at the noise or of the guard, a
+            race's end), as ``log_rates`` makes one.
 
     Raises:
         TypeError: an argument is of the wrong type; the optimizer is then as it was.
