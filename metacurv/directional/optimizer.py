@@ -18,23 +18,24 @@ from metacurv.rules.directional import DirectionalRule
 
 
 class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
-    """Finds a learning rate by itself, from slope and curvature of the loss along the optimizer's own step and from a race.
+    """Finds a learning rate by itself, from slope and curvature of the loss along the optimizer's step and from its noise.
 
     On the first steps it measures, on a batch of ``probe`` that the step did not use, the slope n = g . u and the curvature d
     = u . G u of the loss along the base optimizer's step u for a rate of 1 (g is the gradient, G the Gauss-Newton matrix). To
     second order, lr n is what the step gains and lr^2 d / 2 what it loses again, so that progress ends at lr d / n = 2; the
-    early rate moves towards that edge. From step 20 on a third of that rate, the rate, and three times it race: they take
-    turns in the training loop, and their losses on the same probe batches decide. The training of the winner goes on and the
-    rate is held, while the iterates are averaged; over the last 0.4 of the horizon the parameters go on from the average
-    while the rate falls to zero. A guard looks at the loss fifty times and takes a training that has died back to where it
-    was well. The training loop stays as it was.
+    early rate moves towards that edge. After step 20 the training goes back to where it began, and a warm-up of 0.1 of the
+    horizon leads to that rate. Over the next 0.15 it settles where noise, the loss of the iterate less that of the average of
+    the iterates, costs 2 % of the progress. Then the rate is held; over the last 0.4 of the horizon the parameters go on from
+    the average while the rate falls to zero. A guard looks at the loss twenty times and takes a training that has died back to
+    where it was well. Where the slopes of the early steps are noise, rates race from there on instead: they take turns in the
+    training loop, and their losses on the same probe batches decide. The training loop stays as it was.
 
     The base's lr is not used as a rate: the lrs of several groups only give the ratios between them, and what a scheduler does
     to them multiplies the rate that was found. Slope and curvature along the step are those of Roulet et al. 2024, "Stepping on
     the edge" (there measured on the training batch); the average is that of Shamir and Zhang 2013. The page "The learning-rate
     rules" of the documentation explains the rule.
 
-    Memory beside the base's: a copy of the parameters for the average and one for the guard; in the race also copies of
+    Memory beside the base's: a copy of the parameters for the average and one for the guard; in a race also copies of
     parameters, optimizer state, buffers and average, one for each candidate and one of the race's beginning.
 
     Args:
@@ -52,18 +53,19 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
             batch is drawn, the global generators are seeded by ``seed`` and the number of batches before. The
             first batches (at least 8, with about 512 examples) are kept in memory to judge by.
         horizon: the number of optimizer steps of the training to come, >= 1. Steps that a ``GradScaler`` skips do not count,
-            those of all candidates do. More steps than that keep the last rate, with a warning. A horizon below 167 steps is
-            too short for a race. Without a horizon the rate is not brought to zero, and rates race again whenever the number
-            of steps has doubled, from 2000 on.
-        average: True keeps an average of the iterates, for ``averaged_parameters`` and the end of the training. False saves its
-            memory: the finish then begins from the iterate, and takes the last half of the horizon.
+            the early ones and those of all candidates do. More steps than that keep the last rate, with a warning. A horizon
+            below 167 steps is too short for a race. Without a horizon the rate is not brought to zero, and settles again
+            whenever the number of steps has doubled, from 2000 on; with ``race=True`` rates race again then.
+        average: True keeps an average of the iterates, to settle by, for ``averaged_parameters`` and the end of the training.
+            False saves its memory: the early rate is then held without settling, and the finish begins from the iterate and
+            takes the last half of the horizon.
         race: see ``DirectionalRule``, as for ``max_lr`` and ``per_group``; None for what ``rule`` says.
         max_lr: a cap on the learning rate of every parameter group.
         per_group: True gives each parameter group a rate of its own.
         rule: "directional", or a ``DirectionalRule`` with settings of its own.
         seed: an integer in [0, 2^64) from which the probe batches are drawn; the global random state is not used.
-        on_update: is called with a ``DirectionalRecord`` at every event (a reading, a race's end, a look of the guard), as
-            ``log_rates`` makes one.
+        on_update: is called with a ``DirectionalRecord`` at every event (a reading, a look at the noise or of the guard, a
+            race's end), as ``log_rates`` makes one.
 
     Raises:
         TypeError: an argument is of the wrong type; the optimizer is then as it was.
