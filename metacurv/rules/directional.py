@@ -207,5 +207,7 @@ class Plan:
         return (step - warm_from + 1) / (self.warm_up() + 1)
 
     def _length(self, step: int) -> int:
-        """Returns the horizon; without one, the steps so far stand for it."""
-        return max(ASSUMED_STEPS, step) if self.horizon is None else self.horizon
+        """Returns the horizon; without one 2000, 4000, 8000, ..., the last of them that has been reached stands for it."""
+        if self.horizon is not None:
+            return self.horizon
+        return ASSUMED_STEPS << max(step // ASSUMED_STEPS, 1).bit_length() - 1

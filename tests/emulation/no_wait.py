@@ -66,7 +66,7 @@ def may_wait(name: str, step: int) -> bool:
         return True
     if "directional" not in name:
         return False
-    if "horizon" in name:  # of STEPS steps: three early ones, and then the guard
+    if "horizon" in name:  # of STEPS steps: three early ones, and then the guard's looks
         return step < 3 or (step + 1) % LOOKS_EVERY == 0 or step + 1 == STEPS
     return (step < EARLY and step % 2 == 0) or step + 1 == EARLY
 
@@ -142,7 +142,7 @@ def on_a_perceptron() -> Iterator[tuple[str, Make]]:
     for estimator in ("activation", "exact", "auto"):
         yield f"reciprocal, {estimator}", reciprocal(adam, estimator=estimator)
     yield "directional, horizon and average", directional(adam, horizon=STEPS, average=True)
-    yield "directional, no race", directional(adam, race=False)
+    yield "directional, race", directional(adam, race=True)
 
 
 def waiting_cases() -> Iterator[tuple[str, Make]]:
@@ -235,9 +235,8 @@ def train(
 
 def fault(name: str, make: Make, network: Network = perceptron) -> str:
     """What it waits for, or how much it grows; "" for nothing."""
-    races = "directional" in name and "horizon" not in name and "no race" not in name
     try:
-        train(make, "cuda", network, may_wait=partial(may_wait, name), may_grow=races)
+        train(make, "cuda", network, may_wait=partial(may_wait, name), may_grow="race" in name)
     except WouldWait as what:
         return f"waits: {what}"
     except GrowsError as how:
