@@ -60,7 +60,7 @@ def may_wait(name: str, step: int) -> bool:
     """Tells whether ``step``, counted from 0, is one in which the rule decides by numbers that it has measured.
 
     That is the first, on RAdam each of the first six, and with the directional rule every second of the early steps and those
-    after which the guard looks. The steps of a race up to the first at a larger rate wait for nothing.
+    after which the guard looks. The new beginning, the warm-up, and a race up to its first step at a larger rate never wait.
     """
     if step < (7 if "RAdam" in name else 1):
         return True
@@ -68,7 +68,8 @@ def may_wait(name: str, step: int) -> bool:
         return False
     if "horizon" in name:  # of STEPS steps: three early ones, and then the guard's looks
         return step < 3 or (step + 1) % LOOKS_EVERY == 0 or step + 1 == STEPS
-    return (step < EARLY and step % 2 == 0) or step + 1 == EARLY
+    early = step - (5 if "RAdam" in name else 0)  # RAdam's first five steps are not normalised
+    return early < EARLY and early % 2 == 0
 
 
 def bare(base: str, *, tensor_lr: bool = False, foreach: bool = True) -> Make:
