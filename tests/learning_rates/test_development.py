@@ -225,10 +225,26 @@ def test_the_summary_by_hand(tmp_path: Path) -> None:
     lines = table.table([conv, friedman], variants).splitlines()
     assert lines[0] == "| task | seeds | best of the reference (error) | as it is | race |"
     assert lines[2] == (
-        "| conv | 2 | 0.00316 linear (20) | +0.223 (0.0141 ×/÷ 1.63) | +0.000 (0.01), 1 seeds |"
+        "| conv | 2 | 0.00316 linear (20) | +0.223 (0.0141 ×/÷ 1.63) | +0.000 (0.01), 1 seed |"
     )
     assert lines[-1].startswith("| **mean of all** |  |  | **-0.582** ×/÷ ")
     assert lines[-1].endswith(" | **+0.000**, 1 of 2 tasks |")
+
+
+def test_runs_of_several_commits_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {method: {100: 50.0} for method in [*REFERENCE, "as it is", "race"]}
+    filled(tmp_path, "conv", values)
+    argv = ["--summary-only", "--tasks", "conv", "--seeds", "1", "--out", str(tmp_path)]
+    assert cli.main(argv) == 0
+    assert "The runs are of" not in capsys.readouterr().out
+    path = tmp_path / "conv.jsonl"
+    kept, last = path.read_text().rsplit("\n", 2)[:2]
+    path.write_text(kept + "\n" + last.replace('"abc"', '"abd"') + "\n")
+    assert cli.main(argv) == 0
+    assert "The runs are of 2 commits: abc, abd." in capsys.readouterr().out
+    assert json.loads((tmp_path / "summary.json").read_text())["commits"] == ["abc", "abd"]
 
 
 def test_nothing_finished_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,13 +56,14 @@ def write(
         print(f"{store.folder} has no task whose reference is finished", file=sys.stderr)
         return 1
     text = table.table(found, variants)
+    commits = summary.commits(tasks, variants, store)
     before = read_json(store.folder / "summary.json")
     write_atomically(store.folder / "summary.md", text)
     write_json(
         store.folder / "summary.json",
         {
             "environment": describe(1) if trained or before is None else before["environment"],
-            "commits": summary.commits(tasks, variants, store),
+            "commits": commits,
             "variants": {
                 name: {
                     "rule": dict(VARIANTS[name].rule),
@@ -78,6 +79,11 @@ def write(
         },
     )
     print(text)
+    if len(commits) > 1:
+        print(
+            f"The runs are of {len(commits)} commits: {', '.join(commits)}. Where the rule is not the same in them, remove the "
+            f"older runs from {store.folder} and give the command again.\n"
+        )
     print(f"written to {store.folder}: summary.md, summary.json")
     return 0
 

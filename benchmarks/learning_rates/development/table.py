@@ -29,8 +29,12 @@ def table(summaries: Sequence[TaskSummary], variants: Sequence[str]) -> str:
 def _entry(entry: Entry | None, summary: TaskSummary) -> str:
     if entry is None:
         return ""
-    short = "" if entry.seeds == summary.seeds else f", {len(entry.seeds)} seeds"
+    short = "" if entry.seeds == summary.seeds else f", {_count(entry.seeds)}"
     return f"{entry.log_ratio:+.3f}{_rates(entry)}{short}"
+
+
+def _count(seeds: Sequence[int]) -> str:
+    return f"{len(seeds)} seed" + ("" if len(seeds) == 1 else "s")
 
 
 def _rates(entry: Entry) -> str:
