@@ -23,6 +23,11 @@ class IterateAverage:
         self._taken += 1
         torch._foreach_lerp_(self._values, self._parameters, 9 / (self._taken + 9))
 
+    @torch.no_grad()
+    def continue_from_it(self) -> None:
+        """Puts the average into the parameters for good: the training goes on from there."""
+        torch._foreach_copy_(self._parameters, self._values)
+
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Puts the average into the parameters for the length of the block."""

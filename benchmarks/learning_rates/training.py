@@ -15,7 +15,7 @@ from metacurv.experiment.training import Batches
 
 from . import task_sets
 from .catalogue import METHODS
-from .methods import Setting
+from .methods import Maker, Setting
 from .normalisation import statistics_of
 from .part import Part
 from .task import Task
@@ -27,13 +27,14 @@ Record = dict[str, Any]
 
 
 class Training:
-    """A task from a seed by a method, step by step. ``seconds`` counts the steps alone."""
+    """A task from a seed by a method, a name in ``METHODS`` or what makes one. ``seconds`` counts the steps alone."""
 
-    def __init__(self, task: Task, method: str, seed: int, user_lr: float) -> None:
+    def __init__(self, task: Task, method: str | Maker, seed: int, user_lr: float) -> None:
         self.task = task
         self.splits = task.data(seed)
         self.model = task.network(seed)
-        self.method = METHODS[method](Setting(task, self.model, self.splits, seed, user_lr))
+        make = METHODS[method] if isinstance(method, str) else method
+        self.method = make(Setting(task, self.model, self.splits, seed, user_lr))
         self.done, self.seconds, self.diverged = 0, 0.0, False
         self._batches = Batches(len(self.splits.train), task.batch_size, seed)
         self._last: list[torch.Tensor] = []
@@ -137,13 +138,13 @@ def _run(task: Task, method_name: str, seed: int, user_lr: float) -> Record:
         "diverged": diverged,
         "curve": curve,
         "torch": torch.__version__,
-        "commit": _commit(),
+        "commit": commit(),
         **found,
     }
 
 
 @cache
-def _commit() -> str | None:
+def commit() -> str | None:
     """Returns the commit of the metacurv that trains, which need not be the one that lies beside this file."""
     return git_commit()
 

@@ -36,20 +36,26 @@ def finished(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def complete(runs: Iterable[Run], store: Store, jobs: int, what: str, *, progress: bool) -> None:
-    """Trains those of ``runs`` that ``store`` lacks, and keeps each as it comes. ``what``: for the progress bar."""
+def train(each: Run) -> Record:
+    """Does one run of the comparison."""
+    return run(each.task, each.method, each.seed, steps=each.steps, user_lr=each.user_lr)
+
+
+def complete(
+    runs: Iterable[Run],
+    store: Store,
+    jobs: int,
+    what: str,
+    *,
+    progress: bool,
+    do: Callable[[Run], Record] = train,
+) -> None:
+    """Does those of ``runs`` that ``store`` lacks, and keeps each as it comes. ``what``: for the progress bar."""
     todo = [each for each in runs if each not in store]
     hidden = not progress or not todo
-    for each, record in tqdm(
-        finished(todo, jobs, train), total=len(todo), desc=what, disable=hidden
-    ):
+    for each, record in tqdm(finished(todo, jobs, do), total=len(todo), desc=what, disable=hidden):
         store.add(each, record)
 
 
 def _one_thread() -> None:
     torch.set_num_threads(1)
-
-
-def train(each: Run) -> Record:
-    """Does one run of the comparison."""
-    return run(each.task, each.method, each.seed, steps=each.steps, user_lr=each.user_lr)
