@@ -49,7 +49,10 @@ def test_a_tiny_run_is_compared_and_goes_on(
     found = json.loads((tmp_path / "summary.json").read_text())
     assert found["variants"]["no settling"] == {
         "rule": {},
-        "patches": {"metacurv.rules.settling._GAIN": 0.0},
+        "patches": {
+            "metacurv.rules.settling._GAIN": 0.0,
+            "metacurv.rules.settling._LAST_GAIN": 0.0,
+        },
     }
     assert [each["task"] for each in found["tasks"]] == ["digits-mlp", "adding"]
     (digits, adding) = found["tasks"]

@@ -54,7 +54,7 @@ VARIANTS = {
     "as it is": Variant(),
     "race": Variant(rule={"race": True}),
     "no race": Variant(rule={"race": False}),
-    "no settling": Variant(patches={"metacurv.rules.settling._GAIN": 0.0}),
+    "no settling": Variant(patches={_GAIN: 0.0, _LAST_GAIN: 0.0}),
     "no new beginning": Variant(
         patches={"metacurv.directional.guard.Guard.begin_again": _go_on, _WARM_UP: 0.0}
     ),
