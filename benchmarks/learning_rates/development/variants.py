@@ -13,6 +13,8 @@ import metacurv
 from ..directional import directional
 from ..methods import Method, Setting
 
+_GAIN = "metacurv.rules.settling._GAIN"
+_LAST_GAIN = "metacurv.rules.settling._LAST_GAIN"
 _WARM_UP, _TARGET = "metacurv.rules.directional._WARM_UP", "metacurv.rules.settling._TARGET"
 
 
