@@ -50,7 +50,7 @@ class Judge:
         self._training = training
         self._batches: list[ProbeBatch] = []
         self._quick = 1
-        examples, most = 0, max(_LEAST_BATCHES, horizon // _PART)
+        examples, most = 0.0, max(_LEAST_BATCHES, horizon // _PART)
         while len(self._batches) < most and (
             len(self._batches) < _LEAST_BATCHES or examples < _EXAMPLES
         ):
@@ -58,7 +58,9 @@ class Judge:
             self._batches.append(batch)
             if examples < _QUICK_EXAMPLES:  # one example of a batch each would tell nothing
                 self._quick = len(self._batches)
-            examples += _examples(pair)
+            # Ranks whose batches differ in size must all take as many.
+            here = torch.tensor(float(_examples(pair)), device=training.parameters()[0].device)
+            examples += float(batch.ranks.mean(here))
 
     def verdict(self) -> Verdict:
         """Measures the iterate and, where one is kept, the average."""

@@ -4,11 +4,33 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
-from tests.directional.helpers import batch, directional, network
+from tests.directional.helpers import batch, data, directional, network
+
+
+def trained(rank: int, race: int) -> dict[str, Any]:
+    model = network(norm=True, dtype=torch.float64)
+    parallel = nn.parallel.DistributedDataParallel(model)
+    opt = directional(
+        torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
+        parallel,
+        probe=DataLoader(data(torch.float64), batch_size=(16, 40)[rank]),
+        seed=rank,
+        horizon=200,
+        race=race,
+    )
+    for step in range(200):
+        x, y = batch(2 * step + rank, torch.float64)
+        opt.zero_grad()
+        nn.functional.cross_entropy(parallel(x), y).backward()
+        opt.step()
+    history = [vars(record) for record in opt.history]
+    return {"model": dict(model.named_parameters()), "history": history}
 
 
 def main(rank: int, folder: str) -> None:
@@ -17,18 +39,7 @@ def main(rank: int, folder: str) -> None:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
     )
-    model = network(norm=True, dtype=torch.float64)
-    parallel = nn.parallel.DistributedDataParallel(model)
-    opt = directional(
-        torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), parallel, seed=rank, horizon=200
-    )
-    for step in range(200):
-        x, y = batch(2 * step + rank, torch.float64)
-        opt.zero_grad()
-        nn.functional.cross_entropy(parallel(x), y).backward()
-        opt.step()
-    history = [vars(record) for record in opt.history]
-    torch.save({"model": dict(model.named_parameters()), "history": history}, f"{folder}/{rank}.pt")
+    torch.save({race: trained(rank, race) for race in (0, 3)}, f"{folder}/{rank}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
