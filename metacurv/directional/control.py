@@ -13,10 +13,13 @@ from torch.optim import ASGD, SGD, Optimizer, RAdam, Rprop
 
 from metacurv import _validate
 from metacurv._warnings import warn_user
-from metacurv.base_step import Rate, step_base_at
+from metacurv.base_step import step_base_at
+from metacurv.directional.checked_state import NAME, VERSION, check_form, check_numbers
+from metacurv.directional.effective_rates import EffectiveRates
 from metacurv.directional.first_step import FirstStep
 from metacurv.directional.group_rates import GroupRates
 from metacurv.directional.guard import Guard
+from metacurv.directional.history import History
 from metacurv.directional.iterate_average import IterateAverage
 from metacurv.directional.judge import Judge
 from metacurv.directional.probe_batches import ProbeBatches
@@ -34,7 +37,6 @@ from metacurv.rules.directional import ASSUMED_STEPS, DirectionalRule
 from metacurv.rules.early_rate import MAX_LR, MIN_LR, EarlyRate
 from metacurv.rules.settling import settled
 
-_STATE_VERSION, _FORMER_VERSION = 2, 1
 _RADAM_STEPS = 5  # are not normalised (Liu et al. 2020: rho_t <= 5, for beta2 up to 0.9999)
 _READ_EVERY = 2  # early steps
 
@@ -70,7 +72,7 @@ class DirectionalControl:
         self._base = base
         self.rule = rule
         self.seed = _validate.seed(seed)
-        self.on_update = on_update
+        self.history = History(on_update)
         self._probes = ProbeBatches(probe, self.seed)
         self._model = ProbeModel(model, loss_fn, base)
         self._horizon = None if horizon is None else _validate.integer("horizon", horizon, low=1)
@@ -99,8 +101,8 @@ class DirectionalControl:
         self._raced = 0  # the scale that is racing
         self._to_race: list[int] = []  # the scales after it
         self._went_on_from_average = False
-        self._records: list[DirectionalRecord] = []
-        self._rate_changed()
+        self.history.records.clear()
+        self._effective = EffectiveRates(self._base, self._rates, self.rule.max_lr)
         for group in self._base.param_groups:
             group["lr_scale"] = math.nan  # until a step finds a rate
 
@@ -111,17 +113,12 @@ class DirectionalControl:
         """The learning rate of every group; nan before the first step, which finds the rate."""
         if not self._started:
             return [math.nan] * len(self._base.param_groups)
-        return [float(rate) for rate in self._group_rates()]
+        return [float(rate) for rate in self._effective.of_groups(self._scale_rates())]
 
     @property
     def skipped_readings(self) -> int:
         """The number of readings with a number that was not finite."""
-        return sum(not record.accepted for record in self._records) + self._skipped
-
-    @property
-    def history(self) -> list[DirectionalRecord]:
-        """All events."""
-        return list(self._records)
+        return sum(not record.accepted for record in self.history.records) + self._skipped
 
     @contextmanager
     def averaged_parameters(self) -> Iterator[None]:
@@ -189,19 +186,19 @@ class DirectionalControl:
         self._training.entries = first.changed_entries
         if is_first and first.before is not None and self._guard is not None:
             self._guard.base = first.before
-        self._rate_changed()
         step = self._steps
         if reading is not None:
             # RAdam's first steps are not normalised, the later ones are: each of them begins anew.
             self._started = not isinstance(self._base, RAdam) or step >= _RADAM_STEPS
             self._began = step
-            self._show_scale(self._group_rates())
+            self._effective.show(self._effective.of_groups(self._scale_rates()))
         self._count_step()
         if reading is not None:
-            self._record_reading(step, reading, self._early.lr, accepted=True)
+            lr = self._early.lr
+            self.history.add_reading(step, reading, lr, lr, accepted=True)
 
     def _later_step(self) -> None:
-        step, rates = self._steps, self._rates_of_step()
+        step, rates = self._steps, self._effective.of_step(self._scale_rates())
         line = batch = None
         if step < self._early_until and (step - self._began) % _READ_EVERY == 0:
             under_scales = moving(self._base, self._rates, rates)
@@ -267,7 +264,6 @@ class DirectionalControl:
             self._guard.begin_again()
             self._warm_from = self._steps
             self._settles_from = self._steps + self._plan.warm_up()
-            self._rate_changed()
 
     def _look_about(self) -> None:
         """Looks at the noise and lets the guard look, where it is time to."""
@@ -276,7 +272,7 @@ class DirectionalControl:
             turn = self._plan.settling_turn(step, self._settles_from)
             if turn is not None:
                 loss, noise = self._judge.noise(turn)
-                self._scale_by(settled(noise, self._first_loss - loss, turn))
+                self._early.scale_by(settled(noise, self._first_loss - loss, turn))
                 self._record("settling", loss, noise=noise)
         if self._guard is not None and self._plan.is_guarded(step):
             self._look()
@@ -292,8 +288,7 @@ class DirectionalControl:
         measured_at = list(self._early.lr)
         slope, curvature = reading.slope.tolist(), reading.curvature.tolist()
         accepted = self._early.take(slope, curvature)
-        self._rate_changed()
-        self._record_reading(step, reading, measured_at, accepted=accepted)
+        self.history.add_reading(step, reading, self._early.lr, measured_at, accepted=accepted)
 
     # Judging: the race and the guard.
 
@@ -333,11 +328,9 @@ class DirectionalControl:
             highest=highest,
             wide=self._early.is_noise(s),
         )
-        self._rate_changed()
 
     def _end_race(self, outcome: Outcome | None, *, more: bool = True) -> None:
         """Takes in the outcome of the race where there is one, and begins the next scale's where ``more`` are wanted."""
-        self._rate_changed()
         if outcome is None:
             return
         assert self._race is not None
@@ -345,47 +338,19 @@ class DirectionalControl:
         raced = [(before * FACTOR**c.exponent, c.loss) for c in self._race.candidates if c.losses]
         self._early.lr[s] = min(max(before * math.exp(outcome.shift), MIN_LR), MAX_LR)
         self._race = None
-        self._rate_changed()
         more = more and not self._plan.is_finishing(self._steps)
         self._race_or_settle(self._to_race if more else [])
         self._record("race", min((loss for _, loss in raced), default=math.nan), raced)
-
-    def _scale_by(self, factor: float) -> None:
-        self._early.scale_by(factor)
-        self._rate_changed()
 
     def _look(self) -> None:
         """Lets the guard look, and halves the rates where it has taken the training back."""
         assert self._guard is not None
         loss, went_back = self._guard.look(of_average=not self._went_on_from_average)
         if went_back:
-            self._scale_by(0.5)
+            self._early.scale_by(0.5)
         self._record("went back" if went_back else "guard", loss)
 
     # Rates.
-
-    def _rate_changed(self) -> None:
-        """Drops what was derived from the former rate."""
-        self._last_rates: tuple[Any, list[Rate]] | None = None
-
-    def _rates_of_step(self) -> list[Rate]:
-        """Returns the learning rate of every group at this step, and shows it in the groups.
-
-        The rates are computed anew only where something has changed.
-        """
-        groups = self._base.param_groups
-        key = (
-            self._factor(),
-            [(group["lr"], group.get("max_lr")) for group in groups],
-        )
-        if self._last_rates is not None and self._last_rates[0] == key:
-            return self._last_rates[1]
-        rates = self._group_rates()
-        self._show_scale(rates)
-        # A tensor's number may change behind its back.
-        if not any(isinstance(value, Tensor) for value in (*rates, *(lr for lr, _ in key[1]))):
-            self._last_rates = key, rates
-        return rates
 
     def _factor(self) -> float:
         """Returns the factor of warm-up and finish on the rates of the next step."""
@@ -398,18 +363,6 @@ class DirectionalControl:
         if self._race is not None:
             rates[self._raced] *= FACTOR**self._race.exponent
         return rates
-
-    def _group_rates(self) -> list[Rate]:
-        """Returns the learning rate of every group at the next step."""
-        scales, shares = self._scale_rates(), self._rates.shares()
-        rates = [
-            scales[scale] * share
-            for scale, share in zip(self._rates.scale_of_group, shares, strict=True)
-        ]
-        most = self.rule.max_lr
-        if most is None:
-            return rates
-        return [r.clamp(max=most) if isinstance(r, Tensor) else min(r, most) for r in rates]
 
     # Parameters.
 
@@ -430,24 +383,6 @@ class DirectionalControl:
 
     # Reporting.
 
-    def _record_reading(
-        self, step: int, reading: LineReading, measured_at: Sequence[float], *, accepted: bool
-    ) -> None:
-        loss, slope, curvature = (
-            float(reading.loss),
-            reading.slope.tolist(),
-            reading.curvature.tolist(),
-        )
-        ratio = [
-            lr * d / n if n else math.nan
-            for lr, d, n in zip(measured_at, curvature, slope, strict=True)
-        ]
-        self._add(
-            DirectionalRecord(
-                step, "reading", loss, list(self._early.lr), slope, curvature, ratio, [], accepted
-            )
-        )
-
     def _record(
         self,
         event: Literal["race", "settling", "guard", "went back"],
@@ -455,26 +390,7 @@ class DirectionalControl:
         candidates: Sequence[tuple[float, float]] = (),
         noise: float = math.nan,
     ) -> None:
-        lr = list(self._early.lr)
-        self._add(
-            DirectionalRecord(
-                self._steps, event, loss, lr, [], [], [], list(candidates), True, noise
-            )
-        )
-
-    def _add(self, record: DirectionalRecord) -> None:
-        self._records.append(record)
-        if self.on_update is not None:
-            self.on_update(record)
-
-    def _show_scale(self, rates: Sequence[Rate]) -> None:
-        """Writes ``group["lr_scale"]``, the effective rate over the group's lr."""
-        for group, rate in zip(self._base.param_groups, rates, strict=True):
-            lr = group["lr"]
-            if isinstance(rate, Tensor):
-                group["lr_scale"] = rate / lr
-            else:
-                group["lr_scale"] = rate / float(lr) if lr > 0 else 0.0
+        self.history.add(self._steps, event, loss, self._early.lr, candidates, noise)
 
     def group_added(self) -> None:
         """Takes in the parameter group that was just added to the base."""
@@ -491,7 +407,6 @@ class DirectionalControl:
         else:  # the rates of the other groups stay
             by = self._rates.references[0] / before[0]
             self._early.scale_by(by)
-        self._rate_changed()
         added = self._base.param_groups[-1]["params"]
         if self._average is not None:
             self._average.extend(added)
@@ -507,7 +422,7 @@ class DirectionalControl:
     def own_state(self) -> dict[str, Any]:
         """Returns numbers, strings and tensors, for a state dict."""
         return {
-            "version": _STATE_VERSION,
+            "version": VERSION,
             "rule": DirectionalRule.name,
             "seed": self.seed,
             "steps": self._steps,
@@ -539,68 +454,25 @@ class DirectionalControl:
         """Checks ``state`` (None: a checkpoint of the bare base) and returns a function that loads it."""
         if state is None:
             return self._begin_afresh
-        name = "state_dict['metacurv']"
-        if isinstance(state, dict) and (state.get("version"), state.get("rule")) == (
-            _FORMER_VERSION,
-            DirectionalRule.name,
-        ):
-            raise ValueError(
-                f"{name} must be of this release's rule='directional', got that of an earlier one, which found its rate in "
-                "another way; load the dict without its entry 'metacurv' to keep the base optimizer's state and begin the "
-                "rule afresh"
-            )
-        if not isinstance(state, dict) or (state.get("version"), state.get("rule")) != (
-            _STATE_VERSION,
-            DirectionalRule.name,
-        ):
-            raise ValueError(
-                f"{name} must be a dict of version {_STATE_VERSION} of rule='directional', got {_validate.describe(state)}"
-            )
-        missing = sorted(self.own_state().keys() - state.keys())
-        if missing:
-            raise ValueError(f"{name} must have all its entries, lacks {missing}")
-        counters = {
-            key: _validate.integer(f"{name}[{key!r}]", state[key], low=0)
-            for key in ("seed", "steps", "began", "skipped", "probes", "raced")
-        }
-        for key in ("warm_from", "settles_from"):
-            if state[key] is not None:
-                _validate.integer(f"{name}[{key!r}]", state[key], low=0)
-        to_race = state["to_race"]
-        if not isinstance(to_race, list) or not set(to_race) <= set(self._all_scales()):
-            raise ValueError(
-                f"{name}['to_race'] must be a list of some of {self._all_scales()}, got {_validate.describe(to_race)}"
-            )
-        averages = state["average"] is not None
-        if averages != self._averages:
-            raise ValueError(
-                f"{name} must be of MetaCurvatureLR(average={self._averages}), got one of average={averages}"
-            )
-        if averages:
+        check_form(state, self.own_state().keys())
+        check_numbers(
+            state,
+            groups=len(self._base.param_groups),
+            scales=len(self._rates.scales),
+            averages=self._averages,
+        )
+        if self._averages:
             average = self._average or IterateAverage(self._all_parameters())
-            average.check(state["average"], f"{name}['average']")
-        first = state["first_lrs"]
-        if not isinstance(first, list) or len(first) != len(self._base.param_groups):
-            raise ValueError(
-                f"{name}['first_lrs'] must be a list of {len(self._base.param_groups)} numbers, got {_validate.describe(first)}"
-            )
-        for index, lr in enumerate(first):
-            _validate.real(f"{name}['first_lrs'][{index}]", lr, low=0)
-        for key in ("started", "went_on_from_average", "judges"):
-            if not isinstance(state[key], bool):
-                raise TypeError(
-                    f"{name}[{key!r}] must be True or False, got {_validate.describe(state[key])}"
-                )
-        _validate.real(f"{name}['first_loss']", state["first_loss"], low=-math.inf)
-        self._early.check(state["early"], f"{name}['early']", started=state["started"])
+            average.check(state["average"], f"{NAME}['average']")
+        self._early.check(state["early"], f"{NAME}['early']", started=state["started"])
         if state["guard"] is not None:
-            Guard.check(self._training, state["guard"], f"{name}['guard']")
+            Guard.check(self._training, state["guard"], f"{NAME}['guard']")
         if state["race"] is not None:
-            Race.loaded(self._training, _no_verdict, _no_verdict, state["race"], f"{name}['race']")
+            Race.loaded(self._training, _no_verdict, _no_verdict, state["race"], f"{NAME}['race']")
 
         def load() -> None:
             self._reset()
-            self.seed = counters["seed"]
+            self.seed = state["seed"]
             self._rates.load(state["first_lrs"])
             self._early.load(state["early"])
             self._training.entries = frozenset(state["entries"])
@@ -608,9 +480,9 @@ class DirectionalControl:
             if state["judges"]:
                 self._begin_to_judge()
                 self._first_loss = state["first_loss"]
-            self._probes.go_to(counters["probes"], seed=self.seed)
-            self._steps, self._skipped = counters["steps"], counters["skipped"]
-            self._began = counters["began"]
+            self._probes.go_to(state["probes"], seed=self.seed)
+            self._steps, self._skipped = state["steps"], state["skipped"]
+            self._began = state["began"]
             self._warm_from, self._settles_from = state["warm_from"], state["settles_from"]
             self._started = state["started"]
             self._went_on_from_average = state["went_on_from_average"]
@@ -618,7 +490,7 @@ class DirectionalControl:
                 self._average.load(state["average"])
             if self._guard is not None:
                 self._guard.load(state["guard"])
-            self._raced, self._to_race = counters["raced"], list(to_race)
+            self._raced, self._to_race = state["raced"], list(state["to_race"])
             if state["race"] is not None:
                 assert self._judge is not None
                 self._race = Race.loaded(
@@ -626,10 +498,10 @@ class DirectionalControl:
                     self._judge.verdict,
                     self._judge.finds_alive,
                     state["race"],
-                    f"{name}['race']",
+                    f"{NAME}['race']",
                 )
             if self._started:
-                self._show_scale(self._group_rates())
+                self._effective.show(self._effective.of_groups(self._scale_rates()))
 
         return load
 

@@ -134,16 +134,16 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
     @property
     def on_update(self) -> Callable[[DirectionalRecord], None] | None:
         """The function that is called at every event, or None."""
-        return self._control.on_update
+        return self._control.history.on_update
 
     @on_update.setter
     def on_update(self, value: Callable[[DirectionalRecord], None] | None) -> None:
-        self._control.on_update = _validate.callback("on_update", value)
+        self._control.history.on_update = _validate.callback("on_update", value)
 
     @property
     def history(self) -> list[DirectionalRecord]:
         """All events since the start or the last ``load_state_dict``."""
-        return self._control.history
+        return list(self._control.history.records)
 
     @contextmanager
     def averaged_parameters(self) -> Iterator[None]:

@@ -106,6 +106,13 @@ def test_a_bare_checkpoint_starts_afresh() -> None:
         ({"average": None}, "average=True"),
         ({"average": {"taken": 3, "values": 3}}, "'values'.* must be a list of tensors, got int 3"),
         ({"started": 1}, "'started'.* must be True or False"),
+        ({"began": -1}, "'began'.* >= 0"),
+        ({"warm_from": 0.5}, "'warm_from'.* must be an integer"),
+        ({"settles_from": -1}, "'settles_from'.* >= 0"),
+        ({"to_race": [1]}, r"'to_race'.* must be a list of some of \[0\], got list"),
+        ({"to_race": [[]]}, "'to_race'.* must be a list of some of"),
+        ({"to_race": 0}, "'to_race'.* must be a list of some of"),
+        ({"first_lrs": [1.0, 1.0]}, "'first_lrs'.* must be a list of 1 numbers"),
     ],
 )
 def test_a_wrong_state_changes_nothing(change: dict[str, Any], message: str) -> None:

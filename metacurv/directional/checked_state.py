@@ -1,0 +1,77 @@
+"""Checks of the numbers in a checkpoint of the directional rule, before anything is loaded from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Set
+from typing import Any
+
+from metacurv import _validate
+from metacurv.rules.directional import DirectionalRule
+
+NAME = "state_dict['metacurv']"  # of the state in error messages
+VERSION, _FORMER_VERSION = 2, 1
+_COUNTERS = ("seed", "steps", "began", "skipped", "probes", "raced")
+
+
+def check_form(state: Any, keys: Set[str]) -> None:
+    """Checks that ``state`` is a dict of this rule and version with all ``keys``.
+
+    Raises:
+        ValueError: it is not.
+    """
+    kind = (state.get("version"), state.get("rule")) if isinstance(state, dict) else None
+    if kind == (_FORMER_VERSION, DirectionalRule.name):
+        raise ValueError(
+            f"{NAME} must be of this release's rule='directional', got that of an earlier one, which found its rate in another "
+            "way; load the dict without its entry 'metacurv' to keep the base optimizer's state and begin the rule afresh"
+        )
+    if kind != (VERSION, DirectionalRule.name):
+        raise ValueError(
+            f"{NAME} must be a dict of version {VERSION} of rule='directional', got {_validate.describe(state)}"
+        )
+    missing = sorted(keys - state.keys())
+    if missing:
+        raise ValueError(f"{NAME} must have all its entries, lacks {missing}")
+
+
+def check_numbers(state: dict[str, Any], *, groups: int, scales: int, averages: bool) -> None:
+    """Checks counters, flags and rates.
+
+    Args:
+        state: has passed ``check_form``.
+        groups: the number of parameter groups that it must be of.
+        scales: the number of scales.
+        averages: whether an average must be in it.
+
+    Raises:
+        TypeError: an entry is of the wrong type.
+        ValueError: an entry is out of range, or does not fit the optimizer.
+    """
+    for key in _COUNTERS:
+        _validate.integer(f"{NAME}[{key!r}]", state[key], low=0)
+    for key in ("warm_from", "settles_from"):
+        if state[key] is not None:
+            _validate.integer(f"{NAME}[{key!r}]", state[key], low=0)
+    to_race, all_scales = state["to_race"], list(range(scales))
+    if not isinstance(to_race, list) or not all(scale in all_scales for scale in to_race):
+        raise ValueError(
+            f"{NAME}['to_race'] must be a list of some of {all_scales}, got {_validate.describe(to_race)}"
+        )
+    if (state["average"] is not None) != averages:
+        raise ValueError(
+            f"{NAME} must be of MetaCurvatureLR(average={averages}), got one of average={not averages}"
+        )
+    first = state["first_lrs"]
+    if not isinstance(first, list) or len(first) != groups:
+        raise ValueError(
+            f"{NAME}['first_lrs'] must be a list of {groups} numbers, got {_validate.describe(first)}"
+        )
+    for index, lr in enumerate(first):
+        _validate.real(f"{NAME}['first_lrs'][{index}]", lr, low=0)
+    for key in ("started", "went_on_from_average", "judges"):
+        if not isinstance(state[key], bool):
+            raise TypeError(
+                f"{NAME}[{key!r}] must be True or False, got {_validate.describe(state[key])}"
+            )
+    _validate.real(f"{NAME}['first_loss']", state["first_loss"], low=-math.inf)

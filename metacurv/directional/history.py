@@ -1,0 +1,74 @@
+"""The events of a training: they are kept, and each is told as it happens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from metacurv.directional.record import DirectionalRecord
+from metacurv.estimators.line_reading import LineReading
+
+
+class History:
+    """Keeps a record of every event.
+
+    Attributes:
+        records: all of them, in the order of time.
+        on_update: is called with each, or None.
+    """
+
+    def __init__(self, on_update: Callable[[DirectionalRecord], None] | None) -> None:
+        self.records: list[DirectionalRecord] = []
+        self.on_update = on_update
+
+    def add_reading(
+        self,
+        step: int,
+        reading: LineReading,
+        lr: Sequence[float],
+        measured_at: Sequence[float],
+        *,
+        accepted: bool,
+    ) -> None:
+        """Adds a reading.
+
+        Args:
+            step: the step that was measured.
+            reading: what was measured.
+            lr: the rate of every scale from the next step on.
+            measured_at: those of the step.
+            accepted: False where a number of the reading was not finite.
+        """
+        slope, curvature = reading.slope.tolist(), reading.curvature.tolist()
+        ratio = [
+            rate * d / n if n else math.nan
+            for rate, d, n in zip(measured_at, curvature, slope, strict=True)
+        ]
+        loss = float(reading.loss)
+        self._add(
+            DirectionalRecord(
+                step, "reading", loss, list(lr), slope, curvature, ratio, [], accepted
+            )
+        )
+
+    def add(
+        self,
+        step: int,
+        event: Literal["race", "settling", "guard", "went back"],
+        loss: float,
+        lr: Sequence[float],
+        candidates: Sequence[tuple[float, float]] = (),
+        noise: float = math.nan,
+    ) -> None:
+        """Adds another event after ``step`` steps; see ``DirectionalRecord``."""
+        self._add(
+            DirectionalRecord(
+                step, event, loss, list(lr), [], [], [], list(candidates), True, noise
+            )
+        )
+
+    def _add(self, record: DirectionalRecord) -> None:
+        self.records.append(record)
+        if self.on_update is not None:
+            self.on_update(record)
