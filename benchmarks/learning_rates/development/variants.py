@@ -16,6 +16,7 @@ from ..methods import Method, Setting
 _GAIN = "metacurv.rules.settling._GAIN"
 _LAST_GAIN = "metacurv.rules.settling._LAST_GAIN"
 _WARM_UP, _TARGET = "metacurv.rules.directional._WARM_UP", "metacurv.rules.settling._TARGET"
+_FINISH, _FROM = "metacurv.rules.directional._FINISH", "metacurv.rules.directional._FROM"
 
 
 @dataclass(frozen=True)
@@ -64,4 +65,6 @@ VARIANTS = {
     "warm-up 0.2": Variant(patches={_WARM_UP: 0.2}),
     "noise 0.01": Variant(patches={_TARGET: 0.01}),
     "noise 0.04": Variant(patches={_TARGET: 0.04}),
+    "finish 0.15 from 0.4": Variant(patches={_FINISH: 0.15, _FROM: 0.4}),
+    "finish 0.5 from 1": Variant(patches={_FINISH: 0.5, _FROM: 1.0}),
 }
