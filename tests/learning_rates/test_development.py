@@ -26,7 +26,8 @@ from metacurv.rules import directional, settling
 
 def constants() -> tuple[Any, ...]:
     """What the patches change."""
-    return directional._WARM_UP, settling._GAIN, settling._TARGET, Guard.begin_again
+    finish = directional._FINISH, directional._FROM
+    return directional._WARM_UP, finish, settling._GAIN, settling._TARGET, Guard.begin_again
 
 
 @pytest.fixture
@@ -81,11 +82,13 @@ def test_the_rule_as_it_is_is_the_rule_of_the_comparison() -> None:
 
 
 def test_the_variants_change_what_they_say() -> None:
-    rates = {name: single.train(Run("digits-mlp", name, 100, 200))["rate"] for name in VARIANTS}
-    usual = rates.pop("as it is")
-    assert rates.pop("no race") == usual  # on this task the slopes are no noise
-    assert usual not in rates.values()
-    assert len(set(rates.values())) == len(rates)
+    losses = {
+        name: single.train(Run("digits-mlp", name, 100, 200))["train_loss"] for name in VARIANTS
+    }
+    usual = losses.pop("as it is")
+    assert losses.pop("no race") == usual  # on this task the slopes are no noise
+    assert usual not in losses.values()
+    assert len(set(losses.values())) == len(losses)
 
 
 @pytest.mark.parametrize("name", list(VARIANTS))
