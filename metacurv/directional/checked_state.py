@@ -11,7 +11,7 @@ from metacurv.rules.directional import DirectionalRule
 
 NAME = "state_dict['metacurv']"  # of the state in error messages
 VERSION, _FORMER_VERSION = 2, 1
-_COUNTERS = ("seed", "steps", "began", "skipped", "probes", "raced")
+_COUNTERS = ("seed", "steps", "began", "skipped", "probes", "raced", "races")
 
 
 def check_form(state: Any, keys: Set[str]) -> None:
@@ -50,9 +50,23 @@ def check_numbers(state: dict[str, Any], *, groups: int, scales: int, averages: 
     """
     for key in _COUNTERS:
         _validate.integer(f"{NAME}[{key!r}]", state[key], low=0)
-    for key in ("warm_from", "settles_from"):
-        if state[key] is not None:
-            _validate.integer(f"{NAME}[{key!r}]", state[key], low=0)
+    for key, length in {"warm_up": 2, "settling": 3}.items():
+        numbers = state[key]
+        if key == "settling" and numbers is None:
+            continue
+        if not isinstance(numbers, list) or len(numbers) != length:
+            raise ValueError(
+                f"{NAME}[{key!r}] must be a list of {length} integers, got {_validate.describe(numbers)}"
+            )
+        for number in numbers:
+            _validate.integer(f"{NAME}[{key!r}]", number, low=0)
+    if state["raced"] >= scales:
+        raise ValueError(f"{NAME}['raced'] must be below {scales}, got {state['raced']}")
+    entries = state["entries"]
+    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        raise ValueError(
+            f"{NAME}['entries'] must be a list of strings, got {_validate.describe(entries)}"
+        )
     to_race, all_scales = state["to_race"], list(range(scales))
     if not isinstance(to_race, list) or not all(scale in all_scales for scale in to_race):
         raise ValueError(
@@ -69,9 +83,15 @@ def check_numbers(state: dict[str, Any], *, groups: int, scales: int, averages: 
         )
     for index, lr in enumerate(first):
         _validate.real(f"{NAME}['first_lrs'][{index}]", lr, low=0)
-    for key in ("started", "went_on_from_average", "judges"):
+    for key in ("started", "early_is_over", "went_on_from_average"):
         if not isinstance(state[key], bool):
             raise TypeError(
                 f"{NAME}[{key!r}] must be True or False, got {_validate.describe(state[key])}"
             )
-    _validate.real(f"{NAME}['first_loss']", state["first_loss"], low=-math.inf)
+    losses = state["first_losses"]
+    if not isinstance(losses, list):
+        raise ValueError(
+            f"{NAME}['first_losses'] must be a list of numbers, got {_validate.describe(losses)}"
+        )
+    for loss in losses:
+        _validate.real(f"{NAME}['first_losses']", loss, low=-math.inf)

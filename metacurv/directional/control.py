@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import astuple
 from typing import Any, Literal, NoReturn
 
 import torch
@@ -33,12 +34,13 @@ from metacurv.directional.stepped import keep, moving
 from metacurv.estimators.line_reading import LineReading
 from metacurv.estimators.parameters import number_parameters
 from metacurv.group_parameters import named_parameters
-from metacurv.rules.directional import ASSUMED_STEPS, DirectionalRule
+from metacurv.rules.directional import ASSUMED_STEPS, DirectionalRule, Settling, WarmUp
 from metacurv.rules.early_rate import MAX_LR, MIN_LR, EarlyRate
 from metacurv.rules.settling import settled
 
 _RADAM_STEPS = 5  # are not normalised (Liu et al. 2020: rho_t <= 5, for beta2 up to 0.9999)
 _READ_EVERY = 2  # early steps
+_LEARNED = 0.25  # part of the first loss that is lost where the first steps went far
 
 
 class DirectionalControl:
@@ -72,7 +74,7 @@ class DirectionalControl:
         self._base = base
         self.rule = rule
         self.seed = _validate.seed(seed)
-        self.history = History(on_update)
+        self.history = History(on_update, self._effective_lrs)
         self._probes = ProbeBatches(probe, self.seed)
         self._model = ProbeModel(model, loss_fn, base)
         self._horizon = None if horizon is None else _validate.integer("horizon", horizon, low=1)
@@ -87,8 +89,9 @@ class DirectionalControl:
         self._steps = 0
         self._started = False
         self._began = 0  # the step that found the first rate
-        self._warm_from: int | None = None
-        self._settles_from: int | None = None
+        self._early_is_over = False
+        self._warm_up = WarmUp(0, 0)
+        self._settling: Settling | None = None
         self._skipped = 0
         most = MAX_LR if self.rule.max_lr is None else min(self.rule.max_lr, MAX_LR)
         self._early = EarlyRate(len(self._rates.scales), _has_plain_momentum(self._base), most)
@@ -100,8 +103,9 @@ class DirectionalControl:
         self._race: Race | None = None
         self._raced = 0  # the scale that is racing
         self._to_race: list[int] = []  # the scales after it
+        self._races = 1  # of all of them, which share the time
         self._went_on_from_average = False
-        self.history.records.clear()
+        self.history.clear()
         self._effective = EffectiveRates(self._base, self._rates, self.rule.max_lr)
         for group in self._base.param_groups:
             group["lr_scale"] = math.nan  # until a step finds a rate
@@ -111,6 +115,9 @@ class DirectionalControl:
     @property
     def effective_lrs(self) -> list[float]:
         """The learning rate of every group; nan before the first step, which finds the rate."""
+        return self._effective_lrs()
+
+    def _effective_lrs(self) -> list[float]:
         if not self._started:
             return [math.nan] * len(self._base.param_groups)
         return [float(rate) for rate in self._effective.of_groups(self._scale_rates())]
@@ -158,8 +165,9 @@ class DirectionalControl:
             else:
                 self._first_step()
         finally:
-            if self._steps > before:  # also where a reading or ``on_update`` raises
+            if self._steps > before:  # also where a reading raises
                 self._after_step()
+                self.history.report()
 
     def _first_step(self) -> None:
         under_scales = moving(self._base, self._rates, self._rates.first_shares())
@@ -200,7 +208,7 @@ class DirectionalControl:
     def _later_step(self) -> None:
         step, rates = self._steps, self._effective.of_step(self._scale_rates())
         line = batch = None
-        if step < self._early_until and (step - self._began) % _READ_EVERY == 0:
+        if not self._early_is_over and (step - self._began) % _READ_EVERY == 0:
             under_scales = moving(self._base, self._rates, rates)
             if any(under_scales):
                 batch = self._draw()  # errors of the user's code arise before the step
@@ -222,24 +230,20 @@ class DirectionalControl:
                 self._average.take()
         self._steps += 1
 
-    @property
-    def _early_until(self) -> int:
-        """The first step after the early ones."""
-        return self._began + self._plan.early_steps
-
     def _after_step(self) -> None:
         """Goes from phase to phase, between two steps."""
         step = self._steps
         if self._race is not None:
             ends = self._plan.is_finishing(step)
             self._end_race(self._race.settle() if ends else self._race.stepped())
-        elif self._started and step >= self._early_until:
-            if step == self._early_until:
+        elif self._started and not self._early_is_over:
+            if step >= self._began + self._plan.early_steps:
+                self._early_is_over = True
                 self._end_early_steps()
-            elif self._plan.begins_anew(step):
-                self._race_or_settle([] if self.rule.race == "auto" else self._all_scales())
-            else:
-                self._look_about()
+        elif self._started and self._plan.begins_anew(step):
+            self._race_or_settle([] if self.rule.race == "auto" else self._all_scales())
+        elif self._started:
+            self._look_about()
         if (
             self._average is not None
             and not self._went_on_from_average
@@ -247,7 +251,7 @@ class DirectionalControl:
         ):
             self._average.continue_from_it()
             self._went_on_from_average = True
-        if step == self._horizon and self._guard is not None and self._guard.end(self._first_loss):
+        if step == self._horizon and self._guard is not None and self._guard.end():
             self._record("went back", self._guard.loss)
 
     def _end_early_steps(self) -> None:
@@ -258,21 +262,29 @@ class DirectionalControl:
         scales = self._all_scales()
         if self.rule.race == "auto":
             scales = [s for s in scales if self._early.is_noise(s)]
+            if scales and self._has_learned():
+                scales = []
         self._race_or_settle(scales)
         if self._race is None and not self._plan.is_finishing(self._steps):
             assert self._guard is not None
             self._guard.begin_again()
-            self._warm_from = self._steps
-            self._settles_from = self._steps + self._plan.warm_up()
+            self._warm_up = self._plan.warm_up(self._steps)
+            self._settling = self._plan.settling(self._steps + self._warm_up.steps)
+
+    def _has_learned(self) -> bool:
+        """Tells whether the first steps went far: then slopes that differ much are no noise, they have fallen."""
+        assert self._judge is not None
+        first = self._judge.first_loss(quick=True)
+        return first - self._judge.loss(of_average=False, quick=True) > _LEARNED * abs(first)
 
     def _look_about(self) -> None:
         """Looks at the noise and lets the guard look, where it is time to."""
         step = self._steps
-        if self._settles_from is not None and self._average is not None and self._judge is not None:
-            turn = self._plan.settling_turn(step, self._settles_from)
-            if turn is not None:
-                loss, noise = self._judge.noise(turn)
-                self._early.scale_by(settled(noise, self._first_loss - loss, turn))
+        if self._settling is not None and self._average is not None and self._judge is not None:
+            turn = self._settling.turn(step)
+            if turn is not None and not self._plan.is_finishing(step):
+                loss, noise, progress = self._judge.noise(turn)
+                self._early.scale_by(settled(noise, progress, turn))
                 self._record("settling", loss, noise=noise)
         if self._guard is not None and self._plan.is_guarded(step):
             self._look()
@@ -292,27 +304,34 @@ class DirectionalControl:
 
     # Judging: the race and the guard.
 
-    def _begin_to_judge(self) -> None:
-        """Draws the batches by which candidates and the guard judge, before the first step."""
+    def _begin_to_judge(self, first: list[float] | None = None) -> None:
+        """Draws the batches by which candidates and the guard judge, before the first step.
+
+        Args:
+            first: their losses then, where a checkpoint has them.
+        """
 
         def draw() -> tuple[ProbeBatch, Any]:
             pair = self._probes.draw(self._device)
             return self._model.batch(pair, self._device), pair
 
-        self._judge = Judge(self._training, draw, self._horizon or ASSUMED_STEPS)
-        self._first_loss = self._judge.loss(of_average=False, quick=False)
+        self._judge = Judge(self._training, draw, self._horizon or ASSUMED_STEPS, first)
         self._guard = Guard(self._training, self._judge, keeps_best=self.rule.stop_early)
 
     def _all_scales(self) -> list[int]:
         return list(range(len(self._rates.scales)))
 
     def _race_or_settle(self, scales: list[int]) -> None:
-        """Begins the race of the first of these scales, the others to follow; without one the rates settle from here on."""
-        races = len(self._rates.scales)
-        lengths = self._plan.rounds(self._steps, races)
-        if not scales or not self.rule.candidates or lengths is None or self._judge is None:
-            self._settles_from = self._steps
-            return
+        """Begins the races of these scales, one after the other; without one the rates settle from here on."""
+        self._races = max(1, len(scales))
+        if not scales or not self._race_of(scales):
+            self._settling = self._plan.settling(self._steps)
+
+    def _race_of(self, scales: list[int]) -> bool:
+        """Begins the race of the first of these scales, the others to follow; tells whether there is time for one."""
+        lengths = self._plan.rounds(self._steps, self._races)
+        if not self.rule.candidates or lengths is None or self._judge is None:
+            return False
         s, *self._to_race = scales
         self._raced, highest = s, math.inf
         if self.rule.max_lr is not None:
@@ -321,13 +340,14 @@ class DirectionalControl:
             self._training,
             self._judge.verdict,
             self._judge.finds_alive,
-            first=self._first_loss,
+            first=self._judge.first_loss(quick=False),
             lengths=lengths,
-            most_steps=self._plan.most_raced(self._steps, races),
+            most_steps=self._plan.most_raced(self._steps, self._races),
             candidates=self.rule.candidates,
             highest=highest,
-            wide=self._early.is_noise(s),
+            wide=self._settling is None and self._early.is_noise(s),  # later the rate is known
         )
+        return True
 
     def _end_race(self, outcome: Outcome | None, *, more: bool = True) -> None:
         """Takes in the outcome of the race where there is one, and begins the next scale's where ``more`` are wanted."""
@@ -338,8 +358,9 @@ class DirectionalControl:
         raced = [(before * FACTOR**c.exponent, c.loss) for c in self._race.candidates if c.losses]
         self._early.lr[s] = min(max(before * math.exp(outcome.shift), MIN_LR), MAX_LR)
         self._race = None
-        more = more and not self._plan.is_finishing(self._steps)
-        self._race_or_settle(self._to_race if more else [])
+        more = more and bool(self._to_race) and not self._plan.is_finishing(self._steps)
+        if not more or not self._race_of(self._to_race):
+            self._settling = self._plan.settling(self._steps)
         self._record("race", min((loss for _, loss in raced), default=math.nan), raced)
 
     def _look(self) -> None:
@@ -354,7 +375,7 @@ class DirectionalControl:
 
     def _factor(self) -> float:
         """Returns the factor of warm-up and finish on the rates of the next step."""
-        return self._plan.factor(self._steps, self._warm_from)
+        return self._plan.factor(self._steps) * self._warm_up.factor(self._steps)
 
     def _scale_rates(self) -> list[float]:
         """Returns the rate of every scale at the next step, with the factor of the horizon."""
@@ -428,17 +449,18 @@ class DirectionalControl:
             "steps": self._steps,
             "started": self._started,
             "began": self._began,
-            "warm_from": self._warm_from,
-            "settles_from": self._settles_from,
+            "early_is_over": self._early_is_over,
+            "warm_up": list(astuple(self._warm_up)),
+            "settling": None if self._settling is None else list(astuple(self._settling)),
             "skipped": self.skipped_readings,
             "first_lrs": self._rates.state(),
             "early": self._early.state(),
             "probes": self._probes.drawn,
             "entries": sorted(self._training.entries),
-            "judges": self._judge is not None,
-            "first_loss": self._first_loss if self._judge is not None else 0.0,
+            "first_losses": [] if self._judge is None else list(self._judge.first),
             "raced": self._raced,
             "to_race": list(self._to_race),
+            "races": self._races,
             "race": None if self._race is None else self._race.state(),
             "guard": None if self._guard is None else self._guard.state(),
             "average": None if self._average is None else self._average.state(),
@@ -477,13 +499,14 @@ class DirectionalControl:
             self._early.load(state["early"])
             self._training.entries = frozenset(state["entries"])
             self._probes.go_to(0, seed=self.seed)
-            if state["judges"]:
-                self._begin_to_judge()
-                self._first_loss = state["first_loss"]
+            if state["first_losses"]:
+                self._begin_to_judge(state["first_losses"])
             self._probes.go_to(state["probes"], seed=self.seed)
             self._steps, self._skipped = state["steps"], state["skipped"]
             self._began = state["began"]
-            self._warm_from, self._settles_from = state["warm_from"], state["settles_from"]
+            self._early_is_over = state["early_is_over"]
+            self._warm_up, settling = WarmUp(*state["warm_up"]), state["settling"]
+            self._settling = None if settling is None else Settling(*settling)
             self._started = state["started"]
             self._went_on_from_average = state["went_on_from_average"]
             if self._average is not None:
@@ -491,6 +514,7 @@ class DirectionalControl:
             if self._guard is not None:
                 self._guard.load(state["guard"])
             self._raced, self._to_race = state["raced"], list(state["to_race"])
+            self._races = state["races"]
             if state["race"] is not None:
                 assert self._judge is not None
                 self._race = Race.loaded(

@@ -11,7 +11,7 @@ from torch import Tensor
 from metacurv import _validate
 from metacurv.directional.base_state import BaseState
 from metacurv.directional.judge import Judge
-from metacurv.directional.snapshot import Training, copy_all, like
+from metacurv.directional.snapshot import Training, check_buffers, copy_all, copy_buffers, like
 
 _LOST = 0.25  # part of the progress since the beginning whose loss is death
 _NOISE = 0.02  # part of the first loss that may be lost in any case
@@ -33,10 +33,10 @@ class Guard:
 
     def __init__(self, training: Training, judge: Judge, *, keeps_best: bool) -> None:
         self._training, self._judge, self._keeps_best = training, judge, keeps_best
-        self._first = self.loss = judge.loss(of_average=False, quick=True)
+        self._first = self.loss = judge.first_loss(quick=True)
         self._looks = 0
         self._parameters = [p.clone() for p in training.parameters()]
-        self._buffers = [b.clone() for b in training.buffers()]
+        self._buffers = {name: b.clone() for name, b in training.buffers().items()}
         # Nothing before the first step, but for optimizers such as Adagrad, which cannot do without.
         self.base = BaseState(training.base, frozenset())
 
@@ -61,15 +61,11 @@ class Guard:
             self._keep(loss, of_average)
         return loss, False
 
-    def end(self, first: float) -> bool:
-        """Takes a training back, at its end, that is worse than where it began, or than the best; tells whether it did.
-
-        Args:
-            first: the loss of all batches of the judge before the training.
-        """
+    def end(self) -> bool:
+        """Takes a training back, at its end, that is worse than where it began, or than the best; tells whether it did."""
         best = self._keeps_best
         loss = self._judge.loss(of_average=False, quick=best)
-        if loss <= (self.loss if best else first):
+        if loss <= (self.loss if best else self._judge.first_loss(quick=False)):
             return False
         self._go_back()
         return True
@@ -86,14 +82,14 @@ class Guard:
         if of_average and average is not None:
             source = average.values
         copy_all(self._parameters, source)
-        copy_all(self._buffers, self._training.buffers())
+        self._buffers = {name: b.clone() for name, b in self._training.buffers().items()}
         self.loss = loss
 
     @torch.no_grad()
     def _go_back(self) -> None:
         training = self._training
         copy_all(training.parameters(), self._parameters)
-        copy_all(training.buffers(), self._buffers)
+        copy_buffers(training.buffers(), self._buffers)
         self.base.restore()  # what it has gathered since led here
         if training.average is not None:
             copy_all(training.average.values, self._parameters)
@@ -131,12 +127,16 @@ class Guard:
             _validate.real(f"{name}[{key!r}]", state[key], low=-math.inf)
         _validate.integer(f"{name}['looks']", state["looks"], low=0)
         like(training.parameters(), state["parameters"], f"{name}['parameters']")
-        like(training.buffers(), state["buffers"], f"{name}['buffers']")
+        check_buffers(state["buffers"], f"{name}['buffers']")
         BaseState(training.base, frozenset()).load(state["base"], f"{name}['base']")
 
     def load(self, state: dict[str, Any]) -> None:
         """Takes back what ``state`` returned, after ``check``."""
         self._first, self.loss, self._looks = state["first"], state["loss"], state["looks"]
         copy_all(self._parameters, state["parameters"])
-        copy_all(self._buffers, state["buffers"])
+        self._buffers = {
+            name: state["buffers"][name].to(b, copy=True)
+            for name, b in self._training.buffers().items()
+            if name in state["buffers"]
+        }
         self.base.load(state["base"], "base")

@@ -15,12 +15,34 @@ class History:
 
     Attributes:
         records: all of them, in the order of time.
-        on_update: is called with each, or None.
+        on_update: is called with each by ``report``, or None.
+
+    Args:
+        on_update: the same.
+        effective_lrs: gives the learning rate of every group at the next step.
     """
 
-    def __init__(self, on_update: Callable[[DirectionalRecord], None] | None) -> None:
+    def __init__(
+        self,
+        on_update: Callable[[DirectionalRecord], None] | None,
+        effective_lrs: Callable[[], list[float]],
+    ) -> None:
         self.records: list[DirectionalRecord] = []
         self.on_update = on_update
+        self._effective_lrs = effective_lrs
+        self._untold: list[DirectionalRecord] = []
+
+    def clear(self) -> None:
+        """Forgets all events."""
+        self.records.clear()
+        self._untold.clear()
+
+    def report(self) -> None:
+        """Tells of the events that are new. Where ``on_update`` raises, the others are told of next time."""
+        while self._untold:
+            record = self._untold.pop(0)
+            if self.on_update is not None:
+                self.on_update(record)
 
     def add_reading(
         self,
@@ -48,7 +70,16 @@ class History:
         loss = float(reading.loss)
         self._add(
             DirectionalRecord(
-                step, "reading", loss, list(lr), slope, curvature, ratio, [], accepted
+                step,
+                "reading",
+                loss,
+                list(lr),
+                self._effective_lrs(),
+                slope,
+                curvature,
+                ratio,
+                [],
+                accepted,
             )
         )
 
@@ -64,11 +95,20 @@ class History:
         """Adds another event after ``step`` steps; see ``DirectionalRecord``."""
         self._add(
             DirectionalRecord(
-                step, event, loss, list(lr), [], [], [], list(candidates), True, noise
+                step,
+                event,
+                loss,
+                list(lr),
+                self._effective_lrs(),
+                [],
+                [],
+                [],
+                list(candidates),
+                True,
+                noise,
             )
         )
 
     def _add(self, record: DirectionalRecord) -> None:
         self.records.append(record)
-        if self.on_update is not None:
-            self.on_update(record)
+        self._untold.append(record)

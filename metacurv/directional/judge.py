@@ -42,18 +42,27 @@ class Judge:
         training: the live training.
         draw: gives a probe batch and its pair of inputs and targets.
         horizon: steps of the training; more steps can afford more batches.
+        first: the loss of each batch before the training, from a checkpoint; None to measure them now.
+
+    Attributes:
+        first: the same.
     """
 
     def __init__(
-        self, training: Training, draw: Callable[[], tuple[ProbeBatch, Any]], horizon: int
+        self,
+        training: Training,
+        draw: Callable[[], tuple[ProbeBatch, Any]],
+        horizon: int,
+        first: list[float] | None = None,
     ) -> None:
         self._training = training
         self._batches: list[ProbeBatch] = []
         self._quick = 1
         examples, most = 0.0, max(_LEAST_BATCHES, horizon // _PART)
-        while len(self._batches) < most and (
-            len(self._batches) < _LEAST_BATCHES or examples < _EXAMPLES
-        ):
+        least = _LEAST_BATCHES
+        if first:  # the horizon may be another by now
+            least = most = len(first)
+        while len(self._batches) < most and (len(self._batches) < least or examples < _EXAMPLES):
             batch, pair = draw()
             self._batches.append(batch)
             if examples < _QUICK_EXAMPLES:  # one example of a batch each would tell nothing
@@ -61,6 +70,12 @@ class Judge:
             # Ranks whose batches differ in size must all take as many.
             here = torch.tensor(float(_examples(pair)), device=training.parameters()[0].device)
             examples += float(batch.ranks.mean(here))
+        self.first = list(first) if first else self._losses(len(self._batches)).tolist()
+
+    def first_loss(self, *, quick: bool) -> float:
+        """Returns the mean loss before the training, of all batches or of the first few."""
+        losses = self.first[: self._quick] if quick else self.first
+        return sum(losses) / len(losses)
 
     def verdict(self) -> Verdict:
         """Measures the iterate and, where one is kept, the average."""
@@ -73,8 +88,8 @@ class Judge:
         losses = ((iterate + averaged) / 2).tolist()
         return Verdict(losses, float((iterate - averaged).mean()))
 
-    def noise(self, turn: int) -> tuple[float, float]:
-        """Returns the loss of the average, and that of the iterate less it, on a few of the batches.
+    def noise(self, turn: int) -> tuple[float, float, float]:
+        """Returns the loss of the average on a few batches, that of the iterate less it, and how far it is below the first.
 
         Args:
             turn: the number of looks before: they take the batches in turn. There must be an average.
@@ -82,11 +97,12 @@ class Judge:
         average = self._training.average
         assert average is not None
         few, count = min(self._quick, _NOISE_BATCHES), len(self._batches)
-        batches = [self._batches[(turn * few + i) % count] for i in range(few)]
+        taken = [(turn * few + i) % count for i in range(few)]
+        batches = [self._batches[i] for i in taken]
         iterate = float(self._mean_losses(batches).mean())
         with average.in_place():
             averaged = float(self._mean_losses(batches).mean())
-        return averaged, iterate - averaged
+        return averaged, iterate - averaged, sum(self.first[i] for i in taken) / few - averaged
 
     def finds_alive(self) -> bool:
         """Tells whether the iterate's loss is finite, on the first of the batches."""

@@ -10,13 +10,13 @@ from metacurv.directional.record import DirectionalRecord
 def log_rates(
     log: Callable[[str, float, int], object], name: str = "lr"
 ) -> Callable[[DirectionalRecord], None]:
-    """Makes an ``on_update`` for ``MetaCurvatureLR`` that logs the rule's learning rate at every event.
+    """Makes an ``on_update`` for ``MetaCurvatureLR`` that logs the learning rate of every parameter group at every event.
 
     The loggers of frameworks show ``group["lr"]``, which stays the user's.
 
     Args:
         log: is called as ``log(tag, value, step)``, as TensorBoard's ``SummaryWriter.add_scalar`` is.
-        name: the tag; with several rates "/0", "/1", ... are added.
+        name: the tag; with several groups "/0", "/1", ... are added.
 
     Returns:
         The callback.
@@ -24,13 +24,13 @@ def log_rates(
     Examples:
         >>> seen = []
         >>> callback = log_rates(lambda tag, value, step: seen.append((tag, value, step)))
-        >>> callback(DirectionalRecord(20, "race", 0.5, [0.01], [], [], [], [(0.01, 0.5)], True))
+        >>> callback(DirectionalRecord(20, "race", 0.5, [0.01], [0.001], [], [], [], [(0.01, 0.5)], True))
         >>> seen
-        [('lr', 0.01, 20)]
+        [('lr', 0.001, 20)]
     """
 
     def on_update(record: DirectionalRecord) -> None:
-        for scale, lr in enumerate(record.lr):
-            log(name if len(record.lr) == 1 else f"{name}/{scale}", lr, record.step)
+        for group, lr in enumerate(record.effective_lrs):
+            log(name if len(record.effective_lrs) == 1 else f"{name}/{group}", lr, record.step)
 
     return on_update

@@ -76,7 +76,7 @@ class Race:
     Args:
         training: the live training, which is at the race's beginning now.
         judge: measures the live training on some fixed batches.
-        lives: tells whether the live training has a finite loss; it is asked after each step at a larger rate than the first.
+        lives: tells whether the live training has a finite loss; it is asked after each step.
         first: the mean of those losses before the training began.
         lengths: steps of a candidate until the end of the first and of the second round.
         most_steps: after so many steps of all candidates together no more join.
@@ -120,7 +120,7 @@ class Race:
         live, length = self._live, self._lengths[self._round]
         live.steps += 1
         self._taken += 1
-        if live.exponent > 0 and not self._lives():
+        if not self._lives():
             self._bury(live)
         elif live.steps % _TURN and live.steps < length:
             return None
@@ -160,6 +160,9 @@ class Race:
         assert place is not None
         place.restore(self._training)
         self._live = candidate
+        others = [c for c in self.candidates if c is not candidate]
+        if self._round == 1 and all(c.place is not None for c in others):
+            self._root = None  # nobody begins there any more
 
     def _measure(self) -> None:
         """Takes the losses of those candidates that have just finished the round."""
@@ -296,7 +299,7 @@ class Race:
                 f"{name} must be a dict with {sorted(wanted)}, got {_validate.describe(state)}"
             )
         parts, where = state["candidates"], f"{name}['candidates']"
-        keys = {"exponent", "steps", "losses", "place"}
+        keys = {"exponent", "steps", "losses", "noise", "place"}
         are_dicts = isinstance(parts, list) and all(isinstance(part, dict) for part in parts)
         if not are_dicts or not parts or not all(keys <= part.keys() for part in parts):
             raise ValueError(

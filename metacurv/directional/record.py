@@ -20,6 +20,7 @@ class DirectionalRecord:
             that took the training back.
         probe_loss: loss of the probe batch before the step, or of the batches that the judge looks at.
         lr: the rate from the next step on, without the factors of a scheduler and of the horizon.
+        effective_lrs: the learning rate of every parameter group at the step that followed, with these factors.
         slope: n = g . u, with g the gradient on the probe batch and u the base optimizer's step at a rate of 1; in units of the
             loss. Empty unless the event is a reading.
         curvature: d = u . G u, with G the Gauss-Newton matrix; in units of the loss. Empty unless the event is a reading.
@@ -34,6 +35,7 @@ class DirectionalRecord:
     event: Literal["reading", "race", "settling", "guard", "went back"]
     probe_loss: float
     lr: list[float]
+    effective_lrs: list[float]
     slope: list[float]
     curvature: list[float]
     ratio: list[float]

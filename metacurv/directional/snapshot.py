@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,9 +37,9 @@ class Training:
         """Returns all parameters of the base, in the order of its groups."""
         return [p.detach() for group in self.base.param_groups for p in group["params"]]
 
-    def buffers(self) -> list[Tensor]:
-        """Returns the buffers of the model."""
-        return [b.detach() for b in self.model.buffers()]
+    def buffers(self) -> dict[str, Tensor]:
+        """Returns the buffers of the model by name."""
+        return {name: b.detach() for name, b in self.model.named_buffers()}
 
 
 class Snapshot:
@@ -47,7 +47,7 @@ class Snapshot:
 
     def __init__(self, training: Training) -> None:
         self._parameters = [p.clone() for p in training.parameters()]
-        self._buffers = [b.clone() for b in training.buffers()]
+        self._buffers = {name: b.clone() for name, b in training.buffers().items()}
         self._base = BaseState(training.base, training.entries)
         average = training.average
         self._average = None if average is None else average.copied()
@@ -55,7 +55,7 @@ class Snapshot:
     def restore(self, training: Training) -> None:
         """Puts the training back to where the copy was made; the copy stays as it is."""
         copy_all(training.parameters(), self._parameters)
-        copy_all(training.buffers(), self._buffers)
+        copy_buffers(training.buffers(), self._buffers)
         self._base.restore()
         if training.average is not None and self._average is not None:
             training.average.load(self._average)
@@ -82,7 +82,10 @@ class Snapshot:
                 f"{name} must be a dict with {sorted(new.state())}, got {_validate.describe(state)}"
             )
         new._parameters = like(new._parameters, state["parameters"], f"{name}['parameters']")
-        new._buffers = like(new._buffers, state["buffers"], f"{name}['buffers']")
+        given = check_buffers(state["buffers"], f"{name}['buffers']")
+        new._buffers = {
+            key: given[key].to(own, copy=True) for key, own in new._buffers.items() if key in given
+        }
         new._base.load(state["base"], f"{name}['base']")
         if training.average is not None:
             training.average.check(state["average"], f"{name}['average']")
@@ -95,6 +98,24 @@ def copy_all(into: Sequence[Tensor], source: Sequence[Tensor]) -> None:
     """Copies tensors into tensors of the same shapes."""
     if into:
         torch._foreach_copy_(list(into), list(source))
+
+
+@torch.no_grad()
+def copy_buffers(into: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
+    """Copies buffers by name; those that have another shape by now, such as caches that grow, or are new, stay as they are."""
+    names = [name for name, b in into.items() if name in source and source[name].shape == b.shape]
+    copy_all([into[name] for name in names], [source[name] for name in names])
+
+
+def check_buffers(given: Any, name: str) -> dict[str, Tensor]:
+    """Returns ``given``, which is called ``name`` in errors, where it is a dict of tensors.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(given, dict) or not all(isinstance(b, Tensor) for b in given.values()):
+        raise ValueError(f"{name} must be a dict of tensors, got {_validate.describe(given)}")
+    return given
 
 
 def like(own: Sequence[Tensor], given: Any, name: str) -> list[Tensor]:

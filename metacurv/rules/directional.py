@@ -129,6 +129,32 @@ class DirectionalRule:
 
 
 @dataclass(frozen=True)
+class WarmUp:
+    """``steps`` steps from step ``first`` on, in which the rate rises in equal parts; none with 0 steps."""
+
+    first: int
+    steps: int
+
+    def factor(self, step: int) -> float:
+        """Returns the factor on the rate at ``step``, > 0."""
+        return min(1.0, (step - self.first + 1) / (self.steps + 1)) if self.steps else 1.0
+
+
+@dataclass(frozen=True)
+class Settling:
+    """``steps`` steps from step ``first`` on, in which the noise is looked at every ``every`` steps."""
+
+    first: int
+    every: int
+    steps: int
+
+    def turn(self, step: int) -> int | None:
+        """Returns the number of looks before the one after ``step`` steps; None where there is none then."""
+        turn, off = divmod(step - self.first, self.every)
+        return turn - 1 if 0 < step - self.first <= self.steps and not off else None
+
+
+@dataclass(frozen=True)
 class Plan:
     """The phases of one training. Steps are counted from 0.
 
@@ -163,22 +189,15 @@ class Plan:
         doublings = step / ASSUMED_STEPS
         return self.horizon is None and doublings >= 1 and math.log2(doublings).is_integer()
 
-    def warm_up(self) -> int:
-        """Returns the steps of the warm-up."""
-        return int(_WARM_UP * self._length(0))
+    def warm_up(self, step: int) -> WarmUp:
+        """Returns the warm-up that begins at ``step``."""
+        return WarmUp(step, int(_WARM_UP * self._length(0)))
 
-    def settling_turn(self, step: int, since: int) -> int | None:
-        """Returns the number of looks at the noise before the one after ``step`` steps; None where there is none then.
-
-        Args:
-            step: steps taken.
-            since: the step from which on the rate settles.
-        """
-        length = self._length(since)
+    def settling(self, step: int) -> Settling:
+        """Returns the settling that begins at ``step``."""
+        length = self._length(step)
         every = max(_SHORTEST, int(_SETTLED_EVERY * length))
-        turn, off = divmod(step - since, every)
-        in_time = since < step <= since + _SETTLING * length and not self.is_finishing(step)
-        return turn - 1 if in_time and not off else None
+        return Settling(step, every, int(_SETTLING * length))
 
     def is_guarded(self, step: int) -> bool:
         """Tells whether the guard looks after ``step`` steps."""
@@ -188,23 +207,17 @@ class Plan:
         """Tells whether the rate of ``step`` is on its way to zero."""
         return step > self.finish_begins
 
-    def factor(self, step: int, warm_from: int | None = None) -> float:
-        """Returns the factor on the rate at ``step``, > 0: 1, but for the warm-up and, linear to zero, the finish.
+    def factor(self, step: int) -> float:
+        """Returns the factor of the finish on the rate at ``step``, > 0: 1, and from ``finish_begins`` on linear.
 
         Steps beyond the horizon get that of its last step.
-
-        Args:
-            step: the step.
-            warm_from: the first step of the warm-up; None for none.
         """
         if self.horizon is not None:
             step = min(step, self.horizon - 1)
-        if self.horizon is not None and self.is_finishing(step):
-            left = (self.horizon - step) / (self.horizon - self.finish_begins)
-            return self.finish_from * left
-        if warm_from is None or step >= warm_from + self.warm_up():
+        if self.horizon is None or not self.is_finishing(step):
             return 1.0
-        return (step - warm_from + 1) / (self.warm_up() + 1)
+        left = (self.horizon - step) / (self.horizon - self.finish_begins)
+        return self.finish_from * left
 
     def _length(self, step: int) -> int:
         """Returns the horizon; without one 2000, 4000, 8000, ..., the last of them that has been reached stands for it."""

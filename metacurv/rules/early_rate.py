@@ -137,6 +137,17 @@ class EarlyRate:
                 raise ValueError(
                     f"{name}[{key!r}] must be a list of {len(own)} numbers, got {_validate.describe(value)}"
                 )
+        if not all(isinstance(braked, bool) for braked in state["braked"]):
+            raise TypeError(
+                f"{name}['braked'] must be a list of True and False, got {_validate.describe(state['braked'])}"
+            )
+        for slopes in state["normal_slopes"]:
+            if not isinstance(slopes, list):
+                raise TypeError(
+                    f"{name}['normal_slopes'] must be a list of lists, got {_validate.describe(slopes)}"
+                )
+            for number in slopes:
+                _validate.real(f"{name}['normal_slopes']", number, low=-math.inf)
         low, high = (MIN_LR, MAX_LR) if started else (-math.inf, math.inf)
         for lr in state["lr"]:
             _validate.real(f"{name}['lr']", lr, low=low, high=high)

@@ -142,16 +142,14 @@ def test_the_phases_of_a_training() -> None:
     assert plan.most_raced(20, 1) == 2500
     assert not any(plan.begins_anew(step) for step in (19, 20, 2000, 4000))
     assert [s for s in range(1, 2001) if plan.is_guarded(s)] == [500, 1000, 1500, 2000]
-    turns = {s: plan.settling_turn(s, 1020) for s in range(1000, 10_001)}
+    turns = {s: plan.settling(1020).turn(s) for s in range(1000, 10_001)}
     looks = {s: turn for s, turn in turns.items() if turn is not None}
     assert looks == {1020 + 100 * (turn + 1): turn for turn in range(15)}
-    assert plan.settling_turn(6000, 5900) == 0
-    assert plan.settling_turn(6100, 5900) is None  # it finishes
     assert plan.factor(6000) == 1
     assert plan.factor(8000) == pytest.approx(0.35)
-    assert plan.warm_up() == 1000
-    assert [plan.factor(20 + s, 20) for s in (0, 500, 999, 1000)] == pytest.approx(
-        [1 / 1001, 501 / 1001, 1000 / 1001, 1]
+    warm_up = plan.warm_up(20)
+    assert [warm_up.factor(20 + s) for s in (0, 500, 999, 1000, 5000)] == pytest.approx(
+        [1 / 1001, 501 / 1001, 1000 / 1001, 1, 1]
     )
     assert plan.factor(10**9) == plan.factor(9999) == pytest.approx(0.7 / 4000)
     alone = DirectionalRule().plan(horizon=10_000, average=False)
@@ -161,7 +159,7 @@ def test_the_phases_of_a_training() -> None:
     assert for_ever.rounds(20, 1) == for_ever.rounds(2000, 1) == (40, 120)
     assert for_ever.rounds(8000, 1) == (160, 480)
     assert [s for s in range(1, 20_000) if for_ever.begins_anew(s)] == [2000, 4000, 8000, 16_000]
-    assert [s for s in range(8001, 16_001) if for_ever.settling_turn(s, 8000) == 14] == [9200]
+    assert [s for s in range(8001, 16_001) if for_ever.settling(8000).turn(s) == 14] == [9200]
     assert for_ever.factor(10**6) == 1
     shortest = DirectionalRule().plan(horizon=167, average=True)
     assert shortest.rounds(16, 1) == (3, 10)

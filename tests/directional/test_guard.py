@@ -22,8 +22,11 @@ from tests.drop_in.helpers import assert_same, weights
 class Told:
     """Stands in for the judge."""
 
-    def __init__(self, *losses: float) -> None:
-        self.losses = list(losses)
+    def __init__(self, first: float, *losses: float) -> None:
+        self.first, self.losses = first, list(losses)
+
+    def first_loss(self, *, quick: bool) -> float:
+        return self.first
 
     def loss(self, *, of_average: bool, quick: bool) -> float:
         return self.losses.pop(0)
@@ -75,14 +78,14 @@ def test_at_the_end_no_worse_than_the_start() -> None:
         point.w.fill_(1.0)
         guard.look(of_average=False)
         point.w.fill_(2.0)
-    assert guard.end(10.0)
+    assert guard.end()
     assert point.w.item() == 1.0
     _, guard = guarded(10.0, 2.0, 9.9)
     guard.look(of_average=False)
-    assert not guard.end(10.0)
+    assert not guard.end()
     _, guard = guarded(10.0, 2.0, 2.1, keeps_best=True)
     guard.look(of_average=False)
-    assert guard.end(10.0)
+    assert guard.end()
 
 
 @pytest.mark.parametrize("by", [math.nan, 1e3])
@@ -109,7 +112,7 @@ def test_parameters_that_are_destroyed_come_back(name: str, by: float) -> None:
         assert_same(weights(model), kept)
         assert opt.effective_lrs[0] == pytest.approx(before / 2)
         assert model[1].running_mean.isfinite().all()
-    first = opt._control._first_loss
+    first = opt._control._judge.first_loss(quick=False)
     train(model, opt, 200 - steps, start=200 + steps)
     backs = [r for r in opt.history[events:] if r.event == "went back"]
     assert len(backs) <= 2

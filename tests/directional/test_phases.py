@@ -259,7 +259,7 @@ def test_rates_are_logged_at_every_event() -> None:
     callback = log_rates(lambda *line: logged.append(line), name="rate")
     opt = directional(torch.optim.Adam(model.parameters()), model, horizon=300, on_update=callback)
     train(model, opt, 300)
-    assert logged == [("rate", record.lr[0], record.step) for record in opt.history]
+    assert logged == [("rate", record.effective_lrs[0], record.step) for record in opt.history]
     logged.clear()
     model = network()
     opt = directional(
@@ -267,10 +267,28 @@ def test_rates_are_logged_at_every_event() -> None:
     )
     train(model, opt, 60)
     assert logged[:4] == [
-        (f"rate/{scale}", record.lr[scale], record.step)
+        (f"rate/{group}", record.effective_lrs[group], record.step)
         for record in opt.history[:2]
-        for scale in (0, 1)
+        for group in (0, 1)
     ]
+
+
+def test_the_effective_rates_of_a_record_are_those_of_the_next_step() -> None:
+    """With the factors of warm-up, finish and a scheduler."""
+    model = network()
+    opt = directional(torch.optim.Adam(groups_of(model)), model, horizon=300, race=False)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(opt, lambda step: 0.5 ** (step // 100))
+    seen = 0
+    for step in range(300):
+        events = len(opt.history)
+        train(model, opt, 1, start=step)
+        now = opt.effective_lrs
+        for record in opt.history[events:]:
+            if record.event != "reading":
+                assert record.effective_lrs == pytest.approx(now, rel=1e-12)
+                seen += record.effective_lrs != record.lr * 2
+        scheduler.step()
+    assert seen > 10
 
 
 def test_events_of_a_training() -> None:
@@ -302,6 +320,52 @@ def test_events_of_a_training() -> None:
     assert least / 3 < race.lr[0] < least * 3
     assert all(record.accepted for record in opt.history)
     assert data().tensors[0].shape == (96, 4)
+
+
+def test_an_error_in_on_update_takes_nothing_from_the_rule() -> None:
+    """Whatever fails, looks, going back and the end come as they would, and every event is told of once."""
+    trained = []
+    for fails in (False, True):
+        model = network()
+        told: list[DirectionalRecord] = []
+
+        def on_update(
+            record: DirectionalRecord, told: list[DirectionalRecord] = told, fails: bool = fails
+        ) -> None:
+            told.append(record)
+            if fails:
+                raise KeyError
+
+        base = torch.optim.Adam(model.parameters())
+        rule = DirectionalRule.held_out(race=0)
+        opt = directional(base, model, horizon=200, rule=rule, race=0, on_update=on_update)
+        for step in range(200):
+            try:
+                train(model, opt, 1, start=step)
+            except KeyError:
+                continue
+        opt.on_update = told.append
+        trained.append(weights(model))
+        assert_same(told, opt.history[: len(told)])
+        assert len(told) >= len(opt.history) - 1
+    assert_same(*trained)
+
+
+def test_a_group_added_in_a_race_while_on_update_fails() -> None:
+    model = network()
+
+    def on_update(record: DirectionalRecord) -> None:
+        if record.event == "race":
+            raise KeyError
+
+    base = torch.optim.Adam(model[0].parameters(), lr=0.03)
+    opt = directional(base, model, horizon=300, on_update=on_update)
+    train(model, opt, 30)
+    opt.add_param_group({"params": list(model[3].parameters()), "lr": 0.03})
+    with pytest.raises(KeyError):
+        train(model, opt, 1, start=30)
+    train(model, opt, 269, start=31)
+    assert len(opt.effective_lrs) == 2
 
 
 def test_an_error_in_on_update_at_the_end_of_a_race_leaves_the_race_ended() -> None:

@@ -48,7 +48,7 @@ def test_the_early_steps_leave_nothing_but_the_rate(name: str) -> None:
     state = through_a_file(bare_state(base.state_dict())["state"])
     opt = directional(base, model, horizon=200, race=False)
     step = 0
-    while opt.state_dict()["metacurv"]["warm_from"] is None:
+    while opt.state_dict()["metacurv"]["warm_up"] == [0, 0]:
         train(model, opt, 1, start=step)
         step += 1
     assert step == (25 if name == "RAdam" else 20)  # RAdam's first five are not normalised
@@ -78,9 +78,11 @@ def test_the_looks_are_what_moves_the_rate() -> None:
     # After 20 early steps and 40 of the warm-up, for 60 steps.
     assert [record.step for record in looks] == list(range(65, 121, 5))
     rate = next(record.lr[0] for record in opt.history if record.step == 18)
-    first = opt._control._first_loss
+    first = opt._control._judge.first
     for turn, record in enumerate(looks):
-        rate *= settled(record.noise, first - record.probe_loss, turn)
+        taken = [(4 * turn + i) % 8 for i in range(4)]  # of eight batches of 16 the next four
+        progress = sum(first[i] for i in taken) / 4 - record.probe_loss
+        rate *= settled(record.noise, progress, turn)
         assert record.lr[0] == pytest.approx(rate, rel=1e-12)
     assert opt.effective_lrs[0] == pytest.approx(rate, rel=1e-12)
     assert all(math.isnan(r.noise) for r in opt.history if r.event != "settling")
@@ -131,3 +133,117 @@ def test_noise_lowers_the_rate_and_its_absence_raises_it() -> None:
 
     assert change(small) < 0.7
     assert change(full) > 1
+
+
+STOPS = (5, 15, 19, 20, 25, 33, 39, 40, 44, 45, 61, 70, 100, 119, 120, 150)
+
+
+@pytest.mark.parametrize("name", ["Adam", "RAdam", "SGD-nesterov"])
+def test_a_checkpoint_of_every_phase_goes_on_bit_for_bit(name: str) -> None:
+    """Without a race: in the early steps, in the warm-up, while the rate settles, held and in the finish."""
+
+    def made() -> tuple[Any, Any]:
+        model = network(norm=True)
+        base = OPTIMIZERS[name](list(model.parameters()))
+        return model, directional(base, model, horizon=200, race=False, seed=4)
+
+    model, opt = made()
+    saved = {}
+    for step in range(200):
+        if step in STOPS:
+            saved[step] = through_a_file({"model": model.state_dict(), "opt": opt.state_dict()})
+        train(model, opt, 1, start=step)
+    for step, checkpoint in saved.items():
+        again, resumed = made()
+        again.load_state_dict(checkpoint["model"])
+        resumed.load_state_dict(checkpoint["opt"])
+        train(again, resumed, 200 - step, start=step)
+        assert_same(again.state_dict(), model.state_dict())
+        assert_same(resumed.state_dict(), opt.state_dict())
+
+
+@pytest.mark.parametrize("stop", [150, 300])
+@pytest.mark.parametrize("horizon", [300, None])
+def test_a_longer_horizon_after_a_resume_goes_on_with_the_rate(
+    horizon: int | None, stop: int
+) -> None:
+    """What is over stays over: no other warm-up, and the rate does not settle again."""
+    model = network()
+    opt = directional(torch.optim.Adam(model.parameters()), model, horizon=horizon, race=False)
+    train(model, opt, stop)
+    rate, looks = opt.history[-1].lr[0], len(settling(opt))
+    again = network()
+    resumed = directional(torch.optim.Adam(again.parameters()), again, horizon=6000, race=False)
+    again.load_state_dict(model.state_dict())
+    resumed.load_state_dict(opt.state_dict())
+    if horizon is not None:
+        assert resumed.effective_lrs[0] == pytest.approx(rate, rel=1e-12)
+    train(again, resumed, 400, start=stop)
+    more = [record.step for record in settling(resumed)]
+    # Without a horizon the settling of 2000 steps goes from step 220 to 520; it is not lengthened.
+    assert more == ([] if horizon else [s for s in range(240, 521, 20) if stop < s <= stop + 400])
+    assert looks == (9 if horizon else (stop - 220) // 20 if stop > 220 else 0)
+
+
+def test_a_shorter_horizon_in_the_early_steps_ends_them_at_once() -> None:
+    model = network()
+    opt = directional(torch.optim.Adam(model.parameters()), model, horizon=2000, race=False)
+    train(model, opt, 15)
+    again = network()
+    resumed = directional(torch.optim.Adam(again.parameters()), again, horizon=100, race=False)
+    again.load_state_dict(model.state_dict())
+    resumed.load_state_dict(opt.state_dict())
+    train(again, resumed, 2, start=15)
+    assert resumed.state_dict()["metacurv"]["warm_up"] == [16, 10]
+    # And a longer one does not begin them again.
+    opt = directional(torch.optim.Adam(model.parameters()), model, horizon=15, race=False)
+    train(model, opt, 15)
+    resumed = directional(torch.optim.Adam(model.parameters()), model, horizon=2000, race=False)
+    resumed.load_state_dict(opt.state_dict())
+    before = weights(model)
+    train(model, resumed, 10, start=15)
+    assert not [record for record in resumed.history if record.event == "reading"]
+    assert any((a != b).any() for a, b in zip(weights(model), before, strict=True))
+
+
+class Growing(torch.nn.Module):
+    """Keeps a cache that grows with the steps, as a positional table does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 3)
+        self.register_buffer("cache", torch.zeros(2), persistent=False)
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.count += 1
+            if self.count == 10:
+                self.cache = torch.zeros(4)
+        return self.linear(x)
+
+
+@pytest.mark.parametrize("race", [0, 3])
+def test_a_buffer_that_grows_stays_as_it_is(race: int) -> None:
+    model = Growing()
+    opt = directional(torch.optim.Adam(model.parameters()), model, horizon=200, race=race)
+    train(model, opt, 200)
+    assert model.cache.shape == (4,)
+    if not race:
+        assert model.count == 180 + 1  # the early steps are gone but for the first pass
+
+
+def test_slopes_that_fall_because_much_was_learned_are_no_noise() -> None:
+    """A race is for trainings whose first steps went nowhere."""
+    races = []
+    for scale in (1.0, 1e-6):
+        x, y = normal(0, 64, 4), normal(1, 64, 1)
+        model = torch.nn.Linear(4, 1)
+        run = Run(model, torch.optim.Adam, x, y, 400, options={"race": "auto"})
+        run.opt._control._early.is_noise = lambda s: True  # type: ignore[method-assign]
+        learned = run.opt._control._has_learned
+        run.opt._control._has_learned = lambda scale=scale: scale == 1.0  # type: ignore[method-assign]
+        run.go(21)
+        races.append(run.opt._control._race is not None)
+        assert callable(learned)
+    assert races == [False, True]

@@ -60,7 +60,7 @@ def may_wait(name: str, step: int) -> bool:
     """Tells whether ``step``, counted from 0, is one in which the rule decides by numbers that it has measured.
 
     That is the first, on RAdam each of the first six, and with the directional rule every second of the early steps and those
-    after which the guard looks. The new beginning, the warm-up, and a race up to its first step at a larger rate never wait.
+    after which the guard looks. The new beginning and the warm-up never wait. A race, which looks after every step, is no case.
     """
     if step < (7 if "RAdam" in name else 1):
         return True
@@ -143,7 +143,6 @@ def on_a_perceptron() -> Iterator[tuple[str, Make]]:
     for estimator in ("activation", "exact", "auto"):
         yield f"reciprocal, {estimator}", reciprocal(adam, estimator=estimator)
     yield "directional, horizon and average", directional(adam, horizon=STEPS, average=True)
-    yield "directional, race", directional(adam, race=True)
 
 
 def waiting_cases() -> Iterator[tuple[str, Make]]:
@@ -199,13 +198,12 @@ def train(
     network: Network = perceptron,
     *,
     may_wait: Callable[[int], bool] | None = None,
-    may_grow: bool = False,
 ) -> list[float]:
     """The rates after a few steps: later, rounding has made different trainings of them.
 
     Raises:
         WouldWait: in a step that may not wait; None: all may.
-        GrowsError: after the last step, where some may not wait, unless it ``may_grow``.
+        GrowsError: after the last step, where some may not wait.
     """
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(32, 8, generator=generator).to(device)
@@ -229,7 +227,7 @@ def train(
         del loss
         if step == SETTLED:
             in_use = memory_in_use()
-    if may_wait is not None and not may_grow and (more := memory_in_use() - in_use) > 0:
+    if may_wait is not None and (more := memory_in_use() - in_use) > 0:
         raise GrowsError(f"{more} bytes more after {STEPS - 1 - SETTLED} steps")
     return rates
 
@@ -237,7 +235,7 @@ def train(
 def fault(name: str, make: Make, network: Network = perceptron) -> str:
     """What it waits for, or how much it grows; "" for nothing."""
     try:
-        train(make, "cuda", network, may_wait=partial(may_wait, name), may_grow="race" in name)
+        train(make, "cuda", network, may_wait=partial(may_wait, name))
     except WouldWait as what:
         return f"waits: {what}"
     except GrowsError as how:
