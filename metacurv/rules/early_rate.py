@@ -137,15 +137,12 @@ class EarlyRate:
                 raise ValueError(
                     f"{name}[{key!r}] must be a list of {len(own)} numbers, got {_validate.describe(value)}"
                 )
-        if not all(isinstance(braked, bool) for braked in state["braked"]):
-            raise TypeError(
-                f"{name}['braked'] must be a list of True and False, got {_validate.describe(state['braked'])}"
-            )
-        for slopes in state["normal_slopes"]:
-            if not isinstance(slopes, list):
+        for key, kind in (("braked", bool), ("normal_slopes", list)):
+            if not all(isinstance(entry, kind) for entry in state[key]):
                 raise TypeError(
-                    f"{name}['normal_slopes'] must be a list of lists, got {_validate.describe(slopes)}"
+                    f"{name} must be what state_dict() gave, got {_validate.describe(state[key])} in it"
                 )
+        for slopes in state["normal_slopes"]:
             for number in slopes:
                 _validate.real(f"{name}['normal_slopes']", number, low=-math.inf)
         low, high = (MIN_LR, MAX_LR) if started else (-math.inf, math.inf)

@@ -130,6 +130,20 @@ def test_a_wrong_state_changes_nothing(change: dict[str, Any], message: str) -> 
     assert_same(opt.state_dict(), before)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("braked", [1]), ("normal_slopes", [3]), ("normal_slopes", [["x"]])]
+)
+def test_a_wrong_entry_of_the_early_rate_changes_nothing(key: str, value: Any) -> None:
+    model, opt = made("Adam", "list")
+    train(model, opt, 5)
+    before = copy.deepcopy(opt.state_dict())
+    state = copy.deepcopy(before)
+    state["metacurv"]["early"][key] = value
+    with pytest.raises(TypeError, match=r"\['early'\]"):
+        opt.load_state_dict(state)
+    assert_same(opt.state_dict(), before)
+
+
 @pytest.mark.parametrize("lr", [-0.1, 0.0, 1e300])
 def test_a_rate_out_of_range_is_refused(lr: float) -> None:
     model, opt = made("Adam", "list")
