@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from .start import start
+
 OPTION = "--searched"
 
 
@@ -15,20 +17,6 @@ def _prefer_checkout() -> None:
             sys.path[:0] = [value] if equals else sys.argv[place + 1 : place + 2]
 
 
-def _main() -> int:
-    _prefer_checkout()
-    try:
-        from .cli import main
-
-        return main()
-    except ModuleNotFoundError as error:
-        print(
-            f"python -m benchmarks.learning_rates needs {error.name}, which is not installed.\n"
-            "Install everything it needs with:  pip install -e '.[benchmark]'",
-            file=sys.stderr,
-        )
-        return 1
-
-
 if __name__ == "__main__":
-    sys.exit(_main())
+    _prefer_checkout()
+    sys.exit(start("benchmarks.learning_rates"))

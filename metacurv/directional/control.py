@@ -74,7 +74,7 @@ class DirectionalControl:
         self._base = base
         self.rule = rule
         self.seed = _validate.seed(seed)
-        self.history = History(on_update, self._effective_lrs)
+        self.history = History(on_update)
         self._probes = ProbeBatches(probe, self.seed)
         self._model = ProbeModel(model, loss_fn, base)
         self._horizon = None if horizon is None else _validate.integer("horizon", horizon, low=1)
@@ -115,9 +115,6 @@ class DirectionalControl:
     @property
     def effective_lrs(self) -> list[float]:
         """The learning rate of every group; nan before the first step, which finds the rate."""
-        return self._effective_lrs()
-
-    def _effective_lrs(self) -> list[float]:
         if not self._started:
             return [math.nan] * len(self._base.param_groups)
         return [float(rate) for rate in self._effective.of_groups(self._scale_rates())]
@@ -199,11 +196,11 @@ class DirectionalControl:
             # RAdam's first steps are not normalised, the later ones are: each of them begins anew.
             self._started = not isinstance(self._base, RAdam) or step >= _RADAM_STEPS
             self._began = step
-            self._effective.show(self._effective.of_groups(self._scale_rates()))
+            self._effective.of_step(self._scale_rates())  # shows them
         self._count_step()
         if reading is not None:
             lr = self._early.lr
-            self.history.add_reading(step, reading, lr, lr, accepted=True)
+            self.history.add_reading(step, reading, lr, self.effective_lrs, lr, accepted=True)
 
     def _later_step(self) -> None:
         step, rates = self._steps, self._effective.of_step(self._scale_rates())
@@ -241,7 +238,8 @@ class DirectionalControl:
                 self._early_is_over = True
                 self._end_early_steps()
         elif self._started and self._plan.begins_anew(step):
-            self._race_or_settle([] if self.rule.race == "auto" else self._all_scales())
+            if not self._begin_races([] if self.rule.race == "auto" else self._all_scales()):
+                self._settling = self._plan.settling(step)
         elif self._started:
             self._look_about()
         if (
@@ -264,12 +262,13 @@ class DirectionalControl:
             scales = [s for s in scales if self._early.is_noise(s)]
             if scales and self._has_learned():
                 scales = []
-        self._race_or_settle(scales)
-        if self._race is None and not self._plan.is_finishing(self._steps):
+        if self._begin_races(scales):
+            return
+        if not self._plan.is_finishing(self._steps):
             assert self._guard is not None
             self._guard.begin_again()
             self._warm_up = self._plan.warm_up(self._steps)
-            self._settling = self._plan.settling(self._steps + self._warm_up.steps)
+        self._settling = self._plan.settling(self._steps + self._warm_up.steps)
 
     def _has_learned(self) -> bool:
         """Tells whether the first steps went far: then slopes that differ much are no noise, they have fallen."""
@@ -300,7 +299,9 @@ class DirectionalControl:
         measured_at = list(self._early.lr)
         slope, curvature = reading.slope.tolist(), reading.curvature.tolist()
         accepted = self._early.take(slope, curvature)
-        self.history.add_reading(step, reading, self._early.lr, measured_at, accepted=accepted)
+        self.history.add_reading(
+            step, reading, self._early.lr, self.effective_lrs, measured_at, accepted=accepted
+        )
 
     # Judging: the race and the guard.
 
@@ -321,11 +322,10 @@ class DirectionalControl:
     def _all_scales(self) -> list[int]:
         return list(range(len(self._rates.scales)))
 
-    def _race_or_settle(self, scales: list[int]) -> None:
-        """Begins the races of these scales, one after the other; without one the rates settle from here on."""
+    def _begin_races(self, scales: list[int]) -> bool:
+        """Begins the races of these scales, one after the other; tells whether there is one, and time for it."""
         self._races = max(1, len(scales))
-        if not scales or not self._race_of(scales):
-            self._settling = self._plan.settling(self._steps)
+        return bool(scales) and self._race_of(scales)
 
     def _race_of(self, scales: list[int]) -> bool:
         """Begins the race of the first of these scales, the others to follow; tells whether there is time for one."""
@@ -411,7 +411,8 @@ class DirectionalControl:
         candidates: Sequence[tuple[float, float]] = (),
         noise: float = math.nan,
     ) -> None:
-        self.history.add(self._steps, event, loss, self._early.lr, candidates, noise)
+        lr, effective = self._early.lr, self.effective_lrs
+        self.history.add(self._steps, event, loss, lr, effective, candidates, noise)
 
     def group_added(self) -> None:
         """Takes in the parameter group that was just added to the base."""
@@ -525,7 +526,7 @@ class DirectionalControl:
                     f"{NAME}['race']",
                 )
             if self._started:
-                self._effective.show(self._effective.of_groups(self._scale_rates()))
+                self._effective.of_step(self._scale_rates())  # shows them
 
         return load
 

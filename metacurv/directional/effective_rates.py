@@ -43,13 +43,13 @@ class EffectiveRates:
         if self._last is not None and self._last[0] == key:
             return self._last[1]
         rates = self.of_groups(scales)
-        self.show(rates)
+        self._show(rates)
         # A tensor's number may change behind its back.
         holds_tensor = any(isinstance(value, Tensor) for value in (*rates, *(lr for lr, _ in lrs)))
         self._last = None if holds_tensor else (key, rates)
         return rates
 
-    def show(self, rates: Sequence[Rate]) -> None:
+    def _show(self, rates: Sequence[Rate]) -> None:
         """Writes ``group["lr_scale"]``, the effective rate over the group's lr."""
         for group, rate in zip(self._base.param_groups, rates, strict=True):
             lr = group["lr"]

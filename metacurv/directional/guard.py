@@ -11,7 +11,7 @@ from torch import Tensor
 from metacurv import _validate
 from metacurv.directional.base_state import BaseState
 from metacurv.directional.judge import Judge
-from metacurv.directional.snapshot import Training, check_buffers, copy_all, copy_buffers, like
+from metacurv.directional.snapshot import Training, copy_all, copy_buffers, like, like_buffers
 
 _LOST = 0.25  # part of the progress since the beginning whose loss is death
 _NOISE = 0.02  # part of the first loss that may be lost in any case
@@ -33,10 +33,10 @@ class Guard:
 
     def __init__(self, training: Training, judge: Judge, *, keeps_best: bool) -> None:
         self._training, self._judge, self._keeps_best = training, judge, keeps_best
-        self._first = self.loss = judge.first_loss(quick=True)
+        self.loss = judge.first_loss(quick=True)
         self._looks = 0
         self._parameters = [p.clone() for p in training.parameters()]
-        self._buffers = {name: b.clone() for name, b in training.buffers().items()}
+        self._buffers = training.copied_buffers()
         # Nothing before the first step, but for optimizers such as Adagrad, which cannot do without.
         self.base = BaseState(training.base, frozenset())
 
@@ -52,12 +52,13 @@ class Guard:
         """
         loss = self._judge.loss(of_average=of_average, quick=True)
         self._looks += 1
-        most = self.loss + max(_LOST * (self._first - self.loss), _NOISE * abs(self._first))
+        first = self._judge.first_loss(quick=True)
+        most = self.loss + max(_LOST * (first - self.loss), _NOISE * abs(first))
         if not loss <= most:
             self._go_back()
             return loss, True
         is_due = self._looks % _REFRESHED == 0 and not self._keeps_best
-        if loss < self.loss or (is_due and loss <= self._first):
+        if loss < self.loss or (is_due and loss <= first):
             self._keep(loss, of_average)
         return loss, False
 
@@ -82,7 +83,7 @@ class Guard:
         if of_average and average is not None:
             source = average.values
         copy_all(self._parameters, source)
-        self._buffers = {name: b.clone() for name, b in self._training.buffers().items()}
+        self._buffers = self._training.copied_buffers()
         self.loss = loss
 
     @torch.no_grad()
@@ -102,7 +103,6 @@ class Guard:
     def state(self) -> dict[str, Any]:
         """Returns numbers and tensors, for a state dict."""
         return {
-            "first": self._first,
             "loss": self.loss,
             "looks": self._looks,
             "parameters": self._parameters,
@@ -118,25 +118,20 @@ class Guard:
             TypeError: a number in it is of the wrong type.
             ValueError: it has another form, or tensors of other shapes.
         """
-        wanted = {"first", "loss", "looks", "parameters", "buffers", "base"}
+        wanted = {"loss", "looks", "parameters", "buffers", "base"}
         if not isinstance(state, dict) or not wanted <= state.keys():
             raise ValueError(
                 f"{name} must be a dict with {sorted(wanted)}, got {_validate.describe(state)}"
             )
-        for key in ("first", "loss"):
-            _validate.real(f"{name}[{key!r}]", state[key], low=-math.inf)
+        _validate.real(f"{name}['loss']", state["loss"], low=-math.inf)
         _validate.integer(f"{name}['looks']", state["looks"], low=0)
         like(training.parameters(), state["parameters"], f"{name}['parameters']")
-        check_buffers(state["buffers"], f"{name}['buffers']")
+        like_buffers(training.buffers(), state["buffers"], f"{name}['buffers']")
         BaseState(training.base, frozenset()).load(state["base"], f"{name}['base']")
 
     def load(self, state: dict[str, Any]) -> None:
         """Takes back what ``state`` returned, after ``check``."""
-        self._first, self.loss, self._looks = state["first"], state["loss"], state["looks"]
+        self.loss, self._looks = state["loss"], state["looks"]
         copy_all(self._parameters, state["parameters"])
-        self._buffers = {
-            name: state["buffers"][name].to(b, copy=True)
-            for name, b in self._training.buffers().items()
-            if name in state["buffers"]
-        }
+        self._buffers = like_buffers(self._training.buffers(), state["buffers"], "buffers")
         self.base.load(state["base"], "base")

@@ -16,20 +16,11 @@ class History:
     Attributes:
         records: all of them, in the order of time.
         on_update: is called with each by ``report``, or None.
-
-    Args:
-        on_update: the same.
-        effective_lrs: gives the learning rate of every group at the next step.
     """
 
-    def __init__(
-        self,
-        on_update: Callable[[DirectionalRecord], None] | None,
-        effective_lrs: Callable[[], list[float]],
-    ) -> None:
+    def __init__(self, on_update: Callable[[DirectionalRecord], None] | None) -> None:
         self.records: list[DirectionalRecord] = []
         self.on_update = on_update
-        self._effective_lrs = effective_lrs
         self._untold: list[DirectionalRecord] = []
 
     def clear(self) -> None:
@@ -49,6 +40,7 @@ class History:
         step: int,
         reading: LineReading,
         lr: Sequence[float],
+        effective_lrs: list[float],
         measured_at: Sequence[float],
         *,
         accepted: bool,
@@ -59,7 +51,8 @@ class History:
             step: the step that was measured.
             reading: what was measured.
             lr: the rate of every scale from the next step on.
-            measured_at: those of the step.
+            effective_lrs: the learning rate of every group at the next step.
+            measured_at: the rates of the scales at the step that was measured.
             accepted: False where a number of the reading was not finite.
         """
         slope, curvature = reading.slope.tolist(), reading.curvature.tolist()
@@ -74,7 +67,7 @@ class History:
                 "reading",
                 loss,
                 list(lr),
-                self._effective_lrs(),
+                effective_lrs,
                 slope,
                 curvature,
                 ratio,
@@ -89,6 +82,7 @@ class History:
         event: Literal["race", "settling", "guard", "went back"],
         loss: float,
         lr: Sequence[float],
+        effective_lrs: list[float],
         candidates: Sequence[tuple[float, float]] = (),
         noise: float = math.nan,
     ) -> None:
@@ -99,7 +93,7 @@ class History:
                 event,
                 loss,
                 list(lr),
-                self._effective_lrs(),
+                effective_lrs,
                 [],
                 [],
                 [],

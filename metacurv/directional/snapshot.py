@@ -41,13 +41,17 @@ class Training:
         """Returns the buffers of the model by name."""
         return {name: b.detach() for name, b in self.model.named_buffers()}
 
+    def copied_buffers(self) -> dict[str, Tensor]:
+        """Returns copies of them."""
+        return {name: b.clone() for name, b in self.buffers().items()}
+
 
 class Snapshot:
     """A copy of a ``Training`` as it is when the copy is made."""
 
     def __init__(self, training: Training) -> None:
         self._parameters = [p.clone() for p in training.parameters()]
-        self._buffers = {name: b.clone() for name, b in training.buffers().items()}
+        self._buffers = training.copied_buffers()
         self._base = BaseState(training.base, training.entries)
         average = training.average
         self._average = None if average is None else average.copied()
@@ -82,10 +86,7 @@ class Snapshot:
                 f"{name} must be a dict with {sorted(new.state())}, got {_validate.describe(state)}"
             )
         new._parameters = like(new._parameters, state["parameters"], f"{name}['parameters']")
-        given = check_buffers(state["buffers"], f"{name}['buffers']")
-        new._buffers = {
-            key: given[key].to(own, copy=True) for key, own in new._buffers.items() if key in given
-        }
+        new._buffers = like_buffers(new._buffers, state["buffers"], f"{name}['buffers']")
         new._base.load(state["base"], f"{name}['base']")
         if training.average is not None:
             training.average.check(state["average"], f"{name}['average']")
@@ -107,15 +108,15 @@ def copy_buffers(into: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> No
     copy_all([into[name] for name in names], [source[name] for name in names])
 
 
-def check_buffers(given: Any, name: str) -> dict[str, Tensor]:
-    """Returns ``given``, which is called ``name`` in errors, where it is a dict of tensors.
+def like_buffers(own: Mapping[str, Tensor], given: Any, name: str) -> dict[str, Tensor]:
+    """Returns copies of those of the tensors ``given`` that have the names of ``own``, in their dtypes and on their devices.
 
     Raises:
-        ValueError: it is not.
+        ValueError: ``given``, which is called ``name`` in the message, is no dict of tensors.
     """
     if not isinstance(given, dict) or not all(isinstance(b, Tensor) for b in given.values()):
         raise ValueError(f"{name} must be a dict of tensors, got {_validate.describe(given)}")
-    return given
+    return {key: given[key].to(b, copy=True) for key, b in own.items() if key in given}
 
 
 def like(own: Sequence[Tensor], given: Any, name: str) -> list[Tensor]:

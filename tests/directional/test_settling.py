@@ -234,16 +234,15 @@ def test_a_buffer_that_grows_stays_as_it_is(race: int) -> None:
 
 
 def test_slopes_that_fall_because_much_was_learned_are_no_noise() -> None:
-    """A race is for trainings whose first steps went nowhere."""
+    """A race is for trainings whose first steps went nowhere: with an average of 0 nothing is learned from zeros."""
     races = []
-    for scale in (1.0, 1e-6):
-        x, y = normal(0, 64, 4), normal(1, 64, 1)
+    for level in (3.0, 0.0):
+        x, y = normal(0, 64, 4), normal(1, 64, 1) + level
         model = torch.nn.Linear(4, 1)
-        run = Run(model, torch.optim.Adam, x, y, 400, options={"race": "auto"})
+        torch.nn.init.zeros_(model.weight)
+        torch.nn.init.zeros_(model.bias)
+        run = Run(model, torch.optim.SGD, x, y, 400, options={"race": "auto"})
         run.opt._control._early.is_noise = lambda s: True  # type: ignore[method-assign]
-        learned = run.opt._control._has_learned
-        run.opt._control._has_learned = lambda scale=scale: scale == 1.0  # type: ignore[method-assign]
         run.go(21)
         races.append(run.opt._control._race is not None)
-        assert callable(learned)
     assert races == [False, True]
