@@ -243,6 +243,17 @@ class Slowing(torch.optim.Optimizer):
                 p -= group["lr"] / group["k"] ** 0.5 * p.grad
 
 
+def test_what_a_base_counts_in_its_groups_begins_anew_after_the_early_steps() -> None:
+    model = network()
+    opt = directional(Slowing(model.parameters()), model, horizon=300, race=False)
+    train(model, opt, 19)
+    assert opt.param_groups[0]["k"] == 19
+    train(model, opt, 1, start=19)
+    assert opt.param_groups[0]["k"] == 0
+    train(model, opt, 3, start=20)
+    assert opt.param_groups[0]["k"] == 3
+
+
 def test_what_a_base_counts_in_its_groups_goes_with_the_candidates() -> None:
     """Each of them has its own count, also after a resume in the middle of a race."""
     model = network()
