@@ -69,6 +69,11 @@ def bootstrap(values: Sequence[float]) -> Interval:
     return Interval(mean, float(low), float(high), n)
 
 
+def behind(row: Row, other: Row) -> Interval:
+    """Returns by how much more log error ``row`` has than ``other``, task by task, with an interval over tasks."""
+    return bootstrap([row.ratios[task] - other.ratios[task] for task in other.ratios])
+
+
 def _readings(
     summaries: Sequence[TaskSummary], ratios: Mapping[str, Mapping[Reading, float]]
 ) -> dict[str, list[Reading]]:

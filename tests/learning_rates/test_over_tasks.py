@@ -91,6 +91,22 @@ def test_the_interval_is_over_tasks() -> None:
     assert math.isnan(across.bootstrap([0.3]).low)
 
 
+def test_one_method_behind_another_is_paired_by_task() -> None:
+    """The ratios spread far, and the two methods' by the same: their difference does not."""
+    tasks = [f"task {place}" for place in range(20)]
+    far = {task: float(place) for place, task in enumerate(tasks)}
+    shifted = {task: value + 0.5 for task, value in reversed(far.items())}
+    ours, other = (
+        across.Row(name, ratios, across.bootstrap(list(ratios.values())), 1.0)
+        for name, ratios in (("directional", far), ("prodigy", shifted))
+    )
+    assert ours.interval.high - ours.interval.low > 4
+    assert vars(across.behind(other, ours)) == pytest.approx(
+        {"mean": 0.5, "low": 0.5, "high": 0.5, "n": 20}
+    )
+    assert "| +0.500 [+0.500, +0.500] |" in across_tables.overall([ours, other])
+
+
 def test_a_profile_by_hand() -> None:
     """Errors a: 1 and 4, b: 2 and 2; the best of the two tasks are 1 and 2."""
     log = {"a": {"x": 0.0, "y": math.log(4)}, "b": {"x": math.log(2), "y": math.log(2)}}
@@ -171,7 +187,9 @@ def test_the_report_has_them(store: Store, capsys: pytest.CaptureFixture[str]) -
         assert "| `directional` | -0.693 [-0.693, -0.693] |" in shown
     rows = {line.split(" | ")[0]: line for line in text.splitlines()}
     # Four times the error of ours, in as long as the untuned base takes; ours is the best of all.
-    assert rows[f"| `{labels.CARRIED_OVER}`"].endswith("| 0.00 | 0.00 | 0.00 | 1.00 |")
+    carried = rows[f"| `{labels.CARRIED_OVER}`"]
+    assert "| 0.693 [0.693, 0.693] | +1.386 [+1.386, +1.386] | 0.69 (" in carried
+    assert carried.endswith("| 0.00 | 0.00 | 0.00 | 1.00 |")
     assert rows["| `directional`"].endswith("| 1.00 | 1.00 | 1.00 | 2.00 |")
     assert "| mlp-relu | 0.01 ×/÷ 1.00 |" in text
     for name in report.FILES:
