@@ -17,7 +17,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from benchmarks.learning_rates import across_tables, report, safety_table, tables  # noqa: E402
+from benchmarks.learning_rates import across_tables, rates, report, safety_table, tables  # noqa: E402
 from benchmarks.learning_rates.options import FOLDERS, PUBLISHED_RESULTS  # noqa: E402
 from benchmarks.learning_rates.safety_sweep import NAME as SAFETY  # noqa: E402
 from benchmarks.learning_rates.store import Store  # noqa: E402
@@ -49,6 +49,17 @@ def kept(tasks: str) -> tuple[list[TaskSummary], Store]:
     """The summaries of a set's tasks, and the runs."""
     store = Store(PUBLISHED_RESULTS / FOLDERS[tasks])
     return report.summaries(SETS[tasks].values(), SEEDS, store), store
+
+
+def held_rates() -> str:
+    """A row a task of all sets: the rate that the rule holds, and how far seeds lie apart."""
+    found = {}
+    for name in SETS:
+        done, store = kept(name)
+        for each in done:
+            of_all = rates.found(store.by_method(each.task))
+            found[each.task.name] = {method: of_all[method] for method in SHOWN if method in of_all}
+    return across_tables.rates(found)
 
 
 def ranks() -> str:
@@ -83,6 +94,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "rules": table,
     "over-tasks": lambda: over_tasks("standard"),
     "over-new-tasks": lambda: over_tasks("new"),
+    "held-rates": held_rates,
     "ranks": ranks,
     "safety": safety,
     "cost": cost,

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.readme_tables import SIDES
 from metacurv.experiment.statistics import Interval
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,6 +76,7 @@ class Count:
         return self.text == str(sum(self.side in ("", side) for side in sides))
 
 
+SIDES = {1: "better", 0: "level", -1: "worse"}  # of zero, on which the interval of a gain is
 RULES = "benchmarks/results/rules/summary.json"
 COST = "benchmarks/results/rules/cost.json"
 INSTALL = "benchmarks/results/install.json"

@@ -1,14 +1,15 @@
 """The two small tables of README.md, from stored results: python benchmarks/readme_tables.py [--update]
 
-Rows of the first are chosen by what can differ between trainings, one task each: the base optimizer (SGD), the network
-(convolutions, a transformer), the batch size (the smaller of the two that were tried) and the data (both regressions, of which
-one overfits). Rows of the second are what a user calls: ``estimate_trace`` on each kind of network against the best of the
-others, ``hessian_trace`` against PyHessian, and the one comparison of whole measurements that plain torch wins.
+Rows of the first are the ways in which a user may come to a learning rate: ours, the rivals that do best, and the base
+optimizer untuned, with a setting from elsewhere, and tuned on the task. Its columns are the sets of tasks. Rows of the second
+are what a user calls: ``estimate_trace`` on each kind of network against the best of the others, ``hessian_trace`` against
+PyHessian, and the one comparison of whole measurements that plain torch wins.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,24 +18,32 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))  # run by its path, python sees this folder alone
 
-from benchmarks.learning_rates.grid import RATES  # noqa: E402
+from benchmarks.learning_rates.grid import GRID, RATES  # noqa: E402
+from benchmarks.learning_rates.tables import row  # noqa: E402
 from benchmarks.page_block import write_block  # noqa: E402
 from benchmarks.table import PROMISES, Row, comparisons, number, rows  # noqa: E402
 from metacurv.experiment.statistics import Interval  # noqa: E402
 
 README = ROOT / "README.md"
-RULES = ROOT / "benchmarks" / "results" / "rules" / "summary.json"
-SPEED = ROOT / "benchmarks" / "results" / "full.json"
-MOST_ROWS = 6
-SIDES = {1: "better", 0: "level", -1: "worse"}  # of zero, on which the interval of a gain is
-
-TASKS = {
-    "mlp-sgd": "SGD with momentum, perceptron on mnist1d",
-    "conv": "Adam, convolutional network on mnist1d",
-    "transformer": "AdamW, character transformer on text",
-    "mlp-batch32": "Adam, perceptron on mnist1d, batches of 32",
-    "friedman": "Adam, regression on Friedman's function",
-    "diabetes": "Adam, regression on diabetes data, which overfits",
+RESULTS = ROOT / "benchmarks" / "results"
+SPEED = RESULTS / "full.json"
+MOST_ROWS = 7
+SETS = {"first": RESULTS / "rules" / "summary.json", "new": RESULTS / "new_tasks" / "summary.json"}
+# A method's label -> (what README.md calls it, trainings that a user pays for it).
+WAYS = {
+    "directional": ("**MetaCurvatureLR**, given no rate", 1),
+    "prodigy cosine": ("Prodigy, cosine schedule", 1),
+    "schedule-free 0.01": ("Schedule-Free AdamW, warm-up, lr=0.01", 1),
+    "base, lr=0.001 (SGD: 0.01)": ("base optimizer at its default rate", 1),
+    "base, one setting carried over": (
+        "base optimizer, the setting that is best on the other tasks",
+        1,
+    ),
+    "best constant rate, tuned on the task": (
+        "base optimizer, best of the constant rates",
+        len(RATES),
+    ),
+    "best of the grid, tuned on the task": ("base optimizer, best of the whole grid", len(GRID)),
 }
 # (text, other) of a line of the speed table -> what README.md calls the two sides.
 LINES = {
@@ -65,37 +74,31 @@ LINES = {
 }
 
 
-def results_table(summary: dict[str, Any]) -> str:
-    """``MetaCurvatureLR`` without a rate against the base optimizer at its best constant rate."""
-    by_name = {task["task"]: task for task in summary["tasks"]}
-    text = [
-        f"| task | MetaCurvatureLR, given no rate, against the best of {len(RATES)} constant rates |",
-        "|---|---|",
-    ]
-    for name, called in TASKS.items():
-        task = by_name[name]
-        ours = next(entry for entry in task["methods"] if entry["method"] == "directional")
-        best = task["best_constant"]
-        against = difference(task["unit"], ours["gain_over_best_constant"], best["test_mean"])
-        text.append(f"| {called} | {against} |")
+def results_table(summaries: dict[str, dict[str, Any]]) -> str:
+    """A row a way: on each set of tasks the error over that of the grid's best point, the geometric mean over its tasks."""
+    head = ["how the rate was set", "trainings"]
+    columns = []
+    for name, summary in summaries.items():
+        head.append(f"error on the {len(summary['tasks'])} {name} tasks")
+        columns.append({row["label"]: row["log_ratio"] for row in summary["over_tasks"]["methods"]})
+    text = [row(head), "|" + "---|" * len(head)]
+    for label, (called, trainings) in WAYS.items():
+        cells = [factor(Interval(**column[label])) for column in columns]
+        text.append(row([called, str(trainings), *cells]))
     return "\n".join(text)
 
 
-def difference(unit: str, gain: dict[str, Any], reference: float) -> str:
-    """In words and with its interval: points of accuracy, or per cent of the reference's error or loss."""
-    side = SIDES[Interval(**gain).side]
-    if unit == "accuracy, %":
-        mean, low, high = (f"{gain[key]:+.1f}" for key in ("mean", "low", "high"))
-        return f"{side}: {mean} points [{low}, {high}]"
-    # A gain is a smaller error.
-    mean, low, high = (f"{-100 * gain[key] / reference:+.1f}" for key in ("mean", "high", "low"))
-    what = "error" if unit == "MSE x 1000" else "loss"
-    return f"{side}: {mean} % {what} [{low}, {high}]"
+def factor(log_ratio: Interval) -> str:
+    """The ratio and its interval, of their logarithms."""
+    mean, low, high = (math.exp(v) for v in (log_ratio.mean, log_ratio.low, log_ratio.high))
+    return f"× {mean:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def speed_table(result: dict[str, Any]) -> str:
     """Times of whole calls."""
-    found = {(row.line.text, row.line.other): row for row in rows(comparisons([result]), PROMISES)}
+    found = {
+        (each.line.text, each.line.other): each for each in rows(comparisons([result]), PROMISES)
+    }
     text = [
         "| what | time | against | its time | metacurv is |",
         "|---|---|---|---|---|",
@@ -116,7 +119,9 @@ def speed_row(row: Row, what: str, other: str) -> str:
 def tables() -> dict[str, str]:
     """The blocks by the names of their marks."""
     return {
-        "results": results_table(json.loads(RULES.read_text())),
+        "results": results_table(
+            {name: json.loads(path.read_text()) for name, path in SETS.items() if path.exists()}
+        ),
         "speed": speed_table(json.loads(SPEED.read_text())),
     }
 
