@@ -38,6 +38,14 @@ def diabetes(seed: int) -> Splits:
     return shuffled(standardised(x), standardised(y)[:, None], seed)
 
 
+def breast_cancer(seed: int) -> Splits:
+    """Loads 569 patients with 30 measurements each and two outcomes (Street et al. 1993), split at random 60 : 20 : 20."""
+    from sklearn.datasets import load_breast_cancer
+
+    x, y = load_breast_cancer(return_X_y=True)
+    return shuffled(standardised(x), torch.tensor(y), seed)
+
+
 def digits(seed: int) -> Splits:
     """Loads 1797 images of 8 x 8 (UCI), split at random 60 : 20 : 20."""
     from sklearn.datasets import load_digits

