@@ -134,10 +134,13 @@ class Race:
     def _bury(self, candidate: Candidate) -> None:
         """Ends the turns of a candidate that has died.
 
-        A loop that takes no step where the loss is not finite would wait for ever for its turn to end.
+        A loop that takes no step where the loss is not finite would wait for ever for its turn to end. The place where its last
+        turn began is kept where no other is left to go back to.
         """
-        candidate.losses, candidate.place = [math.inf], None
-        candidate.steps = max(self._lengths)
+        candidate.losses, candidate.steps = [math.inf], max(self._lengths)
+        if self._root is None and all(c.losses and c.is_dead for c in self.candidates):
+            self._root = candidate.place
+        candidate.place = None
 
     def _go_on(self, waiting: Sequence[Candidate]) -> Outcome | None:
         """Gives the next turn, or ends rounds until there is one to give."""
@@ -215,7 +218,8 @@ class Race:
                 if abs(c.exponent - best.exponent) <= 1
                 and (not is_worse(c, best) or c.loss - best.loss <= behind)
             ]
-            self._root = None
+            if not best.is_dead:
+                self._root = None
         self.candidates = around
         self._round = 1
 
@@ -223,7 +227,9 @@ class Race:
         best = self._best()
         close = close_rate(self.candidates, self._first)
         shift = close
-        if self._training.average is not None:
+        if best.is_dead:
+            shift -= 1  # of the smallest rate
+        elif self._training.average is not None:
             shift = (close + quiet_rate(self.candidates, self._first, otherwise=close)) / 2
         self._enter(best)
         return Outcome(best.exponent, shift * math.log(FACTOR))

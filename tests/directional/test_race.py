@@ -272,6 +272,44 @@ def test_where_all_die_for_ever_the_smallest_is_left() -> None:
     assert math.isfinite(outcome.shift)
 
 
+def test_where_all_die_in_their_turns_nothing_of_them_is_left() -> None:
+    stub = Stub(table(), dying=range(-12, 13))
+    outcome = stub.run()
+    assert stub.sequence == [-1, 0, 1, -2, -3, -4, -5, -6, -7]  # a step each
+    assert outcome.shift == pytest.approx(-8 * math.log(3))
+    assert stub.made_by == {}
+    assert stub.average.state()["taken"] == 0
+
+
+@pytest.mark.parametrize(("wide", "order"), [(False, [-1, 0, 1]), (True, [-1, 1, 0])])
+def test_where_all_die_in_the_second_round_it_ends_at_the_last_place_that_lived(
+    wide: bool, order: list[int]
+) -> None:
+    """Each has taken ten steps; after a wide round only the middle one, and the race's beginning is still there."""
+    dying: list[int] = []
+    stub = Stub(table(m1=1.05, m2=1.2, p0=1.0, p1=1.1, p2=1.2), dying=dying, wide=wide)
+    for _ in range(30):
+        assert stub.step() is None
+    dying.extend(range(-2, 3))
+    outcome = stub.run()
+    assert stub.sequence[30:] == order
+    assert outcome.exponent == -1
+    assert outcome.shift == pytest.approx(-2 * math.log(3))
+    assert stub.made_by == ({} if wide else {1: 10})
+
+
+def test_the_beginning_is_kept_until_nobody_needs_it() -> None:
+    """After a wide round -1 dies in its first turn, then 1 in its first, then 0, which has been there before."""
+    dying: list[int] = []
+    stub = Stub(table(m2=9.0, p0=1.0, p2=9.0), dying=dying, wide=True)
+    for _ in range(35):
+        assert stub.step() is None
+    dying.extend((1, -1, 0))
+    assert stub.run().shift == pytest.approx(-2 * math.log(3))
+    assert stub.sequence[30:] == [-1] * 5 + [1, -1, 0]
+    assert stub.made_by == {0: 10}
+
+
 def test_no_more_join_after_the_most_steps() -> None:
     stub = Stub(lambda e: [-float(e)] * 4, most_steps=45)
     outcome = stub.run()
