@@ -17,7 +17,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from benchmarks.learning_rates import across_tables, rates, report, safety_table, tables  # noqa: E402
+from benchmarks.learning_rates import across_tables, labels, rates, report, safety_table, tables  # noqa: E402
+from benchmarks.learning_rates.cost import METHOD  # noqa: E402
 from benchmarks.learning_rates.options import FOLDERS, PUBLISHED_RESULTS  # noqa: E402
 from benchmarks.learning_rates.safety_sweep import NAME as SAFETY  # noqa: E402
 from benchmarks.learning_rates.store import Store  # noqa: E402
@@ -70,16 +71,23 @@ def ranks() -> str:
 
 
 def cost() -> str:
-    """Time of the directional rule's steps over that of the base's."""
-    rows = ["| task | steps | times the base's time | least and most of five | promise | kept |"]
-    rows.append("|---" * 6 + "|")
-    for task, found in json.loads((KEPT / "cost.json").read_text())["tasks"].items():
-        kept = "yes" if found["median"] <= found["allowed"] else "**no**"
-        rows.append(
-            f"| {task} | {found['steps']} | {found['median']:.3f} "
-            f"| {found['least']:.3f} to {found['most']:.3f} | ≤ {found['allowed']:g} | {kept} |"
-        )
-    return "\n".join(rows)
+    """Time of each method's steps over that of the base's: ours with the bound that was set, then the others."""
+    measured = json.loads((KEPT / "cost.json").read_text())["tasks"]
+    lines = [tables.row(["method", *measured]), "|---" * (1 + len(measured)) + "|"]
+    bounds = []
+    for found in measured.values():
+        kept = found["methods"][METHOD]["median"] <= found["allowed"]
+        bounds.append(f"≤ {found['allowed']:g}, {'kept' if kept else '**not kept**'}")
+    lines.append(tables.row([f"bound for `{METHOD}`", *bounds]))
+    for name in dict.fromkeys(m for found in measured.values() for m in found["methods"]):
+        cells = [
+            f"{of['median']:.3f} ({of['least']:.3f} to {of['most']:.3f})"
+            if (of := found["methods"].get(name))
+            else ""
+            for found in measured.values()
+        ]
+        lines.append(tables.row([f"`{labels.method(name)}`", *cells]))
+    return "\n".join(lines)
 
 
 def safety() -> str:

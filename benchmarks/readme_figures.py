@@ -97,8 +97,8 @@ FIGURES: tuple[Figure | Count, ...] = (
     Count("2", side="worse"),
     Count("7", best="best_of_grid", side="level"),
     Count("8", best="best_of_grid", side="worse"),
-    Figure("1.04", COST, ("tasks", "transformer", "median")),
-    Figure("1.15", COST, ("tasks", "digits-mlp", "median")),
+    Figure("1.04", COST, ("tasks", "transformer", "methods", "directional", "median")),
+    Figure("1.15", COST, ("tasks", "digits-mlp", "methods", "directional", "median")),
 )
 
 

@@ -1,9 +1,8 @@
-"""The methods over all tasks of a set: mean log ratio to the oracle, with an interval over tasks, and time beside."""
+"""The methods over all tasks of a set: mean log ratio to the oracle, with an interval over tasks."""
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,13 +26,11 @@ class Row:
         name: the method's label.
         ratios: task -> log of its test error over the oracle's; positive is worse.
         interval: their mean, and a bootstrap interval over tasks.
-        time: seconds of a training over those of the untuned base, the geometric mean over tasks; nan where unknown.
     """
 
     name: str
     ratios: Mapping[str, float]
     interval: Interval
-    time: float
 
     @property
     def worst(self) -> str:
@@ -51,10 +48,10 @@ def rows(summaries: Sequence[TaskSummary], records: Mapping[str, Records]) -> li
         records: task -> method -> seed -> record, of which ``summaries`` were made.
     """
     ratios = {s.task.name: log_ratios(mean_errors(s.task, records[s.task.name])) for s in summaries}
-    made = [
-        _row(label, summaries, readings, ratios, records)
-        for label, readings in _readings(summaries, ratios).items()
-    ]
+    made = []
+    for label, readings in _readings(summaries, ratios).items():
+        of = {s.task.name: ratios[s.task.name][r] for s, r in zip(summaries, readings, strict=True)}
+        made.append(Row(label, of, bootstrap(list(of.values()))))
     return sorted(made, key=lambda row: row.interval.mean)
 
 
@@ -95,26 +92,3 @@ def _readings(
         if all(name in entries for entries in by_name):
             found[labels.method(name)] = of([entries[name] for entries in by_name])
     return found
-
-
-def _row(
-    label: str,
-    summaries: Sequence[TaskSummary],
-    readings: Sequence[Reading],
-    ratios: Mapping[str, Mapping[Reading, float]],
-    records: Mapping[str, Records],
-) -> Row:
-    pairs = list(zip(summaries, readings, strict=True))
-    found = {s.task.name: ratios[s.task.name][reading] for s, reading in pairs}
-    times = [
-        math.log(_seconds(records[s.task.name], name) / s.adam.seconds)
-        for s, (name, _) in pairs
-        if s.adam.seconds > 0
-    ]
-    time = math.exp(statistics.mean(times)) if times else math.nan
-    return Row(label, found, bootstrap(list(found.values())), time)
-
-
-def _seconds(records: Records, method: str) -> float:
-    median: float = statistics.median(run["seconds"] for run in records[method].values())
-    return max(median, 1e-9)  # its logarithm is taken

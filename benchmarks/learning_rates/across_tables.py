@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ OURS = "directional"
 
 
 def overall(rows: Sequence[Row]) -> str:
-    """A row a method: how far it is from the oracle and from ours, how often it is nearly the best, and its time."""
+    """A row a method: how far it is from the oracle and from ours, and how often it is nearly the best."""
     ours = _ours(rows)
     rising = profiles.factors({each.name: each.ratios for each in rows})
     within = [f"within {round(100 * (x - 1))} %" if x < 2 else f"within {x:g} ×" for x in _FACTORS]
@@ -28,15 +27,13 @@ def overall(rows: Sequence[Row]) -> str:
         f"behind `{OURS}`",
         "largest",
         *within,
-        "time",
     ]
     lines = [row(head), "|" + "---|" * len(head)]
     for each in rows:
         gap = "" if ours is None or each is ours else interval(behind(each, ours), sign="+")
         shares = [f"{profiles.within(rising[each.name], x):.2f}" for x in _FACTORS]
         worst = f"{each.ratios[each.worst]:.2f} ({each.worst})"
-        time = "" if math.isnan(each.time) else f"{each.time:.2f}"
-        lines.append(row([f"`{each.name}`", interval(each.interval), gap, worst, *shares, time]))
+        lines.append(row([f"`{each.name}`", interval(each.interval), gap, worst, *shares]))
     return "\n".join(lines) + "\n"
 
 
@@ -80,7 +77,6 @@ def to_json(rows: Sequence[Row], chosen: Mapping[str, str]) -> dict[str, Any]:
                 "behind": vars(behind(each, ours)) if ours else None,
                 "log_ratios": dict(each.ratios),
                 "profile": rising[each.name],
-                "time": each.time,
             }
             for each in rows
         ],

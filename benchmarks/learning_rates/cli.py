@@ -36,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             )  # fmt: skip
         store = Store(folder)
         if arguments.cost:
-            return cost.run(tasks, store, progress)
+            return cost.run(
+                tasks, methods if arguments.methods else (cost.METHOD,), store, progress
+            )
         if arguments.sensitivity and arguments.summary_only:
             return sensitivity.redraw(store.folder)
         if arguments.sensitivity:

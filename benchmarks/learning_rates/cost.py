@@ -1,4 +1,4 @@
-"""The cost of the directional rule: its steps and the base optimizer's, side by side through a whole training."""
+"""The cost of methods: their steps and the base optimizer's, side by side through a whole training."""
 
 from __future__ import annotations
 
@@ -23,41 +23,42 @@ _REPEATS = 5
 METHOD, BASE = "directional", "user's rate"
 
 
-def run(tasks: Sequence[Task], store: Store, progress: bool) -> int:
-    """Measures tasks that have a bound, and prints and writes the ratios. Returns: the exit status."""
+def run(tasks: Sequence[Task], methods: Sequence[str], store: Store, progress: bool) -> int:
+    """Measures methods on tasks that have a bound for ours, and prints and writes the ratios. Returns: the exit status."""
     environment = describe(1)
     kept = read_json(store.folder / "cost.json") or {}
-    # Other tasks' times stay where they are of this machine and these libraries.
+    # What else was measured on this machine with these libraries stays.
     same = "environment" in kept and not changes(kept["environment"], environment)
     found = kept["tasks"] if same else {}
     for task in tasks:
-        ratios = [
-            _ratio(task, seed)
-            for seed in tqdm(range(_REPEATS), desc=task.name, disable=not progress)
-        ]
         allowed = ALLOWED.get(task.name, ALLOWED_SMALL)
-        found[task.name] = {
-            "median": statistics.median(ratios),
-            "least": min(ratios),
-            "most": max(ratios),
-            "allowed": allowed,
-            "repeats": _REPEATS,
-            "steps": task.steps,
-        }
-        median = found[task.name]["median"]
-        verdict = "which it is" if median <= allowed else "which it is not"
-        print(
-            f"{task.name}: {median:.3f} times the base's time ({min(ratios):.3f} to {max(ratios):.3f}); it should be at "
-            f"most {allowed}, {verdict}"
+        of_task = found.setdefault(
+            task.name, {"steps": task.steps, "allowed": allowed, "methods": {}}
         )
-    write_json(store.folder / "cost.json", {"environment": environment, "tasks": found})
+        for method in methods:
+            about = f"{task.name}, {method}"
+            ratios = [
+                _ratio(task, method, seed)
+                for seed in tqdm(range(_REPEATS), desc=about, disable=not progress)
+            ]
+            median, least, most = statistics.median(ratios), min(ratios), max(ratios)
+            of_task["methods"][method] = {
+                "median": median,
+                "least": least,
+                "most": most,
+                "repeats": _REPEATS,
+            }
+            verdict = "which it is" if median <= allowed else "which it is not"
+            bound = f"; it should be at most {allowed}, {verdict}" if method == METHOD else ""
+            print(f"{about}: {median:.3f} times the base's time ({least:.3f} to {most:.3f}){bound}")
+            write_json(store.folder / "cost.json", {"environment": environment, "tasks": found})
     print(f"written to {store.folder / 'cost.json'}")
     return 0
 
 
-def _ratio(task: Task, seed: int) -> float:
-    ours, base = (Training(task, method, seed, DEFAULT_RATE) for method in (METHOD, BASE))
+def _ratio(task: Task, method: str, seed: int) -> float:
+    tried, base = (Training(task, name, seed, DEFAULT_RATE) for name in (method, BASE))
     for end in range(_STRETCH, task.steps + 1, _STRETCH):
-        for training in (ours, base) if (end // _STRETCH) % 2 else (base, ours):
+        for training in (tried, base) if (end // _STRETCH) % 2 else (base, tried):
             training.advance(end)
-    return ours.seconds / base.seconds
+    return tried.seconds / base.seconds

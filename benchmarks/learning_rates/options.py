@@ -112,8 +112,8 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--cost", action="store_true",
-        help="instead, the time of the directional rule's steps over the base optimizer's, side by side, on "
-        f"{', '.join(cost.TASK_NAMES)}",
+        help="instead, the time of the steps of METHODs, the directional rule if none is given, over the base's, side "
+        f"by side, on {', '.join(cost.TASK_NAMES)}; on a machine that does nothing else",
     )  # fmt: skip
     parser.add_argument(
         "--summary-only",
@@ -136,9 +136,8 @@ def chosen_tasks(parser: argparse.ArgumentParser, arguments: argparse.Namespace)
         return _of(
             parser, f"--set {arguments.set}", tuple(SETS[arguments.set]), arguments.tasks
         ) or list(usual)
-    others = ["--quick", "--methods", "--searched"]
-    if asked[0] == "--cost":
-        others += ["--seeds", "--jobs", "--summary-only"]
+    others = ["--quick", "--searched"]
+    others += ["--seeds", "--jobs", "--summary-only"] if asked[0] == "--cost" else ["--methods"]
     if given := [name for name in others if getattr(arguments, name[2:].replace("-", "_"))]:
         parser.error(f"{asked[0]} does not go with {given[0]}")
     if arguments.set != "standard":

@@ -34,7 +34,6 @@ class Entry:
     Attributes:
         name, which: the method, and "last" or "average".
         validation, test: [S] over ``seeds``.
-        seconds: median training time of a run.
         diverged: how many runs did.
     """
 
@@ -43,7 +42,6 @@ class Entry:
     seeds: tuple[int, ...]
     validation: Array
     test: Array
-    seconds: float
     diverged: int
 
     @property
@@ -145,7 +143,6 @@ def to_json(summary: TaskSummary) -> dict[str, Any]:
             "test_mean": e.mean,
             "test_standard_error": e.error,
             "validation_mean": float(e.validation.mean()),
-            "median_seconds": e.seconds,
             "diverged": e.diverged,
             "gain_over_best_constant": vars(summary.gain(e, summary.best_constant)),
             "gain_over_best_of_grid": vars(summary.gain(e, summary.best_of_grid)),
@@ -182,7 +179,6 @@ def _entries(name: str, runs: Mapping[int, Record], seeds: tuple[int, ...]) -> l
             seeds,
             np.array([record[f"val_{which}"] for record in records]),
             np.array([record[f"test_{which}"] for record in records]),
-            float(np.median([record["seconds"] for record in records])),
             sum(bool(record["diverged"]) for record in records),
         )
         for which in ITERATES

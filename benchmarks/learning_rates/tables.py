@@ -70,7 +70,6 @@ def _task(summary: TaskSummary) -> str:
         f"gain over the {BEST_CONSTANT}",
         f"gain over the {BEST_OF_GRID}",
         "diverged",
-        "seconds",
     ]
     rows = [f"### {task.name}, {task.steps} steps", "", row(head), "|" + "---|" * len(head)]
     for name, entry in named:
@@ -78,7 +77,7 @@ def _task(summary: TaskSummary) -> str:
             "" if entry is over else _gain(summary, summary.gain(entry, over))
             for over in (summary.best_constant, summary.best_of_grid)
         ]
-        cells = [name, _mean(summary, entry), *gains, str(entry.diverged), f"{entry.seconds:.2f}"]
+        cells = [name, _mean(summary, entry), *gains, str(entry.diverged)]
         rows.append(row(cells))
     return "\n".join(rows) + "\n"
 

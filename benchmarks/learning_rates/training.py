@@ -27,7 +27,7 @@ Record = dict[str, Any]
 
 
 class Training:
-    """A task from a seed by a method, a name in ``METHODS`` or what makes one. ``seconds`` counts the steps alone."""
+    """A task from a seed by a method, a name in ``METHODS`` or what makes one. ``seconds``: CPU time of the steps."""
 
     def __init__(self, task: Task, method: str | Maker, seed: int, user_lr: float) -> None:
         self.task = task
@@ -41,10 +41,10 @@ class Training:
 
     def advance(self, end: int) -> None:
         """Takes the steps up to ``end``, or to where the loss is found not to be finite."""
-        started = time.perf_counter()
+        started = time.process_time()
         while self.done < end and not self.diverged:
             self._step()
-        self.seconds += time.perf_counter() - started
+        self.seconds += time.process_time() - started
 
     def _step(self) -> None:
         step, train, method = self.done, self.splits.train, self.method

@@ -79,7 +79,7 @@ def test_a_tasks_table_has_every_reference_and_both_gains() -> None:
     assert "cosine" in made.best_cosine.name
     lines = tables.by_task([made]).splitlines()
     rows = {line.split(" | ")[0].removeprefix("| "): line for line in lines if line.startswith("|")}
-    both = "| +2.35 [+1.71, +2.99] better | +2.35 [+1.71, +2.99] better | 0 | 1.00 |"
+    both = "| +2.35 [+1.71, +2.99] better | +2.35 [+1.71, +2.99] better | 0 |"
     assert rows["directional"].endswith(both)
     assert "60.50 ± 0.65" in rows["best constant rate: Adam, lr=0.01"]
     assert "50.50 ± 0.65" in rows["Adam, lr=0.001"]
@@ -121,7 +121,7 @@ def test_rates_of_sgd_are_told_as_they_are() -> None:
     ],
 )
 def test_a_method_has_one_name(task: str, name: str, which: str, expected: str) -> None:
-    entry = summary.Entry(name, which, (0,), np.zeros(1), np.zeros(1), 1.0, 0)
+    entry = summary.Entry(name, which, (0,), np.zeros(1), np.zeros(1), 0)
     assert summary.label(TASKS[task], entry) == expected
     if "grid" not in name:
         assert labels.method(name) == labels.ranked(name) == expected

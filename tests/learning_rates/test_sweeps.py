@@ -123,18 +123,46 @@ def test_the_picture_marks_the_best_rate_and_numbers_both(monkeypatch: pytest.Mo
     ]
 
 
-def test_costs_of_other_tasks_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ratios = iter([1.04] * 5 + [1.2] * 5 + [1.3] * 5)
-    monkeypatch.setattr(cost, "_ratio", lambda task, seed: next(ratios))
+def test_costs_of_other_tasks_and_methods_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ratios = {
+        ("conv", "directional"): 1.04,
+        ("mlp-relu", "directional"): 1.2,
+        ("mlp-relu", "gen"): 1.3,
+    }
+    monkeypatch.setattr(cost, "_ratio", lambda task, method, seed: ratios[task.name, method])
     store = Store(tmp_path)
     now = cost.describe(1)
-    days = iter(["2026-01-01", "2026-01-02"])
+    days = iter(["2026-01-01", "2026-01-02", "2026-01-03"])
     monkeypatch.setattr(cost, "describe", lambda threads: {**now, "date": next(days)})
-    for name in ("conv", "mlp-relu"):
-        cost.run([tasks.TASKS[name]], store, progress=False)
-    found = json.loads((tmp_path / "cost.json").read_text())["tasks"]
-    assert {name: one["median"] for name, one in found.items()} == {"conv": 1.04, "mlp-relu": 1.2}
+
+    def found() -> dict[tuple[str, str], float]:
+        of = json.loads((tmp_path / "cost.json").read_text())["tasks"]
+        return {(t, m): each["median"] for t in of for m, each in of[t]["methods"].items()}
+
+    for task, method in ratios:
+        cost.run([tasks.TASKS[task]], [method], store, progress=False)
+    assert found() == ratios
+    said = capsys.readouterr().out
+    assert "conv, directional: 1.040 times the base's time (1.040 to 1.040); it should be" in said
+    assert "mlp-relu, gen: 1.300 times the base's time (1.300 to 1.300)\n" in said
     another = {**now, "torch": "another"}
     monkeypatch.setattr(cost, "describe", lambda threads: another)
-    cost.run([tasks.TASKS["mlp-relu"]], store, progress=False)
-    assert list(json.loads((tmp_path / "cost.json").read_text())["tasks"]) == ["mlp-relu"]
+    cost.run([tasks.TASKS["mlp-relu"]], ["gen"], store, progress=False)
+    assert list(found()) == [("mlp-relu", "gen")]
+
+
+def test_costs_are_of_whole_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method whose steps take twice as long costs 2, whatever the base's take."""
+
+    class Slow:
+        def __init__(self, task: Any, method: str, seed: int, lr: float) -> None:
+            self.each, self.done, self.seconds = (0.2 if method == "gen" else 0.1), 0, 0.0
+
+        def advance(self, end: int) -> None:
+            self.seconds += self.each * (end - self.done)
+            self.done = end
+
+    monkeypatch.setattr(cost, "Training", Slow)
+    assert cost._ratio(tasks.TASKS["mlp-relu"], "gen", 0) == pytest.approx(2)
