@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from . import cost, options, plan, report, safety, safety_sweep, sensitivity
+from . import cost, options, plan, report, safety_sweep, sensitivity
 from .package_files import MissingDataError
 from .store import Store
 from .task import Task
@@ -25,14 +25,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     tasks = [SETS[arguments.set][name] for name in names]
     if arguments.quick:
         tasks = [replace(task, steps=options.QUICK_STEPS) for task in tasks]
-    n_seeds = arguments.seeds or (options.QUICK_SEEDS if arguments.quick else 10)
+    n_seeds = arguments.seeds or options.usual_seeds(arguments)
     seeds = range(arguments.seed_start, arguments.seed_start + n_seeds)
     folder, jobs, progress = options.run_folder(arguments), arguments.jobs or 1, arguments.progress
     try:
         if arguments.safety:
             return safety_sweep.run(
-                names, arguments.seeds or safety.N_SEEDS, folder, jobs,
-                progress=progress, train=not arguments.summary_only,
+                names, seeds, folder, jobs, progress=progress, train=not arguments.summary_only,
             )  # fmt: skip
         store = Store(folder)
         if arguments.cost:

@@ -175,6 +175,13 @@ def trains_the_grid(arguments: argparse.Namespace) -> bool:
     return "grid" in (arguments.methods or (() if arguments.searched else USUAL))
 
 
+def usual_seeds(arguments: argparse.Namespace) -> int:
+    """How many seeds there are without ``--seeds``."""
+    if arguments.safety:
+        return safety.N_SEEDS
+    return QUICK_SEEDS if arguments.quick else 10
+
+
 def run_folder(arguments: argparse.Namespace) -> Path:
     """The folder of ``--out``, or the one that is usual for what is asked."""
     if arguments.out is not None:

@@ -72,9 +72,9 @@ class _SafetyTask(Task):
         return self.make(model)
 
 
-def cases(tasks: Iterable[str] = TASKS, seeds: int = N_SEEDS) -> Iterator[Case]:
+def cases(tasks: Iterable[str] = TASKS, seeds: Iterable[int] = range(N_SEEDS)) -> Iterator[Case]:
     """Yields all cases of ``tasks``, seed by seed, so that a sweep that is cut short has seen all of them."""
-    for seed in range(seeds):
+    for seed in seeds:
         for task in tasks:
             for batch in BATCH_SIZES:
                 for base in BASES:

@@ -18,7 +18,13 @@ NAME = "safety.jsonl"
 
 
 def run(
-    tasks: Sequence[str], seeds: int, folder: Path, jobs: int, *, progress: bool, train: bool = True
+    tasks: Sequence[str],
+    seeds: Sequence[int],
+    folder: Path,
+    jobs: int,
+    *,
+    progress: bool,
+    train: bool = True,
 ) -> int:
     """Trains what ``folder`` lacks, unless ``train`` is False, and writes the table of all it has. Returns: the exit status.
 

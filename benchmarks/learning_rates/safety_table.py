@@ -9,6 +9,8 @@ from .safety import BATCH_SIZES
 from .tables import row
 from .training import Record
 
+_IDLE = 0.9
+
 
 def is_safe(record: Record) -> bool:
     """True where the loss at the end is a number, and no higher than at the first step."""
@@ -26,8 +28,10 @@ def table(records: Sequence[Record], worst: int = 10) -> str:
     """Violations by task and batch size, and the ``worst`` cases, by the ratio of the last loss to the first."""
     tasks = list(dict.fromkeys(record["task"] for record in records))
     sizes = [str(size) for size in BATCH_SIZES]
+    unsafe, idle = (sum(not is_safe(r) for r in records), sum(ratio(r) > _IDLE for r in records))
     lines = [
-        f"{sum(not is_safe(r) for r in records)} of {len(records)} runs end above the loss of their first step.",
+        f"{unsafe} of {len(records)} runs end above the loss of their first step; {idle} above {_IDLE:g} of it, having learnt "
+        "next to nothing.",
         "",
         row(["task", *(f"batch {size}" for size in sizes)]),
         "|---" * (1 + len(sizes)) + "|",

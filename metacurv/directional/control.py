@@ -41,6 +41,7 @@ from metacurv.rules.settling import settled
 _RADAM_STEPS = 5  # are not normalised (Liu et al. 2020: rho_t <= 5, for beta2 up to 0.9999)
 _READ_EVERY = 2  # early steps
 _LEARNED = 0.25  # part of the first loss that is lost where the first steps went far
+_HARMED = 0.02  # part of it that is gained where they went astray
 
 
 class DirectionalControl:
@@ -235,8 +236,8 @@ class DirectionalControl:
             self._end_race(self._race.settle() if ends else self._race.stepped())
         elif self._started and not self._early_is_over:
             if step >= self._began + self._plan.early_steps:
+                self._end_early_steps()  # where the user's loss raises, the next step tries again
                 self._early_is_over = True
-                self._end_early_steps()
         elif self._started and self._plan.begins_anew(step):
             if not self._begin_races([] if self.rule.race == "auto" else self._all_scales()):
                 self._settling = self._plan.settling(step)
@@ -255,26 +256,32 @@ class DirectionalControl:
     def _end_early_steps(self) -> None:
         """Begins a race, or the training anew with the rate that was found.
 
-        At the edge of progress, without a warm-up, the first steps do harm that lasts. A race is where they did little.
+        At the edge of progress, without a warm-up, the first steps do harm that lasts. A race is where they did little, and
+        where they did harm it begins where they did.
         """
+        assert self._guard is not None
         scales = self._all_scales()
         if self.rule.race == "auto":
             scales = [s for s in scales if self._early.is_noise(s)]
-            if scales and self._has_learned():
+        if scales:
+            progress = self._early_progress()
+            if self.rule.race == "auto" and progress > _LEARNED:
                 scales = []
+            elif not progress >= -_HARMED:
+                self._guard.begin_again()
         if self._begin_races(scales):
             return
         if not self._plan.is_finishing(self._steps):
-            assert self._guard is not None
             self._guard.begin_again()
             self._warm_up = self._plan.warm_up(self._steps)
         self._settling = self._plan.settling(self._steps + self._warm_up.steps)
 
-    def _has_learned(self) -> bool:
-        """Tells whether the first steps went far: then slopes that differ much are no noise, they have fallen."""
+    def _early_progress(self) -> float:
+        """Returns the part of the first loss that the first steps took away; slopes that fell much are no noise."""
         assert self._judge is not None
         first = self._judge.first_loss(quick=True)
-        return first - self._judge.loss(of_average=False, quick=True) > _LEARNED * abs(first)
+        lost = first - self._judge.loss(of_average=False, quick=True)
+        return lost / abs(first) if first else lost
 
     def _look_about(self) -> None:
         """Looks at the noise and lets the guard look, where it is time to."""

@@ -28,6 +28,7 @@ _TURN = 5  # steps before another candidate is swapped in
 _CLOSE = 0.1  # a loss that lags by this part of the progress has no weight
 _BEHIND = 0.15  # and by this part, significantly, ends a candidate after the first round
 _NOISE = 0.02  # part of the progress that noise may cost
+_LOST = 0.02  # part of the first loss above which a large rate has led away from it
 _ERRORS = 2.0  # standard errors of the paired difference that are significant
 _MOST = 9  # candidates of one race
 
@@ -185,7 +186,7 @@ class Race:
         ranked = sorted(self.candidates, key=lambda c: c.exponent)
         lowest, highest, best = ranked[0], ranked[-1], self._best()
         above = highest.exponent + self._stride
-        if above <= self._highest and not highest.is_dead and not is_worse(highest, best):
+        if above <= self._highest and self._may_lead(highest, best):
             self.candidates.append(Candidate(above))
         elif best.is_dead or (best is lowest and is_worse(ranked[1], lowest)):
             self.candidates.append(Candidate(lowest.exponent - self._stride))
@@ -198,13 +199,18 @@ class Race:
                 candidate.place = None
         return True
 
+    def _may_lead(self, candidate: Candidate, best: Candidate) -> bool:
+        """Tells whether a rate may be taken for its size: it is not worse than the best, and has not led upwards."""
+        highest = self._first + _LOST * abs(self._first)
+        return candidate.loss <= highest and not is_worse(candidate, best)
+
     def _end_first_round(self) -> None:
         """Keeps the best and its neighbours, without those that are clearly behind."""
         best = self._best()
         if self._stride > 1:
             # Where nothing has moved yet, losses say nothing for the smaller rate.
             best = max(
-                (c for c in self.candidates if c is best or not is_worse(c, best)),
+                (c for c in self.candidates if c is best or self._may_lead(c, best)),
                 key=lambda c: c.exponent,
             )
             around = [Candidate(best.exponent - 1), best]

@@ -403,6 +403,17 @@ def noisy(mean: float) -> list[float]:
     return [mean + 3, mean - 3, mean + 3, mean - 3]
 
 
+@pytest.mark.parametrize(("mean", "taken"), [(10.1, True), (10.3, False)])
+def test_a_large_rate_that_has_led_upwards_is_not_taken_for_its_size(
+    mean: float, taken: bool
+) -> None:
+    """Nothing is worse than the smallest rate by more than noise; 2 % of the first loss, 10, may be lost."""
+    stub = Stub(lambda e: [10.0] * 4 if e < 0 else noisy(mean), wide=True, highest=4)
+    stub.run()
+    neighbours = {3, 4} if taken else {-3, -1}  # of the largest, or of the least loss
+    assert set(stub.sequence) == {-2, 0, 2} | neighbours
+
+
 def test_a_new_best_finds_its_neighbour_where_it_left_it() -> None:
     """0 leads, 1 and 2 are not worse for noise, and 3 leads by far: 2, which goes on beside it, was no neighbour of 0."""
 

@@ -22,6 +22,24 @@ def test_batches_of_one_on_badly_scaled_inputs(name: str) -> None:
     assert all(math.isfinite(lr) and lr > 0 for lr in run.rates)
 
 
+@pytest.mark.parametrize(
+    ("name", "seed", "scale"),
+    [("SGD", 2, 1.5), ("SGD-momentum", 1, 1.0), ("SGD-momentum", 1, 1.5), ("Adam", 13, 1.5)],
+)
+def test_where_the_first_steps_have_done_harm_a_race_begins_before_them(
+    name: str, seed: int, scale: float
+) -> None:
+    """With batches of one and inputs of several scales they blow up, and their slopes are noise."""
+    scales = torch.exp(scale * normal(seed + 1000, 8))
+    x, y = normal(seed, 64, 8) * scales, normal(seed + 2000, 64, 1)
+    run = Run(network_of(seed, 8, 16, 1, activation=nn.ReLU), BASES[name], x, y, 600, size=1)
+    run.go(20)
+    assert run.loss() == pytest.approx(run.first)
+    run.go()
+    assert run.events("race")
+    assert run.loss() < 0.9 * run.first
+
+
 @pytest.mark.parametrize("scale", [30.0, 1000.0])
 @pytest.mark.parametrize("name", ["SGD", "SGD-momentum", "Adam"])
 def test_a_saturated_start(name: str, scale: float) -> None:

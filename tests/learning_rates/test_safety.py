@@ -69,7 +69,7 @@ def test_verdicts() -> None:
     text = safety_table.table(
         [made(), made(last=3.0, base="SGD"), made(batch="full", last=None)], worst=2
     )
-    assert "2 of 3 runs end above" in text
+    assert "2 of 3 runs end above the loss of their first step; 2 above 0.9 of it" in text
     assert "| conv | 0 of 0 | 1 of 2 | 0 of 0 | 0 of 0 | 1 of 1 |" in text
     assert [line.split(" | ")[-1] for line in text.splitlines()[-2:]] == ["inf |", "1.5 |"]
 
@@ -100,8 +100,10 @@ def test_a_sweep_goes_on_where_it_was_killed(
     ran.clear()
     assert main([*command, "--summary-only"]) == 0
     assert ran == []
+    assert main([*command, "--seed-start", "100"]) == 0
+    assert {case.seed for case in ran} == {100}
     path.write_text(json.dumps(made(last=9.0)) + "\n")
     assert main([*command, "--summary-only"]) == 1
     capsys.readouterr()
-    assert safety_sweep.run(["conv"], 1, tmp_path / "none", 1, progress=False, train=False) == 1
+    assert safety_sweep.run(["conv"], [0], tmp_path / "none", 1, progress=False, train=False) == 1
     assert "has no runs" in capsys.readouterr().out
