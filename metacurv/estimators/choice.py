@@ -37,7 +37,7 @@ def choose_and_measure(opened: Opened, groups: Groups, budget: Budget) -> tuple[
         against = why_not("hutchinson", opened)
         if against is not None:
             raise ValueError(f"kind='ggn' cannot be measured here: {against}; {'; '.join(reasons)}")
-        why = "; ".join(["hutchinson: serves any model", *reasons])
+        why = "; ".join(["hutchinson: serves any model", *reasons, *_checked(opened)])
         return "hutchinson", why, measure("hutchinson", opened, groups, budget)
     try:
         summary = measure("hutchinson", opened, groups, budget)
@@ -46,7 +46,8 @@ def choose_and_measure(opened: Opened, groups: Groups, budget: Budget) -> tuple[
         reasons.append(f"not hutchinson: {without_advice(error)}")
         why = "; ".join(["finite_difference: needs gradients only", *reasons])
         return "finite_difference", why, measure("finite_difference", opened, groups, budget)
-    return "hutchinson", "; ".join(["hutchinson: serves any loss", *reasons]), summary
+    why = "; ".join(["hutchinson: serves any loss", *reasons, *_checked(opened)])
+    return "hutchinson", why, summary
 
 
 def measure_by_name(
@@ -63,7 +64,15 @@ def measure_by_name(
             f"method={method!r} is not right for this model and kind={opened.kind!r}: {against}; "
             "use method='auto' for the cheapest that is"
         )
-    return method, "asked for by name", measure(method, opened, groups, budget)
+    summary = measure(method, opened, groups, budget)
+    checked = _checked(opened) if method in ("hutchinson", "taylor") else []
+    return method, "; ".join(["asked for by name", *checked]), summary
+
+
+def _checked(opened: Opened) -> list[str]:
+    """Says which custom functions had to be checked, where there are some."""
+    names = opened.custom_functions
+    return [f"the backward passes of custom functions were checked: {names}"] if names else []
 
 
 def _count(of_loss: int, of_activations: int) -> str:

@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from metacurv import _validate
+from metacurv.estimators.custom_functions import check_differentiable
 from metacurv.estimators.direction import Direction, read_direction
 from metacurv.estimators.double_backward import (
     gradient_graph,
     hessian_vector_products,
     refuse_cut_graph,
 )
+from metacurv.estimators.graph import nodes_below
 from metacurv.estimators.loss_checks import check_loss, without_hooks
 from metacurv.estimators.model_loss import ModelLoss
 from metacurv.estimators.parameters import number_parameters
@@ -130,8 +132,10 @@ def _quadratic_form(
 ) -> float:
     """Returns v . H v by a double backward, with H the Hessian of ``loss`` in ``leaves``; None stands for zeros."""
     check_loss(loss)
+    assert loss.grad_fn is not None  # check_loss saw to it
     # Backward passes take the dtypes that the forward pass chose.
     with torch.autocast(loss.device.type, enabled=False):
+        check_differentiable(nodes_below([loss.grad_fn]))
         # A once-differentiable function leaves its mark only on gradients that carry a graph on arrival.
         gradients = gradient_graph(loss, leaves, start=torch.ones_like(loss, requires_grad=True))
         rows = [

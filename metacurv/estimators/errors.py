@@ -29,11 +29,19 @@ _ADVICE = (
     "functions lack. Compute the loss with the uncompiled model, and attention under "
     "torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)"
 )
+FUNCTION_ADVICE = (
+    "Let its backward compute with differentiable torch operations from its inputs and outputs, saved by "
+    "ctx.save_for_backward (a constant passed as an input is fine); or measure without second derivatives of it, by "
+    "estimate_trace with method='finite_difference'"
+)
 
 
 def without_advice(error: NotTwiceDifferentiableError) -> str:
     """Returns the error's message as far as it says what failed and why."""
-    return str(error).partition(f". {_ADVICE}")[0]
+    message = str(error)
+    for advice in (_ADVICE, FUNCTION_ADVICE):
+        message = message.partition(f". {advice}")[0]
+    return message
 
 
 @contextmanager

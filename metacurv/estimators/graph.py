@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
-from torch.autograd.graph import Node
+from torch.autograd.graph import GradientEdge, Node
 
 
 def nodes_below(roots: Iterable[Node]) -> Iterator[Node]:
@@ -23,24 +23,38 @@ def nodes_below(roots: Iterable[Node]) -> Iterator[Node]:
                 stack.append(below)
 
 
+def nodes_above(edge: GradientEdge, root: Node) -> Iterator[Node]:
+    """Yields the nodes that a backward pass from ``root`` reaches without going through ``edge``'s node."""
+    stack = [root]
+    seen = {root, edge.node}
+    while stack:
+        node = stack.pop()
+        if node is not edge.node:
+            yield node
+            for below, _ in node.next_functions:
+                if below is not None and below not in seen:
+                    seen.add(below)
+                    stack.append(below)
+
+
 class LossGraph:
     """The graph of a loss with its edges reversed.
 
     ``consumers`` maps a node to the nodes that send it their gradient, with the position of the edge among theirs.
     ``leaves`` maps the id of a leaf tensor to its node.
-    ``has_python_functions`` is true where it holds a ``torch.autograd.Function``, whose backward may not be differentiable.
+    ``python_functions`` lists the nodes of a ``torch.autograd.Function``, whose backward may not be differentiable.
     """
 
     def __init__(self, root: Node) -> None:
         self.consumers: dict[Node, list[tuple[Node, int]]] = defaultdict(list)
         self.leaves: dict[int, Node] = {}
-        self.has_python_functions = False
+        self.python_functions: list[Node] = []
         for node in nodes_below([root]):
             edges = node.next_functions
             if not edges and (leaf := getattr(node, "variable", None)) is not None:
                 self.leaves[id(leaf)] = node
             if isinstance(node, BackwardCFunction):
-                self.has_python_functions = True
+                self.python_functions.append(node)
             for position, (below, _) in enumerate(edges):
                 if below is not None:
                     self.consumers[below].append((node, position))

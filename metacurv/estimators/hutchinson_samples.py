@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from metacurv import ops
+from metacurv.estimators.custom_functions import check_differentiable
 from metacurv.estimators.double_backward import refuse_cut_graph
+from metacurv.estimators.graph import nodes_below
 from metacurv.estimators.hessian_products import choose_products
 from metacurv.estimators.hutchinson import ProbeLoop
 from metacurv.estimators.loss_checks import without_hooks
@@ -87,6 +89,7 @@ class GaussNewtonSamples:
     def _pull_graph(self) -> list[tuple[str, Tensor]] | None:
         """Returns J' w of each parameter that the output depends on, as a function of w; None where that has no derivative."""
         tensors = [p.tensor for p in self._problem.parameters]
+        check_differentiable(nodes_below([self._edge.node]), only_linear=True)
         try:
             with torch.enable_grad():
                 pulled = torch.autograd.grad(

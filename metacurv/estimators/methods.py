@@ -9,6 +9,7 @@ import torch
 from torch.autograd.graph import Node
 
 from metacurv import ops
+from metacurv.estimators.custom_functions import check_differentiable
 from metacurv.estimators.errors import (
     NotApplicable,
     NotTwiceDifferentiableError,
@@ -144,7 +145,8 @@ def _taylor_of_chain(opened: Opened) -> Taylor | CompiledTaylor:
 def _taylor_of_graph(opened: Opened) -> Taylor:
     loss, parameters = opened.forward.loss, opened.problem.parameters
     graph = LossGraph(_root(opened))
-    start = torch.ones_like(loss, requires_grad=True) if graph.has_python_functions else None
+    check_differentiable(graph.python_functions)
+    start = torch.ones_like(loss, requires_grad=True) if graph.python_functions else None
     try:
         with explain_differentiation_errors("reading what the forward pass saved"):
             uses = find_linear_uses(graph, parameters)

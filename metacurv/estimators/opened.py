@@ -17,6 +17,8 @@ from metacurv.estimators.activation_space import ActivationSpace
 from metacurv.estimators.chain_bends import bend_columns
 from metacurv.estimators.chain_graph import Chain, find_chain
 from metacurv.estimators.chain_space import ChainSpace
+from metacurv.estimators.custom_functions import names_of
+from metacurv.estimators.errors import NotTwiceDifferentiableError, without_advice
 from metacurv.estimators.examine import Examined, examine
 from metacurv.estimators.graph import nodes_below
 from metacurv.estimators.graph_walk import Walk
@@ -65,6 +67,12 @@ class Opened:
             self.__dict__.pop(name, None)
         return True
 
+    @property
+    def custom_functions(self) -> str:
+        """The names of the custom functions in the graph, with commas."""
+        assert self.forward.loss.grad_fn is not None  # check_loss saw to it
+        return ", ".join(names_of(nodes_below([self.forward.loss.grad_fn])))
+
     @cached_property
     def samples(self) -> int:
         """The number of examples in the batch: the length of the first tensor of the inputs."""
@@ -93,6 +101,8 @@ class Opened:
                 )
             except NotInActivationSpace as reason:
                 return reason.with_traceback(None)  # which holds the graph
+            except NotTwiceDifferentiableError as error:
+                return NotInActivationSpace(without_advice(error))
 
     @property
     def obstacle(self) -> str | None:

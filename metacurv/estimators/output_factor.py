@@ -21,11 +21,13 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from metacurv._chain import reflected_columns
+from metacurv.estimators.custom_functions import check_differentiable
 from metacurv.estimators.double_backward import (
     gradient_graph,
     hessian_vector_products,
     refuse_cut_graph,
 )
+from metacurv.estimators.graph import nodes_above
 from metacurv.estimators.precision import wide, wide_dtype
 
 Pair = tuple[Tensor, Tensor]
@@ -186,6 +188,8 @@ class GenericFactor(OutputFactor):
         self._like = like
         self._samples = samples
         self.columns_per_sample = like.numel() // max(1, samples)
+        assert loss.grad_fn is not None  # check_loss saw to it
+        check_differentiable(nodes_above(edge, loss.grad_fn))
         # A once-differentiable function leaves its mark only on gradients that carry a graph on arrival.
         start = torch.ones_like(loss, requires_grad=True)
         (gradient,) = gradient_graph(loss, [edge], start=start)

@@ -17,7 +17,7 @@ from metacurv._reference import MIN_SCALE
 from metacurv._warnings import warn_user
 from metacurv.base_step import Rate, stays_on_device, step_base_at
 from metacurv.estimators.activation_plan import NotInActivationSpace
-from metacurv.estimators.double_backward import DoubleBackward, refuse_cut_graph
+from metacurv.estimators.double_backward import DoubleBackward
 from metacurv.estimators.hutchinson import read_trace, trace_of_loss
 from metacurv.estimators.loss_checks import check_loss
 from metacurv.estimators.moments import TraceReading
@@ -26,6 +26,7 @@ from metacurv.estimators.state import StateKept
 from metacurv.estimators.trace_estimate import TraceEstimate
 from metacurv.group_parameters import named_parameters
 from metacurv.ranks import Ranks, one_copy
+from metacurv.reciprocal.gradient_graph import check_gradient_graph
 from metacurv.reciprocal.record import UpdateRecord
 from metacurv.reciprocal.step_capture import (
     ACTIVATION_ESTIMATORS,
@@ -298,8 +299,8 @@ class TraceControl:
         try:
             if self._is_due():
                 parameters = self._parameters()
+                check_gradient_graph(parameters)
                 gradients = [parameter.tensor.grad for parameter in parameters]
-                refuse_cut_graph(gradients)
                 reading = read_trace(DoubleBackward(gradients, parameters), **self._probing())
                 if self._estimator != "hutchinson":
                     reading = replace(reading, why=_FROM_GRADIENTS)

@@ -1,0 +1,61 @@
+"""What the graph of gradients, which ``backward(create_graph=True)`` leaves, can tell about the second derivative."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch.autograd.graph import Node
+
+from metacurv.estimators.custom_functions import check_differentiable, custom_functions
+from metacurv.estimators.double_backward import refuse_cut_graph
+from metacurv.estimators.errors import NotTwiceDifferentiableError
+from metacurv.estimators.graph import nodes_below
+from metacurv.estimators.parameters import NumberedParameter
+
+_SUMS = (
+    "torch::autograd::CopyBackwards",
+    "AddBackward0",
+)  # by which gradients of several uses add up
+
+
+def check_gradient_graph(parameters: Sequence[NumberedParameter]) -> None:
+    """Checks that the gradients' graph holds the whole second derivative, as far as it shows.
+
+    The loss is gone, so a part of a gradient that came without a graph cannot be told from one that is constant.
+
+    Raises:
+        NotTwiceDifferentiableError: a custom function has no second derivative, or a part of a gradient has no graph.
+    """
+    gradients = [p.tensor.grad for p in parameters]
+    refuse_cut_graph(gradients)
+    roots = [g.grad_fn for g in gradients if g is not None and g.grad_fn is not None]
+    functions = custom_functions(nodes_below(roots))
+    check_differentiable(functions)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is None:
+            continue
+        if gradient.grad_fn is None:
+            if functions:
+                raise _error(parameter.name, "carries no graph")
+        elif _has_bare_part(gradient.grad_fn):
+            raise _error(parameter.name, "has a part without a graph")
+
+
+def _has_bare_part(node: Node) -> bool:
+    """Tells whether a sum of gradients has a term without a graph."""
+    sums = [node]
+    for node in sums:  # grows as it goes
+        if node.name() in _SUMS:
+            below = [edge for edge, _ in node.next_functions]
+            if node.name() == "AddBackward0" and None in below:
+                return True
+            sums.extend(edge for edge in below if edge is not None)
+    return False
+
+
+def _error(name: str, what: str) -> NotTwiceDifferentiableError:
+    return NotTwiceDifferentiableError(
+        f"the gradient of {name!r} {what}, after backward(create_graph=True): either the loss is linear there, or a custom "
+        "function without a second derivative is on the way, which the gradient cannot tell. Call update_curvature(loss) "
+        "between the forward and the backward pass instead, which can, and leave out create_graph=True"
+    )
