@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from metacurv.estimators.errors import NotTwiceDifferentiableError, without_advice
-from metacurv.estimators.methods import measure, refuse_kinks, why_not
+from metacurv.estimators.methods import kinks, measure, why_not
 from metacurv.estimators.opened import Opened
 from metacurv.estimators.sampling import Budget, Groups, Summary
 
@@ -42,7 +42,8 @@ def choose_and_measure(opened: Opened, groups: Groups, budget: Budget) -> tuple[
     try:
         summary = measure("hutchinson", opened, groups, budget)
     except NotTwiceDifferentiableError as error:
-        refuse_kinks(opened, error)
+        if (seen := kinks(opened)) is not None:
+            raise NotTwiceDifferentiableError(f"{without_advice(error)}; and {seen}") from error
         reasons.append(f"not hutchinson: {without_advice(error)}")
         why = "; ".join(["finite_difference: needs gradients only", *reasons])
         return "finite_difference", why, measure("finite_difference", opened, groups, budget)
@@ -59,6 +60,8 @@ def measure_by_name(
         ValueError: it is not right for this model.
     """
     against = why_not(method, opened)
+    if against is None and method == "finite_difference":
+        against = kinks(opened)
     if against is not None:
         raise ValueError(
             f"method={method!r} is not right for this model and kind={opened.kind!r}: {against}; "

@@ -157,8 +157,8 @@ class _Checked:
         tolerance = _precision(self._cotangents[0].dtype).tolerance
         if abs(found - size) > tolerance * size + rounding:
             raise self._error(
-                "whose backward leaves autograd (detach, no_grad, .data or numpy) or is no linear function of the gradient "
-                "that it gets"
+                "whose backward leaves autograd (once_differentiable, detach, no_grad, .data or numpy) or is no linear function of "
+                "the gradient that it gets"
             )
 
     def _check_saved(self) -> None:

@@ -84,15 +84,19 @@ def measure(method: str, opened: Opened, groups: Groups, budget: Budget) -> Summ
         return _measure(method, opened, groups, budget)
 
 
-def refuse_kinks(opened: Opened, reason: NotTwiceDifferentiableError) -> None:
-    """Raises a NotTwiceDifferentiableError where finite differences would not give autograd's Hessian either."""
+def kinks(opened: Opened) -> str | None:
+    """Returns what finite differences see of kinks, where it is more than of a smooth loss; None where they may be taken.
+
+    It takes 16 gradients.
+    """
     disagreement = _finite_differences(opened).disagreement()
-    if disagreement > _KINKS:
-        raise NotTwiceDifferentiableError(
-            f"{without_advice(reason)}; and finite differences see kinks (ReLU, max pooling): samples at steps h and 2h differ "
-            f"by {disagreement:.0%}, so they would give no second derivative of the smooth pieces. Measure kind='ggn', which "
-            "is the same for networks that are linear in pieces, or ask for method='finite_difference' by name"
-        ) from reason
+    if disagreement <= _KINKS:
+        return None
+    return (
+        f"finite differences see kinks (ReLU, max pooling): samples at steps h and 2h differ by {disagreement:.0%}, so they "
+        "would give no second derivative of the smooth pieces. Measure kind='ggn', which is the same for networks that are "
+        "linear in pieces"
+    )
 
 
 def _measure(method: str, opened: Opened, groups: Groups, budget: Budget) -> Summary:
