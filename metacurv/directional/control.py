@@ -69,7 +69,7 @@ class DirectionalControl:
             raise ValueError(
                 "optimizer must minimise with rule='directional', got maximize=True; negate the loss instead"
             )
-        number_parameters(named_parameters(base))  # checks them
+        number_parameters(named_parameters(base), may_be_frozen=True)  # checks them
         if not isinstance(average, bool):
             raise TypeError(f"average must be True or False, got {_validate.describe(average)}")
         self._base = base

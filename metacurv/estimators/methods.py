@@ -14,7 +14,6 @@ from metacurv.estimators.errors import (
     NotApplicable,
     NotTwiceDifferentiableError,
     explain_differentiation_errors,
-    without_advice,
 )
 from metacurv.estimators.exact import exact_parts
 from metacurv.estimators.finite_difference import FiniteDifference

@@ -23,13 +23,16 @@ class NumberedParameter:
     tensor: Tensor
 
 
-def number_parameters(params: Parameters, *, of_model: bool = False) -> list[NumberedParameter]:
+def number_parameters(
+    params: Parameters, *, of_model: bool = False, may_be_frozen: bool = False
+) -> list[NumberedParameter]:
     """Numbers parameters by position, drops frozen ones and repetitions, and checks the rest.
 
     Args:
         params: tensors, (name, tensor) pairs as ``named_parameters()`` gives, or a mapping name -> tensor. Tensors without
             a name are called "0", "1", ... by position.
         of_model: True where they are all parameters of a model: messages name ``model``, and frozen ones may be of any kind.
+        may_be_frozen: True where all of them may be frozen, and frozen ones of any kind.
 
     Returns:
         The parameters that require a gradient, each once, under its first position and name.
@@ -56,12 +59,13 @@ def number_parameters(params: Parameters, *, of_model: bool = False) -> list[Num
     for number, entry in enumerate(entries):
         name, tensor = _name_and_tensor(number, entry)
         # The name is made up for errors only: this runs in every measurement.
-        if not _validate.is_real_tensor(tensor) and not (of_model and not tensor.requires_grad):
+        any_kind = (of_model or may_be_frozen) and not tensor.requires_grad
+        if not any_kind and not _validate.is_real_tensor(tensor):
             _validate.real_tensor(f"{name_of_all}[{name!r}]", tensor)
         if tensor.requires_grad and id(tensor) not in seen:
             seen.add(id(tensor))
             numbered.append(NumberedParameter(number, name, tensor))
-    if not numbered:
+    if not numbered and not may_be_frozen:
         raise ValueError(
             f"{name_of_all} must hold a parameter that requires a gradient, got {len(entries)} frozen ones"
         )

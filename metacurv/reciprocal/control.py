@@ -79,10 +79,10 @@ class TraceControl:
         self._estimator = _checked_estimator(estimator, model)
         self._ema = BiasCorrectedEma(smoothing)
         self._numbered: tuple[list[tuple[int, bool]], list[NumberedParameter]] | None = None
-        parameters = self._parameters()
         self._with_buffers: list[nn.Module] = []
         if model is not None:
-            capture = StepCapture(one_copy(model), parameters)  # checks it
+            stepped = [p for group in base.param_groups for p in group["params"]]
+            capture = StepCapture(one_copy(model), stepped)  # checks it
             self._with_buffers = [module for module in model.modules() if module._buffers]
             self._capture = None if estimator == "hutchinson" else capture
         self._ranks = Ranks(model)
@@ -163,7 +163,14 @@ class TraceControl:
             (id(p), p.requires_grad) for group in self._base.param_groups for p in group["params"]
         ]
         if self._numbered is None or self._numbered[0] != key:
-            self._numbered = key, number_parameters(named_parameters(self._base))
+            self._numbered = (
+                key,
+                number_parameters(named_parameters(self._base), may_be_frozen=True),
+            )
+        if not self._numbered[1]:
+            raise ValueError(
+                f"optimizer must hold a parameter that requires a gradient, got {len(key)} frozen ones"
+            )
         return self._numbered[1]
 
     def _is_due(self) -> bool:
@@ -268,7 +275,8 @@ class TraceControl:
         """Takes one step of the base at its learning rates times the scale."""
         self._use_and_free_gradient_graphs()
         if self._readings == 0:
-            self._warn_no_reading()
+            if self.rule.alpha:
+                self._warn_no_reading()
             self._base.step()
         else:
             step_base_at(self._base, [self._scaled(group) for group in self._base.param_groups])

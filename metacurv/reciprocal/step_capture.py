@@ -8,7 +8,7 @@ without a loss, nothing is kept alive, and none of them is mistaken for another.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -70,17 +70,17 @@ class StepCapture:
 
     Args:
         model: the module that the user calls. The hook is there only between ``listen(True)`` and ``listen(False)``.
-        parameters: the optimizer's parameters.
+        stepped: the optimizer's parameters.
 
     Raises:
         TypeError: ``model`` is no module.
         ValueError: ``model`` has none of the parameters.
     """
 
-    def __init__(self, model: nn.Module, parameters: Sequence[NumberedParameter]) -> None:
+    def __init__(self, model: nn.Module, stepped: Iterable[Tensor]) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {_validate.describe(model)}")
-        check_model_has_some(model, (parameter.tensor for parameter in parameters))
+        check_model_has_some(model, stepped)
         self._model = model
         self._handle: RemovableHandle | None = None
         self._passes = 0
