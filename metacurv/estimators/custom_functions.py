@@ -157,7 +157,7 @@ class _Checked:
         tolerance = _precision(self._cotangents[0].dtype).tolerance
         if abs(found - size) > tolerance * size + rounding:
             raise self._error(
-                "whose backward leaves autograd (once_differentiable, detach, no_grad, .data or numpy) or is no linear function of "
+                "whose backward leaves autograd (once_differentiable, detach, no_grad, .data or numpy) or is not linear in "
                 "the gradient that it gets"
             )
 
