@@ -27,10 +27,21 @@ Record = dict[str, Any]
 
 
 class Training:
-    """A task from a seed by a method, a name in ``METHODS`` or what makes one. ``seconds``: CPU time of the steps."""
+    """A task from a seed by a method, a name in ``METHODS`` or what makes one. ``seconds``: CPU time of the steps.
 
-    def __init__(self, task: Task, method: str | Maker, seed: int, user_lr: float) -> None:
-        self.task = task
+    A loss that is not finite ends it, unless ``goes_on``.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        method: str | Maker,
+        seed: int,
+        user_lr: float,
+        *,
+        goes_on: bool = False,
+    ) -> None:
+        self.task, self._goes_on = task, goes_on
         self.splits = task.data(seed)
         self.model = task.network(seed)
         make = METHODS[method] if isinstance(method, str) else method
@@ -60,7 +71,7 @@ class Training:
         self.done += 1
         if self.done > self.task.steps - _CHECK_EVERY:
             self._last.append(loss.detach())
-        elif step % _CHECK_EVERY == 0:
+        elif step % _CHECK_EVERY == 0 and not self._goes_on:
             self.diverged = not math.isfinite(loss.item())
 
     def train_loss(self) -> float:

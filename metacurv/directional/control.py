@@ -285,14 +285,15 @@ class DirectionalControl:
 
     def _look_about(self) -> None:
         """Looks at the noise and lets the guard look, where it is time to."""
-        step = self._steps
+        step, has_died = self._steps, False
         if self._settling is not None and self._average is not None and self._judge is not None:
             turn = self._settling.turn(step)
             if turn is not None and not self._plan.is_finishing(step):
                 loss, noise, progress = self._judge.noise(turn)
                 self._early.scale_by(settled(noise, progress, turn))
                 self._record("settling", loss, noise=noise)
-        if self._guard is not None and self._plan.is_guarded(step):
+                has_died = not math.isfinite(loss + noise)
+        if self._guard is not None and (has_died or self._plan.is_guarded(step)):
             self._look()
 
     def _read(self, line: StepLine, batch: ProbeBatch) -> LineReading:

@@ -22,6 +22,7 @@ from metacurv.rules.early_rate import EarlyRate
 _BATCHES = 4  # probe batches whose mean slope and curvature give the first rate
 _TRIES = 10  # rounds of such batches, while the slope is not positive
 _HALVINGS = 40  # bound on the halvings of a first rate that raises the loss
+_ROUNDING = 2.0**-21  # part of the loss that is no rise: four units in the last place of float32
 _LONG = 0.25  # length over the parameters' at which a step in half precision is long enough
 _LONGER_STEPS = 4
 
@@ -79,7 +80,8 @@ class FirstStep:
             self.changed_entries = before.changed_entries()
             reading = self._reading(line, batches)
             state.begin(reading.slope.abs().tolist(), reading.curvature.tolist())
-            self._halve_while_it_rises(line, batches, reading.loss, state)
+            if sum(lr * n for lr, n in zip(state.lr, reading.slope.tolist(), strict=True)) > 0:
+                self._halve_while_it_rises(line, batches, state)
             self._go(line, state, factor)
         except BaseException:
             line.go_before()
@@ -147,26 +149,29 @@ class FirstStep:
         return mean
 
     def _halve_while_it_rises(
-        self,
-        line: StepLine,
-        batches: list[ProbeBatch],
-        before: Tensor,
-        state: EarlyRate,
+        self, line: StepLine, batches: list[ProbeBatch], state: EarlyRate
     ) -> None:
-        """Halves the rate while the step at that rate raises the loss of the batches.
+        """Halves the rate while the step at that rate raises the loss of the batches, on which a small step must lower it.
 
         The step is judged at the whole rate, not at the part that a scheduler begins with: rounding would decide about a tiny
         step.
         """
         shares, scales = self._rates.first_shares(), self._rates.scale_of_group
+        line.go_before()
+        before = self._mean(batches)
+        most = before + _ROUNDING * before.abs()
         for _ in range(_HALVINGS):
             lr = state.lr
             rates = [lr[scale] * share for scale, share in zip(scales, shares, strict=True)]
             line.step_to(keep(self._base, self._rates, rates, shares), lr)
-            after = torch.stack([batch.value() for batch in batches]).mean()
-            if bool(batches[0].ranks.mean(after) <= before):
+            if bool(self._mean(batches) <= most):
                 return
             state.lr = [rate / 2 for rate in lr]
+
+    @staticmethod
+    def _mean(batches: list[ProbeBatch]) -> Tensor:
+        """Returns the mean loss of the batches, over all ranks."""
+        return batches[0].ranks.mean(torch.stack([batch.value() for batch in batches]).mean())
 
     def _go(self, line: StepLine, state: EarlyRate, factor: float) -> None:
         """Takes the step at the rate that was found, times the factors of a scheduler and of the horizon."""

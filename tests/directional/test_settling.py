@@ -88,6 +88,21 @@ def test_the_looks_are_what_moves_the_rate() -> None:
     assert all(math.isnan(r.noise) for r in opt.history if r.event != "settling")
 
 
+def test_a_training_that_dies_while_the_rate_settles_is_taken_back_at_the_next_look() -> None:
+    """Looks at the noise are every 5 steps from step 40 on, those of the guard every 10."""
+    model = network()
+    opt = directional(torch.optim.Adam(model.parameters()), model, horizon=200, race=False)
+    train(model, opt, 42)
+    with torch.no_grad():
+        next(model.parameters()).fill_(math.nan)
+    train(model, opt, 3, start=42)
+    assert [record.event for record in opt.history if record.step == 45] == [
+        "settling",
+        "went back",
+    ]
+    assert all(bool(p.isfinite().all()) for p in model.parameters())
+
+
 def test_without_an_average_there_is_nothing_to_settle_by() -> None:
     model = network()
     opt = directional(

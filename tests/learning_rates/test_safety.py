@@ -13,6 +13,7 @@ from benchmarks.learning_rates import safety, safety_sweep, safety_table, worker
 from benchmarks.learning_rates.cli import main
 from benchmarks.learning_rates.safety import Case
 from benchmarks.learning_rates.tasks import TASKS
+from benchmarks.learning_rates.training import Training
 
 
 def test_the_sweep_is_whole() -> None:
@@ -54,6 +55,16 @@ def test_muon_trains_the_matrices_alone() -> None:
 def made(**more: Any) -> dict[str, Any]:
     found = {"task": "conv", "batch": "4", "base": "Adam", "seed": 0, "steps": 80}
     return {**found, "first": 2.0, "last": 1.0, **more}
+
+
+def test_a_first_rate_does_not_vanish_where_the_slope_is_small_beside_rounding() -> None:
+    """It was halved forty times, and then no step moved a parameter."""
+    training = Training(
+        safety._task(Case("diabetes", 16, "SGD", 101), None), "directional", 101, 1e-3
+    )
+    training.advance(1)
+    assert training.method.rate is not None
+    assert training.method.rate() > 1e-6
 
 
 def test_verdicts() -> None:
