@@ -48,7 +48,7 @@ class MetaCurvatureLR(OptimizerWrapper):
     The call makes a ``DirectionalLR`` or a ``ReciprocalLR``, and passes its arguments on; their docstrings describe them.
     With ``probe`` they are ``model``, ``loss_fn``, ``horizon``, ``average``, ``race``, ``max_lr`` and ``per_group``; without
     it ``alpha``, ``update_freq``, ``n_hutchinson_samples``, ``smoothing``, ``estimator``, ``model`` and ``backend``; with
-    both ``seed`` and ``on_update``. The argument ``rule`` says the choice in words: "directional", "reciprocal", or a
+    both ``seed``, ``on_update`` and ``process_group``. The argument ``rule`` says the choice in words: "directional", "reciprocal", or a
     ``DirectionalRule`` with settings of its own.
 
     Both are optimizers as torch knows them: groups and state are those of the base optimizer, and schedulers, ``GradScaler``,
@@ -100,6 +100,7 @@ class MetaCurvatureLR(OptimizerWrapper):
         rule: Literal["directional"] | DirectionalRule = ...,
         seed: int = ...,
         on_update: Callable[[DirectionalRecord], None] | None = ...,
+        process_group: Any = ...,
     ) -> DirectionalLR: ...
 
     @overload
@@ -117,6 +118,7 @@ class MetaCurvatureLR(OptimizerWrapper):
         seed: int = ...,
         backend: str = ...,
         on_update: Callable[[UpdateRecord], None] | None = ...,
+        process_group: Any = ...,
     ) -> ReciprocalLR: ...
 
     def __new__(cls, *args: Any, **options: Any) -> MetaCurvatureLR:

@@ -297,10 +297,14 @@ def test_finite_differences_are_not_taken_over_kinks():
         return nn.Sequential(nn.Linear(40, 30), Once(), nn.Linear(30, 10))
 
     bent = network(OnceRelu)
-    with pytest.raises(NotTwiceDifferentiableError, match=r"OnceRelu.*once_differentiable.*see kinks"):
+    with pytest.raises(
+        NotTwiceDifferentiableError, match=r"OnceRelu.*once_differentiable.*see kinks"
+    ):
         metacurv.estimate_trace(bent, F.cross_entropy, x, y)
     with pytest.raises(ValueError, match=r"method='finite_difference' is not right.*see kinks"):
-        metacurv.estimate_trace(bent, F.cross_entropy, x, y, method="finite_difference", n_samples=4)
+        metacurv.estimate_trace(
+            bent, F.cross_entropy, x, y, method="finite_difference", n_samples=4
+        )
     smooth = metacurv.estimate_trace(network(OnceCube), F.cross_entropy, x, y, n_samples=16)
     assert smooth.method == "finite_difference"
     assert "once_differentiable" in smooth.why

@@ -59,6 +59,7 @@ class DirectionalControl:
         average: bool,
         seed: int,
         on_update: Callable[[DirectionalRecord], None] | None,
+        process_group: Any,
     ) -> None:
         if isinstance(base, (Rprop, ASGD)):
             raise TypeError(
@@ -77,7 +78,7 @@ class DirectionalControl:
         self.seed = _validate.seed(seed)
         self.history = History(on_update)
         self._probes = ProbeBatches(probe, self.seed)
-        self._model = ProbeModel(model, loss_fn, base)
+        self._model = ProbeModel(model, loss_fn, base, process_group)
         self._horizon = None if horizon is None else _validate.integer("horizon", horizon, low=1)
         self._rates = GroupRates(base, rule.per_group)
         self._averages = average

@@ -171,7 +171,8 @@ class FirstStep:
     @staticmethod
     def _mean(batches: list[ProbeBatch]) -> Tensor:
         """Returns the mean loss of the batches, over all ranks."""
-        return batches[0].ranks.mean(torch.stack([batch.value() for batch in batches]).mean())
+        like = torch.empty((), dtype=torch.float64, device=batches[0].device)
+        return batches[0].ranks.mean(lambda: torch.stack([b.value() for b in batches]).mean(), like)
 
     def _go(self, line: StepLine, state: EarlyRate, factor: float) -> None:
         """Takes the step at the rate that was found, times the factors of a scheduler and of the horizon."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -68,8 +69,9 @@ class Judge:
             if examples < _QUICK_EXAMPLES:  # one example of a batch each would tell nothing
                 self._quick = len(self._batches)
             # Ranks whose batches differ in size must all take as many.
-            here = torch.tensor(float(_examples(pair)), device=training.parameters()[0].device)
-            examples += float(batch.ranks.mean(here))
+            count = _examples(pair)
+            like = torch.empty((), dtype=torch.float64, device=batch.device)
+            examples += float(batch.ranks.mean(partial(torch.full_like, like, count), like))
         self.first = list(first) if first else self._losses(len(self._batches)).tolist()
 
     def first_loss(self, *, quick: bool) -> float:
@@ -127,8 +129,11 @@ class Judge:
 
     def _mean_losses(self, batches: Sequence[ProbeBatch]) -> Tensor:
         """Returns the loss of each batch, the mean of all ranks."""
-        values = torch.stack([b.value(batch_statistics=True) for b in batches])
-        return batches[0].ranks.mean(values)
+        device = batches[0].device
+        like = torch.empty(len(batches), dtype=torch.float64, device=device)
+        return batches[0].ranks.mean(
+            lambda: torch.stack([b.value(batch_statistics=True) for b in batches]), like
+        )
 
 
 def _examples(pair: Any) -> int:

@@ -41,8 +41,7 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
     Args:
         optimizer: the base optimizer, any of torch that steps from gradients and takes its lr for the length of a step (not
             LBFGS, Rprop, ASGD or ``maximize=True``). Its groups are used in place.
-        model: what the loop trains; the rule calls it in eval mode on probe batches. With a ``DistributedDataParallel`` model
-            all ranks come to one rate.
+        model: what the loop trains; the rule calls it in eval mode on probe batches.
         loss_fn: a function of the model's output and the targets that returns a scalar and is twice differentiable in the
             output (the first ``step`` raises ``NotTwiceDifferentiableError`` otherwise, and leaves all as it was).
         probe: where the probe batches come from: a ``DataLoader``, from whose data set the rule draws batches of the
@@ -66,6 +65,9 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
         seed: an integer in [0, 2^64) from which the probe batches are drawn; the global random state is not used.
         on_update: is called with a ``DirectionalRecord`` at every event (a reading, a look at the noise or of the guard, a
             race's end), as ``log_rates`` makes one.
+        process_group: the ranks that read together, and hold one rate: None for all processes where ``torch.distributed`` is
+            initialised (the model's own group where it is a ``DistributedDataParallel``); a group of ``torch.distributed``;
+            or False for this process alone.
 
     Raises:
         TypeError: an argument is of the wrong type; the optimizer is then as it was.
@@ -104,6 +106,7 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
         rule: Literal["directional"] | DirectionalRule = DirectionalRule.name,
         seed: int = 0,
         on_update: Callable[[DirectionalRecord], None] | None = None,
+        process_group: Any = None,
     ) -> None:
         super().__init__(optimizer)
         if rule != DirectionalRule.name and not isinstance(rule, DirectionalRule):
@@ -124,6 +127,7 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
             average=average,
             seed=seed,
             on_update=_validate.callback("on_update", on_update),
+            process_group=process_group,
         )
 
     @property

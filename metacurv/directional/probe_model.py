@@ -26,6 +26,7 @@ class ProbeModel:
         model: see ``MetaCurvatureLR``.
         loss_fn: see ``MetaCurvatureLR``.
         base: the base optimizer; the model must own some of its parameters.
+        process_group: see ``MetaCurvatureLR``.
 
     Raises:
         TypeError: ``model`` is no module, or ``loss_fn`` is no function.
@@ -33,7 +34,11 @@ class ProbeModel:
     """
 
     def __init__(
-        self, model: Any, loss_fn: Callable[[Any, Any], Tensor] | None, base: Optimizer
+        self,
+        model: Any,
+        loss_fn: Callable[[Any, Any], Tensor] | None,
+        base: Optimizer,
+        process_group: Any = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(
@@ -43,7 +48,7 @@ class ProbeModel:
         check_model_has_some(model, (p for group in base.param_groups for p in group["params"]))
         self.model = model
         self.loss_fn = loss_fn
-        self.ranks = Ranks(model)
+        self.ranks = Ranks(model, process_group)
 
     def batch(self, pair: tuple[Any, Any], device: torch.device) -> ProbeBatch:
         """Pairs the loss with one batch on ``device``."""
@@ -57,7 +62,7 @@ class ProbeBatch:
     def __init__(
         self, owner: ProbeModel, inputs: Any, loss: OutputLoss, device: torch.device
     ) -> None:
-        self._model, self._inputs, self.loss, self._device = owner.model, inputs, loss, device
+        self._model, self._inputs, self.loss, self.device = owner.model, inputs, loss, device
         self.ranks = owner.ranks
         self._modules = list(owner.model.modules())
         loss_fn = owner.loss_fn
@@ -79,7 +84,7 @@ class ProbeBatch:
             _errors_say_where(),
             torch.inference_mode(False),
             torch.no_grad(),
-            StateKept(self._modules, self._device),
+            StateKept(self._modules, self.device),
             _eval_mode(in_eval),
         ):
             leaves = self.loss.leaves(call_model(self._model, self._inputs))
@@ -98,7 +103,7 @@ class ProbeBatch:
         """Keeps the modes, buffers and random state that the loss function uses as they were."""
         with (
             _errors_say_where(),
-            StateKept(self._loss_modules, self._device),
+            StateKept(self._loss_modules, self.device),
             _eval_mode(self._loss_modules),
         ):
             yield

@@ -20,7 +20,16 @@ def read_line(line: StepLine, batch: ProbeBatch, weights: Tensor) -> LineReading
 
     Raises:
         NotTwiceDifferentiableError: ``loss_fn`` has no second derivative in the model's output.
+        RuntimeError: another rank could not measure, or ranks hold different rates.
     """
+    like = torch.empty(1 + 2 * len(line.reach), dtype=torch.float64, device=line.reach.device)
+    return LineReading(
+        batch.ranks.mean(lambda: _numbers(line, batch, weights), like, same=weights.tolist())
+    )
+
+
+def _numbers(line: StepLine, batch: ProbeBatch, weights: Tensor) -> Tensor:
+    """Returns the reading of this rank."""
     line.go_before()
     sides = []
     for scale in range(len(line.reach)):
@@ -37,8 +46,7 @@ def read_line(line: StepLine, batch: ProbeBatch, weights: Tensor) -> LineReading
     ]
     centre = [(plus + minus) / 2 for plus, minus in zip(*sides[0], strict=True)]
     with batch.loss_quiet():
-        reading = read_lines(batch.loss, centre, tangents, weights)
-    return LineReading(batch.ranks.mean(reading.numbers))
+        return read_lines(batch.loss, centre, tangents, weights).numbers
 
 
 def _difference(plus: Tensor, minus: Tensor) -> Tensor:

@@ -67,6 +67,7 @@ class TraceControl:
         backend: str,
         model: nn.Module | None,
         estimator: Estimator,
+        process_group: Any,
     ) -> None:
         self._base = base
         self._capture: StepCapture | None = None
@@ -85,7 +86,7 @@ class TraceControl:
             capture = StepCapture(one_copy(model), stepped)  # checks it
             self._with_buffers = [module for module in model.modules() if module._buffers]
             self._capture = None if estimator == "hutchinson" else capture
-        self._ranks = Ranks(model)
+        self._ranks = Ranks(model, process_group)
         self._reset()
 
     def _reset(self) -> None:
@@ -148,10 +149,14 @@ class TraceControl:
         """Does what ``ReciprocalLR.update_curvature`` does."""
         if not self._is_due():
             return False
-        # One rank that raises would let the others wait for it: they all skip such a reading instead.
-        check_loss(loss, finite=not stays_on_device(self._base) and self._ranks.count == 1)
-        parameters = self._parameters()
-        self._commit(self._read(loss, parameters))
+        # Of several ranks all skip a reading whose loss is not finite on one of them.
+        finite = not stays_on_device(self._base) and self._ranks.count == 1
+
+        def read() -> TraceReading:
+            check_loss(loss, finite=finite)
+            return self._read(loss, self._parameters())
+
+        self._commit(self._over_ranks(read))
         return True
 
     def _parameters(self) -> list[NumberedParameter]:
@@ -213,7 +218,6 @@ class TraceControl:
 
     def _commit(self, reading: TraceReading) -> None:
         """Lets the rule turn a reading into the scale that the next step uses."""
-        reading = self._over_ranks(reading)
         self._last = reading
         self._readings += 1
         self._measured_step = self._steps
@@ -231,11 +235,20 @@ class TraceControl:
         if self.on_update is not None:
             self.on_update(self._record(reading.estimate(), float(smoothed)))
 
-    def _over_ranks(self, reading: TraceReading) -> TraceReading:
-        """Returns the reading with the mean of all ranks' traces and its error; parts by parameter stay this rank's."""
+    def _over_ranks(self, read: Callable[[], TraceReading]) -> TraceReading:
+        """Returns a reading with the mean of all ranks' traces and its error; parts by parameter stay this rank's."""
         if self._ranks.count == 1:
-            return reading
-        mean, m2 = self._ranks.mean(torch.stack([reading.mean[-1], reading.m2[-1]])).unbind()
+            return read()
+        here: list[TraceReading] = []
+
+        def numbers() -> Tensor:
+            here.append(read())
+            return torch.stack([here[0].mean[-1], here[0].m2[-1]])
+
+        device = next(p.device for group in self._base.param_groups for p in group["params"])
+        like = torch.empty(2, dtype=torch.float64, device=device)
+        mean, m2 = self._ranks.mean(numbers, like, same=[self._host_scale()]).unbind()
+        (reading,) = here
         return replace(
             reading,
             mean=torch.cat([reading.mean[:-1], mean[None]]),
@@ -306,16 +319,19 @@ class TraceControl:
             return
         try:
             if self._is_due():
-                parameters = self._parameters()
-                check_gradient_graph(parameters)
-                gradients = [parameter.tensor.grad for parameter in parameters]
-                reading = read_trace(DoubleBackward(gradients, parameters), **self._probing())
-                if self._estimator != "hutchinson":
-                    reading = replace(reading, why=_FROM_GRADIENTS)
-                self._commit(reading)
+                self._commit(self._over_ranks(self._read_gradients))
         finally:
             for parameter in carriers:
                 _cut_graph(parameter)
+
+    def _read_gradients(self) -> TraceReading:
+        parameters = self._parameters()
+        check_gradient_graph(parameters)
+        gradients = [parameter.tensor.grad for parameter in parameters]
+        reading = read_trace(DoubleBackward(gradients, parameters), **self._probing())
+        if self._estimator != "hutchinson":
+            reading = replace(reading, why=_FROM_GRADIENTS)
+        return reading
 
     def _warn_no_reading(self) -> None:
         if not self._warned_no_reading:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -46,13 +46,14 @@ class ReciprocalLR(MetaCurvatureLR, rule=ReciprocalRule.name):
             where that needs few passes, else activation, and hutchinson where neither is right: ``last_estimate.method`` and
             ``.why`` tell. Gradients that carry a graph are always measured by hutchinson.
         model: what the loop calls for its outputs. The estimators other than "hutchinson" need it: while a step is to be
-            measured, a forward hook on it finds the pass that made the loss. With a ``DistributedDataParallel`` model all ranks
-            take the mean of their readings and so come to one rate; without it each rank follows its own loss, and the
-            copies of the model drift apart.
+            measured, a forward hook on it finds the pass that made the loss.
         rule: "reciprocal", for whoever wants to say it.
         seed: an integer in [0, 2^64) from which the probes are drawn; the global random state is not used.
         backend: "auto", "native" or "reference" (see ``metacurv.ops``).
         on_update: is called with an ``UpdateRecord`` after every reading (on CUDA this waits for the device).
+        process_group: the ranks that read together, and hold one rate: None for all processes where ``torch.distributed`` is
+            initialised (the model's own group where it is a ``DistributedDataParallel``); a group of ``torch.distributed``;
+            or False for this process alone.
 
     Raises:
         TypeError: an argument is of the wrong type; the optimizer is then as it was.
@@ -75,6 +76,7 @@ class ReciprocalLR(MetaCurvatureLR, rule=ReciprocalRule.name):
         seed: int = 0,
         backend: str = "auto",
         on_update: Callable[[UpdateRecord], None] | None = None,
+        process_group: Any = None,
     ) -> None:
         super().__init__(optimizer)
         if rule != ReciprocalRule.name:
@@ -92,6 +94,7 @@ class ReciprocalLR(MetaCurvatureLR, rule=ReciprocalRule.name):
             backend=backend,
             model=model,
             estimator=estimator,
+            process_group=process_group,
         )
 
     @property

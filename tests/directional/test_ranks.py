@@ -23,3 +23,22 @@ def test_ranks_of_a_ddp_model_agree(tmp_path: Path) -> None:
         assert events.count("race") == (race == 3)
     raced = next(record for record in one[3]["history"] if record["event"] == "race")
     assert len(raced["candidates"]) >= 2
+
+
+@pytest.mark.slow
+def test_ranks_agree_whatever_their_model_is(tmp_path: Path) -> None:
+    """Raw, wrapped after the optimizer, inside a module, compiled, composable: one rate and one model."""
+    one, other = run_two_ranks("tests.directional.loose_ranks", folder=tmp_path)
+    for way in ("raw", "inside", "later", "compiled", "replicate"):
+        for of_one, of_other in zip(one[way], other[way], strict=True):
+            assert of_one["rate"] == of_other["rate"], way
+            assert_same(of_one["model"], of_other["model"])
+    assert one["alone"] != other["alone"]
+    told, of_other = one["failures"], other["failures"]
+    assert told["one fails"].startswith("RuntimeError: measuring failed on 1 of 2 ranks")
+    assert of_other["one fails"].startswith("KeyError")
+    assert told["reciprocal 0"].startswith("RuntimeError: measuring failed on 1 of 2 ranks")
+    assert of_other["reciprocal 0"].startswith("ValueError: loss must carry a graph")
+    assert told["other rates 0"] == of_other["other rates 0"] == ""
+    for ranks in (told, of_other):
+        assert "ranks must hold one rate, got [" in ranks["other rates 1"]
