@@ -63,13 +63,6 @@ def held_rates() -> str:
     return across_tables.rates(found)
 
 
-def ranks() -> str:
-    """Each method's mean rank over the tasks."""
-    means = json.loads((KEPT / "summary.json").read_text())["mean_ranks"]
-    rows = [f"| `{name}` | {rank:.1f} |" for name, rank in means.items()]
-    return "\n".join(["| method | mean rank |", "|---|---|", *rows])
-
-
 def cost() -> str:
     """Time of each method's steps over that of the base's: ours with the bound that was set, then the others."""
     measured = json.loads((KEPT / "cost.json").read_text())["tasks"]
@@ -103,7 +96,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "over-tasks": lambda: over_tasks("standard"),
     "over-new-tasks": lambda: over_tasks("new"),
     "held-rates": held_rates,
-    "ranks": ranks,
     "safety": safety,
     "cost": cost,
 }
@@ -123,7 +115,7 @@ def take(run: Path, to: Path) -> None:
         (to / path.name).write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
-def main(run: Path | None, tasks: str = "standard") -> None:
+def main(run: Path | None = None, tasks: str = "standard") -> None:
     if run is not None:
         take(run, PUBLISHED_RESULTS / FOLDERS[tasks])
     for name, made in BLOCKS.items():
@@ -133,4 +125,4 @@ def main(run: Path | None, tasks: str = "standard") -> None:
 if __name__ == "__main__":
     if len(sys.argv) > 3 or (len(sys.argv) == 3 and sys.argv[2] not in FOLDERS):
         sys.exit(__doc__)
-    main(*map(Path, sys.argv[1:2]) or (None,), *sys.argv[2:])
+    main(*map(Path, sys.argv[1:2]), *sys.argv[2:])
