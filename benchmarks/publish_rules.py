@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from benchmarks.learning_rates import across_tables, labels, rates, report, safety_table, tables  # noqa: E402
-from benchmarks.learning_rates.cost import METHOD  # noqa: E402
+from benchmarks.learning_rates.cost import METHOD, PARTS  # noqa: E402
 from benchmarks.learning_rates.options import FOLDERS, PUBLISHED_RESULTS  # noqa: E402
 from benchmarks.learning_rates.safety_sweep import NAME as SAFETY  # noqa: E402
 from benchmarks.learning_rates.store import Store  # noqa: E402
@@ -64,7 +64,7 @@ def held_rates() -> str:
 
 
 def cost() -> str:
-    """Time of each method's steps over that of the base's: ours with the bound that was set, then the others."""
+    """Time of each method's steps over that of the base's, with the bound that was set for ours, and its parts."""
     measured = json.loads((KEPT / "cost.json").read_text())["tasks"]
     lines = [tables.row(["method", *measured]), "|---" * (1 + len(measured)) + "|"]
     bounds = []
@@ -72,7 +72,8 @@ def cost() -> str:
         kept = found["methods"][METHOD]["median"] <= found["allowed"]
         bounds.append(f"≤ {found['allowed']:g}, {'kept' if kept else '**not kept**'}")
     lines.append(tables.row([f"bound for `{METHOD}`", *bounds]))
-    for name in dict.fromkeys(m for found in measured.values() for m in found["methods"]):
+    names = dict.fromkeys(m for found in measured.values() for m in found["methods"])
+    for name in sorted(names, key=lambda name: name != METHOD):
         cells = [
             f"{of['median']:.3f} ({of['least']:.3f} to {of['most']:.3f})"
             if (of := found["methods"].get(name))
@@ -80,6 +81,10 @@ def cost() -> str:
             for found in measured.values()
         ]
         lines.append(tables.row([f"`{labels.method(name)}`", *cells]))
+        if name == METHOD:
+            for part in PARTS:
+                shares = [found["methods"][METHOD]["parts"][part] for found in measured.values()]
+                lines.append(tables.row([f"of it {part}", *(f"{100 * x:.1f} %" for x in shares)]))
     return "\n".join(lines)
 
 

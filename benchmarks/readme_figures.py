@@ -99,7 +99,7 @@ FIGURES: tuple[Figure | Count, ...] = (
     Count("6", best="best_of_grid", side="level"),
     Count("8", best="best_of_grid", side="worse"),
     Figure("1.04", COST, ("tasks", "transformer", "methods", "directional", "median")),
-    Figure("1.13", COST, ("tasks", "digits-mlp", "methods", "directional", "median")),
+    Figure("1.12", COST, ("tasks", "digits-mlp", "methods", "directional", "median")),
 )
 
 
