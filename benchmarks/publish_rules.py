@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from benchmarks.learning_rates import across_tables, labels, rates, report, safety_table, tables  # noqa: E402
-from benchmarks.learning_rates.cost import METHOD  # noqa: E402
+from benchmarks.learning_rates.cost import METHOD, PARTS  # noqa: E402
 from benchmarks.learning_rates.options import FOLDERS, PUBLISHED_RESULTS  # noqa: E402
 from benchmarks.learning_rates.safety_sweep import NAME as SAFETY  # noqa: E402
 from benchmarks.learning_rates.store import Store  # noqa: E402
@@ -63,15 +63,8 @@ def held_rates() -> str:
     return across_tables.rates(found)
 
 
-def ranks() -> str:
-    """Each method's mean rank over the tasks."""
-    means = json.loads((KEPT / "summary.json").read_text())["mean_ranks"]
-    rows = [f"| `{name}` | {rank:.1f} |" for name, rank in means.items()]
-    return "\n".join(["| method | mean rank |", "|---|---|", *rows])
-
-
 def cost() -> str:
-    """Time of each method's steps over that of the base's: ours with the bound that was set, then the others."""
+    """Time of each method's steps over that of the base's, with the bound that was set for ours, and its parts."""
     measured = json.loads((KEPT / "cost.json").read_text())["tasks"]
     lines = [tables.row(["method", *measured]), "|---" * (1 + len(measured)) + "|"]
     bounds = []
@@ -79,7 +72,8 @@ def cost() -> str:
         kept = found["methods"][METHOD]["median"] <= found["allowed"]
         bounds.append(f"≤ {found['allowed']:g}, {'kept' if kept else '**not kept**'}")
     lines.append(tables.row([f"bound for `{METHOD}`", *bounds]))
-    for name in dict.fromkeys(m for found in measured.values() for m in found["methods"]):
+    names = dict.fromkeys(m for found in measured.values() for m in found["methods"])
+    for name in sorted(names, key=lambda name: name != METHOD):
         cells = [
             f"{of['median']:.3f} ({of['least']:.3f} to {of['most']:.3f})"
             if (of := found["methods"].get(name))
@@ -87,6 +81,10 @@ def cost() -> str:
             for found in measured.values()
         ]
         lines.append(tables.row([f"`{labels.method(name)}`", *cells]))
+        if name == METHOD:
+            for part in PARTS:
+                shares = [found["methods"][METHOD]["parts"][part] for found in measured.values()]
+                lines.append(tables.row([f"of it {part}", *(f"{100 * x:.1f} %" for x in shares)]))
     return "\n".join(lines)
 
 
@@ -103,7 +101,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "over-tasks": lambda: over_tasks("standard"),
     "over-new-tasks": lambda: over_tasks("new"),
     "held-rates": held_rates,
-    "ranks": ranks,
     "safety": safety,
     "cost": cost,
 }
@@ -123,7 +120,7 @@ def take(run: Path, to: Path) -> None:
         (to / path.name).write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
-def main(run: Path | None, tasks: str = "standard") -> None:
+def main(run: Path | None = None, tasks: str = "standard") -> None:
     if run is not None:
         take(run, PUBLISHED_RESULTS / FOLDERS[tasks])
     for name, made in BLOCKS.items():
@@ -133,4 +130,4 @@ def main(run: Path | None, tasks: str = "standard") -> None:
 if __name__ == "__main__":
     if len(sys.argv) > 3 or (len(sys.argv) == 3 and sys.argv[2] not in FOLDERS):
         sys.exit(__doc__)
-    main(*map(Path, sys.argv[1:2]) or (None,), *sys.argv[2:])
+    main(*map(Path, sys.argv[1:2]), *sys.argv[2:])

@@ -88,17 +88,18 @@ FIGURES: tuple[Figure | Count, ...] = (
     Figure("3", INSTALL, ("installs", "metacurv with nvcc", "most_cpu_seconds"), 1 / 60),
     Figure("2", CI, ("README: install and experiment",), 1 / 60),
     Figure("16", CI, ("README: install and test",), 1 / 60),
-    Figure("6", "benchmarks/readme_tables.py", "MOST_ROWS = 6"),
     Count("15"),
     Figure("10", RULES, ("tasks", "mlp-sgd", "best_constant", "n")),
+    Figure("84", "benchmarks/learning_rates/grid.py", "84 settings"),
     Figure("95", "metacurv/experiment/statistics.py", "95 % confidence limits"),
-    Count("5", side="better"),
-    Count("8", side="level"),
+    Count("9", side="better"),
+    Count("4", side="level"),
     Count("2", side="worse"),
-    Count("7", best="best_of_grid", side="level"),
+    Count("1", best="best_of_grid", side="better"),
+    Count("6", best="best_of_grid", side="level"),
     Count("8", best="best_of_grid", side="worse"),
     Figure("1.04", COST, ("tasks", "transformer", "methods", "directional", "median")),
-    Figure("1.15", COST, ("tasks", "digits-mlp", "methods", "directional", "median")),
+    Figure("1.12", COST, ("tasks", "digits-mlp", "methods", "directional", "median")),
 )
 
 

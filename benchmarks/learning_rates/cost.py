@@ -21,6 +21,8 @@ TASK_NAMES = ("transformer", "conv", "mlp-relu", "mlp-batch32", "digits-mlp")
 _STRETCH = 20  # steps of one, then of the other, so that a machine that drifts slows both alike
 _REPEATS = 5
 METHOD, BASE = "directional", "user's rate"
+# What the directional rule does until which part of the steps; the early steps are the first stretch.
+PARTS = {"early steps": 0.0, "warm-up and settling": 0.26, "hold and finish": 1.0}
 
 
 def run(tasks: Sequence[Task], methods: Sequence[str], store: Store, progress: bool) -> int:
@@ -37,16 +39,20 @@ def run(tasks: Sequence[Task], methods: Sequence[str], store: Store, progress: b
         )
         for method in methods:
             about = f"{task.name}, {method}"
-            ratios = [
-                _ratio(task, method, seed)
+            trainings = [
+                _measured(task, method, seed)
                 for seed in tqdm(range(_REPEATS), desc=about, disable=not progress)
             ]
+            ratios = [ratio for ratio, _ in trainings]
             median, least, most = statistics.median(ratios), min(ratios), max(ratios)
             of_task["methods"][method] = {
                 "median": median,
                 "least": least,
                 "most": most,
                 "repeats": _REPEATS,
+                "parts": {
+                    name: statistics.median(parts[name] for _, parts in trainings) for name in PARTS
+                },
             }
             verdict = "which it is" if median <= allowed else "which it is not"
             bound = f"; it should be at most {allowed}, {verdict}" if method == METHOD else ""
@@ -56,9 +62,16 @@ def run(tasks: Sequence[Task], methods: Sequence[str], store: Store, progress: b
     return 0
 
 
-def _ratio(task: Task, method: str, seed: int) -> float:
+def _measured(task: Task, method: str, seed: int) -> tuple[float, dict[str, float]]:
+    """Returns the method's time over the base's, and which part of the base's time it takes more in each of ``PARTS``."""
     tried, base = (Training(task, name, seed, DEFAULT_RATE) for name in (method, BASE))
+    more = dict.fromkeys(PARTS, 0.0)
     for end in range(_STRETCH, task.steps + 1, _STRETCH):
+        before = tried.seconds - base.seconds
         for training in (tried, base) if (end // _STRETCH) % 2 else (base, tried):
             training.advance(end)
-    return tried.seconds / base.seconds
+        part = next(
+            name for name, share in PARTS.items() if end <= max(share * task.steps, _STRETCH)
+        )
+        more[part] += tried.seconds - base.seconds - before
+    return tried.seconds / base.seconds, {name: x / base.seconds for name, x in more.items()}

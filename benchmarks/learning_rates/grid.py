@@ -1,4 +1,7 @@
-"""The grid that a careful user would search: rate x schedule x warm-up, and the last iterate or the average of the iterates."""
+"""The grid that a careful user would search: rate x schedule x warm-up, and the last iterate or the average of the iterates.
+
+These are 42 trainings, and 84 settings.
+"""
 
 from __future__ import annotations
 

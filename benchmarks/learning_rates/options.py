@@ -176,7 +176,7 @@ def trains_the_grid(arguments: argparse.Namespace) -> bool:
 
 
 def usual_seeds(arguments: argparse.Namespace) -> int:
-    """How many seeds there are without ``--seeds``."""
+    """Returns the number of seeds where ``--seeds`` does not say it."""
     if arguments.safety:
         return safety.N_SEEDS
     return QUICK_SEEDS if arguments.quick else 10

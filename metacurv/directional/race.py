@@ -5,10 +5,9 @@ state, buffers and average for another's, so that a candidate costs the steps it
 
 There are two rounds. In the first, short one all candidates take a few steps each; while the largest rate is not worse than
 the best, and has not led upwards, a larger one joins, so the search is exponential. In the second the best and its neighbours
-go on. The training that
-is best in the end is the winner and goes on. Its new rate is, on a logarithmic scale, half-way between two: the mean of the
-candidates that are close to the best, and the rate at which noise begins to cost, where the iterate's loss is just above the
-average's.
+go on. The training that is best in the end is the winner and goes on. Its new rate is, on a logarithmic scale, half-way between
+two: the mean of the candidates that are close to the best, and the rate at which noise begins to cost, where the iterate's loss
+is just above the average's.
 """
 
 from __future__ import annotations

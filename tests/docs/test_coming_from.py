@@ -9,14 +9,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(path.stem for path in (ROOT / "docs" / "coming-from").glob("*.md"))
-WITHOUT_RUNS = pytest.mark.xfail(reason="the new rule has no runs yet", strict=True)
-OF_THE_RULE = ("prodigy", "schedule-free")
 
 
-@pytest.mark.parametrize(
-    "page",
-    [pytest.param(page, marks=WITHOUT_RUNS if page in OF_THE_RULE else ()) for page in PAGES],
-)
+@pytest.mark.parametrize("page", PAGES)
 def test_block(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
     made = import_module("benchmarks.coming_from").block(page)

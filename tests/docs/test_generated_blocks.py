@@ -52,16 +52,10 @@ def experiment() -> str:
 @pytest.mark.parametrize(
     ("page", "name", "made"),
     [
-        pytest.param(
-            "results/learning-rate.md",
-            "rules",
-            rules("rules"),
-            marks=pytest.mark.xfail(reason="the new rule has no runs yet", strict=True),
-        ),
+        ("results/learning-rate.md", "rules", rules("rules")),
         ("results/learning-rate.md", "over-tasks", rules("over-tasks")),
         ("results/learning-rate.md", "over-new-tasks", rules("over-new-tasks")),
         ("results/learning-rate.md", "held-rates", rules("held-rates")),
-        ("results/learning-rate.md", "ranks", rules("ranks")),
         ("results/learning-rate.md", "safety", rules("safety")),
         ("results/learning-rate.md", "cost", rules("cost")),
         ("results/mnist1d.md", "experiment", experiment),
@@ -73,7 +67,6 @@ def experiment() -> str:
         "over-tasks",
         "over-new-tasks",
         "held-rates",
-        "ranks",
         "safety",
         "cost",
         "experiment",

@@ -131,7 +131,10 @@ def test_costs_of_other_tasks_and_methods_stay(
         ("mlp-relu", "directional"): 1.2,
         ("mlp-relu", "gen"): 1.3,
     }
-    monkeypatch.setattr(cost, "_ratio", lambda task, method, seed: ratios[task.name, method])
+    none = dict.fromkeys(cost.PARTS, 0.0)
+    monkeypatch.setattr(
+        cost, "_measured", lambda task, method, seed: (ratios[task.name, method], none)
+    )
     store = Store(tmp_path)
     now = cost.describe(1)
     days = iter(["2026-01-01", "2026-01-02", "2026-01-03"])
@@ -165,4 +168,8 @@ def test_costs_are_of_whole_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
             self.done = end
 
     monkeypatch.setattr(cost, "Training", Slow)
-    assert cost._ratio(tasks.TASKS["mlp-relu"], "gen", 0) == pytest.approx(2)
+    ratio, parts = cost._measured(tasks.TASKS["mlp-relu"], "gen", 0)
+    assert ratio == pytest.approx(2)
+    assert parts == pytest.approx(
+        {"early steps": 0.01, "warm-up and settling": 0.25, "hold and finish": 0.74}
+    )
