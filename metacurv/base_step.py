@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.optim import Optimizer
 
+from metacurv.local_tensors import is_spread, local, sum_over_shards
+
 Rate = float | Tensor
 
 
@@ -36,6 +38,32 @@ def step_base_at(base: Optimizer, rates: Sequence[Rate]) -> None:
             memory.copy_(before)
 
 
+def is_dry(base: Optimizer) -> bool:
+    """Tells whether a step could only set the base's state up: all learning rates and all gradients are zeros.
+
+    ``torch.distributed.checkpoint`` takes such a step to see what there is to load.
+    """
+    if any(_is_not_zero(group["lr"]) for group in base.param_groups):
+        return False
+    gradients = [
+        p.grad for group in base.param_groups for p in group["params"] if p.grad is not None
+    ]
+    return bool(gradients) and not has_entries(gradients)
+
+
+def has_entries(gradients: Sequence[Tensor]) -> bool:
+    """Tells whether any number of these gradients is not zero, on any process that holds a part of them."""
+
+    def count(gradient: Tensor) -> Tensor:
+        return (gradient._values() if gradient.is_sparse else local(gradient)).count_nonzero()
+
+    if any(map(is_spread, gradients)):
+        return bool(
+            sum_over_shards([count(gradient).double() for gradient in gradients], gradients)
+        )
+    return any(bool(count(gradient)) for gradient in gradients)
+
+
 def stays_on_device(base: Optimizer) -> bool:
     """Tells whether the base steps without ever waiting for a GPU; then nothing else in the step may wait either."""
     return any(
@@ -49,3 +77,8 @@ def _set(memory: Tensor, rate: Rate) -> None:
         memory.copy_(rate)
     else:
         memory.fill_(rate)
+
+
+def _is_not_zero(lr: Rate) -> bool:
+    """Tells whether a learning rate is not zero; looking at one on a GPU would wait for the GPU, and none is zero there."""
+    return lr.is_cuda or bool(lr) if isinstance(lr, Tensor) else lr != 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from metacurv import _validate
+from metacurv.base_step import is_dry
 from metacurv.estimators.state import recording
 from metacurv.rules.directional import DirectionalRule
 from metacurv.rules.reciprocal import ReciprocalRule
@@ -48,8 +49,8 @@ class MetaCurvatureLR(OptimizerWrapper):
     The call makes a ``DirectionalLR`` or a ``ReciprocalLR``, and passes its arguments on; their docstrings describe them.
     With ``probe`` they are ``model``, ``loss_fn``, ``horizon``, ``average``, ``race``, ``max_lr`` and ``per_group``; without
     it ``alpha``, ``update_freq``, ``n_hutchinson_samples``, ``smoothing``, ``estimator``, ``model`` and ``backend``; with
-    both ``seed``, ``on_update`` and ``process_group``. The argument ``rule`` says the choice in words: "directional", "reciprocal", or a
-    ``DirectionalRule`` with settings of its own.
+    both ``seed``, ``on_update`` and ``process_group``. The argument ``rule`` says the choice in words: "directional",
+    "reciprocal", or a ``DirectionalRule`` with settings of its own.
 
     Both are optimizers as torch knows them: groups and state are those of the base optimizer, and schedulers, ``GradScaler``,
     clipping, accumulation, hooks and checkpoints work as they do with the base. The learning rates in ``param_groups`` stay
@@ -175,7 +176,10 @@ class MetaCurvatureLR(OptimizerWrapper):
             with torch.enable_grad():
                 result = closure()
         with recording():
-            self._control.step()
+            if is_dry(self.optimizer):
+                self.optimizer.step()
+            else:
+                self._control.step()
         return result
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -204,8 +208,8 @@ class MetaCurvatureLR(OptimizerWrapper):
     def _own_state(self) -> dict[str, Any]:
         return self._control.own_state()
 
-    def _checked_own_state(self, state: Any) -> Callable[[], None]:
-        return self._control.checked_own_state(state)
+    def _checked_own_state(self, state: Any, missing: Sequence[str]) -> Callable[[], None]:
+        return self._control.checked_own_state(state, missing)
 
     def __repr__(self) -> str:
         return f"MetaCurvatureLR({self._control.describe()},\n{self.optimizer!r})"

@@ -6,13 +6,15 @@ Nothing here knows about curvature; ``optimizer.py`` adds it. The contract is in
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 from metacurv import _validate
+from metacurv._warnings import warn_user
+from metacurv.carried_state import put_in, taken_out
 
 
 class OptimizerWrapper(Optimizer):
@@ -90,32 +92,39 @@ class OptimizerWrapper(Optimizer):
         """
         self.optimizer.add_param_group(param_group)
 
-    # State dicts: the base's, plus one versioned entry of our own. Hooks registered here fire here, once.
+    # State dicts: the base's, with our own state in it. Hooks registered here fire here, once.
 
     def _own_state(self) -> dict[str, Any]:
         raise NotImplementedError
 
-    def _checked_own_state(self, state: Any) -> Callable[[], None]:
-        """Checks ``state`` (None: a checkpoint of the bare base) and returns a function that loads it."""
+    def _checked_own_state(self, state: Any, missing: Sequence[str]) -> Callable[[], None]:
+        """Checks ``state`` (None: a checkpoint of the bare base) and returns a function that loads it.
+
+        Args:
+            state: what ``_own_state`` returned, with None for each tensor that is missing.
+            missing: their names.
+        """
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the base's state dict and, under "metacurv", the state that resumes the curvature part bit for bit.
+        """Returns the base's state dict with the state in it that resumes the curvature part bit for bit.
+
+        It is where frameworks look for it: numbers are one string of JSON, ``["param_groups"][0]["metacurv"]``, and tensors are
+        entries of ``["state"]`` whose names begin with "metacurv_", or lie in ``["param_groups"][0]["metacurv_tensors"]``.
 
         Returns:
-            The base's dict with one more entry, "metacurv": a dict with a version, numbers, strings and, with averaging,
-                tensors.
+            A dict with "state" and "param_groups".
         """
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
-        state: dict[str, Any] = {**self.optimizer.state_dict(), "metacurv": self._own_state()}
+        state = put_in(self._own_state(), self.optimizer.state_dict())
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             replaced = post_hook(self, state)
             state = state if replaced is None else replaced
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes back ``state_dict()``, or the state dict of a bare base optimizer (curvature then starts afresh).
+        """Takes back ``state_dict()``, or that of a bare base optimizer: then curvature starts afresh, with a warning.
 
         Args:
             state_dict: such a dict. It is not changed.
@@ -135,9 +144,22 @@ class OptimizerWrapper(Optimizer):
             raise ValueError(
                 f"state_dict must be that of an optimizer, lacks {missing}, got keys {sorted(state_dict)}"
             )
-        load_own = self._checked_own_state(state_dict.pop("metacurv", None))
-        self.optimizer.load_state_dict(state_dict)
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        own, dropped, of_base = taken_out(state_dict, parameters)
+        load_own = self._checked_own_state(own, dropped)
+        self.optimizer.load_state_dict(of_base)
         load_own()
+        if own is None:
+            warn_user(
+                "state_dict has nothing of MetaCurvatureLR, which therefore begins afresh: it is of the bare base optimizer, or "
+                "of a framework that has left it out",
+                UserWarning,
+            )
+        elif dropped:
+            warn_user(
+                f"state_dict lacks {dropped} of MetaCurvatureLR, which a framework has left out: what they say begins afresh",
+                UserWarning,
+            )
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 

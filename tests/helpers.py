@@ -6,10 +6,10 @@ import functools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 import metacurv
+from metacurv.carried_state import put_in, taken_out
 
 DEVICES: list[Any] = ["cpu"]
 if torch.cuda.is_available() and metacurv.cuda_compiled():
@@ -153,6 +154,32 @@ def run_two_ranks(module: str, *arguments: object, folder: Path) -> tuple[Any, A
             process.kill()
     one, other = (torch.load(folder / f"{rank}.pt", map_location="cpu") for rank in range(2))
     return one, other
+
+
+def as_one_of_two_ranks(main: Callable[[int], Any]) -> NoReturn:
+    """Runs ``main(rank)`` in a process that ``run_two_ranks`` started, with a process group, and saves what it returns."""
+    *_, rank, folder = sys.argv
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=int(rank), world_size=2
+    )
+    torch.save(main(int(rank)), f"{folder}/{rank}.pt")
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+    os._exit(
+        0
+    )  # on a busy machine gloo's threads outlive their owners now and then, and abort the interpreter's exit
+
+
+def own(state_dict: dict[str, Any]) -> Any:
+    """What a state dict holds of ours, None where there is nothing."""
+    return taken_out(state_dict, [])[0]
+
+
+def with_own(state_dict: dict[str, Any], changed: Any) -> dict[str, Any]:
+    """The state dict with ``changed`` in the place of what it holds of ours."""
+    return put_in(changed, taken_out(state_dict, [])[2])
 
 
 @contextmanager

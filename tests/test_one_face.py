@@ -13,6 +13,7 @@ from torch import nn
 
 from metacurv import DirectionalLR, DirectionalRule, MetaCurvatureLR, ReciprocalLR
 from tests.directional.helpers import loader, network, train, training_loss
+from tests.helpers import own
 
 LOSS = nn.functional.cross_entropy
 
@@ -140,7 +141,7 @@ def test_a_loop_serves_both_rules(options: dict[str, Any]) -> None:
 def test_it_averages_unless_told_otherwise(options: dict[str, Any], averages: bool) -> None:
     opt = made(probe=..., **options)
     assert isinstance(opt, DirectionalLR)
-    assert (opt.state_dict()["metacurv"]["average"] is not None) is averages
+    assert (own(opt.state_dict())["average"] is not None) is averages
     if averages:
         with opt.averaged_parameters():
             pass

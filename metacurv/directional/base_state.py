@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from metacurv import _validate
+from metacurv.carried_state import OfParameters
 
 
 class BaseState:
@@ -78,7 +79,7 @@ class BaseState:
         """Returns the entries of the groups, and those of every parameter in the order of the groups, for a state dict."""
         return {
             "groups": self._groups,
-            "state": [self._state.get(p, {}) for p in self._parameters()],
+            "state": OfParameters(self._state.get(p, {}) for p in self._parameters()),
         }
 
     def load(self, state: Any, name: str) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from typing import Any
+
+from torch import Tensor
 
 from metacurv import _validate
 from metacurv.rules.directional import DirectionalRule
 
-NAME = "state_dict['metacurv']"  # of the state in error messages
+NAME = "state_dict['param_groups'][0]['metacurv']"  # of the state in error messages
 VERSION, _FORMER_VERSION = 2, 1
 _COUNTERS = ("seed", "steps", "began", "skipped", "probes", "raced", "races")
 
@@ -95,3 +97,28 @@ def check_numbers(state: dict[str, Any], *, groups: int, scales: int, averages: 
         )
     for loss in losses:
         _validate.real(f"{NAME}['first_losses']", loss, low=-math.inf)
+
+
+def without_missing(
+    state: dict[str, Any], missing: Sequence[str], parameters: Sequence[Tensor]
+) -> dict[str, Any]:
+    """Returns ``state`` with something to go on from in the place of each part that lacks tensors.
+
+    The average begins with the present parameters, the guard goes back to them, and a race begins again.
+
+    Args:
+        state: has passed ``check_form``.
+        missing: names of tensors, which begin with that of their part.
+        parameters: the present parameters.
+    """
+    state = dict(state)
+    for part in {name.split("_")[0] for name in missing}:
+        if part == "average":
+            state["average"] = {"taken": 0, "values": list(parameters)}
+        elif part == "guard":
+            state["guard"] = {**state["guard"], "parameters": list(parameters)}
+            nothing = {"groups": [{}] * len(state["first_lrs"]), "state": [{} for _ in parameters]}
+            state["guard"]["base"] = nothing
+        elif part == "race":
+            state["race"], state["to_race"], state["early_is_over"] = None, [], False
+    return state

@@ -15,7 +15,13 @@ from torch.optim import ASGD, SGD, Optimizer, RAdam, Rprop
 from metacurv import _validate
 from metacurv._warnings import warn_user
 from metacurv.base_step import step_base_at
-from metacurv.directional.checked_state import NAME, VERSION, check_form, check_numbers
+from metacurv.directional.checked_state import (
+    NAME,
+    VERSION,
+    check_form,
+    check_numbers,
+    without_missing,
+)
 from metacurv.directional.effective_rates import EffectiveRates
 from metacurv.directional.first_step import FirstStep
 from metacurv.directional.group_rates import GroupRates
@@ -472,7 +478,9 @@ class DirectionalControl:
             "to_race": list(self._to_race),
             "races": self._races,
             "race": None if self._race is None else self._race.state(),
-            "guard": None if self._guard is None else self._guard.state(),
+            "guard": Guard.state_before(self._training)
+            if self._guard is None
+            else self._guard.state(),
             "average": None if self._average is None else self._average.state(),
             "went_on_from_average": self._went_on_from_average,
         }
@@ -482,11 +490,18 @@ class DirectionalControl:
         self._rates = GroupRates(self._base, self.rule.per_group)
         self._reset()
 
-    def checked_own_state(self, state: Any) -> Callable[[], None]:
-        """Checks ``state`` (None: a checkpoint of the bare base) and returns a function that loads it."""
+    def checked_own_state(self, state: Any, missing: Sequence[str]) -> Callable[[], None]:
+        """Checks ``state`` (None: a checkpoint of the bare base) and returns a function that loads it.
+
+        Args:
+            state: what ``own_state`` returned.
+            missing: the names of tensors that it lacks.
+        """
         if state is None:
             return self._begin_afresh
         check_form(state, self.own_state().keys())
+        if missing:
+            state = without_missing(state, missing, self._all_parameters())
         check_numbers(
             state,
             groups=len(self._base.param_groups),
@@ -497,7 +512,7 @@ class DirectionalControl:
             average = self._average or IterateAverage(self._all_parameters())
             average.check(state["average"], f"{NAME}['average']")
         self._early.check(state["early"], f"{NAME}['early']", started=state["started"])
-        if state["guard"] is not None:
+        if state["first_losses"]:
             Guard.check(self._training, state["guard"], f"{NAME}['guard']")
         if state["race"] is not None:
             Race.loaded(self._training, _no_verdict, _no_verdict, state["race"], f"{NAME}['race']")

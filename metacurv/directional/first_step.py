@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from metacurv.base_step import step_base_at
+from metacurv.base_step import has_entries, step_base_at
 from metacurv.directional.base_state import BaseState
 from metacurv.directional.group_rates import GroupRates
 from metacurv.directional.probe_model import ProbeBatch
@@ -71,7 +71,10 @@ class FirstStep:
         before = BaseState(self._base)
         line = StepLine(moving)
         try:
-            has_gradient = [any(map(_is_not_zero, scale)) for scale in moving]
+            has_gradient = [
+                bool(scale) and has_entries([p.grad for p in scale if p.grad is not None])
+                for scale in moving
+            ]
             if not any(has_gradient):
                 step_base_at(self._base, self._rates.first_shares())
                 line.go_before()
@@ -186,10 +189,3 @@ class FirstStep:
 def _lengthening(length: float) -> float:
     """Returns the power of two, which rounds nothing, that makes the step about as long as the parameters."""
     return 2.0 ** (round(-math.log2(length)) if length > 0 else 24)
-
-
-def _is_not_zero(parameter: Tensor) -> bool:
-    gradient = parameter.grad
-    assert gradient is not None
-    values = gradient._values() if gradient.is_sparse else gradient
-    return bool(values.count_nonzero())

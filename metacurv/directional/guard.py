@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metacurv import _validate
+from metacurv.carried_state import OfParameters
 from metacurv.directional.base_state import BaseState
 from metacurv.directional.judge import Judge
 from metacurv.directional.snapshot import Training, copy_all, copy_buffers, like, like_buffers
@@ -105,9 +106,20 @@ class Guard:
         return {
             "loss": self.loss,
             "looks": self._looks,
-            "parameters": self._parameters,
+            "parameters": OfParameters(self._parameters),
             "buffers": self._buffers,
             "base": self.base.state(),
+        }
+
+    @staticmethod
+    def state_before(training: Training) -> dict[str, Any]:
+        """Returns the state before there is a guard, with the same entries: frameworks load into those that there are."""
+        return {
+            "loss": 0.0,
+            "looks": 0,
+            "parameters": OfParameters(p.clone() for p in training.parameters()),
+            "buffers": training.copied_buffers(),
+            "base": BaseState(training.base, frozenset()).state(),
         }
 
     @staticmethod

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from metacurv import _validate
+from metacurv.carried_state import OfParameters
 from metacurv.estimators.precision import wide
+from metacurv.local_tensors import locals_of
 
 _POWER = 4  # the last fifth of the iterates has about two thirds of the weight
 _EVERY = 8  # steps between updates: neighbours hardly differ, and reading all parameters costs tiny networks 7 % of a step
@@ -49,38 +51,40 @@ class IterateAverage:
         steps = range(t - _EVERY + 1, t + 1) if t > _AT_FIRST else (t,)
         stays = math.prod(i / (i + _POWER + 1) for i in steps)
         with torch.no_grad():  # as a decorator it takes 3 us more
-            torch._foreach_lerp_(self.values, [wide(p) for p in self._parameters], 1 - stays)
+            iterate = [wide(p) for p in locals_of(self._parameters)]
+            torch._foreach_lerp_(locals_of(self.values), iterate, 1 - stays)
 
     @torch.no_grad()
     def restart(self) -> None:
         """Forgets all iterates but the present one."""
         self._taken = 0
-        torch._foreach_copy_(self.values, self._parameters)
+        torch._foreach_copy_(locals_of(self.values), locals_of(self._parameters))
 
     @torch.no_grad()
     def continue_from_it(self) -> None:
         """Copies the average into the parameters."""
-        torch._foreach_copy_(self._parameters, self.values)
+        torch._foreach_copy_(locals_of(self._parameters), locals_of(self.values))
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Puts the average into the parameters for the length of the block."""
         with torch.no_grad():
-            held = [p.detach().clone() for p in self._parameters]
-            torch._foreach_copy_(self._parameters, self.values)
+            live = locals_of(self._parameters)
+            held = [p.detach().clone() for p in live]
+            torch._foreach_copy_(live, locals_of(self.values))
         try:
             yield
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(self._parameters, held)
+                torch._foreach_copy_(live, held)
 
     def state(self) -> dict[str, Any]:
         """Returns tensors and numbers, for a state dict."""
-        return {"taken": self._taken, "values": list(self.values)}
+        return {"taken": self._taken, "values": OfParameters(self.values)}
 
     def copied(self) -> dict[str, Any]:
         """Returns ``state`` with copies of the tensors, which later steps leave alone."""
-        return {"taken": self._taken, "values": [v.clone() for v in self.values]}
+        return {"taken": self._taken, "values": OfParameters(v.clone() for v in self.values)}
 
     def check(self, state: Any, name: str) -> None:
         """Checks that ``state``, called ``name`` in errors, belongs to an average of such parameters.
@@ -109,4 +113,4 @@ class IterateAverage:
     def load(self, state: dict[str, Any]) -> None:
         """Takes back what ``state`` returned, after ``check``."""
         self._taken = state["taken"]
-        torch._foreach_copy_(self.values, state["values"])
+        torch._foreach_copy_(locals_of(self.values), locals_of(state["values"]))

@@ -15,7 +15,9 @@ from metacurv.estimators.line_reading import Leaves, OutputLoss
 from metacurv.estimators.model_loss import call_model
 from metacurv.estimators.precision import wide
 from metacurv.estimators.state import StateKept
+from metacurv.fully_sharded import reshard
 from metacurv.group_parameters import check_model_has_some
+from metacurv.local_tensors import locals_of
 from metacurv.ranks import Ranks
 
 
@@ -67,7 +69,7 @@ class ProbeBatch:
         self._modules = list(owner.model.modules())
         loss_fn = owner.loss_fn
         self._loss_modules = list(loss_fn.modules()) if isinstance(loss_fn, nn.Module) else []
-        self._memory = {_memory(p) for p in owner.model.parameters()}
+        self._memory = {_memory(p) for p in locals_of(owner.model.parameters())}
 
     @torch.no_grad()
     def output(self, *, batch_statistics: bool = False) -> Leaves:
@@ -80,16 +82,19 @@ class ProbeBatch:
         in_eval = self._modules
         if batch_statistics:
             in_eval = [m for m in in_eval if not isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        with (
-            _errors_say_where(),
-            torch.inference_mode(False),
-            torch.no_grad(),
-            StateKept(self._modules, self.device),
-            _eval_mode(in_eval),
-        ):
-            leaves = self.loss.leaves(call_model(self._model, self._inputs))
-            # An output that shares memory with a parameter would change with it, so it is copied.
-            return [wide(x.clone() if _memory(x) in self._memory else x) for x in leaves]
+        try:
+            with (
+                _errors_say_where(),
+                torch.inference_mode(False),
+                torch.no_grad(),
+                StateKept(self._modules, self.device),
+                _eval_mode(in_eval),
+            ):
+                leaves = self.loss.leaves(call_model(self._model, self._inputs))
+                # An output that shares memory with a parameter would change with it, so it is copied.
+                return [wide(x.clone() if _memory(x) in self._memory else x) for x in leaves]
+        finally:
+            reshard(self._model)
 
     @torch.no_grad()
     def value(self, *, batch_statistics: bool = False) -> Tensor:

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from metacurv import _validate
+from metacurv.carried_state import OfParameters
 from metacurv.directional.base_state import BaseState
 from metacurv.directional.iterate_average import IterateAverage
+from metacurv.local_tensors import locals_of
 
 
 class Training:
@@ -67,7 +69,7 @@ class Snapshot:
     def state(self) -> dict[str, Any]:
         """Returns tensors and numbers, for a state dict."""
         return {
-            "parameters": self._parameters,
+            "parameters": OfParameters(self._parameters),
             "buffers": self._buffers,
             "base": self._base.state(),
             "average": self._average,
@@ -98,7 +100,7 @@ class Snapshot:
 def copy_all(into: Sequence[Tensor], source: Sequence[Tensor]) -> None:
     """Copies tensors into tensors of the same shapes."""
     if into:
-        torch._foreach_copy_(list(into), list(source))
+        torch._foreach_copy_(locals_of(into), locals_of(source))
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """The line along which a step of the base optimizer goes, and moves of the parameters to points on it.
 
-Arithmetic is in float32 for half precision, else in the parameters' own dtype, and sums are in float64.
+Arithmetic is in float32 for half precision, else in the parameters' own dtype, and sums are in float64. Of parameters that are
+spread over processes each moves its own parts; sums are over all of them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor
 from metacurv._scalars import scalar
 from metacurv.base_step import Rate
 from metacurv.estimators.finite_difference import relative_step
+from metacurv.local_tensors import is_spread, locals_of, sum_over_shards
 
 
 class StepLine:
@@ -85,7 +87,8 @@ class _Segment:
     """The part of the line under one scale; false where it has no parameters."""
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
-        self.parameters = [p.detach() for p in parameters]
+        self._whole = parameters
+        self.parameters = [p.detach() for p in locals_of(parameters)]
         self.before = [p.clone() for p in self.parameters]
         self.after: list[Tensor] = []
         self._direction: list[Tensor] = []
@@ -100,8 +103,15 @@ class _Segment:
         torch._foreach_sub_(self._direction, self.after)
         # By a tensor, as on CUDA torch divides by a number by multiplying with its reciprocal.
         torch._foreach_div_(self._direction, scalar(lr, torch.float64, self.after[0].device))
-        finite = [torch.isfinite(u).all() for u in self._direction]
-        return _square(self._direction), _square(self.before), torch.stack(finite).all()
+        finite = torch.stack([torch.isfinite(u).all() for u in self._direction])
+        if not any(map(is_spread, self._whole)):
+            return _square(self._direction), _square(self.before), finite.all()
+        parts = [
+            torch.stack([_square([u]), _square([b]), (~is_finite).double()])
+            for u, b, is_finite in zip(self._direction, self.before, finite, strict=True)
+        ]
+        along, size, infinite = sum_over_shards(parts, self._whole)
+        return along, size, infinite == 0
 
     def move(self, distance: Tensor) -> None:
         """Moves the parameters to before + distance u."""

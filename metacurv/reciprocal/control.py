@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Literal, TypedDict
@@ -363,11 +363,11 @@ class TraceControl:
             "ema": self._ema.state(),
         }
 
-    def checked_own_state(self, state: Any) -> Callable[[], None]:
-        """Checks ``state`` (None: a checkpoint of the bare base) and returns a function that loads it."""
+    def checked_own_state(self, state: Any, missing: Sequence[str]) -> Callable[[], None]:
+        """Checks ``state`` (None: a checkpoint of the bare base) and returns a function that loads it; it has no tensors."""
         if state is None:
             return self._reset
-        name = "state_dict['metacurv']"
+        name = "state_dict['param_groups'][0]['metacurv']"
         version = state.get("version") if isinstance(state, dict) else None
         if (
             version != _STATE_VERSION or "rule" in state

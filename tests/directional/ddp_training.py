@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Any
 
 import torch
@@ -11,6 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from tests.directional.helpers import batch, data, directional, network
+from tests.helpers import as_one_of_two_ranks
 
 
 def trained(rank: int, race: int) -> dict[str, Any]:
@@ -33,19 +32,5 @@ def trained(rank: int, race: int) -> dict[str, Any]:
     return {"model": dict(model.named_parameters()), "history": history}
 
 
-def main(rank: int, folder: str) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
-    )
-    torch.save({race: trained(rank, race) for race in (0, 3)}, f"{folder}/{rank}.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-
-
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
-    os._exit(
-        0
-    )  # on a busy machine gloo's threads outlive their owners now and then, and abort the interpreter's exit
+    as_one_of_two_ranks(lambda rank: {race: trained(rank, race) for race in (0, 3)})

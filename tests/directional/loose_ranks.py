@@ -5,8 +5,6 @@ Called as: python -m tests.directional.loose_ranks RANK FOLDER
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Any
 
 import torch
@@ -15,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from metacurv import MetaCurvatureLR
 from tests.directional.helpers import batch, data, directional, network
+from tests.helpers import as_one_of_two_ranks
 
 
 def averaged(model: nn.Module) -> None:
@@ -120,20 +119,12 @@ def raised(call: Any) -> str:
     return ""
 
 
-def main(rank: int, folder: str) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
-    )
+def main(rank: int) -> dict[str, Any]:
     found: dict[str, Any] = {"alone": alone(rank), "failures": failures(rank)}
     for way in ("raw", "inside", "later", "compiled", "replicate"):
         found[way] = by_the_directional_rule(rank, way), by_the_reciprocal_rule(rank, way)
-    torch.save(found, f"{folder}/{rank}.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    return found
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
-    os._exit(0)  # on a busy machine gloo's threads outlive their owners now and then
+    as_one_of_two_ranks(main)

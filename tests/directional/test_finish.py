@@ -13,6 +13,7 @@ from torch import nn
 from metacurv import MetaCurvatureLR
 from tests.directional.helpers import data, directional, network, train
 from tests.drop_in.helpers import assert_same, through_a_file, weights
+from tests.helpers import own
 
 HORIZON = 40  # the finish begins with step 25
 
@@ -24,7 +25,7 @@ def started(horizon: int = HORIZON, **options: Any) -> tuple[nn.Module, MetaCurv
 
 
 def went_on(opt: MetaCurvatureLR) -> bool:
-    flag: bool = opt.state_dict()["metacurv"]["went_on_from_average"]
+    flag: bool = own(opt.state_dict())["went_on_from_average"]
     return flag
 
 
@@ -43,7 +44,7 @@ def test_a_checkpoint_anywhere_goes_on_bit_for_bit(stop: int) -> None:
         train(each_model, each, HORIZON - stop, start=stop)
     for other_model, other in others:
         assert_same(other_model.state_dict(), model.state_dict())
-        assert_same(other.state_dict()["metacurv"], opt.state_dict()["metacurv"])
+        assert_same(own(other.state_dict()), own(opt.state_dict()))
 
 
 @pytest.mark.parametrize("horizon", range(1, 9))
@@ -102,7 +103,7 @@ def test_an_error_in_the_last_reading_before_the_race(where: str) -> None:
         train(model, opt, 1, start=16)
     fails = False
     train(model, opt, 1, start=17)
-    assert opt.state_dict()["metacurv"]["race"] is not None
+    assert own(opt.state_dict())["race"] is not None
     train(model, opt, 152, start=18)
     assert went_on(opt)
 

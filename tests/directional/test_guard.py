@@ -17,6 +17,7 @@ from metacurv.ranks import Ranks
 from tests.directional.helpers import Point, directional, network, train
 from tests.directional.problems import BASES, Run, network_of, normal
 from tests.drop_in.helpers import assert_same, weights
+from tests.helpers import own
 
 
 class Told:
@@ -95,7 +96,7 @@ def test_parameters_that_are_destroyed_come_back(name: str, by: float) -> None:
     model = network(norm=True)
     opt = directional(BASES[name](model.parameters()), model, horizon=400)
     train(model, opt, 200)
-    assert opt.state_dict()["metacurv"]["race"] is None
+    assert own(opt.state_dict())["race"] is None
     before, events = opt.effective_lrs[0], len(opt.history)
     kept = [p.clone() for p in opt._control._guard._parameters]
     with torch.no_grad():

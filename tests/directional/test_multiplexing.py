@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from metacurv import DirectionalLR
 from tests.directional.helpers import batch, directional, network, train
 from tests.drop_in.helpers import OPTIMIZERS, assert_same, bare_state, weights
+from tests.helpers import own
 
 BASES = sorted(set(OPTIMIZERS) - {"Rprop", "ASGD"})
 Loop = Callable[[nn.Module, Optimizer, int], None]
@@ -61,7 +62,7 @@ class Raced:
         assert isinstance(opt, DirectionalLR)
         self.opt = opt
         step = 0
-        while not opt.state_dict()["metacurv"]["race"]:
+        while not own(opt.state_dict())["race"]:
             loop(self.model, opt, step)
             step += 1
         self.start = step
@@ -102,7 +103,7 @@ class Raced:
 
     @property
     def average_now(self) -> list[torch.Tensor]:
-        values: list[torch.Tensor] = self.opt.state_dict()["metacurv"]["average"]["values"]
+        values: list[torch.Tensor] = own(self.opt.state_dict())["average"]["values"]
         return values
 
 
@@ -151,7 +152,7 @@ def test_a_step_that_a_scaler_skips_in_a_race_counts_for_nothing() -> None:
     model = network()
     opt = directional(torch.optim.SGD(model.parameters(), lr=0.1), model, horizon=300)
     train(model, opt, 27)
-    before, state = weights(model), copy.deepcopy(opt.state_dict()["metacurv"])
+    before, state = weights(model), copy.deepcopy(own(opt.state_dict()))
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**4)
     x, y = batch(1)
     opt.zero_grad()
@@ -161,7 +162,7 @@ def test_a_step_that_a_scaler_skips_in_a_race_counts_for_nothing() -> None:
     scaler.update()
     assert state["race"] is not None
     assert_same(weights(model), before)
-    assert_same(opt.state_dict()["metacurv"], state)
+    assert_same(own(opt.state_dict()), state)
 
 
 def test_a_schedule_goes_on_through_a_race() -> None:

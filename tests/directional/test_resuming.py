@@ -51,7 +51,7 @@ def test_goes_on_bit_for_bit(probe: str, stop: int) -> None:
     resumed.load_state_dict(saved["opt"])
     train(again, resumed, 45, start=stop)
     assert_same(model.state_dict(), again.state_dict())
-    assert_same(opt.state_dict()["metacurv"], resumed.state_dict()["metacurv"])
+    assert_same(own(opt.state_dict()), own(resumed.state_dict()))
     assert_same(opt.history[len(opt.history) - len(resumed.history) :], resumed.history)
 
 
@@ -126,7 +126,7 @@ def test_a_wrong_state_changes_nothing(change: dict[str, Any], message: str) -> 
     state = opt.state_dict()
     before = copy.deepcopy(state)
     with pytest.raises((TypeError, ValueError), match=message):
-        opt.load_state_dict({**state, "metacurv": {**state["metacurv"], **change}})
+        opt.load_state_dict(with_own(state, {**own(state), **change}))
     assert_same(opt.state_dict(), before)
 
 
@@ -137,8 +137,9 @@ def test_a_wrong_entry_of_the_early_rate_changes_nothing(key: str, value: Any) -
     model, opt = made("Adam", "list")
     train(model, opt, 5)
     before = copy.deepcopy(opt.state_dict())
-    state = copy.deepcopy(before)
-    state["metacurv"]["early"][key] = value
+    changed = own(before)
+    changed["early"][key] = value
+    state = with_own(before, changed)
     with pytest.raises(TypeError, match=r"\['early'\]"):
         opt.load_state_dict(state)
     assert_same(opt.state_dict(), before)
@@ -148,8 +149,10 @@ def test_a_wrong_entry_of_the_early_rate_changes_nothing(key: str, value: Any) -
 def test_a_rate_out_of_range_is_refused(lr: float) -> None:
     model, opt = made("Adam", "list")
     train(model, opt, 5)
-    state = copy.deepcopy(opt.state_dict())
-    state["metacurv"]["early"]["lr"] = [lr]
+    state = opt.state_dict()
+    changed = own(state)
+    changed["early"]["lr"] = [lr]
+    state = with_own(state, changed)
     with pytest.raises(ValueError, match=r"\['lr'\] must be a finite number >= 8.67362e-19"):
         opt.load_state_dict(state)
 
@@ -212,7 +215,7 @@ def test_a_checkpoint_of_every_phase_goes_on_bit_for_bit(wide: bool, average: bo
     rounds = {(key[0], key[1]) for key in seen if isinstance(key[0], int)}
     assert {number for number, _ in rounds} == {0, 1}
     assert len(rounds) >= 5
-    first = saved[23]["opt"]["metacurv"]["race"]["candidates"]
+    first = own(saved[23]["opt"])["race"]["candidates"]
     assert [part["exponent"] for part in first] == ([-2, 0, 2] if wide else [-1, 0, 1])
     for step, checkpoint in saved.items():
         again, resumed = raced(wide, **options)
@@ -285,7 +288,7 @@ def test_what_a_base_counts_in_its_groups_goes_with_the_candidates() -> None:
 def test_copies_and_pickles_in_a_race(copied: Any) -> None:
     model, opt = raced(False)
     train(model, opt, 33)
-    assert opt.state_dict()["metacurv"]["race"] is not None
+    assert own(opt.state_dict())["race"] is not None
     other, twin = copied((model, opt))
     train(model, opt, 120, start=33)
     train(other, twin, 120, start=33)
@@ -311,9 +314,9 @@ def test_a_wrong_race_changes_nothing(key: str, value: Any) -> None:
     train(model, opt, 33)
     state = opt.state_dict()
     before = copy.deepcopy(state)
-    race = {**state["metacurv"]["race"], key: value}
+    race = {**own(state)["race"], key: value}
     with pytest.raises((TypeError, ValueError), match=rf"\['race'\]\['{key}'\]"):
-        opt.load_state_dict({**state, "metacurv": {**state["metacurv"], "race": race}})
+        opt.load_state_dict(with_own(state, {**own(state), "race": race}))
     assert_same(opt.state_dict(), before)
 
 
@@ -326,11 +329,11 @@ def test_wrong_candidates_change_nothing(change: Any) -> None:
     train(model, opt, 33)
     state = opt.state_dict()
     before = copy.deepcopy(state)
-    race = dict(state["metacurv"]["race"])
+    race = dict(own(state)["race"])
     if isinstance(change, str):
         race["candidates"] = [{**c, change: "x"} for c in race["candidates"]]
     else:
         race["candidates"] = change
     with pytest.raises((TypeError, ValueError), match=r"\['race'\]\['candidates'\]"):
-        opt.load_state_dict({**state, "metacurv": {**state["metacurv"], "race": race}})
+        opt.load_state_dict(with_own(state, {**own(state), "race": race}))
     assert_same(opt.state_dict(), before)

@@ -13,6 +13,7 @@ from metacurv.rules.settling import settled
 from tests.directional.helpers import batch, directional, network, train
 from tests.directional.problems import Run, normal
 from tests.drop_in.helpers import OPTIMIZERS, assert_same, bare_state, through_a_file, weights
+from tests.helpers import own
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def test_the_early_steps_leave_nothing_but_the_rate(name: str) -> None:
     state = through_a_file(bare_state(base.state_dict())["state"])
     opt = directional(base, model, horizon=200, race=False)
     step = 0
-    while opt.state_dict()["metacurv"]["warm_up"] == [0, 0]:
+    while own(opt.state_dict())["warm_up"] == [0, 0]:
         train(model, opt, 1, start=step)
         step += 1
     assert step == (25 if name == "RAdam" else 20)  # RAdam's first five are not normalised
@@ -209,7 +210,7 @@ def test_a_shorter_horizon_in_the_early_steps_ends_them_at_once() -> None:
     again.load_state_dict(model.state_dict())
     resumed.load_state_dict(opt.state_dict())
     train(again, resumed, 2, start=15)
-    assert resumed.state_dict()["metacurv"]["warm_up"] == [16, 10]
+    assert own(resumed.state_dict())["warm_up"] == [16, 10]
     # And a longer one does not begin them again.
     opt = directional(torch.optim.Adam(model.parameters()), model, horizon=15, race=False)
     train(model, opt, 15)

@@ -124,7 +124,7 @@ def of_a_high_frequency(seed: int, horizon: int, **options: Any) -> Run:
 
 def test_where_slopes_are_noise_the_race_is_wide_and_finds_more_than_they_did() -> None:
     run = of_a_high_frequency(3, 600).go(20)
-    race = run.opt.state_dict()["metacurv"]["race"]
+    race = own(run.opt.state_dict())["race"]
     assert [c["exponent"] for c in race["candidates"]] == [-2, 0, 2]
     alone = of_a_high_frequency(3, 600, race=0).go().loss()
     assert run.go().loss() < 0.5 * alone

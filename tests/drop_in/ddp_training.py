@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,14 +11,11 @@ from torch import nn
 import metacurv
 from metacurv.estimators.hutchinson import trace_of_loss
 from metacurv.estimators.parameters import number_parameters
+from tests.helpers import as_one_of_two_ranks
 
 
-def main(estimator: str, rank: int, folder: str) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
-    )
+def main(rank: int) -> dict[str, Any]:
+    estimator = sys.argv[1]
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).double()
     numbered = number_parameters(list(model.named_parameters()))
@@ -52,12 +49,8 @@ def main(estimator: str, rank: int, folder: str) -> None:
         opt.update_curvature(loss)
         loss.backward()
         opt.step()
-    found = {"records": [vars(r) for r in records], "local": local, "model": model.state_dict()}
-    torch.save(found, f"{folder}/{rank}.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    return {"records": [vars(r) for r in records], "local": local, "model": model.state_dict()}
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
-    os._exit(0)  # on a busy machine gloo's threads outlive their owners, and abort the exit
+    as_one_of_two_ranks(main)

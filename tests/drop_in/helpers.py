@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from metacurv import MetaCurvatureLR
+from tests.helpers import own
 
 MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
 
@@ -106,8 +107,8 @@ def weights(model: nn.Module) -> list[Tensor]:
 
 def curvature_state(opt: MetaCurvatureLR) -> dict[str, Any]:
     """What opt saves of its own."""
-    own: dict[str, Any] = copy.deepcopy(opt.state_dict()["metacurv"])
-    return own
+    state: dict[str, Any] = own(opt.state_dict())
+    return state
 
 
 def assert_same(a: Any, b: Any, where: str = "value") -> None:
