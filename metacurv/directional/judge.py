@@ -150,7 +150,8 @@ class Judge:
 
     def on_more(self) -> Callable[[], float]:
         """Draws more batches, for one comparison; returns a function that measures the iterate on them, inf for no number."""
-        batches, examples = [], 0.0
+        batches: list[ProbeBatch] = []
+        examples = 0.0
         while examples < _EXAMPLES and len(batches) < _EXAMPLES:
             batch, count = self._drawn()
             batches.append(batch)

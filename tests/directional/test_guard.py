@@ -136,6 +136,22 @@ def test_death_that_was_seen_elsewhere_takes_back_too() -> None:
     assert point.w.item() == 0.0
 
 
+def test_an_iterate_that_dies_while_its_rate_settles_goes_back_at_once() -> None:
+    """Every eighth iterate counts for the average, which is still well then."""
+    model = network()
+    opt = directional(torch.optim.Adam(model.parameters()), model, horizon=800, race=False)
+    train(model, opt, 150)
+    looks = [r.step for r in opt.history if r.event == "settling"]
+    next_look = 2 * looks[-1] - looks[-2]
+    train(model, opt, next_look - 1 - 150, start=150)
+    with torch.no_grad():
+        model[3].bias.fill_(math.nan)
+    opt._control._average.take = lambda: None  # type: ignore[method-assign, union-attr]
+    train(model, opt, 1, start=next_look - 1)
+    assert [record.event for record in opt.history[-2:]] == ["settling", "went back"]
+    assert model[3].bias.isfinite().all()
+
+
 def test_a_clear_fall_is_one_of_two_standard_errors() -> None:
     """Gains of 1 and 3 have a mean of 2 and a standard error of 1."""
     now = [10.0, 10.0]

@@ -160,5 +160,5 @@ def test_a_million_parameters() -> None:
     model = network_of(0, 20, 1000, 1000, 1, activation=nn.ReLU)
     assert sum(p.numel() for p in model.parameters()) > 10**6
     x = normal(0, 256, 20)
-    run = Run(model, BASES["Adam"], x, x[:, :1] * x[:, 1:2], 60, size=32).go()
-    assert run.loss() < 0.3 * run.first
+    run = Run(model, BASES["Adam"], x, x[:, :1], 100, size=32).go()
+    assert run.loss() < 0.2 * run.first
