@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metacurv import _validate
 from metacurv.directional.base_state import BaseState
-from metacurv.directional.judge import Judge
+from metacurv.directional.judge import Judge, is_below
 from metacurv.directional.snapshot import Place, Training, copy_all
 
 _LOST = 0.25  # part of the progress since the beginning whose loss is death
@@ -36,7 +36,7 @@ class Guard:
         self.loss = judge.first_loss(quick=True)
         self._looks = 0
         self._kept = Place(training)
-        # Few examples may see progress where there is none, so the end can go back to the beginning.
+        # A few examples may see progress where there is none, so the end can go back to the beginning.
         self._first = self._kept if judge.has_few else None
         # Nothing before the first step, but for optimizers such as Adagrad, which cannot do without.
         self.base = BaseState(training.base, frozenset())
@@ -67,7 +67,7 @@ class Guard:
     def end(self) -> bool:
         """Takes a training back, at its end, that is worse than where it began, or than the best; tells whether it did."""
         best = self._keeps_best
-        if not best and self._first is not None and not self._judge.is_clearly_below_first():
+        if not best and self._first is not None and not self._judge.has_learned_much():
             return self._choose(self._first)
         loss = self._judge.loss(of_average=False, quick=best)
         if loss <= (self.loss if best else self._judge.first_loss(quick=False)):
@@ -76,13 +76,19 @@ class Guard:
         return True
 
     def _choose(self, first: Place) -> bool:
-        """Goes to the best of the end, the kept place and the first one, by more batches; tells whether that is not the end."""
-        end, loss = Place(self._training), self._judge.on_more()
+        """Compares on more batches, and goes to the first place unless the end or the kept one is clearly better.
+
+        Returns:
+            True where the training does not stay at its end.
+        """
+        end, losses_of_more = Place(self._training), self._judge.on_more()
         losses = {}
         for place in (end, self._kept, first):
             place.restore(self._training)
-            losses[place] = loss()
-        best = min(losses, key=lambda place: losses[place])
+            losses[place] = losses_of_more()
+        best = end if losses[end].mean() <= losses[self._kept].mean() else self._kept
+        if not is_below(losses[best], losses[first]):
+            best = first
         if best is end:
             end.restore(self._training)
         else:

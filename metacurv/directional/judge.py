@@ -21,6 +21,7 @@ _PART = 100  # the batches are at most this part of the horizon
 _QUICK_EXAMPLES = 64  # that one look takes
 _NOISE_BATCHES = 4  # that one look at the noise takes at most
 _ERRORS = 2.0  # standard errors that are significant
+_MUCH = 0.1  # part of the first loss
 
 
 @dataclass(frozen=True)
@@ -141,27 +142,21 @@ class Judge:
         with average.in_place():
             return float(self._losses(count).mean())
 
-    def is_clearly_below_first(self) -> bool:
-        """Tells whether the iterate's loss is below the first one by more than chance can explain."""
+    def has_learned_much(self) -> bool:
+        """Tells whether the iterate's loss is so far below the first one that a few examples are enough to see it."""
         now = self._losses(len(self._batches))
-        gains = torch.tensor(self._first, dtype=now.dtype, device=now.device) - now
-        error = gains.std() / len(gains) ** 0.5 if len(gains) > 1 else gains.new_zeros(())
-        return bool(gains.mean() > _ERRORS * error)
+        first = torch.tensor(self._first, dtype=now.dtype, device=now.device)
+        return is_below(now, first) and bool((first - now).mean() > _MUCH * first.mean().abs())
 
-    def on_more(self) -> Callable[[], float]:
-        """Draws more batches, for one comparison; returns a function that measures the iterate on them, inf for no number."""
+    def on_more(self) -> Callable[[], Tensor]:
+        """Draws more batches, for one comparison; returns a function that gives the iterate's loss on each of them, [n]."""
         batches: list[ProbeBatch] = []
         examples = 0.0
         while examples < _EXAMPLES and len(batches) < _EXAMPLES:
             batch, count = self._drawn()
             batches.append(batch)
             examples += count
-
-        def loss() -> float:
-            mean = float(self._mean_losses(batches).mean())
-            return mean if math.isfinite(mean) else math.inf
-
-        return loss
+        return lambda: self._mean_losses(batches)
 
     def _losses(self, count: int) -> Tensor:
         return self._mean_losses(self._batches[:count])
@@ -170,6 +165,13 @@ class Judge:
         """Returns the loss of each batch, the mean of all ranks."""
         values = torch.stack([b.value(batch_statistics=True) for b in batches])
         return batches[0].ranks.mean(values)
+
+
+def is_below(losses: Tensor, others: Tensor) -> bool:
+    """Tells whether losses are below others of the same batches, [n], by more than chance can explain."""
+    gains = others - losses
+    error = gains.std() / len(gains) ** 0.5 if len(gains) > 1 else gains.new_zeros(())
+    return bool(gains.mean() > _ERRORS * error)
 
 
 def _examples(pair: Any) -> int:
