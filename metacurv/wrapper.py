@@ -151,7 +151,7 @@ class OptimizerWrapper(Optimizer):
         load_own()
         if own is None:
             warn_user(
-                "state_dict has nothing of MetaCurvatureLR, which therefore begins afresh: it is of the bare base optimizer, or "
+                "state_dict has nothing of MetaCurvatureLR, which therefore begins afresh: it is of the bare optimizer, or "
                 "of a framework that has left it out",
                 UserWarning,
             )

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from . import cost, options, plan, report, safety_sweep, sensitivity
+from . import cost, options, plan, references, report, safety_sweep, sensitivity
 from .package_files import MissingDataError
 from .store import Store
 from .task import Task
@@ -48,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 _train(task, methods, seeds, store, with_grid, jobs, progress)
                 if task is not tasks[-1]:
                     report.write(tasks, methods, seeds, store, quiet=True)
+            while with_grid and (runs := references.missing(tasks, seeds, store)):
+                complete(runs, store, jobs, "what all are compared with", progress=progress)
         trained = not arguments.summary_only
         report.write(tasks, methods, seeds, store, quiet=False, trained=trained)
     except MissingDataError as error:

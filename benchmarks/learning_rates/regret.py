@@ -24,7 +24,10 @@ def error(task: Task, result: float) -> float:
 
 
 def mean_errors(task: Task, records: Records) -> dict[Reading, float]:
-    """Returns the mean test error of every method and iterate over the seeds that it has, however many these are."""
+    """Returns the mean test error of every method and iterate over the seeds that it has.
+
+    Points of the grid may have few; ``references`` trains those that count from all seeds.
+    """
     return {
         (name, which): error(task, statistics.mean(run[f"test_{which}"] for run in runs.values()))
         for name, runs in records.items()

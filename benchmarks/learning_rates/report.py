@@ -82,11 +82,17 @@ def write(
     by_method = profiles.factors({row.name: row.ratios for row in rows})
     write_atomically(store.folder / "profile.png", profile_figure.draw(by_method, len(done)))
     if not quiet:
-        print(tables.for_terminal(done, _shown(methods, done)))
         if len(seeds) < FEW_SEEDS:
+            steps = max(each.task.steps for each in done)
             print(
-                f"{len(seeds)} seeds are too few to tell methods apart: this shows that it runs.\n"
+                f"{len(seeds)} seeds of {steps} steps: too few to tell methods apart, whatever the tables mark; with few steps "
+                "Prodigy has hardly begun and nothing races. This shows that it runs.\n"
             )
+        print(
+            f"{labels.BEST_OF_GRID}: the point of the grid with the best validation result; another may test better. What the "
+            "names mean: docs/results/learning-rate.md\n"
+        )
+        print(tables.for_terminal(done, _shown(methods, done)))
         print(ranking)
         print(overall)
         print(f"written to {store.folder}: {', '.join(FILES)}")

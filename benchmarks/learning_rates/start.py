@@ -13,7 +13,7 @@ def start(package: str) -> int:
     except ModuleNotFoundError as error:
         print(
             f"python -m {package} needs {error.name}, which is not installed.\n"
-            "Install everything it needs with:  pip install -e '.[benchmark]'",
+            "Install everything it needs with:  pip install -e '.[optimizers]'",
             file=sys.stderr,
         )
         return 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence, Set
 from typing import Any
 
@@ -91,12 +90,10 @@ def check_numbers(state: dict[str, Any], *, groups: int, scales: int, averages: 
                 f"{NAME}[{key!r}] must be True or False, got {_validate.describe(state[key])}"
             )
     losses = state["first_losses"]
-    if not isinstance(losses, list):
+    if not isinstance(losses, list) or not all(isinstance(loss, float) for loss in losses):
         raise ValueError(
             f"{NAME}['first_losses'] must be a list of numbers, got {_validate.describe(losses)}"
         )
-    for loss in losses:
-        _validate.real(f"{NAME}['first_losses']", loss, low=-math.inf)
 
 
 def without_missing(
@@ -112,13 +109,17 @@ def without_missing(
         parameters: the present parameters.
     """
     state = dict(state)
-    for part in {name.split("_")[0] for name in missing}:
-        if part == "average":
-            state["average"] = {"taken": 0, "values": list(parameters)}
-        elif part == "guard":
-            state["guard"] = {**state["guard"], "parameters": list(parameters)}
-            nothing = {"groups": [{}] * len(state["first_lrs"]), "state": [{} for _ in parameters]}
-            state["guard"]["base"] = nothing
-        elif part == "race":
-            state["race"], state["to_race"], state["early_is_over"] = None, [], False
+    parts = {name.split("_")[0] for name in missing}
+    if "average" in parts:
+        state["average"] = {"taken": 0, "values": list(parameters)}
+    if "guard" in parts:
+        nothing = {"groups": [{}] * len(state["first_lrs"]), "state": [{} for _ in parameters]}
+        state["guard"] = {
+            **state["guard"],
+            "parameters": list(parameters),
+            "first": None,
+            "base": nothing,
+        }
+    if "race" in parts:
+        state["race"], state["to_race"], state["early_is_over"] = None, [], False
     return state

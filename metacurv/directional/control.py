@@ -101,6 +101,7 @@ class DirectionalControl:
         self._warm_up = WarmUp(0, 0)
         self._settling: Settling | None = None
         self._skipped = 0
+        self._has_warned = False  # of steps beyond the horizon
         most = MAX_LR if self.rule.max_lr is None else min(self.rule.max_lr, MAX_LR)
         self._early = EarlyRate(len(self._rates.scales), _has_plain_momentum(self._base), most)
         self._probes.go_to(0, seed=self.seed)
@@ -157,7 +158,8 @@ class DirectionalControl:
             raise RuntimeError(
                 "step() must not be called inside averaged_parameters(): the step would be lost at its end"
             )
-        if self._steps == self._horizon:
+        if self._horizon is not None and self._steps >= self._horizon and not self._has_warned:
+            self._has_warned = True
             warn_user(
                 f"horizon={self._horizon} steps have been taken, and the rate is that of the last one from now on; wrap with a "
                 "larger horizon to train for longer",
@@ -301,7 +303,7 @@ class DirectionalControl:
                 self._record("settling", loss, noise=noise)
                 has_died = not math.isfinite(loss + noise)
         if self._guard is not None and (has_died or self._plan.is_guarded(step)):
-            self._look()
+            self._look(has_died=has_died)
 
     def _read(self, line: StepLine, batch: ProbeBatch) -> LineReading:
         """Reads the line of the step just taken; where this raises, the step counts all the same."""
@@ -326,13 +328,14 @@ class DirectionalControl:
         Args:
             first: their losses then, where a checkpoint has them.
         """
-
-        def draw() -> tuple[ProbeBatch, Any]:
-            pair = self._probes.draw(self._device)
-            return self._model.batch(pair, self._device), pair
-
-        self._judge = Judge(self._training, draw, self._horizon or ASSUMED_STEPS, first)
+        self._judge = Judge(
+            self._training, self._draw_to_judge, self._horizon or ASSUMED_STEPS, first
+        )
         self._guard = Guard(self._training, self._judge, keeps_best=self.rule.stop_early)
+
+    def _draw_to_judge(self) -> tuple[ProbeBatch, Any]:
+        pair = self._probes.draw(self._device)
+        return self._model.batch(pair, self._device), pair
 
     def _all_scales(self) -> list[int]:
         return list(range(len(self._rates.scales)))
@@ -378,10 +381,12 @@ class DirectionalControl:
             self._settling = self._plan.settling(self._steps)
         self._record("race", min((loss for _, loss in raced), default=math.nan), raced)
 
-    def _look(self) -> None:
+    def _look(self, *, has_died: bool) -> None:
         """Lets the guard look, and halves the rates where it has taken the training back."""
         assert self._guard is not None
-        loss, went_back = self._guard.look(of_average=not self._went_on_from_average)
+        loss, went_back = self._guard.look(
+            of_average=not self._went_on_from_average, has_died=has_died
+        )
         if went_back:
             self._early.scale_by(0.5)
         self._record("went back" if went_back else "guard", loss)

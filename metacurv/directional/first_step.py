@@ -147,7 +147,8 @@ class FirstStep:
         if not bool(((mean.curvature > 0) | still).all()):
             raise ValueError(
                 "loss_fn must be curved in the model's output (twice differentiable, and not linear in pieces as L1 and hinge "
-                f"losses are) and the model must answer to the step, got curvatures {mean.curvature.tolist()} along it"
+                "losses are, or NLLLoss after a log-softmax in the model) and the model must answer to the step, got "
+                f"curvatures {mean.curvature.tolist()} along it"
             )
         return mean
 

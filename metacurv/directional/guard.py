@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from metacurv import _validate
-from metacurv.carried_state import OfParameters
 from metacurv.directional.base_state import BaseState
-from metacurv.directional.judge import Judge
-from metacurv.directional.snapshot import Training, copy_all, copy_buffers, like, like_buffers
+from metacurv.directional.judge import Judge, is_below
+from metacurv.directional.snapshot import Place, Training, copy_all
 
 _LOST = 0.25  # part of the progress since the beginning whose loss is death
 _NOISE = 0.02  # part of the first loss that may be lost in any case
@@ -36,16 +35,18 @@ class Guard:
         self._training, self._judge, self._keeps_best = training, judge, keeps_best
         self.loss = judge.first_loss(quick=True)
         self._looks = 0
-        self._parameters = [p.clone() for p in training.parameters()]
-        self._buffers = training.copied_buffers()
+        self._kept = Place(training)
+        # A few examples may see progress where there is none, so the end can go back to the beginning.
+        self._first = self._kept if judge.has_few else None
         # Nothing before the first step, but for optimizers such as Adagrad, which cannot do without.
         self.base = BaseState(training.base, frozenset())
 
-    def look(self, *, of_average: bool) -> tuple[float, bool]:
+    def look(self, *, of_average: bool, has_died: bool = False) -> tuple[float, bool]:
         """Measures the loss, and takes the training back where it has lost much of its progress.
 
         Args:
             of_average: True to look at the average, False at the iterate.
+            has_died: True to take it back in any case.
 
         Returns:
             The loss, and True where the training was taken back: the parameters and the average are those of the kept place,
@@ -55,8 +56,8 @@ class Guard:
         self._looks += 1
         first = self._judge.first_loss(quick=True)
         most = self.loss + max(_LOST * (first - self.loss), _NOISE * abs(first))
-        if not loss <= most:
-            self._go_back()
+        if has_died or not loss <= most:
+            self._go_to(self._kept)
             return loss, True
         is_due = self._looks % _REFRESHED == 0 and not self._keeps_best
         if loss < self.loss or (is_due and loss <= first):
@@ -66,15 +67,37 @@ class Guard:
     def end(self) -> bool:
         """Takes a training back, at its end, that is worse than where it began, or than the best; tells whether it did."""
         best = self._keeps_best
+        if not best and self._first is not None and not self._judge.has_learned_much():
+            return self._choose(self._first)
         loss = self._judge.loss(of_average=False, quick=best)
         if loss <= (self.loss if best else self._judge.first_loss(quick=False)):
             return False
-        self._go_back()
+        self._go_to(self._kept)
         return True
+
+    def _choose(self, first: Place) -> bool:
+        """Compares on more batches, and goes to the first place unless the end or the kept one is clearly better.
+
+        Returns:
+            True where the training does not stay at its end.
+        """
+        end, losses_of_more = Place(self._training), self._judge.on_more()
+        losses = {}
+        for place in (end, self._kept, first):
+            place.restore(self._training)
+            losses[place] = losses_of_more()
+        best = end if losses[end].mean() <= losses[self._kept].mean() else self._kept
+        if not is_below(losses[best], losses[first]):
+            best = first
+        if best is end:
+            end.restore(self._training)
+        else:
+            self._go_to(best)
+        return best is not end
 
     def begin_again(self) -> None:
         """Takes the training back to the kept place, which is the first one before any look, with an average begun anew."""
-        self._go_back()
+        self._go_to(self._kept)
         if self._training.average is not None:
             self._training.average.restart()
 
@@ -83,31 +106,32 @@ class Guard:
         source: list[Tensor] = self._training.parameters()
         if of_average and average is not None:
             source = average.values
-        copy_all(self._parameters, source)
-        self._buffers = self._training.copied_buffers()
+        if self._kept is self._first:
+            self._kept = Place(self._training)
+        self._kept.move_to(self._training, source)
         self.loss = loss
 
     @torch.no_grad()
-    def _go_back(self) -> None:
-        training = self._training
-        copy_all(training.parameters(), self._parameters)
-        copy_buffers(training.buffers(), self._buffers)
+    def _go_to(self, place: Place) -> None:
+        place.restore(self._training)
         self.base.restore()  # what it has gathered since led here
-        if training.average is not None:
-            copy_all(training.average.values, self._parameters)
+        if self._training.average is not None:
+            copy_all(self._training.average.values, place.parameters)
 
     def extend(self, parameters: list[Tensor]) -> None:
         """Adds the parameters of a new group."""
         self.base.group_added()
-        self._parameters.extend(p.detach().clone() for p in parameters)
+        places = [self._kept] if self._first in (None, self._kept) else [self._kept, self._first]
+        for place in places:
+            place.parameters.extend(p.detach().clone() for p in parameters)
 
     def state(self) -> dict[str, Any]:
         """Returns numbers and tensors, for a state dict."""
         return {
             "loss": self.loss,
             "looks": self._looks,
-            "parameters": OfParameters(self._parameters),
-            "buffers": self._buffers,
+            **self._kept.state(),
+            "first": None if self._first is None else self._first.state(),
             "base": self.base.state(),
         }
 
@@ -117,8 +141,8 @@ class Guard:
         return {
             "loss": 0.0,
             "looks": 0,
-            "parameters": OfParameters(p.clone() for p in training.parameters()),
-            "buffers": training.copied_buffers(),
+            **Place(training).state(),
+            "first": None,
             "base": BaseState(training.base, frozenset()).state(),
         }
 
@@ -130,20 +154,31 @@ class Guard:
             TypeError: a number in it is of the wrong type.
             ValueError: it has another form, or tensors of other shapes.
         """
-        wanted = {"loss", "looks", "parameters", "buffers", "base"}
+        wanted = {"loss", "looks", "parameters", "buffers", "first", "base"}
         if not isinstance(state, dict) or not wanted <= state.keys():
             raise ValueError(
                 f"{name} must be a dict with {sorted(wanted)}, got {_validate.describe(state)}"
             )
         _validate.real(f"{name}['loss']", state["loss"], low=-math.inf)
         _validate.integer(f"{name}['looks']", state["looks"], low=0)
-        like(training.parameters(), state["parameters"], f"{name}['parameters']")
-        like_buffers(training.buffers(), state["buffers"], f"{name}['buffers']")
+        Guard._places(training, state, name)
         BaseState(training.base, frozenset()).load(state["base"], f"{name}['base']")
+
+    @staticmethod
+    def _places(training: Training, state: dict[str, Any], name: str) -> tuple[Place, Place | None]:
+        """Returns the kept place and the first one, None where that is not kept."""
+        kept, first = Place.loaded(training, state, name), state["first"]
+        if first is None:
+            return kept, None
+        if not isinstance(first, dict) or not {"parameters", "buffers"} <= first.keys():
+            raise ValueError(
+                f"{name}['first'] must be a dict with parameters and buffers, got {_validate.describe(first)}"
+            )
+        return kept, Place.loaded(training, first, f"{name}['first']")
 
     def load(self, state: dict[str, Any]) -> None:
         """Takes back what ``state`` returned, after ``check``."""
         self.loss, self._looks = state["loss"], state["looks"]
-        copy_all(self._parameters, state["parameters"])
-        self._buffers = like_buffers(self._training.buffers(), state["buffers"], "buffers")
+        self._kept, first = self._places(self._training, state, "guard")
+        self._first = (first or self._kept) if self._judge.has_few else None
         self.base.load(state["base"], "base")

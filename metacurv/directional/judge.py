@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +21,8 @@ _LEAST_BATCHES = 8  # whose differences give an error
 _PART = 100  # the batches are at most this part of the horizon
 _QUICK_EXAMPLES = 64  # that one look takes
 _NOISE_BATCHES = 4  # that one look at the noise takes at most
+_ERRORS = 2.0  # standard errors that are significant
+_MUCH = 0.1  # part of the first loss
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,11 @@ class Judge:
         first: the loss of each batch before the training, from a checkpoint; None to measure them now.
 
     Attributes:
-        first: the same.
+        first: the loss of each batch that was drawn, before the training. Batches whose loss was not finite then, such as those
+            with a broken example, do not judge.
+
+    Raises:
+        ValueError: no batch has a finite loss.
     """
 
     def __init__(
@@ -56,27 +64,39 @@ class Judge:
         horizon: int,
         first: list[float] | None = None,
     ) -> None:
-        self._training = training
-        self._batches: list[ProbeBatch] = []
-        self._quick = 1
-        examples, most = 0.0, max(_LEAST_BATCHES, horizon // _PART)
-        least = _LEAST_BATCHES
+        self._training, self._draw = training, draw
+        drawn: list[ProbeBatch] = []
+        examples: list[float] = []
+        most, least = max(_LEAST_BATCHES, horizon // _PART), _LEAST_BATCHES
         if first:  # the horizon may be another by now
             least = most = len(first)
-        while len(self._batches) < most and (len(self._batches) < least or examples < _EXAMPLES):
-            batch, pair = draw()
-            self._batches.append(batch)
-            if examples < _QUICK_EXAMPLES:  # one example of a batch each would tell nothing
-                self._quick = len(self._batches)
-            # Ranks whose batches differ in size must all take as many.
-            count = _examples(pair)
-            like = torch.empty((), dtype=torch.float64, device=batch.device)
-            examples += float(batch.ranks.mean(partial(torch.full_like, like, count), like))
-        self.first = list(first) if first else self._losses(len(self._batches)).tolist()
+        while len(drawn) < most and (len(drawn) < least or sum(examples) < _EXAMPLES):
+            batch, count = self._drawn()
+            drawn.append(batch)
+            examples.append(count)
+        self.first = list(first) if first else self._mean_losses(drawn).tolist()
+        judging = [i for i, loss in enumerate(self.first) if math.isfinite(loss)]
+        if not judging:
+            raise ValueError(
+                f"loss_fn must be finite on some batch of probe at the first step, got {self.first}"
+            )
+        self._batches = [drawn[i] for i in judging]
+        self._first = [self.first[i] for i in judging]
+        # One example of a batch each would tell nothing.
+        before = itertools.accumulate((examples[i] for i in judging[:-1]), initial=0.0)
+        self._quick = sum(count < _QUICK_EXAMPLES for count in before)
+        self.has_few = sum(examples[i] for i in judging) < _EXAMPLES
+
+    def _drawn(self) -> tuple[ProbeBatch, float]:
+        """Draws a batch; returns it and its number of examples, the mean of all ranks, which must all take as many batches."""
+        batch, pair = self._draw()
+        like = torch.empty((), dtype=torch.float64, device=batch.device)
+        here = partial(torch.full_like, like, _examples(pair))
+        return batch, float(batch.ranks.mean(here, like))
 
     def first_loss(self, *, quick: bool) -> float:
         """Returns the mean loss before the training, of all batches or of the first few."""
-        losses = self.first[: self._quick] if quick else self.first
+        losses = self._first[: self._quick] if quick else self._first
         return sum(losses) / len(losses)
 
     def verdict(self) -> Verdict:
@@ -104,7 +124,7 @@ class Judge:
         iterate = float(self._mean_losses(batches).mean())
         with average.in_place():
             averaged = float(self._mean_losses(batches).mean())
-        return averaged, iterate - averaged, sum(self.first[i] for i in taken) / few - averaged
+        return averaged, iterate - averaged, sum(self._first[i] for i in taken) / few - averaged
 
     def finds_alive(self) -> bool:
         """Tells whether the iterate's loss is finite, on the first of the batches."""
@@ -124,6 +144,22 @@ class Judge:
         with average.in_place():
             return float(self._losses(count).mean())
 
+    def has_learned_much(self) -> bool:
+        """Tells whether the iterate's loss is so far below the first one that a few examples are enough to see it."""
+        now = self._losses(len(self._batches))
+        first = torch.tensor(self._first, dtype=now.dtype, device=now.device)
+        return is_below(now, first) and bool((first - now).mean() > _MUCH * first.mean().abs())
+
+    def on_more(self) -> Callable[[], Tensor]:
+        """Draws more batches, for one comparison; returns a function that gives the iterate's loss on each of them, [n]."""
+        batches: list[ProbeBatch] = []
+        examples = 0.0
+        while examples < _EXAMPLES and len(batches) < _EXAMPLES:
+            batch, count = self._drawn()
+            batches.append(batch)
+            examples += count
+        return lambda: self._mean_losses(batches)
+
     def _losses(self, count: int) -> Tensor:
         return self._mean_losses(self._batches[:count])
 
@@ -134,6 +170,13 @@ class Judge:
         return batches[0].ranks.mean(
             lambda: torch.stack([b.value(batch_statistics=True) for b in batches]), like
         )
+
+
+def is_below(losses: Tensor, others: Tensor) -> bool:
+    """Tells whether losses are below others of the same batches, [n], by more than chance can explain."""
+    gains = others - losses
+    error = gains.std() / len(gains) ** 0.5 if len(gains) > 1 else gains.new_zeros(())
+    return bool(gains.mean() > _ERRORS * error)
 
 
 def _examples(pair: Any) -> int:

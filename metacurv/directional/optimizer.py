@@ -50,7 +50,7 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
             Pass training data, or held-out data with ``DirectionalRule.held_out()``, which ends where the held-out loss was
             least. A tuple of inputs is passed to the model as positional arguments, a mapping as keyword arguments. While a
             batch is drawn, the global generators are seeded by ``seed`` and the number of batches before. The
-            first batches (at least 8, with about 512 examples) are kept in memory to judge by.
+            first batches (8 or more, until they have 512 examples or are a hundredth of the horizon) are kept to judge by.
         horizon: the number of optimizer steps of the training to come, >= 1. Steps that a ``GradScaler`` skips do not count,
             the early ones and those of all candidates do. More steps than that keep the last rate, with a warning. A horizon
             below 167 steps is too short for a race. Without a horizon the rate is not brought to zero, and settles again

@@ -48,20 +48,52 @@ class Training:
         return {name: b.clone() for name, b in self.buffers().items()}
 
 
+class Place:
+    """A copy of a training's parameters and buffers."""
+
+    def __init__(self, training: Training) -> None:
+        self.parameters = [p.clone() for p in training.parameters()]
+        self.buffers = training.copied_buffers()
+
+    def move_to(self, training: Training, parameters: Sequence[Tensor]) -> None:
+        """Becomes a copy of ``parameters``, which may be an average, and of the buffers."""
+        copy_all(self.parameters, parameters)
+        self.buffers = training.copied_buffers()
+
+    def restore(self, training: Training) -> None:
+        """Puts parameters and buffers back; the copy stays as it is."""
+        copy_all(training.parameters(), self.parameters)
+        copy_buffers(training.buffers(), self.buffers)
+
+    def state(self) -> dict[str, Any]:
+        """Returns tensors, for a state dict."""
+        return {"parameters": OfParameters(self.parameters), "buffers": self.buffers}
+
+    @classmethod
+    def loaded(cls, training: Training, state: dict[str, Any], name: str) -> Place:
+        """Returns the place that ``state``, called ``name`` in errors, describes.
+
+        Raises:
+            ValueError: ``state`` has tensors of other shapes, or something else in their places.
+        """
+        new = cls(training)
+        new.parameters = like(new.parameters, state["parameters"], f"{name}['parameters']")
+        new.buffers = like_buffers(new.buffers, state["buffers"], f"{name}['buffers']")
+        return new
+
+
 class Snapshot:
     """A copy of a ``Training`` as it is when the copy is made."""
 
     def __init__(self, training: Training) -> None:
-        self._parameters = [p.clone() for p in training.parameters()]
-        self._buffers = training.copied_buffers()
+        self._place = Place(training)
         self._base = BaseState(training.base, training.entries)
         average = training.average
         self._average = None if average is None else average.copied()
 
     def restore(self, training: Training) -> None:
         """Puts the training back to where the copy was made; the copy stays as it is."""
-        copy_all(training.parameters(), self._parameters)
-        copy_buffers(training.buffers(), self._buffers)
+        self._place.restore(training)
         self._base.restore()
         if training.average is not None and self._average is not None:
             training.average.load(self._average)
@@ -69,8 +101,7 @@ class Snapshot:
     def state(self) -> dict[str, Any]:
         """Returns tensors and numbers, for a state dict."""
         return {
-            "parameters": OfParameters(self._parameters),
-            "buffers": self._buffers,
+            **self._place.state(),
             "base": self._base.state(),
             "average": self._average,
         }
@@ -87,8 +118,7 @@ class Snapshot:
             raise ValueError(
                 f"{name} must be a dict with {sorted(new.state())}, got {_validate.describe(state)}"
             )
-        new._parameters = like(new._parameters, state["parameters"], f"{name}['parameters']")
-        new._buffers = like_buffers(new._buffers, state["buffers"], f"{name}['buffers']")
+        new._place = Place.loaded(training, state, name)
         new._base.load(state["base"], f"{name}['base']")
         if training.average is not None:
             training.average.check(state["average"], f"{name}['average']")

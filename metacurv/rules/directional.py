@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from metacurv import _validate
+from metacurv.rules.settling import LOOKS
 
 EARLY_STEPS = 20  # in which the early rate is found
 ASSUMED_STEPS = 2000  # length of a training without a horizon, to begin with
@@ -69,13 +70,11 @@ class DirectionalRule:
 
     def __post_init__(self) -> None:
         if self.race != "auto":
-            if isinstance(self.race, str):
+            race = {True: 3, False: 0}[self.race] if isinstance(self.race, bool) else self.race
+            if type(race) is not int or race not in (0, 2, 3):
                 raise ValueError(
                     f"race must be 'auto', True, False, 2 or 3, got {_validate.describe(self.race)}"
                 )
-            race = {True: 3, False: 0}[self.race] if isinstance(self.race, bool) else self.race
-            if _validate.integer("race", race, low=0, high=4) == 1:
-                raise ValueError("race must be 0, 2 or 3, got 1: one rate alone is no race")
             object.__setattr__(self, "race", race)
         if self.max_lr is not None:
             _validate.real("max_lr", self.max_lr, above=0)
@@ -151,7 +150,8 @@ class Settling:
     def turn(self, step: int) -> int | None:
         """Returns the number of looks before the one after ``step`` steps; None where there is none then."""
         turn, off = divmod(step - self.first, self.every)
-        return turn - 1 if 0 < step - self.first <= self.steps and not off else None
+        is_one = 0 < step - self.first <= self.steps and not off and turn <= LOOKS
+        return turn - 1 if is_one else None
 
 
 @dataclass(frozen=True)

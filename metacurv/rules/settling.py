@@ -8,7 +8,7 @@ _TARGET = 0.02  # part of the progress that noise may cost
 _SCALE = 0.07  # more or less of it that asks for a unit of log lr
 _MOST = 1.0  # that one look may ask for
 _GAIN, _LAST_GAIN = 0.5, 0.1  # parts of what is asked for that the first look and later ones give
-_LOOKS = 15  # in which the gain falls from one to the other
+LOOKS = 15  # in which the gain falls from one to the other
 
 
 def settled(noise: float, progress: float, turn: int) -> float:
@@ -28,5 +28,5 @@ def settled(noise: float, progress: float, turn: int) -> float:
     if not (progress > 0 and math.isfinite(progress) and math.isfinite(noise)):
         return 1.0
     asked = (_TARGET - noise / progress) / _SCALE
-    gain = max(_GAIN + (_LAST_GAIN - _GAIN) * turn / (_LOOKS - 1), _LAST_GAIN)
+    gain = max(_GAIN + (_LAST_GAIN - _GAIN) * turn / (LOOKS - 1), _LAST_GAIN)
     return math.exp(gain * min(max(asked, -_MOST), _MOST))

@@ -116,11 +116,11 @@ def test_parameters_that_cannot_be_measured_are_refused() -> None:
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"race": 1}, ValueError, "race must be 0, 2 or 3, got 1"),
-        ({"race": 4}, ValueError, r"race must be in \[0, 4\), got 4"),
+        ({"race": 1}, ValueError, "race must be 'auto', True, False, 2 or 3, got int 1"),
+        ({"race": 4}, ValueError, "race must be 'auto', True, False, 2 or 3, got int 4"),
         ({"race": -1}, ValueError, "race must be"),
         ({"race": "3"}, ValueError, "race must be 'auto', True, False, 2 or 3, got str '3'"),
-        ({"race": 2.0}, TypeError, "race must be an integer"),
+        ({"race": 2.0}, ValueError, "race must be 'auto', True, False, 2 or 3, got float 2.0"),
         ({"max_lr": 0.0}, ValueError, "max_lr must be a finite number > 0, got 0"),
         ({"max_lr": "1"}, TypeError, "max_lr must be a finite number > 0"),
         ({"stop_early": 1}, TypeError, "stop_early must be True or False, got int 1"),
@@ -145,7 +145,7 @@ def test_arguments_go_before_the_settings_of_the_rule() -> None:
     given = made(rule=DirectionalRule(race=2, max_lr=0.5), race=0, per_group=True)
     assert given.rule == DirectionalRule(race=0, max_lr=0.5, per_group=True)
     assert made(race=False).rule == DirectionalRule(race=0)
-    with pytest.raises(ValueError, match="race must be 0, 2 or 3, got 1"):
+    with pytest.raises(ValueError, match="race must be 'auto', True, False, 2 or 3"):
         made(race=1)
     with pytest.raises(ValueError, match="max_lr must be"):
         made(max_lr=-1.0)
@@ -226,7 +226,7 @@ def test_losses_that_cannot_serve() -> None:
         opt(lambda w, t: (w - t).square()).step()
     with pytest.raises(
         ValueError,
-        match="loss_fn and the gradients must be finite at the first step, got a probe loss of inf",
+        match=r"loss_fn must be finite on some batch of probe at the first step, got \[inf",
     ):
         opt(lambda w, t: (w - t).square().sum() + torch.inf).step()
     assert torch.equal(before, point.w)

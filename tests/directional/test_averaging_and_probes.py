@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from metacurv import DirectionalRecord, DirectionalRule
 from metacurv.directional.iterate_average import IterateAverage
 from metacurv.directional.probe_batches import ProbeBatches
+from metacurv.rules.directional import Settling
 from tests.directional.helpers import batch, data, directional, network, train
 from tests.drop_in.helpers import assert_same, weights
 
@@ -69,6 +70,17 @@ def test_the_horizon_ends_in_a_rate_next_to_zero_and_never_at_it() -> None:
     for step in range(21, 40):
         assert applied[step] == pytest.approx(found * (40 - step) / 20, rel=1e-12)
     assert applied[40:] == pytest.approx([found / 20] * 5, rel=1e-12)
+
+
+def test_a_checkpoint_from_beyond_a_shorter_horizon_warns_once() -> None:
+    model = network()
+    opt = directional(torch.optim.Adam(model.parameters()), model, horizon=80)
+    train(model, opt, 50)
+    shorter = directional(torch.optim.Adam(model.parameters()), model, horizon=40)
+    shorter.load_state_dict(opt.state_dict())
+    with pytest.warns(RuntimeWarning, match="horizon=40 steps have been taken") as warned:
+        train(model, shorter, 5, start=50)
+    assert len(warned) == 1
 
 
 def test_the_finish_goes_on_from_the_average_at_seven_tenths_of_the_rate() -> None:
@@ -142,6 +154,7 @@ def test_the_phases_of_a_training() -> None:
     assert plan.most_raced(20, 1) == 2500
     assert not any(plan.begins_anew(step) for step in (19, 20, 2000, 4000))
     assert [s for s in range(1, 2001) if plan.is_guarded(s)] == [500, 1000, 1500, 2000]
+    assert [Settling(0, 5, 88).turn(s) for s in (5, 75, 80, 85)] == [0, 14, None, None]
     turns = {s: plan.settling(1020).turn(s) for s in range(1000, 10_001)}
     looks = {s: turn for s, turn in turns.items() if turn is not None}
     assert looks == {1020 + 100 * (turn + 1): turn for turn in range(15)}

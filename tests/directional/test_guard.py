@@ -23,6 +23,8 @@ from tests.helpers import own
 class Told:
     """Stands in for the judge."""
 
+    has_few = False
+
     def __init__(self, first: float, *losses: float) -> None:
         self.first, self.losses = first, list(losses)
 
@@ -89,6 +91,121 @@ def test_at_the_end_no_worse_than_the_start() -> None:
     assert guard.end()
 
 
+@pytest.mark.parametrize(
+    ("losses", "goes_to"),
+    [
+        ([[9.0, 9.0], [10.0, 10.0], [11.0, 11.0]], 2.0),
+        ([[9.0, 9.0], [8.0, 8.0], [11.0, 11.0]], 1.0),
+        ([[9.0, 9.0], [10.0, 10.0], [8.0, 8.0]], 0.0),
+        ([[9.0, 11.0], [10.0, 11.0], [10.5, 11.0]], 0.0),  # 0.25 better, with an error of as much
+        ([[math.nan, 9.0], [math.nan, 9.0], [11.0, 11.0]], 0.0),
+    ],
+    ids=["stays", "the kept place", "the first place", "nothing clear", "nan"],
+)
+def test_where_few_examples_cannot_tell_the_end_is_compared_on_more(
+    losses: list[list[float]], goes_to: float
+) -> None:
+    """At 0 it began, 1 is the kept place, 2 the end; the losses are those of the end, the kept place and the first."""
+
+    class Few(Told):
+        has_few = True
+
+        def has_learned_much(self) -> bool:
+            return much
+
+        def on_more(self) -> Any:
+            return lambda: torch.tensor(losses.pop(0))
+
+    much, point = True, Point(0.0)
+    training = Training(torch.optim.SGD(point.parameters(), lr=1.0), point, None)
+    guard = Guard(training, Few(10.0, 9.8, 9.9), keeps_best=False)  # type: ignore[arg-type]
+    with torch.no_grad():
+        point.w.fill_(1.0)
+        guard.look(of_average=False)
+        point.w.fill_(2.0)
+    resumed = Guard(training, Few(10.0, 9.9), keeps_best=False)  # type: ignore[arg-type]
+    Guard.check(training, guard.state(), "guard")
+    resumed.load(guard.state())
+    assert not guard.end()
+    much = False
+    assert resumed.end() is (goes_to != 2.0)
+    assert point.w.item() == goes_to
+
+
+def test_death_that_was_seen_elsewhere_takes_back_too() -> None:
+    """The average may be well while the iterate is not."""
+    point, guard = guarded(10.0, 2.0, 1.0)
+    guard.look(of_average=False)
+    with torch.no_grad():
+        point.w.fill_(math.nan)
+    assert guard.look(of_average=False, has_died=True) == (1.0, True)
+    assert point.w.item() == 0.0
+
+
+def test_an_iterate_that_dies_while_its_rate_settles_goes_back_at_once() -> None:
+    """Every eighth iterate counts for the average, which is still well then."""
+    model = network()
+    opt = directional(torch.optim.Adam(model.parameters()), model, horizon=800, race=False)
+    train(model, opt, 150)
+    looks = [r.step for r in opt.history if r.event == "settling"]
+    next_look = 2 * looks[-1] - looks[-2]
+    train(model, opt, next_look - 1 - 150, start=150)
+    with torch.no_grad():
+        model[3].bias.fill_(math.nan)
+    opt._control._average.take = lambda: None  # type: ignore[method-assign, union-attr]
+    train(model, opt, 1, start=next_look - 1)
+    assert [record.event for record in opt.history[-2:]] == ["settling", "went back"]
+    assert model[3].bias.isfinite().all()
+
+
+def test_much_is_a_tenth_and_two_standard_errors() -> None:
+    """Gains of 1 and 3 have a mean of 2 and a standard error of 1; a tenth of 10 is 1."""
+    now = [10.0, 10.0]
+
+    class Says:
+        ranks = Ranks(None)
+
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def value(self, *, batch_statistics: bool) -> Tensor:
+            return torch.tensor(now[self.number % 2], dtype=torch.float64)
+
+    numbers = iter(range(1000))
+    point = Point(0.0)
+    training = Training(torch.optim.SGD(point.parameters(), lr=1.0), point, None)
+
+    def draw() -> Any:
+        return Says(next(numbers)), (torch.zeros(300),)
+
+    judge = Judge(training, draw, 100)
+    judge._batches, judge._first = judge._batches[:2], judge._first[:2]
+    for seen, much in (([9.0, 7.0], False), ([8.9, 7.0], True), ([9.1, 8.9], False)):
+        now[:] = seen
+        assert judge.has_learned_much() is much
+    assert not judge.has_few
+    assert judge.on_more()().tolist() == [9.1, 8.9]
+    assert next(numbers) == 8 + 2
+
+
+@pytest.mark.parametrize("race", [False, True])
+@pytest.mark.parametrize("broken", [0, 5])
+def test_a_broken_example_judges_nothing(broken: int, race: bool) -> None:
+    """One of twelve probe batches has a nan in it, and the loop takes no step on it."""
+    x, y = normal(0, 192, 4), normal(1, 192, 1)
+    y = x.sum(1, keepdim=True) + 0.1 * y
+    run = Run(network_of(0, 4, 16, 1), BASES["Adam"], x, y, 200, size=16, options={"race": race})
+    whole = run.opt._control._probes._source._batches  # type: ignore[attr-defined]
+    spoilt = [(a.clone(), b) for a, b in whole]
+    spoilt[broken][0][3, 2] = math.nan
+    run.opt = Run(run.model, BASES["Adam"], x, y, 200, options={"race": race, "probe": spoilt}).opt
+    run.go()
+    assert not run.events("went back")
+    assert run.loss() < 0.2 * run.first
+    assert any(math.isnan(loss) for loss in run.opt._control._judge.first)  # type: ignore[union-attr]
+    run.opt.load_state_dict(run.opt.state_dict())
+
+
 @pytest.mark.parametrize("by", [math.nan, 1e3])
 @pytest.mark.parametrize("name", ["SGD", "SGD-momentum", "Adam", "Adagrad", "Adafactor"])
 def test_parameters_that_are_destroyed_come_back(name: str, by: float) -> None:
@@ -98,7 +215,7 @@ def test_parameters_that_are_destroyed_come_back(name: str, by: float) -> None:
     train(model, opt, 200)
     assert own(opt.state_dict())["race"] is None
     before, events = opt.effective_lrs[0], len(opt.history)
-    kept = [p.clone() for p in opt._control._guard._parameters]
+    kept = [p.clone() for p in opt._control._guard._kept.parameters]
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(by)

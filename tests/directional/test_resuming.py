@@ -11,6 +11,7 @@ import torch
 
 from tests.directional.helpers import batch, data, directional, loader, network, train
 from tests.drop_in.helpers import OPTIMIZERS, assert_same, through_a_file
+from tests.helpers import own, with_own
 
 BASES = sorted(set(OPTIMIZERS) - {"Rprop", "ASGD"})
 
@@ -101,7 +102,7 @@ def test_a_bare_checkpoint_starts_afresh() -> None:
         ({"guard": 3}, "'guard'.* must be a dict with"),
         ({"race": {}}, "'race'.* must be a dict with"),
         ({"early_is_over": 1}, "'early_is_over'.* must be True or False"),
-        ({"first_losses": ["1"]}, "'first_losses'.* must be a finite number"),
+        ({"first_losses": ["1"]}, "'first_losses'.* must be a list of numbers"),
         ({"first_losses": 1.0}, "'first_losses'.* must be a list of numbers"),
         ({"average": None}, "average=True"),
         ({"average": {"taken": 3, "values": 3}}, "'values'.* must be a list of tensors, got int 3"),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tests.directional.helpers import network, train, training_loss
 from tests.directional.problems import BASES, Run, network_of, normal
+from tests.helpers import own
 
 
 @pytest.mark.parametrize("name", ["SGD-momentum", "Adam"])
@@ -153,3 +154,12 @@ def test_no_training_ends_above_its_start(name: str, size: int) -> None:
         ).go()
         assert run.loss() < run.first * (1.05 if size == 1 else 1)
         assert all(math.isfinite(lr) and lr > 0 for lr in run.rates)
+
+
+def test_a_million_parameters() -> None:
+    """The other tests have from 2 to some hundreds."""
+    model = network_of(0, 20, 1000, 1000, 1, activation=nn.ReLU)
+    assert sum(p.numel() for p in model.parameters()) > 10**6
+    x = normal(0, 256, 20)
+    run = Run(model, BASES["Adam"], x, x[:, :1], 100, size=32).go()
+    assert run.loss() < 0.2 * run.first

@@ -22,6 +22,7 @@ from tests.directional.helpers import (
     training_loss,
 )
 from tests.drop_in.helpers import assert_same, weights
+from tests.helpers import own
 
 
 def states():

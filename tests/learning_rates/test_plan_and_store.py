@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.learning_rates import plan
+from benchmarks.learning_rates import plan, references
 from benchmarks.learning_rates.grid import GRID, GridPoint
 from benchmarks.learning_rates.plan import Run
 from benchmarks.learning_rates.store import Store
@@ -152,3 +152,45 @@ def test_no_example_is_in_two_parts() -> None:
         assert not parts[0] & parts[2]
         assert not parts[0] & parts[1]
         assert not parts[1] & parts[2]
+
+
+def test_the_oracle_has_all_seeds(tmp_path: Path) -> None:
+    """A point with three lucky seeds is asked for the others, and then the next one; validation had dropped both."""
+    store, seeds = Store(tmp_path), range(5)
+    lucky, second = [point.name for point in GRID if not point.is_constant][:2]
+    for place, point in enumerate(GRID):
+        for seed in seeds if point.is_constant else range(3):
+            run = Run(ADAM.name, point.name, seed, ADAM.steps)
+            made = record(run, float(place))
+            made["test_last"] = {lucky: 90.0, second: 80.0}.get(point.name, 50.0)
+            store.add(run, made)
+
+    def asked() -> list[tuple[str, int]]:
+        return [(run.method, run.seed) for run in references.missing([ADAM], seeds, store)]
+
+    assert asked() == [(lucky, 3), (lucky, 4)]
+    for seed in (3, 4):
+        run = Run(ADAM.name, lucky, seed, ADAM.steps)
+        store.add(run, record(run, 1.0))
+    assert asked() == [(second, 3), (second, 4)]
+    for seed in (3, 4):
+        run = Run(ADAM.name, second, seed, ADAM.steps)
+        store.add(run, record(run, 81.0))
+    assert asked() == []
+
+
+def test_the_setting_carried_over_has_all_seeds(tmp_path: Path) -> None:
+    """What is best on the other task is compared on this one, where halving has dropped it."""
+    store, seeds, point = Store(tmp_path), range(5), GRID[-1].name
+    for task, best in ((ADAM, GRID[0].name), (SGD, point)):
+        for name in (GRID[0].name, point):
+            for seed in seeds if name == best else range(3):
+                run = Run(task.name, name, seed, task.steps)
+                store.add(run, record(run, 90.0 if name == best else 40.0))
+    lacking = references.missing([ADAM, SGD], seeds, store)
+    assert [(run.task, run.method, run.seed) for run in lacking] == [
+        (ADAM.name, point, 3),
+        (ADAM.name, point, 4),
+        (SGD.name, GRID[0].name, 3),
+        (SGD.name, GRID[0].name, 4),
+    ]
