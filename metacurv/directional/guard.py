@@ -88,7 +88,7 @@ class Guard:
             losses[place] = losses_of_more()
         best = end if losses[end].mean() <= losses[self._kept].mean() else self._kept
         if not is_below(losses[best], losses[first]):
-            best = first
+            best = end if torch.equal(losses[end], losses[first]) else first
         if best is end:
             end.restore(self._training)
         else:
