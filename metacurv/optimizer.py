@@ -176,7 +176,7 @@ class MetaCurvatureLR(OptimizerWrapper):
             with torch.enable_grad():
                 result = closure()
         with recording():
-            if is_dry(self.optimizer):
+            if not self.optimizer.state and is_dry(self.optimizer):
                 self.optimizer.step()
             else:
                 self._control.step()

@@ -100,6 +100,7 @@ class TraceControl:
         self._ema = BiasCorrectedEma(self._ema.beta)
         self._skipped = torch.zeros((), dtype=torch.int64, device="cpu")
         self._scale = torch.ones((), dtype=torch.float64, device="cpu")
+        self._before: dict[Tensor, Tensor] = {}
         self._set_scale(self._scale)
         self._listen_if_due()
 
@@ -149,6 +150,7 @@ class TraceControl:
         """Does what ``ReciprocalLR.update_curvature`` does."""
         if not self._is_due():
             return False
+        self.forget_gradients()
         # Of several ranks all skip a reading whose loss is not finite on one of them.
         finite = not stays_on_device(self._base) and self._ranks.count == 1
 
@@ -295,6 +297,17 @@ class TraceControl:
             step_base_at(self._base, [self._scaled(group) for group in self._base.param_groups])
         self._steps += 1
         self._listen_if_due()
+        if self._is_due():
+            self._keep_gradients()
+
+    def _keep_gradients(self) -> None:
+        """Remembers the gradients before the next backward pass, which adds to them where they are not set to None."""
+        parameters = (p for group in self._base.param_groups for p in group["params"])
+        self._before = {p: p.grad for p in parameters if p.grad is not None}
+
+    def forget_gradients(self) -> None:
+        """Lets go of the gradients that were kept."""
+        self._before.clear()
 
     def _scaled(self, group: dict[str, Any]) -> Rate:
         lr = group["lr"]
@@ -321,12 +334,13 @@ class TraceControl:
             if self._is_due():
                 self._commit(self._over_ranks(self._read_gradients))
         finally:
+            self.forget_gradients()
             for parameter in carriers:
                 _cut_graph(parameter)
 
     def _read_gradients(self) -> TraceReading:
         parameters = self._parameters()
-        check_gradient_graph(parameters)
+        check_gradient_graph(parameters, self._before)
         gradients = [parameter.tensor.grad for parameter in parameters]
         reading = read_trace(DoubleBackward(gradients, parameters), **self._probing())
         if self._estimator != "hutchinson":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from torch import Tensor
 from torch.autograd.graph import Node
 
 from metacurv.estimators.custom_functions import check_differentiable, custom_functions
@@ -18,10 +19,16 @@ _SUMS = (
 )  # by which gradients of several uses add up
 
 
-def check_gradient_graph(parameters: Sequence[NumberedParameter]) -> None:
+def check_gradient_graph(
+    parameters: Sequence[NumberedParameter], before: Mapping[Tensor, Tensor]
+) -> None:
     """Checks that the gradients' graph holds the whole second derivative, as far as it shows.
 
     The loss is gone, so a part of a gradient that came without a graph cannot be told from one that is constant.
+
+    Args:
+        parameters: the parameters that are stepped.
+        before: the gradients of some of them before the backward pass. It adds to them, so zeros are a part without a graph.
 
     Raises:
         NotTwiceDifferentiableError: a custom function has no second derivative, or a part of a gradient has no graph.
@@ -37,20 +44,23 @@ def check_gradient_graph(parameters: Sequence[NumberedParameter]) -> None:
         if gradient.grad_fn is None:
             if functions:
                 raise _error(parameter.name, "carries no graph")
-        elif _has_bare_part(gradient.grad_fn):
+        elif _has_bare_part(gradient.grad_fn, zeros=_is_zero(before.get(parameter.tensor))):
             raise _error(parameter.name, "has a part without a graph")
 
 
-def _has_bare_part(node: Node) -> bool:
-    """Tells whether a sum of gradients has a term without a graph."""
-    sums = [node]
+def _has_bare_part(node: Node, *, zeros: bool) -> bool:
+    """Tells whether a sum of gradients has a term without a graph, beside the first one where that is known to be ``zeros``."""
+    bare, sums = 0, [node]
     for node in sums:  # grows as it goes
         if node.name() in _SUMS:
             below = [edge for edge, _ in node.next_functions]
-            if node.name() == "AddBackward0" and None in below:
-                return True
+            bare += node.name() == "AddBackward0" and None in below
             sums.extend(edge for edge in below if edge is not None)
-    return False
+    return bare > zeros
+
+
+def _is_zero(gradient: Tensor | None) -> bool:
+    return gradient is not None and not bool(gradient.count_nonzero())
 
 
 def _error(name: str, what: str) -> NotTwiceDifferentiableError:

@@ -139,6 +139,16 @@ class ReciprocalLR(MetaCurvatureLR, rule=ReciprocalRule.name):
         """The latest reading, or None before the first (and after loading a checkpoint)."""
         return self._control.last_estimate
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clears the gradients, as the base optimizer does.
+
+        Args:
+            set_to_none: True sets them to None, False to zeros.
+        """
+        if set_to_none:
+            self._control.forget_gradients()
+        super().zero_grad(set_to_none)
+
     def update_curvature(self, loss: Tensor) -> bool:
         """Measures the curvature of ``loss`` if this step is to be measured, and sets the scale that the next ``step`` uses.
 

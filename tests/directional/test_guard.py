@@ -164,6 +164,7 @@ def test_much_is_a_tenth_and_two_standard_errors() -> None:
 
     class Says:
         ranks = Ranks(None)
+        device = torch.device("cpu")
 
         def __init__(self, number: int) -> None:
             self.number = number
@@ -314,6 +315,7 @@ def test_how_much_is_looked_at(size: int, horizon: int, quick: int, whole: int) 
         """The loss of the nth batch is n."""
 
         ranks = Ranks(None)
+        device = torch.device("cpu")
 
         def __init__(self, number: int) -> None:
             self.number = number

@@ -83,7 +83,8 @@ def test_a_bare_checkpoint_starts_afresh() -> None:
     model, opt = made("Adam", "list")
     train(model, opt, 5)
     bare = opt.optimizer.state_dict()
-    opt.load_state_dict(bare)
+    with pytest.warns(UserWarning, match="begins afresh"):
+        opt.load_state_dict(bare)
     assert opt.history == []
     assert opt.effective_lrs[0] != opt.effective_lrs[0]  # nan: the next step finds it
     train(model, opt, 1, start=5)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from metacurv import MetaCurvatureLR
+from metacurv.carried_state import taken_out
 from tests.helpers import own
 
 MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
@@ -137,6 +138,7 @@ def assert_same(a: Any, b: Any, where: str = "value") -> None:
 
 def bare_state(state: dict[str, Any]) -> dict[str, Any]:
     """A state dict without what the wrapper added to it."""
+    state = taken_out(state, [])[2]
     groups = [{k: v for k, v in g.items() if k != "lr_scale"} for g in state["param_groups"]]
     return {"state": state["state"], "param_groups": groups}
 
