@@ -57,6 +57,10 @@ class BaseState:
                 del now[name]
             _put_back(now, entries)
 
+    def clear(self) -> None:
+        """Becomes the state of a base that has none."""
+        self._state = {}
+
     def changed_entries(self) -> frozenset[str]:
         """Returns the names of those entries of groups that have changed since the copy: a step itself changed them."""
         return frozenset(

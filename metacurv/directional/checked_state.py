@@ -114,12 +114,8 @@ def without_missing(
         state["average"] = {"taken": 0, "values": list(parameters)}
     if "guard" in parts:
         nothing = {"groups": [{}] * len(state["first_lrs"]), "state": [{} for _ in parameters]}
-        state["guard"] = {
-            **state["guard"],
-            "parameters": list(parameters),
-            "first": None,
-            "base": nothing,
-        }
+        place = {**state["guard"], "parameters": list(parameters)}
+        state["guard"] = {**place, "first": place, "base": nothing}
     if "race" in parts:
         state["race"], state["to_race"], state["early_is_over"] = None, [], False
     return state

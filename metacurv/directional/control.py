@@ -90,6 +90,7 @@ class DirectionalControl:
         self._averages = average
         self._plan = rule.plan(horizon=self._horizon, average=average)
         self._shows_average = False
+        self._had_state = bool(base.state)  # as Adagrad has
         self._reset()
 
     def _reset(self) -> None:
@@ -483,7 +484,7 @@ class DirectionalControl:
             "to_race": list(self._to_race),
             "races": self._races,
             "race": None if self._race is None else self._race.state(),
-            "guard": Guard.state_before(self._training)
+            "guard": Guard.state_before(self._training, had_state=self._had_state)
             if self._guard is None
             else self._guard.state(),
             "average": None if self._average is None else self._average.state(),

@@ -131,19 +131,28 @@ class Guard:
             "loss": self.loss,
             "looks": self._looks,
             **self._kept.state(),
-            "first": None if self._first is None else self._first.state(),
+            "first": (self._first or self._kept).state(),
             "base": self.base.state(),
         }
 
     @staticmethod
-    def state_before(training: Training) -> dict[str, Any]:
-        """Returns the state before there is a guard, with the same entries: frameworks load into those that there are."""
+    def state_before(training: Training, *, had_state: bool) -> dict[str, Any]:
+        """Returns the state before there is a guard, with the same entries: frameworks load into those that there are.
+
+        Args:
+            training: the live training.
+            had_state: whether the base had a state before its first step.
+        """
+        base = BaseState(training.base, frozenset())
+        if not had_state:
+            base.clear()
+        place = Place(training).state()
         return {
             "loss": 0.0,
             "looks": 0,
-            **Place(training).state(),
-            "first": None,
-            "base": BaseState(training.base, frozenset()).state(),
+            **place,
+            "first": place,
+            "base": base.state(),
         }
 
     @staticmethod
@@ -165,11 +174,9 @@ class Guard:
         BaseState(training.base, frozenset()).load(state["base"], f"{name}['base']")
 
     @staticmethod
-    def _places(training: Training, state: dict[str, Any], name: str) -> tuple[Place, Place | None]:
-        """Returns the kept place and the first one, None where that is not kept."""
+    def _places(training: Training, state: dict[str, Any], name: str) -> tuple[Place, Place]:
+        """Returns the kept place and the first one."""
         kept, first = Place.loaded(training, state, name), state["first"]
-        if first is None:
-            return kept, None
         if not isinstance(first, dict) or not {"parameters", "buffers"} <= first.keys():
             raise ValueError(
                 f"{name}['first'] must be a dict with parameters and buffers, got {_validate.describe(first)}"
@@ -180,5 +187,5 @@ class Guard:
         """Takes back what ``state`` returned, after ``check``."""
         self.loss, self._looks = state["loss"], state["looks"]
         self._kept, first = self._places(self._training, state, "guard")
-        self._first = (first or self._kept) if self._judge.has_few else None
+        self._first = first if self._judge.has_few else None
         self.base.load(state["base"], "base")

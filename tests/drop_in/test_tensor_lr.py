@@ -122,7 +122,7 @@ def test_schedulers_fill_the_tensor_in_place() -> None:
 
 @pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.Adam], ids=["SGD", "Adam"])
 def test_a_tensor_lr_adds_no_host_read_to_a_step(make: Any) -> None:
-    """The bases themselves read a tensor lr on the CPU; the wrapper adds none, but to ask a base without state whether it is 0."""
+    """The bases themselves read a tensor lr on the CPU; the wrapper adds one where a base has no state, and else none."""
     bare_model, model = mlp(), mlp()
     bare = make(bare_model.parameters(), lr=torch.tensor(0.01))
     opt = MetaCurvatureLR(make(model.parameters(), lr=torch.tensor(0.01)))
