@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from metacurv import _validate
 from metacurv.base_step import is_dry
+from metacurv.eagerly import eagerly
 from metacurv.estimators.state import recording
 from metacurv.rules.directional import DirectionalRule
 from metacurv.rules.reciprocal import ReciprocalRule
@@ -179,7 +180,7 @@ class MetaCurvatureLR(OptimizerWrapper):
             if not self.optimizer.state and is_dry(self.optimizer):
                 self.optimizer.step()
             else:
-                self._control.step()
+                eagerly(self._control.step)
         return result
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

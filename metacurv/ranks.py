@@ -40,7 +40,7 @@ class Ranks:
                 "process_group must be a torch.distributed.ProcessGroup, None for the usual one, or False for this process "
                 f"alone, got {_validate.describe(process_group)}"
             )
-        self._of_model = model.process_group if isinstance(model, DistributedDataParallel) else None
+        self._model = model if isinstance(model, DistributedDataParallel) else None
         self._chosen = process_group
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ranks:
@@ -53,7 +53,8 @@ class Ranks:
             return None
         if not torch.distributed.is_initialized():
             return None
-        return self._chosen or self._of_model or torch.distributed.group.WORLD
+        of_model = None if self._model is None else self._model.process_group
+        return self._chosen or of_model or torch.distributed.group.WORLD
 
     @property
     def count(self) -> int:
@@ -86,6 +87,11 @@ class Ranks:
         group = self._group
         if group is None or torch.distributed.get_world_size(group) == 1:
             return measure()
+        if self._model is not None and self._model._join_config.enable:
+            raise RuntimeError(
+                "process_group must be False within DistributedDataParallel.join(), got ranks that read together: those whose "
+                "inputs have ended take no part. Give all ranks the same probe and seed, which then find the same rate alone"
+            )
         failure: BaseException | None = None
         try:
             measured = measure()

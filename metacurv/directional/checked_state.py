@@ -113,7 +113,10 @@ def without_missing(
     if "average" in parts:
         state["average"] = {"taken": 0, "values": list(parameters)}
     if "guard" in parts:
-        nothing = {"groups": [{}] * len(state["first_lrs"]), "state": [{} for _ in parameters]}
+        nothing: dict[str, Any] = {
+            "groups": [{}] * len(state["first_lrs"]),
+            "state": [{} for _ in parameters],
+        }
         place = {**state["guard"], "parameters": list(parameters)}
         state["guard"] = {**place, "first": place, "base": nothing}
     if "race" in parts:

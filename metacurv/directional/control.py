@@ -220,7 +220,7 @@ class DirectionalControl:
             under_scales = moving(self._base, self._rates, rates)
             if any(under_scales):
                 batch = self._draw()  # errors of the user's code arise before the step
-                line = StepLine(under_scales)
+                line = StepLine(under_scales, batch.computed_in())
         step_base_at(self._base, rates)
         if line is not None:
             line.stepped(keep(self._base, self._rates, rates), self._rates.largest(rates))

@@ -69,7 +69,7 @@ class FirstStep:
         """
         batches = [self._draw() for _ in range(_BATCHES)]
         before = BaseState(self._base)
-        line = StepLine(moving)
+        line = StepLine(moving, batches[0].computed_in())
         try:
             has_gradient = [
                 bool(scale) and has_entries([p.grad for p in scale if p.grad is not None])

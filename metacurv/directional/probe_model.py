@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -51,6 +52,21 @@ class ProbeModel:
         self.model = model
         self.loss_fn = loss_fn
         self.ranks = Ranks(model, process_group)
+        self._computed_in: set[torch.dtype] | None = None
+
+    def computed_in(self, batch: ProbeBatch) -> set[torch.dtype]:
+        """Returns the dtypes that a pass through the model computes in, as far as autocast and its outputs tell.
+
+        A pass in bfloat16 rounds away what a difference would see that was chosen for float32 parameters.
+
+        Args:
+            batch: is used for a pass, once.
+        """
+        if self._computed_in is None:
+            with noted_autocast(batch.device) as seen:
+                seen |= batch.dtypes()
+            self._computed_in = seen
+        return self._computed_in
 
     def batch(self, pair: tuple[Any, Any], device: torch.device) -> ProbeBatch:
         """Pairs the loss with one batch on ``device``."""
@@ -64,12 +80,21 @@ class ProbeBatch:
     def __init__(
         self, owner: ProbeModel, inputs: Any, loss: OutputLoss, device: torch.device
     ) -> None:
+        self._owner = owner
         self._model, self._inputs, self.loss, self.device = owner.model, inputs, loss, device
         self.ranks = owner.ranks
         self._modules = list(owner.model.modules())
         loss_fn = owner.loss_fn
         self._loss_modules = list(loss_fn.modules()) if isinstance(loss_fn, nn.Module) else []
         self._memory = {_memory(p) for p in locals_of(owner.model.parameters())}
+
+    def computed_in(self) -> set[torch.dtype]:
+        """Returns the dtypes that a pass through the model computes in."""
+        return self._owner.computed_in(self)
+
+    def dtypes(self) -> set[torch.dtype]:
+        """Returns the dtypes of the output's floating tensors."""
+        return {leaf.dtype for leaf in self._leaves(self._modules)}
 
     @torch.no_grad()
     def output(self, *, batch_statistics: bool = False) -> Leaves:
@@ -82,6 +107,12 @@ class ProbeBatch:
         in_eval = self._modules
         if batch_statistics:
             in_eval = [m for m in in_eval if not isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        # An output that shares memory with a parameter would change with it, so it is copied.
+        leaves = self._leaves(in_eval)
+        return [wide(x.clone() if _memory(x) in self._memory else x) for x in leaves]
+
+    def _leaves(self, in_eval: list[nn.Module]) -> Leaves:
+        """Runs a pass with these modules in eval mode, and returns the output's floating tensors."""
         try:
             with (
                 _errors_say_where(),
@@ -90,9 +121,7 @@ class ProbeBatch:
                 StateKept(self._modules, self.device),
                 _eval_mode(in_eval),
             ):
-                leaves = self.loss.leaves(call_model(self._model, self._inputs))
-                # An output that shares memory with a parameter would change with it, so it is copied.
-                return [wide(x.clone() if _memory(x) in self._memory else x) for x in leaves]
+                return self.loss.leaves(call_model(self._model, self._inputs))
         finally:
             reshard(self._model)
 
@@ -147,3 +176,24 @@ def _eval_mode(modules: list[nn.Module]) -> Iterator[None]:
 def _memory(x: Tensor) -> int:
     """Returns the address of the tensor's storage, computed because asking the storage itself is slower."""
     return x.data_ptr() - int(x.storage_offset()) * x.element_size()
+
+
+@contextmanager
+def noted_autocast(device: torch.device) -> Iterator[set[torch.dtype]]:
+    """Notes the dtypes of autocast under which modules are called; compiled ones are called without their compiled code."""
+    seen: set[torch.dtype] = set()
+
+    def look(*_: Any) -> None:
+        if torch.is_autocast_enabled(device.type):
+            seen.add(torch.get_autocast_dtype(device.type))
+
+    handle = nn.modules.module.register_module_forward_pre_hook(look)
+    try:
+        with (
+            torch.compiler.set_stance("force_eager")
+            if "torch._dynamo" in sys.modules
+            else nullcontext()
+        ):
+            yield seen
+    finally:
+        handle.remove()

@@ -6,7 +6,7 @@ spread over processes each moves its own parts; sums are over all of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -22,9 +22,13 @@ class StepLine:
 
     Args:
         scales: the parameters under each scale that the base is about to step; not all empty.
+        computed_in: dtypes that the model's outputs are computed in, beside those of the parameters.
     """
 
-    def __init__(self, scales: Sequence[Sequence[Tensor]]) -> None:
+    def __init__(
+        self, scales: Sequence[Sequence[Tensor]], computed_in: Iterable[torch.dtype] = ()
+    ) -> None:
+        self._computed_in = set(computed_in)
         device = next(p.device for scale in scales for p in scale)
         self._segments = [_Segment(scale) for scale in scales]
         self.length = torch.zeros(len(scales), dtype=torch.float64, device=device)
@@ -51,7 +55,8 @@ class StepLine:
         along, size, is_finite = (torch.stack(each) for each in zip(*found, strict=True))
         self.is_finite = is_finite.all()
         self.length = (along / torch.where(size > 0, size, 1.0)).sqrt()
-        self.reach = torch.where(along > 0, relative_step(self.dtypes) / self.length, 0.0)
+        dtypes = self.dtypes | self._computed_in
+        self.reach = torch.where(along > 0, relative_step(dtypes) / self.length, 0.0)
 
     @property
     def dtypes(self) -> set[torch.dtype]:

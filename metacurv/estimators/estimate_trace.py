@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
-import operator
 from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from metacurv import _validate
 from metacurv._warnings import warn_user
+from metacurv.estimators.batch_sums import BatchSums
 from metacurv.estimators.batches import adds_up, batches, checked_size, in_batch
 from metacurv.estimators.choice import choose_and_measure, measure_by_name
 from metacurv.estimators.methods import METHODS
 from metacurv.estimators.model_loss import LossFunction, ModelLoss
 from metacurv.estimators.opened import Opened
 from metacurv.estimators.parameters import NumberedParameter, number_parameters
-from metacurv.estimators.sampling import Budget, Groups, Summary
+from metacurv.estimators.sampling import Budget, Groups
 from metacurv.estimators.trace_estimate import TraceEstimate
+from metacurv.fully_sharded import as_one_process
+from metacurv.ranks import Ranks
 
 Method = Literal["auto", "exact", "activation", "taylor", "hutchinson", "finite_difference"]
 
@@ -39,6 +42,7 @@ def estimate_trace(
     seed: int = 0,
     max_memory: int = 1 << 30,
     backend: str = "auto",
+    process_group: Any = None,
 ) -> TraceEstimate:
     """Measures the trace of the Hessian or Gauss-Newton matrix (GGN) of ``loss_fn(model(inputs), targets)``.
 
@@ -59,6 +63,7 @@ def estimate_trace(
       graph of its loss tells; ``why`` of the result gives the reason.
 
     The model's state stays as it was: ``.grad``, modes, buffers and random numbers; dropout draws one mask for all passes.
+    A model of ``fully_shard`` is gathered while it is measured.
 
     Args:
         model: the model; its parameters that require a gradient are measured.
@@ -76,6 +81,9 @@ def estimate_trace(
         seed: int in [0, 2^64). The same seed gives the same samples; the global random state is not used.
         max_memory: bytes that "exact" and "activation" may take for cotangents at a time, on top of the model's graph.
         backend: "auto", "native" or "reference" (see ``metacurv.ops``).
+        process_group: the ranks that measure together, each of them its own batches, and get one result: None for all processes
+            where ``torch.distributed`` is initialised, which must then all call (the model's own group where it is a
+            ``DistributedDataParallel``); a group of ``torch.distributed``; or False for this process alone.
 
     Returns:
         The trace with its standard error, its parts by parameter and by layer and their errors, the method and the reason for
@@ -87,7 +95,7 @@ def estimate_trace(
             named method is not right for the model; there are no batches.
         NotTwiceDifferentiableError: ``method="hutchinson"`` and an operation has no second derivative; or ``method="auto"``,
             only finite differences remain, and the model has kinks, which these would count as curvature.
-        RuntimeError: ``backend="native"`` and no kernels were compiled for the device.
+        RuntimeError: ``backend="native"`` and no kernels were compiled for the device, or measuring failed on another rank.
 
     References:
         - Hutchinson 1990, "A stochastic estimator of the trace of the influence matrix for Laplacian smoothing splines".
@@ -105,30 +113,42 @@ def estimate_trace(
     _validate.backend(backend)
     checked_seed = _validate.seed(seed)
     memory = _validate.integer("max_memory", max_memory, low=1)
-    parameters = number_parameters(model.named_parameters(), of_model=True)
-    results: list[tuple[int, tuple[str, str, Summary]]] = []
-    is_sum = adds_up(loss_fn)
-    layers = _layers(parameters)
-    # Taylor mode gives totals only.
-    groups = Groups([], 1) if method == "taylor" else Groups([*layers.values()], len(parameters))
-    for batch_inputs, batch_targets in batches(inputs, targets):
-        size = checked_size(batch_inputs, len(results), is_sum)
-        problem = ModelLoss(model, loss_fn, batch_inputs, batch_targets, parameters)
-        # Batches draw probes of their own: the same ones would tie their errors together.
-        batch_seed = (checked_seed + len(results) * _SEED_STEP) % (1 << 64)
-        opened = Opened(problem, kind, batch_seed, backend, memory)
-        with in_batch(len(results)):
-            if method == "auto":
-                found = choose_and_measure(opened, groups, budget)
-            else:
-                found = measure_by_name(method, opened, groups, budget)
-        results.append((size, found))
-    if not results:
-        raise ValueError("inputs must give at least one batch, got none")
+    ranks, is_sum = Ranks(model, process_group), adds_up(loss_fn)
+    with as_one_process(model):
+        parameters = number_parameters(model.named_parameters(), of_model=True)
+        device = parameters[0].tensor.device
+        layers = _layers(parameters)
+        # Taylor mode gives totals only.
+        groups = (
+            Groups([], 1) if method == "taylor" else Groups([*layers.values()], len(parameters))
+        )
+        found = BatchSums(groups.columns, is_sum=is_sum)
+
+        def measure_here() -> Tensor:
+            for batch_inputs, batch_targets in batches(inputs, targets):
+                index = found.count
+                size = checked_size(batch_inputs, index, is_sum or ranks.count > 1)
+                problem = ModelLoss(model, loss_fn, batch_inputs, batch_targets, parameters)
+                # Batches draw probes of their own: the same ones would tie their errors together.
+                number = index * ranks.count + ranks.here
+                batch_seed = (checked_seed + number * _SEED_STEP) % (1 << 64)
+                opened = Opened(problem, kind, batch_seed, backend, memory)
+                with in_batch(index):
+                    if method == "auto":
+                        found.add(size, choose_and_measure(opened, groups, budget))
+                    else:
+                        found.add(size, measure_by_name(method, opened, groups, budget))
+            if not found.count:
+                raise ValueError("inputs must give at least one batch, got none")
+            return found.numbers().to(device)
+
+        if ranks.count == 1:
+            measure_here()
+        else:
+            like = torch.empty(found.numbers_of_all, dtype=torch.float64, device=device)
+            found.take(ranks.mean(measure_here, like) * ranks.count)
     names = [] if method == "taylor" else [parameter.name for parameter in parameters]
-    return _combine(
-        results, names, list(layers) if names else [], kind, checked_seed, is_sum, budget.rtol
-    )
+    return _estimate(found, names, list(layers) if names else [], kind, checked_seed, budget.rtol)
 
 
 def _check(
@@ -177,31 +197,19 @@ def _layers(parameters: list[NumberedParameter]) -> dict[str, list[int]]:
     return layers
 
 
-def _combine(
-    results: list[tuple[int, tuple[str, str, Summary]]],
+def _estimate(
+    found: BatchSums,
     names: list[str],
     layers: list[str],
     kind: str,
     seed: int,
-    is_sum: bool,
     rtol: float | None,
 ) -> TraceEstimate:
-    """Combines the batches' traces, weighted by their sizes; their errors are independent."""
-    summaries = [summary for _, (_, _, summary) in results]
-    mean, error = summaries[0].mean, summaries[0].stderr
-    if len(results) > 1:
-        total_size = sum(size for size, _ in results)
-        weights = [1.0 if is_sum else size / total_size for size, _ in results]
-        by_part = zip(*(summary.mean for summary in summaries), strict=True)
-        mean = [sum(map(operator.mul, weights, values)) for values in by_part]
-        by_part = zip(*(summary.stderr for summary in summaries), strict=True)
-        error = [math.hypot(*map(operator.mul, weights, errors)) for errors in by_part]
-    methods = list(dict.fromkeys(method for _, (method, _, _) in results))
-    why = " | ".join(dict.fromkeys(why for _, (_, why, _) in results))
-    n_samples = sum(summary.n_samples for summary in summaries)
-    each_converged = all(summary.converged for summary in summaries)
-    converged = each_converged
-    if rtol is not None and len(results) > 1:
+    """Makes the result of the batches' traces, and warns where it is not what was asked for."""
+    combined, why = found.combined, found.why
+    mean, error, n_samples = combined.mean, combined.stderr, combined.n_samples
+    converged = each_converged = combined.converged
+    if rtol is not None and found.are_several:
         converged = error[-1] <= rtol * abs(mean[-1])
     if not math.isfinite(mean[-1]):
         why += f"; the trace is not finite ({mean[-1]})"
@@ -227,7 +235,7 @@ def _combine(
         n_samples=n_samples,
         per_parameter=dict(zip(names, mean[: len(names)], strict=True)),
         per_parameter_stderr=dict(zip(names, error[: len(names)], strict=True)),
-        method=" and ".join(methods),
+        method=found.method,
         kind=kind,
         seed=seed,
         per_layer=dict(zip(layers, mean[sums], strict=True)),

@@ -119,6 +119,9 @@ def _quiet(opened: Opened) -> AbstractContextManager[object]:
     if torch.is_autocast_enabled(device):
         stack.enter_context(torch.autocast(device, enabled=False))
     stack.enter_context(recording())
+    stack.enter_context(
+        opened.problem.ways_around()
+    )  # a checkpoint runs its part of the pass again
     stack.enter_context(torch.no_grad())
     stack.enter_context(without_hooks(opened.problem.parameters))
     stack.enter_context(opened.problem.state_kept())

@@ -57,7 +57,7 @@ class ModelLoss:
 
     def forward(self) -> Forward:
         """Runs one pass with gradients on. All passes see the same random numbers, so that dropout keeps its mask."""
-        with gradients_on(), self.state_kept(), self._ways_around():
+        with gradients_on(), self.state_kept(), self.ways_around():
             output = call_model(self.model, _out_of_inference(self.inputs))
             edge = output_edge(output)
             return Forward(output, self.loss_fn(output, _out_of_inference(self.targets)), edge)
@@ -76,7 +76,8 @@ class ModelLoss:
         with gradients_on(), self.state_kept():
             return self.loss_fn(output, _out_of_inference(self.targets))
 
-    def _ways_around(self) -> AbstractContextManager[object]:
+    def ways_around(self) -> AbstractContextManager[object]:
+        """Goes around torch.compile and fused attention for the length of the block, where this is asked for."""
         if not self.eager and not self.math_attention:
             return nullcontext()
         stack = ExitStack()

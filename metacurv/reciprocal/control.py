@@ -24,6 +24,7 @@ from metacurv.estimators.moments import TraceReading
 from metacurv.estimators.parameters import NumberedParameter, number_parameters
 from metacurv.estimators.state import StateKept
 from metacurv.estimators.trace_estimate import TraceEstimate
+from metacurv.fully_sharded import whole_parameters
 from metacurv.group_parameters import named_parameters
 from metacurv.ranks import Ranks, one_copy
 from metacurv.reciprocal.gradient_graph import check_gradient_graph
@@ -69,7 +70,7 @@ class TraceControl:
         estimator: Estimator,
         process_group: Any,
     ) -> None:
-        self._base = base
+        self._base, self._model = base, model
         self._capture: StepCapture | None = None
         self.update_freq = update_freq
         self.n_hutchinson_samples = n_hutchinson_samples
@@ -156,7 +157,10 @@ class TraceControl:
 
         def read() -> TraceReading:
             check_loss(loss, finite=finite)
-            return self._read(loss, self._parameters())
+            parameters = self._parameters()
+            with whole_parameters(self._model, [p.tensor for p in parameters]) as whole:
+                pairs = zip(parameters, whole, strict=True)
+                return self._read(loss, [replace(p, tensor=tensor) for p, tensor in pairs])
 
         self._commit(self._over_ranks(read))
         return True

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.utils.data import DataLoader
 
+import metacurv
 from metacurv import MetaCurvatureLR
 from tests.directional.helpers import batch, data, network
 from tests.helpers import as_one_of_two_ranks
@@ -65,12 +66,59 @@ def by_the_directional_rule(
     }
 
 
+def by_the_reciprocal_rule(rank: int, estimator: str, *, shards: bool) -> dict[str, Any]:
+    model = network(dtype=torch.float64)
+    parallel: nn.Module = sharded(model) if shards else nn.parallel.DistributedDataParallel(model)
+    records: list[Any] = []
+    opt = MetaCurvatureLR(
+        BASES["AdamW"](model.parameters()),
+        alpha=0.1,
+        update_freq=3,
+        estimator=estimator,
+        model=parallel,
+        on_update=records.append,
+    )
+    for step in range(20):
+        train_step(parallel, opt, step, rank)
+    return {"model": whole(model), "traces": [record.trace for record in records]}
+
+
+def traces(rank: int, *, shards: bool) -> dict[str, Any]:
+    """Over both ranks, of two and of three batches; and of this rank's own alone."""
+    model = network(dtype=torch.float64)
+    parallel: nn.Module = sharded(model) if shards else model
+    loss = nn.functional.cross_entropy
+    batches = [batch(10 * rank + i, torch.float64) for i in range(2 + rank)]
+    found: dict[str, Any] = {}
+    for method, kind in (
+        ("auto", "hessian"),
+        ("hutchinson", "hessian"),
+        ("hutchinson", "ggn"),
+        ("activation", "ggn"),
+    ):
+        for group in (None, False):
+            e = metacurv.estimate_trace(
+                parallel, loss, batches, kind=kind, method=method, n_samples=5, process_group=group
+            )
+            found[f"{method} {kind} {group}"] = [
+                e.value,
+                e.stderr,
+                e.n_samples,
+                e.per_parameter,
+                e.per_layer_stderr,
+            ]
+    found["parameters"] = whole(model)
+    train_step(parallel, torch.optim.SGD(model.parameters(), lr=0.1), 0, rank)  # goes on as before
+    return found
+
+
 def train_step(model: nn.Module, opt: Any, step: int, rank: int) -> None:
     """A step of the user's loop, on a batch of this rank's own."""
     x, y = batch(2 * step + rank, torch.float64)
     opt.zero_grad()
     loss = nn.functional.cross_entropy(model(x), y)
-    opt.update_curvature(loss)
+    if isinstance(opt, MetaCurvatureLR):
+        opt.update_curvature(loss)
     loss.backward()
     opt.step()
 
@@ -101,6 +149,11 @@ def main(rank: int) -> dict[str, Any]:
             found[f"{base} {shards}"] = by_the_directional_rule(rank, base, shards=shards)
     for shards in (True, False):
         found[f"race {shards}"] = by_the_directional_rule(rank, "AdamW", shards=shards, race=3)
+    found |= {f"traces {shards}": traces(rank, shards=shards) for shards in (True, False)}
+    for estimator in ("hutchinson", "auto"):
+        for shards in (True, False):
+            key = f"{estimator} {shards}"
+            found[key] = by_the_reciprocal_rule(rank, estimator, shards=shards)
     return found
 
 
