@@ -158,6 +158,17 @@ class MetaCurvatureLR(OptimizerWrapper):
         """The number of readings that were not finite and so changed nothing."""
         return self._control.skipped_readings
 
+    def eval(self) -> None:
+        """Shows the parameters that are to be evaluated or saved: the average of the iterates, where one is kept.
+
+        ``train`` puts the iterate back. Both may be called again and again, as the evaluation of a framework does, and a
+        checkpoint of either goes on from the iterate. ``step`` raises in between. This is the protocol of Schedule-Free
+        (Defazio et al. 2024), which frameworks know.
+        """
+
+    def train(self) -> None:
+        """Puts the iterate back that ``eval`` took away."""
+
     def update_curvature(self, loss: Tensor) -> bool:
         """Measures ``loss`` for the reciprocal rule; the directional rule measures by itself, and the call does nothing.
 

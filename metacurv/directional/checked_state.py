@@ -119,6 +119,8 @@ def without_missing(
         }
         place = {**state["guard"], "parameters": list(parameters)}
         state["guard"] = {**place, "first": place, "base": nothing}
+    if "iterate" in parts:
+        state["iterate"] = None
     if "race" in parts:
         state["race"], state["to_race"], state["early_is_over"] = None, [], False
     return state

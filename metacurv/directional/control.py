@@ -15,6 +15,7 @@ from torch.optim import ASGD, SGD, Optimizer, RAdam, Rprop
 from metacurv import _validate
 from metacurv._warnings import warn_user
 from metacurv.base_step import step_base_at
+from metacurv.carried_state import OfParameters
 from metacurv.directional.checked_state import (
     NAME,
     VERSION,
@@ -34,11 +35,12 @@ from metacurv.directional.probe_model import ProbeBatch, ProbeModel
 from metacurv.directional.race import FACTOR, Outcome, Race
 from metacurv.directional.read_line import read_line
 from metacurv.directional.record import DirectionalRecord
-from metacurv.directional.snapshot import Training
+from metacurv.directional.snapshot import Training, copy_all, like
 from metacurv.directional.step_line import StepLine
 from metacurv.directional.stepped import keep, moving
 from metacurv.estimators.line_reading import LineReading
 from metacurv.estimators.parameters import number_parameters
+from metacurv.fully_sharded import reshard
 from metacurv.group_parameters import named_parameters
 from metacurv.rules.directional import ASSUMED_STEPS, DirectionalRule, Settling, WarmUp
 from metacurv.rules.early_rate import MAX_LR, MIN_LR, EarlyRate
@@ -90,6 +92,8 @@ class DirectionalControl:
         self._averages = average
         self._plan = rule.plan(horizon=self._horizon, average=average)
         self._shows_average = False
+        self._is_evaluating = self._iterate_is_kept = False
+        self._iterate: list[Tensor] | None = None  # while the average is in its place
         self._had_state = bool(base.state)  # as Adagrad has
         self._reset()
 
@@ -142,22 +146,48 @@ class DirectionalControl:
                 "averaged_parameters needs the average of MetaCurvatureLR, got average=False"
             )
         shown = self._shows_average
-        # Before the first step there is nothing to average, and in the finish the iterates themselves count.
-        as_they_are = self._steps == 0 or self._went_on_from_average
-        self._shows_average = not as_they_are
+        self._shows_average = not self._counts_itself
         try:
-            with nullcontext() if as_they_are or shown else self._average.in_place():
+            is_there = self._counts_itself or shown or self._iterate is not None
+            with nullcontext() if is_there else self._average.in_place():
+                reshard(self._model.model)
                 yield
         finally:
             self._shows_average = shown
+            reshard(self._model.model)
+
+    @property
+    def _counts_itself(self) -> bool:
+        """True where the iterate is the result: before the first step, and in the finish, where noise goes by itself."""
+        return self._average is None or self._steps == 0 or self._went_on_from_average
+
+    def eval(self) -> None:
+        """Does what ``DirectionalLR.eval`` does."""
+        self._iterate_is_kept = True
+        if self._is_evaluating:
+            return
+        self._is_evaluating = True
+        if self._average is not None and not self._counts_itself:
+            self._iterate = self._average.swap_in()
+            reshard(self._model.model)
+
+    def train(self) -> None:
+        """Does what ``DirectionalLR.train`` does."""
+        self._is_evaluating = False
+        if self._iterate is not None:
+            copy_all(self._training.parameters(), self._iterate)
+            self._iterate = None
+            reshard(self._model.model)
 
     # Stepping.
 
     def step(self) -> None:
         """Takes one step of the base at the rule's rate, and measures what is to be measured after it."""
-        if self._shows_average:
+        if self._shows_average or self._is_evaluating:
+            where = "inside averaged_parameters()" if self._shows_average else "after eval()"
             raise RuntimeError(
-                "step() must not be called inside averaged_parameters(): the step would be lost at its end"
+                f"step() must not be called {where}, where it would be lost; "
+                + ("leave the block" if self._shows_average else "call train() on the optimizer")
             )
         if self._horizon is not None and self._steps >= self._horizon and not self._has_warned:
             self._has_warned = True
@@ -451,6 +481,8 @@ class DirectionalControl:
             by = self._rates.references[0] / before[0]
             self._early.scale_by(by)
         added = self._base.param_groups[-1]["params"]
+        if self._iterate is not None:
+            self._iterate.extend(p.detach().clone() for p in added)
         if self._average is not None:
             self._average.extend(added)
         if self._guard is not None:
@@ -489,7 +521,14 @@ class DirectionalControl:
             else self._guard.state(),
             "average": None if self._average is None else self._average.state(),
             "went_on_from_average": self._went_on_from_average,
+            "iterate": self._iterate_for_state(),
         }
+
+    def _iterate_for_state(self) -> OfParameters | None:
+        """Returns the iterate where ``eval`` is in use: the model may have been saved with the average in its place."""
+        if not self._iterate_is_kept or self._average is None:
+            return None
+        return OfParameters(self._training.parameters() if self._iterate is None else self._iterate)
 
     def _begin_afresh(self) -> None:
         """Starts anew with the groups of a bare base's checkpoint, which has just been loaded."""
@@ -523,8 +562,17 @@ class DirectionalControl:
         if state["race"] is not None:
             Race.loaded(self._training, _no_verdict, _no_verdict, state["race"], f"{NAME}['race']")
 
+        iterate = state["iterate"]
+        if iterate is not None:
+            iterate = like(self._training.parameters(), iterate, f"{NAME}['iterate']")
+
         def load() -> None:
             self._reset()
+            self._is_evaluating, self._iterate = False, None
+            if iterate is not None:
+                self._iterate_is_kept = True
+                copy_all(self._training.parameters(), iterate)
+                reshard(self._model.model)
             self.seed = state["seed"]
             self._rates.load(state["first_lrs"])
             self._early.load(state["early"])

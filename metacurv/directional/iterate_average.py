@@ -65,18 +65,23 @@ class IterateAverage:
         """Copies the average into the parameters."""
         torch._foreach_copy_(locals_of(self._parameters), locals_of(self.values))
 
+    @torch.no_grad()
+    def swap_in(self) -> list[Tensor]:
+        """Puts the average into the parameters, and returns copies of what was there."""
+        live = locals_of(self._parameters)
+        held = [p.detach().clone() for p in self._parameters]
+        torch._foreach_copy_(live, locals_of(self.values))
+        return held
+
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Puts the average into the parameters for the length of the block."""
-        with torch.no_grad():
-            live = locals_of(self._parameters)
-            held = [p.detach().clone() for p in live]
-            torch._foreach_copy_(live, locals_of(self.values))
+        held = self.swap_in()
         try:
             yield
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(live, held)
+                torch._foreach_copy_(locals_of(self._parameters), locals_of(held))
 
     def state(self) -> dict[str, Any]:
         """Returns tensors and numbers, for a state dict."""

@@ -149,6 +149,19 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
         """All events since the start or the last ``load_state_dict``."""
         return list(self._control.history.records)
 
+    def eval(self) -> None:
+        """Shows the parameters that are to be evaluated or saved: the average of the iterates, where one is kept.
+
+        ``train`` puts the iterate back. Both may be called again and again, as the evaluation of a framework does, and a
+        checkpoint of either goes on from the iterate: loading it sets the parameters, so the model is to be loaded first.
+        ``step`` raises in between. This is the protocol of Schedule-Free (Defazio et al. 2024), which frameworks know.
+        """
+        self._control.eval()
+
+    def train(self) -> None:
+        """Puts the iterate back that ``eval`` took away."""
+        self._control.train()
+
     @contextmanager
     def averaged_parameters(self) -> Iterator[None]:
         """Puts the average of the iterates into the parameters for the ``with`` block, and the iterate back after it.

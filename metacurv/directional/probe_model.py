@@ -63,7 +63,7 @@ class ProbeModel:
             batch: is used for a pass, once.
         """
         if self._computed_in is None:
-            with noted_autocast(batch.device) as seen:
+            with noted_autocast(self.model, batch.device) as seen:
                 seen |= batch.dtypes()
             self._computed_in = seen
         return self._computed_in
@@ -179,7 +179,7 @@ def _memory(x: Tensor) -> int:
 
 
 @contextmanager
-def noted_autocast(device: torch.device) -> Iterator[set[torch.dtype]]:
+def noted_autocast(model: nn.Module, device: torch.device) -> Iterator[set[torch.dtype]]:
     """Notes the dtypes of autocast under which modules are called; compiled ones are called without their compiled code."""
     seen: set[torch.dtype] = set()
 
@@ -187,13 +187,11 @@ def noted_autocast(device: torch.device) -> Iterator[set[torch.dtype]]:
         if torch.is_autocast_enabled(device.type):
             seen.add(torch.get_autocast_dtype(device.type))
 
-    handle = nn.modules.module.register_module_forward_pre_hook(look)
+    handles = [module.register_forward_pre_hook(look) for module in model.modules()]
+    is_compiling = "torch._dynamo" in sys.modules
     try:
-        with (
-            torch.compiler.set_stance("force_eager")
-            if "torch._dynamo" in sys.modules
-            else nullcontext()
-        ):
+        with torch.compiler.set_stance("force_eager") if is_compiling else nullcontext():
             yield seen
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
