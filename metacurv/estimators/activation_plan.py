@@ -269,6 +269,8 @@ def _bends(
             continue
         at = [p for p in _live(walk, node, nodes) if (node, p) not in linear_in]
         kind = kind_of(name, walk.nodes[node], at)
+        if name.startswith("BackwardHookFunction"):
+            return smooth, "a module with a full backward hook may change gradients"
         if kind == "coupled" and at:
             return (
                 smooth,

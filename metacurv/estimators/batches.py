@@ -46,13 +46,23 @@ def batches(inputs: Any, targets: Any) -> Iterator[tuple[Any, Any]]:
             generator.set_state(before)
 
 
-def checked_size(inputs: Any, index: int, is_sum: bool) -> int:
-    """Returns the weight of a batch among several: its number of examples."""
+def checked_size(inputs: Any, index: int, is_sum: bool, given: Any = None) -> int:
+    """Returns the weight of a batch among several: its number of examples.
+
+    Args:
+        inputs: those of the batch.
+        index: its number.
+        is_sum: True where batches have no weights.
+        given: the number of examples as the caller gives it, or a function of the inputs that returns it.
+    """
+    if given is not None:
+        size = given(inputs) if callable(given) else given
+        return _validate.integer("batch_size", size, low=1)
     size = found_batch_size(inputs)
     if size is None and index > 0 and not is_sum:
         raise ValueError(
             "inputs must hold a tensor whose length is the number of samples, which several batches are weighted by, got "
-            f"{_validate.describe(inputs)} in batch {index} (counted from 0)"
+            f"{_validate.describe(inputs)} in batch {index} (counted from 0); batch_size= can give that number"
         )
     return 1 if size is None else size
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -43,6 +44,8 @@ def estimate_trace(
     max_memory: int = 1 << 30,
     backend: str = "auto",
     process_group: Any = None,
+    output: Callable[[Any], Any] | None = None,
+    batch_size: int | Callable[[Any], int] | None = None,
 ) -> TraceEstimate:
     """Measures the trace of the Hessian or Gauss-Newton matrix (GGN) of ``loss_fn(model(inputs), targets)``.
 
@@ -84,6 +87,11 @@ def estimate_trace(
         process_group: the ranks that measure together, each of them its own batches, and get one result: None for all processes
             where ``torch.distributed`` is initialised, which must then all call (the model's own group where it is a
             ``DistributedDataParallel``); a group of ``torch.distributed``; or False for this process alone.
+        output: a function that picks from the model's output what ``loss_fn`` gets, such as ``lambda out: out.logits``. Without
+            it ``loss_fn`` gets the whole output; of output objects with ``logits``, as transformers has them, the GGN is
+            taken at these.
+        batch_size: the number of examples in a batch, or a function of its inputs that returns it, by which several batches
+            are weighted; the length of the first tensor in the inputs where it is not given.
 
     Returns:
         The trace with its standard error, its parts by parameter and by layer and their errors, the method and the reason for
@@ -127,8 +135,10 @@ def estimate_trace(
         def measure_here() -> Tensor:
             for batch_inputs, batch_targets in batches(inputs, targets):
                 index = found.count
-                size = checked_size(batch_inputs, index, is_sum or ranks.count > 1)
-                problem = ModelLoss(model, loss_fn, batch_inputs, batch_targets, parameters)
+                size = checked_size(batch_inputs, index, is_sum, batch_size)
+                problem = ModelLoss(
+                    model, loss_fn, batch_inputs, batch_targets, parameters, pick=output
+                )
                 # Batches draw probes of their own: the same ones would tie their errors together.
                 number = index * ranks.count + ranks.here
                 batch_seed = (checked_seed + number * _SEED_STEP) % (1 << 64)

@@ -79,8 +79,9 @@ class GaussNewtonSamples:
         self._run = ops.implementation(backend, problem.device)
         self._key = ops.as_int64(seed)
         assert forward.edge is not None  # why_not saw to it
+        assert forward.tensor is not None
         self._edge = forward.edge
-        output = forward.output.detach()
+        output = forward.tensor.detach()
         self._factor = GenericFactor(forward.loss, forward.edge, output, samples=1)
         self._vectors = {p.name: torch.empty_like(p.tensor) for p in problem.parameters}
         self._w = torch.zeros_like(output, requires_grad=True)

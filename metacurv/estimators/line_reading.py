@@ -80,6 +80,11 @@ class OutputLoss:
         for place, leaf in zip(self._places, leaves, strict=True):
             flat[place] = leaf
         loss = self._loss_fn(pytree.tree_unflatten(flat, self._spec), self._targets)
+        if any(loss is leaf for leaf in leaves):
+            raise ValueError(
+                "loss_fn must compute the loss from the model's output, got a part of the output itself, such as a loss that "
+                "the model has computed: compute it from the logits, as in F.cross_entropy(output.logits, targets)"
+            )
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             got = tuple(loss.shape) if isinstance(loss, Tensor) else _validate.describe(loss)
             raise ValueError(f"loss_fn must return a scalar tensor, got {got}")

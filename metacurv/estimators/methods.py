@@ -51,7 +51,10 @@ def why_not(method: str, opened: Opened) -> str | None:
         return None
     if method == "hutchinson":
         if opened.kind == "ggn" and opened.forward.edge is None:
-            return "the Gauss-Newton matrix needs a model whose output is one tensor"
+            return (
+                "the Gauss-Newton matrix needs a model whose output is one tensor that the graph of the loss begins at; of "
+                "another output, estimate_trace(..., output=lambda out: ...) picks the tensor for loss_fn"
+            )
         return None
     return (
         None if opened.kind == "hessian" else f"it measures the Hessian only, not {opened.kind!r}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,10 +25,12 @@ LossFunction = Callable[[Any, Any], Tensor]
 class Forward:
     """One forward pass: the model's output and the loss, with their graph.
 
-    ``edge`` is where the gradient in the output arrives, if that is one tensor; it is taken before the loss sees the output.
+    ``output`` is what ``loss_fn`` got, and ``tensor`` the one in it that the loss is of, where that is known; ``edge`` is where
+    the gradient in it arrives, taken before the loss sees it.
     """
 
     output: Any
+    tensor: Tensor | None
     loss: Tensor
     edge: GradientEdge | None
 
@@ -37,6 +40,7 @@ class ModelLoss:
     """The loss loss_fn(model(inputs), targets) as a function of the model's parameters.
 
     ``inputs``: a tuple is passed as positional arguments, a mapping as keyword arguments, anything else as the one argument.
+    ``pick``: picks from the model's output what ``loss_fn`` gets; None for all of it.
     ``parameters``: those of the model that require a gradient, numbered by their position among all.
     ``eager``: True where forward passes go around torch.compile; ``math_attention``: around fused attention. Both lack second
     derivatives, and a compiled model hides its layers.
@@ -47,6 +51,7 @@ class ModelLoss:
     inputs: Any
     targets: Any
     parameters: list[NumberedParameter]
+    pick: Callable[[Any], Any] | None = None
     eager: bool = False
     math_attention: bool = False
 
@@ -57,10 +62,20 @@ class ModelLoss:
 
     def forward(self) -> Forward:
         """Runs one pass with gradients on. All passes see the same random numbers, so that dropout keeps its mask."""
-        with gradients_on(), self.state_kept(), self.ways_around():
-            output = call_model(self.model, _out_of_inference(self.inputs))
-            edge = output_edge(output)
-            return Forward(output, self.loss_fn(output, _out_of_inference(self.targets)), edge)
+        with (
+            gradients_on(),
+            self.state_kept(),
+            self.ways_around(),
+            _without_backward_hooks(self._modules),
+        ):
+            output = self._picked(call_model(self.model, _out_of_inference(self.inputs)))
+            tensor = known_tensor(output)
+            edge = output_edge(tensor)
+            loss = self.loss_fn(output, _out_of_inference(self.targets))
+            return Forward(output, tensor, loss, edge)
+
+    def _picked(self, output: Any) -> Any:
+        return output if self.pick is None else self.pick(output)
 
     def forward_with(self, values: Mapping[str, Tensor]) -> Any:
         """Returns the model's output with ``values`` in place of the parameters of these names, for the same random numbers.
@@ -69,7 +84,7 @@ class ModelLoss:
         """
         tensors = {id(p.tensor): values[p.name] for p in self.parameters if p.name in values}
         with recording(), self.state_kept(), _replaced(self.model, tensors):
-            return call_model(self.model, _out_of_inference(self.inputs))
+            return self._picked(call_model(self.model, _out_of_inference(self.inputs)))
 
     def loss_of(self, output: Any) -> Tensor:
         """Returns the loss of an output, without the model, with gradients on."""
@@ -96,6 +111,12 @@ class ModelLoss:
         return list(self.model.modules())
 
 
+def known_tensor(output: Any) -> Tensor | None:
+    """Returns the tensor that a loss is of: the output itself, or the logits of an output object as transformers has them."""
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    return logits if isinstance(logits, Tensor) else None
+
+
 def output_edge(output: Any) -> GradientEdge | None:
     """Returns the edge where the gradient in a model's output arrives; None for anything but one tensor with a graph."""
     if not isinstance(output, Tensor) or output.grad_fn is None:
@@ -108,7 +129,15 @@ def call_model(model: Callable[..., Any], inputs: Any) -> Any:
     if type(inputs) is tuple:
         return model(*inputs)
     if isinstance(inputs, Mapping):
-        return model(**inputs)
+        try:
+            return model(**inputs)
+        except TypeError as error:
+            if hasattr(error, "add_note"):  # from Python 3.11 on
+                error.add_note(
+                    "metacurv: inputs that are a mapping are passed as keyword arguments; a model that takes the mapping "
+                    "itself needs a tuple of one, ({...},)"
+                )
+            raise
     return model(inputs)
 
 
@@ -119,6 +148,20 @@ def _out_of_inference(value: Any) -> Any:
         return leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf
 
     return usable(value) if isinstance(value, Tensor) else pytree.tree_map(usable, value)
+
+
+@contextmanager
+def _without_backward_hooks(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Switches full backward hooks of modules off: a measurement is not the user's backward pass."""
+    names = ("_backward_hooks", "_backward_pre_hooks")
+    held = [(m, name, getattr(m, name)) for m in modules for name in names if getattr(m, name)]
+    try:
+        for module, name, _ in held:
+            object.__setattr__(module, name, OrderedDict())
+        yield
+    finally:
+        for module, name, hooks in held:
+            object.__setattr__(module, name, hooks)
 
 
 @contextmanager
