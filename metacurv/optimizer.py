@@ -48,10 +48,10 @@ class MetaCurvatureLR(OptimizerWrapper):
         opt.step()
 
     The call makes a ``DirectionalLR`` or a ``ReciprocalLR``, and passes its arguments on; their docstrings describe them.
-    With ``probe`` they are ``model``, ``loss_fn``, ``horizon``, ``average``, ``race``, ``max_lr`` and ``per_group``; without
-    it ``alpha``, ``update_freq``, ``n_hutchinson_samples``, ``smoothing``, ``estimator``, ``model`` and ``backend``; with
-    both ``seed``, ``on_update`` and ``process_group``. The argument ``rule`` says the choice in words: "directional",
-    "reciprocal", or a ``DirectionalRule`` with settings of its own.
+    With ``probe`` they are ``model``, ``loss_fn``, ``horizon``, ``average``, ``race``, ``max_lr``, ``per_group``, ``batch_fn``
+    and ``output``; without it ``alpha``, ``update_freq``, ``n_hutchinson_samples``, ``smoothing``, ``estimator``, ``model`` and
+    ``backend``; with both ``seed``, ``on_update`` and ``process_group``. The argument ``rule`` says the choice in words:
+    "directional", "reciprocal", or a ``DirectionalRule`` with settings of its own.
 
     Both are optimizers as torch knows them: groups and state are those of the base optimizer, and schedulers, ``GradScaler``,
     clipping, accumulation, hooks and checkpoints work as they do with the base. The learning rates in ``param_groups`` stay
@@ -103,6 +103,8 @@ class MetaCurvatureLR(OptimizerWrapper):
         seed: int = ...,
         on_update: Callable[[DirectionalRecord], None] | None = ...,
         process_group: Any = ...,
+        batch_fn: Callable[[Any], Any] | None = ...,
+        output: Callable[[Any], Any] | None = ...,
     ) -> DirectionalLR: ...
 
     @overload
@@ -183,13 +185,18 @@ class MetaCurvatureLR(OptimizerWrapper):
     # What OptimizerWrapper asks for.
 
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
+        if torch._C._current_graph_task_id() != -1:
+            raise RuntimeError(
+                "step() must not be called within a backward pass, as optimizers in the backward pass (optimizer_in_bwd) do: "
+                "the gradients of a step are measured together"
+            )
         result = None
         if closure is not None:
             with torch.enable_grad():
                 result = closure()
         with recording():
-            if not self.optimizer.state and is_dry(self.optimizer):
-                self.optimizer.step()
+            if not self._base.state and is_dry(self._base):
+                self._base.step()
             else:
                 eagerly(self._control.step)
         return result

@@ -39,12 +39,18 @@ class OptimizerWrapper(Optimizer):
                 "optimizer must step from one gradient, got LBFGS, whose line search evaluates its closure several "
                 "times within one step and sets its own step lengths"
             )
+        if any(hasattr(p, "ds_id") for group in optimizer.param_groups for p in group["params"]):
+            raise TypeError(
+                "optimizer must hold the model's own parameters, got those of DeepSpeed's ZeRO stage 3, which puts flat parts "
+                "of them in their place; stages 1 and 2, or FSDP's fully_shard, leave them"
+            )
         for index, group in enumerate(optimizer.param_groups):
             if "lr" not in group:
                 raise ValueError(
                     f"optimizer must have a learning rate 'lr' in every parameter group, got {sorted(group)} in group {index}"
                 )
-        self.optimizer = optimizer
+        # Lightning's facade of an optimizer has an ``optimizer`` of its own, which is this wrapper, so methods use ``_base``.
+        self.optimizer = self._base = optimizer
         Optimizer.__setstate__(self, {})
 
     # Properties, never aliases: loading a state dict rebinds the base's lists.
@@ -52,29 +58,29 @@ class OptimizerWrapper(Optimizer):
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         """The parameter groups of the base optimizer."""
-        return self.optimizer.param_groups
+        return self._base.param_groups
 
     @param_groups.setter
     def param_groups(self, value: list[dict[str, Any]]) -> None:
-        self.optimizer.param_groups = value
+        self._base.param_groups = value
 
     @property
     def state(self) -> defaultdict[Tensor, Any]:
         """The state of the base optimizer."""
-        return self.optimizer.state
+        return self._base.state
 
     @state.setter
     def state(self, value: defaultdict[Tensor, Any]) -> None:
-        self.optimizer.state = value
+        self._base.state = value
 
     @property
     def defaults(self) -> dict[str, Any]:
         """The defaults of the base optimizer."""
-        return self.optimizer.defaults
+        return self._base.defaults
 
     @defaults.setter
     def defaults(self, value: dict[str, Any]) -> None:
-        self.optimizer.defaults = value
+        self._base.defaults = value
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clears the gradients, as the base optimizer does.
@@ -82,7 +88,7 @@ class OptimizerWrapper(Optimizer):
         Args:
             set_to_none: True sets them to None, False to zeros.
         """
-        self.optimizer.zero_grad(set_to_none)
+        self._base.zero_grad(set_to_none)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group to the base optimizer.
@@ -90,7 +96,7 @@ class OptimizerWrapper(Optimizer):
         Args:
             param_group: a dict with "params" and the group's options, as ``torch.optim.Optimizer.add_param_group`` takes it.
         """
-        self.optimizer.add_param_group(param_group)
+        self._base.add_param_group(param_group)
 
     # State dicts: the base's, with our own state in it. Hooks registered here fire here, once.
 
@@ -117,7 +123,7 @@ class OptimizerWrapper(Optimizer):
         """
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
-        state = put_in(self._own_state(), self.optimizer.state_dict())
+        state = put_in(self._own_state(), self._base.state_dict())
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             replaced = post_hook(self, state)
             state = state if replaced is None else replaced
@@ -147,7 +153,7 @@ class OptimizerWrapper(Optimizer):
         parameters = [p for group in self.param_groups for p in group["params"]]
         own, dropped, of_base = taken_out(state_dict, parameters)
         load_own = self._checked_own_state(own, dropped)
-        self.optimizer.load_state_dict(of_base)
+        self._base.load_state_dict(of_base)
         load_own()
         if own is None:
             warn_user(

@@ -49,6 +49,7 @@ from metacurv.rules.settling import settled
 _RADAM_STEPS = 5  # are not normalised (Liu et al. 2020: rho_t <= 5, for beta2 up to 0.9999)
 _READ_EVERY = 2  # early steps
 _LEARNED = 0.25  # part of the first loss that is lost where the first steps went far
+_DECAYED = 0.95  # part of the first rate that no warm-up leaves in the finish
 _HARMED = 0.02  # part of it that is gained where they went astray
 
 
@@ -68,6 +69,8 @@ class DirectionalControl:
         seed: int,
         on_update: Callable[[DirectionalRecord], None] | None,
         process_group: Any,
+        batch_fn: Callable[[Any], Any] | None,
+        output: Callable[[Any], Any] | None,
     ) -> None:
         if isinstance(base, (Rprop, ASGD)):
             raise TypeError(
@@ -85,8 +88,12 @@ class DirectionalControl:
         self.rule = rule
         self.seed = _validate.seed(seed)
         self.history = History(on_update)
-        self._probes = ProbeBatches(probe, self.seed)
-        self._model = ProbeModel(model, loss_fn, base, process_group)
+        self._probes = ProbeBatches(probe, self.seed, _validate.callback("batch_fn", batch_fn))
+        self._model = ProbeModel(model, loss_fn, base, process_group, output)
+        self._to_load: Callable[[], None] | None = (
+            None  # what a checkpoint has, while the probe is still to come
+        )
+        self._state_to_load: dict[str, Any] | None = None
         self._horizon = None if horizon is None else _validate.integer("horizon", horizon, low=1)
         self._rates = GroupRates(base, rule.per_group)
         self._averages = average
@@ -290,8 +297,19 @@ class DirectionalControl:
         ):
             self._average.continue_from_it()
             self._went_on_from_average = True
+            self._warn_of_scheduler()
         if step == self._horizon and self._guard is not None and self._guard.end():
             self._record("went back", self._guard.loss)
+
+    def _warn_of_scheduler(self) -> None:
+        """Warns, where the finish begins, of a scheduler that has brought the rates down already."""
+        left = max(float(share) for share in self._rates.largest(self._rates.shares()))
+        if left < _DECAYED:
+            warn_user(
+                f"horizon={self._horizon} brings the learning rate to zero, and a scheduler has brought it to {left:.0%} of it "
+                "by now: leave the scheduler out, or the horizon",
+                UserWarning,
+            )
 
     def _end_early_steps(self) -> None:
         """Begins a race, or the training anew with the rate that was found.
@@ -494,8 +512,33 @@ class DirectionalControl:
 
     # Resuming.
 
+    def hand_over(
+        self, probe: Any, horizon: int | None, convert: Callable[[Any], Any] | None
+    ) -> None:
+        """Takes the probe that was to come, and the number of steps; a checkpoint that was loaded before is loaded now.
+
+        Args:
+            probe: see ``MetaCurvatureLR``.
+            horizon: the same; None to leave it as it is.
+            convert: makes of a batch what the training loop makes of it.
+        """
+        self._probes.take(probe, convert)
+        if horizon is not None:
+            self._horizon = _validate.integer("horizon", horizon, low=1)
+            self._plan = self.rule.plan(horizon=self._horizon, average=self._averages)
+        load, self._to_load, self._state_to_load = self._to_load, None, None
+        if load is not None:
+            load()
+
+    @property
+    def is_to_come(self) -> bool:
+        """True while the probe has still to be handed over."""
+        return self._probes.is_to_come
+
     def own_state(self) -> dict[str, Any]:
         """Returns numbers, strings and tensors, for a state dict."""
+        if self._state_to_load is not None:
+            return self._state_to_load
         return {
             "version": VERSION,
             "rule": DirectionalRule.name,
@@ -606,7 +649,10 @@ class DirectionalControl:
             if self._started:
                 self._effective.of_step(self._scale_rates())  # shows them
 
-        return load
+        def load_when_there_is_a_probe() -> None:
+            self._to_load, self._state_to_load = load, state
+
+        return load_when_there_is_a_probe if self.is_to_come else load
 
 
 def _no_verdict() -> NoReturn:

@@ -49,8 +49,10 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
             (inputs, targets); any other iterable of them, begun again at its end; or a function that returns the next pair.
             Pass training data, or held-out data with ``DirectionalRule.held_out()``, which ends where the held-out loss was
             least. A tuple of inputs is passed to the model as positional arguments, a mapping as keyword arguments. While a
-            batch is drawn, the global generators are seeded by ``seed`` and the number of batches before. The
-            first batches (8 or more, until they have 512 examples or are a hundredth of the horizon) are kept to judge by.
+            batch is drawn, the global generators are seeded by ``seed`` and the number of batches before. A loader that
+            Accelerate has prepared is seen through. "later" stands for the training data that a callback of
+            ``metacurv.integrations`` hands over. The first batches (8 or more, until they have 512 examples or are a hundredth
+            of the horizon) are kept to judge by.
         horizon: the number of optimizer steps of the training to come, >= 1. Steps that a ``GradScaler`` skips do not count,
             the early ones and those of all candidates do. More steps than that keep the last rate, with a warning. A horizon
             below 167 steps is too short for a race. Without a horizon the rate is not brought to zero, and settles again
@@ -68,6 +70,9 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
         process_group: the ranks that read together, and hold one rate: None for all processes where ``torch.distributed`` is
             initialised (the model's own group where it is a ``DistributedDataParallel``); a group of ``torch.distributed``;
             or False for this process alone.
+        batch_fn: a function that makes a pair (inputs, targets) of what ``probe`` gives. Without it pairs are taken as they
+            are, and of a mapping with "labels" or "label" these are the targets and the rest the inputs.
+        output: a function that picks from the model's output what ``loss_fn`` gets, such as ``lambda out: out.logits``.
 
     Raises:
         TypeError: an argument is of the wrong type; the optimizer is then as it was.
@@ -107,6 +112,8 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
         seed: int = 0,
         on_update: Callable[[DirectionalRecord], None] | None = None,
         process_group: Any = None,
+        batch_fn: Callable[[Any], Any] | None = None,
+        output: Callable[[Any], Any] | None = None,
     ) -> None:
         super().__init__(optimizer)
         if rule != DirectionalRule.name and not isinstance(rule, DirectionalRule):
@@ -128,6 +135,8 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
             seed=seed,
             on_update=_validate.callback("on_update", on_update),
             process_group=process_group,
+            batch_fn=batch_fn,
+            output=output,
         )
 
     @property
@@ -143,6 +152,30 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
     @on_update.setter
     def on_update(self, value: Callable[[DirectionalRecord], None] | None) -> None:
         self._control.history.on_update = _validate.callback("on_update", value)
+
+    def hand_over(
+        self,
+        probe: Any,
+        horizon: int | None = None,
+        *,
+        convert: Callable[[Any], Any] | None = None,
+    ) -> None:
+        """Gives the probe that ``probe="later"`` stands for, before the first step; frameworks' callbacks call it.
+
+        Args:
+            probe: as for the class.
+            horizon: the number of steps; None to leave it as it is.
+            convert: makes of a batch what the training loop makes of it, such as a cast of its tensors.
+
+        Raises:
+            TypeError: ``probe`` is of a type that no batches can be drawn from.
+            ValueError: ``probe`` is empty, ``horizon`` out of range, or a probe was there already.
+        """
+        if not self._control.is_to_come:
+            raise ValueError(
+                "probe must be 'later' to be handed over, got an optimizer that has one"
+            )
+        self._control.hand_over(probe, horizon, convert)
 
     @property
     def history(self) -> list[DirectionalRecord]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -25,6 +25,10 @@ from torch.utils.data import (
 from metacurv import _validate
 
 _END = object()
+LATER = "later"  # a probe that is handed over before the first step
+LABELS = ("labels", "label")  # where a batch that is a mapping has its targets
+BatchFunction = Callable[[Any], Any]
+"""Makes a pair (inputs, targets) of a batch."""
 _EXPECTED = "a DataLoader, an iterable of (inputs, targets) pairs that can be begun again, or a function that returns one pair"
 
 
@@ -34,15 +38,27 @@ class ProbeBatches:
     Args:
         probe: see ``MetaCurvatureLR``.
         seed: the seed of the order, where this class chooses the order.
+        batch_fn: makes a pair of what ``probe`` gives; None to take a pair as it is, and a mapping apart (see ``as_pair``).
 
     Raises:
         TypeError: ``probe`` is of a type that no batches can be drawn from.
         ValueError: ``probe`` is empty.
     """
 
-    def __init__(self, probe: Any, seed: int) -> None:
-        self._source = _source_of(probe)
+    def __init__(self, probe: Any, seed: int, batch_fn: BatchFunction | None = None) -> None:
+        self._source, self._batch_fn = _source_of(probe), batch_fn
+        self._convert: BatchFunction | None = None
         self.go_to(0, seed=seed)
+
+    @property
+    def is_to_come(self) -> bool:
+        """True where a framework has still to hand the probe over."""
+        return isinstance(self._source, _Later)
+
+    def take(self, probe: Any, convert: BatchFunction | None = None) -> None:
+        """Draws from ``probe`` from now on; ``convert`` makes of each batch what the training loop makes of it."""
+        self._source, self._convert = _source_of(probe), convert
+        self.go_to(self._drawn, seed=self._seed)
 
     @property
     def drawn(self) -> int:
@@ -57,10 +73,15 @@ class ProbeBatches:
             ValueError: ``probe`` gave nothing.
         """
         with self._randomness():
-            pair = self._source.batch(self._next_item())
+            batch = self._source.batch(self._next_item())
+            if self._convert is not None:
+                batch = self._convert(batch)
+            pair = as_pair(batch) if self._batch_fn is None else self._batch_fn(batch)
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            by = "probe" if self._batch_fn is None else "batch_fn"
+            way = "; batch_fn= can make pairs" if self._batch_fn is None else ""
             raise TypeError(
-                f"probe must give (inputs, targets) pairs, got {_validate.describe(pair)}"
+                f"{by} must give (inputs, targets) pairs, got {_validate.describe(pair)}{way}"
             )
         self._drawn += 1
         return _on(device, pair[0]), _on(device, pair[1])
@@ -100,11 +121,23 @@ class ProbeBatches:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_seed": self._seed, "_source": self._source, "_drawn": self._drawn}
+        names = ("_seed", "_source", "_drawn", "_batch_fn", "_convert")
+        return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._source = state["_source"]
+        self._source, self._batch_fn = state["_source"], state["_batch_fn"]
+        self._convert = state["_convert"]
         self.go_to(state["_drawn"], seed=state["_seed"])
+
+
+def as_pair(batch: Any) -> Any:
+    """Takes the labels out of a mapping, as transformers' batches are, and leaves anything else as it is."""
+    if not isinstance(batch, Mapping):
+        return batch
+    for name in LABELS:
+        if name in batch:
+            return {key: value for key, value in batch.items() if key != name}, batch[name]
+    return batch
 
 
 class _Source(ABC):
@@ -123,6 +156,16 @@ class _Source(ABC):
     def batch(self, item: Any) -> Any:
         """Returns the batch that an item stands for."""
         return item
+
+
+class _Later(_Source):
+    """Stands for a probe that a framework's callback hands over before the first step."""
+
+    def items(self, generator: torch.Generator) -> Iterator[Any]:
+        raise RuntimeError(
+            f"probe={LATER!r} must be handed over before the first step, by the callback of metacurv.integrations for your "
+            "framework; got a step without it"
+        )
 
 
 class _Function(_Source):
@@ -160,13 +203,12 @@ class _Shuffled(_Source):
 class _OfLoader(_Source):
     """Draws batches of the loader's size and kind from its data set; the loader's sampler stays with the training loop."""
 
-    def __init__(self, loader: DataLoader[Any]) -> None:
+    def __init__(self, loader: DataLoader[Any], batch_size: int) -> None:
         data: Any = loader.dataset
         self._data, self._collate, n = data, loader.collate_fn, len(data)
         if n == 0:
             raise ValueError("probe must hold at least one example, got an empty data set")
-        assert loader.batch_size is not None
-        self._size = min(loader.batch_size, n)
+        self._size = min(batch_size, n)
         self.length = n // self._size
         is_plain = type(self._data) is TensorDataset and self._collate is default_collate
         self.runs_foreign_code = not is_plain
@@ -187,22 +229,35 @@ class _OfLoader(_Source):
         return batch
 
 
-def _is_plain(loader: DataLoader[Any]) -> bool:
-    """Tells whether the loader draws from its whole data set; where a sampler selects examples, its selection must be kept."""
-    plain = (SequentialSampler, RandomSampler)
-    return (
-        not isinstance(loader.dataset, IterableDataset)
-        and loader.batch_size is not None
-        and type(loader.sampler) in plain
-        and type(loader.batch_sampler) is BatchSampler
+def _plain_batch_size(loader: DataLoader[Any]) -> int | None:
+    """Returns the batch size of a loader that draws from its whole data set; where a sampler selects, its selection is kept."""
+    batches: Any = loader.batch_sampler
+    while batches is not None and hasattr(batches, "batch_sampler"):
+        batches = batches.batch_sampler  # the part of one process, as Accelerate makes it
+    if isinstance(loader.dataset, IterableDataset) or type(batches) is not BatchSampler:
+        return None
+    sampler = batches.sampler
+    plain = type(sampler) in (SequentialSampler, RandomSampler) or (
+        type(sampler).__name__ == "SeedableRandomSampler" and isinstance(sampler, RandomSampler)
     )
+    return batches.batch_size if plain else None
+
+
+def _seen_through(probe: Any) -> Any:
+    """Returns the loader inside of one that Accelerate has prepared, whose iteration counts the user's epochs."""
+    inner = getattr(probe, "base_dataloader", None)
+    return inner if isinstance(inner, DataLoader) else probe
 
 
 def _source_of(probe: Any) -> _Source:
     if probe is None:
         raise TypeError(f"probe must be given with rule='directional': {_EXPECTED}; got none")
-    if isinstance(probe, DataLoader) and _is_plain(probe):
-        return _OfLoader(probe)
+    if isinstance(probe, str) and probe == LATER:
+        return _Later()
+    probe = _seen_through(probe)
+    if isinstance(probe, DataLoader):
+        size = _plain_batch_size(probe)
+        return _Repeated(probe) if size is None else _OfLoader(probe, size)
     if isinstance(probe, Tensor) or (
         isinstance(probe, (tuple, list)) and any(isinstance(part, Tensor) for part in probe)
     ):

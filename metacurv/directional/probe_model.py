@@ -30,6 +30,7 @@ class ProbeModel:
         loss_fn: see ``MetaCurvatureLR``.
         base: the base optimizer; the model must own some of its parameters.
         process_group: see ``MetaCurvatureLR``.
+        output: see ``MetaCurvatureLR``.
 
     Raises:
         TypeError: ``model`` is no module, or ``loss_fn`` is no function.
@@ -42,6 +43,7 @@ class ProbeModel:
         loss_fn: Callable[[Any, Any], Tensor] | None,
         base: Optimizer,
         process_group: Any = None,
+        output: Callable[[Any], Any] | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(
@@ -51,6 +53,7 @@ class ProbeModel:
         check_model_has_some(model, (p for group in base.param_groups for p in group["params"]))
         self.model = model
         self.loss_fn = loss_fn
+        self.pick = _validate.callback("output", output)
         self.ranks = Ranks(model, process_group)
         self._computed_in: set[torch.dtype] | None = None
 
@@ -121,7 +124,9 @@ class ProbeBatch:
                 StateKept(self._modules, self.device),
                 _eval_mode(in_eval),
             ):
-                return self.loss.leaves(call_model(self._model, self._inputs))
+                output = call_model(self._model, self._inputs)
+                picked = output if self._owner.pick is None else self._owner.pick(output)
+                return self.loss.leaves(picked)
         finally:
             reshard(self._model)
 
