@@ -122,7 +122,7 @@ class GaussNewtonSamples:
     def _push(self) -> Tensor:
         """Returns J v."""
         if self._pulled is None:
-            return push_tangent(self._problem, self._vectors, "auto", None)[1]
+            return push_tangent(self._problem, self._vectors, "auto", None, of_logits=True)[1]
         pulled = [x for _, x in self._pulled]
         (tangent,) = torch.autograd.grad(
             pulled, self._w, self._of(self._pulled), retain_graph=True, materialize_grads=True

@@ -68,13 +68,19 @@ class ModelLoss:
             self.ways_around(),
             _without_backward_hooks(self._modules),
         ):
-            output = self._picked(call_model(self.model, _out_of_inference(self.inputs)))
+            output = self.picked(call_model(self.model, _out_of_inference(self.inputs)))
             tensor = known_tensor(output)
             edge = output_edge(tensor)
             loss = self.loss_fn(output, _out_of_inference(self.targets))
             return Forward(output, tensor, loss, edge)
 
-    def _picked(self, output: Any) -> Any:
+    def output(self) -> Any:
+        """Runs one pass as ``forward`` does, without the loss."""
+        with gradients_on(), self.state_kept(), self.ways_around():
+            return self.picked(call_model(self.model, _out_of_inference(self.inputs)))
+
+    def picked(self, output: Any) -> Any:
+        """Returns what ``loss_fn`` gets of a model's output."""
         return output if self.pick is None else self.pick(output)
 
     def forward_with(self, values: Mapping[str, Tensor]) -> Any:
@@ -84,7 +90,7 @@ class ModelLoss:
         """
         tensors = {id(p.tensor): values[p.name] for p in self.parameters if p.name in values}
         with recording(), self.state_kept(), _replaced(self.model, tensors):
-            return self._picked(call_model(self.model, _out_of_inference(self.inputs)))
+            return self.picked(call_model(self.model, _out_of_inference(self.inputs)))
 
     def loss_of(self, output: Any) -> Tensor:
         """Returns the loss of an output, without the model, with gradients on."""

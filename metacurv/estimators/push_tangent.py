@@ -9,6 +9,7 @@ as the derivative of u . J' w in w instead, which needs no replacing.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from metacurv.estimators.errors import explain_differentiation_errors
 from metacurv.estimators.finite_difference import relative_step, root_mean_square
 from metacurv.estimators.graph_walk import walk_graph
 from metacurv.estimators.loss_checks import without_hooks
-from metacurv.estimators.model_loss import ModelLoss
+from metacurv.estimators.model_loss import ModelLoss, known_tensor
 from metacurv.estimators.state import gradients_on
 
 
@@ -30,12 +31,21 @@ class _ReadElsewhere(Exception):
 
 
 def push_tangent(
-    problem: ModelLoss, moving: Mapping[str, Tensor], method: str, step: float | None
+    problem: ModelLoss,
+    moving: Mapping[str, Tensor],
+    method: str,
+    step: float | None,
+    *,
+    of_logits: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Returns the output and its derivative along the direction.
 
-    ``method`` is "forward_mode", "finite_difference" or "auto"; ``step`` is the step of the difference.
+    ``method`` is "forward_mode", "finite_difference" or "auto"; ``step`` is the step of the difference. With ``of_logits`` the
+    output may be an object with logits, which are taken.
     """
+    if of_logits:
+        whole = problem
+        problem = replace(problem, pick=lambda output: known_tensor(whole.picked(output)))
     with gradients_on():  # a graph in the output shows parameters that were not replaced
         try:
             if method != "finite_difference":
@@ -89,7 +99,7 @@ def _push_double_backward(
 ) -> tuple[Tensor, Tensor]:
     """Returns the output and z' = d (u . J' w) / dw, taken at w = 0, since J' w is linear in w."""
     with problem.state_kept(), without_hooks(problem.parameters):
-        output = _one_tensor(problem.forward().output)
+        output = _one_tensor(problem.output())
         w = torch.zeros_like(output, requires_grad=True)
         asked = [p for p in problem.parameters if p.name in moving]
         with explain_differentiation_errors("differentiating the model's backward pass"):
