@@ -46,5 +46,5 @@ def table(records: Sequence[Record], worst: int = 10) -> str:
     lines += ["", row(head), "|---" * len(head) + "|"]
     for r in sorted(records, key=ratio, reverse=True)[:worst]:
         about = [r["task"], r["batch"], r["base"], str(r["seed"]), str(r["steps"])]
-        lines.append(row([*about, f"{ratio(r):.3g}"]))
+        lines.append(row([*about, f"{ratio(r):.4f}"]))
     return "\n".join(lines) + "\n"
