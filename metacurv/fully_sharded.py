@@ -13,10 +13,20 @@ from metacurv.local_tensors import is_spread
 
 
 def sharded_modules(model: nn.Module) -> list[Any]:
-    """Returns the modules of a model that ``fully_shard`` was called on; where nobody has imported it, there are none."""
+    """Returns the modules of a model that ``fully_shard`` was called on; where nobody has imported it, there are none.
+
+    Raises:
+        TypeError: a module is a ``FullyShardedDataParallel`` (FSDP1), whose parameters are not where they seem to be.
+    """
     fsdp = sys.modules.get("torch.distributed.fsdp")
-    kind = getattr(fsdp, "FSDPModule", None)
-    return [] if kind is None else [m for m in model.modules() if isinstance(m, kind)]
+    if fsdp is None:
+        return []
+    modules = list(model.modules())
+    if any(isinstance(module, fsdp.FullyShardedDataParallel) for module in modules):
+        raise TypeError(
+            "model must be sharded by torch.distributed.fsdp.fully_shard (FSDP2), got a FullyShardedDataParallel (FSDP1)"
+        )
+    return [module for module in modules if isinstance(module, fsdp.FSDPModule)]
 
 
 def reshard(model: nn.Module) -> None:

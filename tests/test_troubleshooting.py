@@ -29,7 +29,7 @@ HOLE = "\0"
 # Raised to change the way, and caught again; nobody sees them.
 INTERNAL = {"NotApplicable", "NotImplementedError", "_ReadElsewhere"}
 # Functions whose strings come to the user inside another message, "... is not right for this model: {reason}".
-GIVE_REASONS = {"why_not", "_bends"}
+GIVE_REASONS = {"why_not", "_bends", "kinks"}
 # A message that was put together elsewhere, and is handed on.
 HANDED_ON = {"error", "message", "*known.args", "plan.obstacle"}
 

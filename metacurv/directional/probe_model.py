@@ -16,7 +16,7 @@ from metacurv.estimators.line_reading import Leaves, OutputLoss
 from metacurv.estimators.model_loss import call_model
 from metacurv.estimators.precision import wide
 from metacurv.estimators.state import StateKept
-from metacurv.fully_sharded import reshard
+from metacurv.fully_sharded import reshard, sharded_modules
 from metacurv.group_parameters import check_model_has_some
 from metacurv.local_tensors import locals_of
 from metacurv.ranks import Ranks
@@ -50,6 +50,7 @@ class ProbeModel:
                 f"model must be a torch.nn.Module with rule='directional', got {_validate.describe(model)}"
             )
         _validate.loss_function(loss_fn)
+        sharded_modules(model)  # refuses those that it cannot serve
         check_model_has_some(model, (p for group in base.param_groups for p in group["params"]))
         self.model = model
         self.loss_fn = loss_fn

@@ -1,7 +1,7 @@
 """The line along which a step of the base optimizer goes, and moves of the parameters to points on it.
 
-Arithmetic is in float32 for half precision, else in the parameters' own dtype, and sums are in float64. Of parameters that are
-spread over processes each moves its own parts; sums are over all of them.
+Arithmetic is in float32 for half precision, else in the parameters' own dtype, and sums are in float64. Each process moves
+its own parts of parameters that are spread, and sums are over all processes.
 """
 
 from __future__ import annotations

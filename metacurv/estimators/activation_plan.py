@@ -34,6 +34,8 @@ _ELEMENTWISE_LOSSES = frozenset(
     }
 )
 
+_HOOK = "BackwardHookFunction"  # the name of the node of a full backward hook
+
 
 class NotInActivationSpace(Exception):
     """Raised where activation space does not serve a model; the message is the reason."""
@@ -269,7 +271,7 @@ def _bends(
             continue
         at = [p for p in _live(walk, node, nodes) if (node, p) not in linear_in]
         kind = kind_of(name, walk.nodes[node], at)
-        if name.startswith("BackwardHookFunction"):
+        if name.startswith(_HOOK):
             return smooth, "a module with a full backward hook may change gradients"
         if kind == "coupled" and at:
             return (

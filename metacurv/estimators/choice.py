@@ -43,7 +43,8 @@ def choose_and_measure(opened: Opened, groups: Groups, budget: Budget) -> tuple[
         summary = measure("hutchinson", opened, groups, budget)
     except NotTwiceDifferentiableError as error:
         if (seen := kinks(opened)) is not None:
-            raise NotTwiceDifferentiableError(f"{without_advice(error)}; and {seen}") from error
+            message = f"{without_advice(error)}; and {seen}"
+            raise NotTwiceDifferentiableError(message) from error
         reasons.append(f"not hutchinson: {without_advice(error)}")
         why = "; ".join(["finite_difference: needs gradients only", *reasons])
         return "finite_difference", why, measure("finite_difference", opened, groups, budget)

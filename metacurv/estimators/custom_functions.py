@@ -9,9 +9,9 @@ a word. Every such function is asked alone, with a random cotangent s; b(s) are 
   that which autograd finds along the path to x. A kink that a single element crosses is no fault: where the check of several
   elements fails, they are moved one by one.
 
-A tensor without a path to the parameters may be an input that needs no gradient. What is more than there are such inputs was
-made by ``forward``, and may depend on the parameters; where b(s) depends on it, the graph cannot tell, and that is an error as
-well. Masks, whose values are 0 and one other up to sign, are constants in pieces.
+A tensor without a path to the parameters may be an input that needs no gradient. Where there are more of them than such inputs,
+``forward`` made the others, and they may depend on the parameters; where b(s) depends on one, the graph cannot tell, which is
+an error as well. Masks, whose values are 0 and one other up to sign, are constants in pieces.
 
 The function's ``backward`` runs once with a graph, and twice for each tensor that it saved. Nothing else of the graph runs.
 """
@@ -39,7 +39,7 @@ _MOVED = 16  # elements of a saved tensor
 
 @dataclass(frozen=True)
 class _Precision:
-    """What a number format allows: the step relative to an element, the tolerance, and how many of 16 elements cross kinks."""
+    """Holds what a format allows: the step relative to an element, the tolerance, and elements of 16 that cross kinks."""
 
     step: float
     tolerance: float

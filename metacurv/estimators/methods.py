@@ -95,9 +95,9 @@ def kinks(opened: Opened) -> str | None:
     if disagreement <= _KINKS:
         return None
     return (
-        f"finite differences see kinks (ReLU, max pooling): samples at steps h and 2h differ by {disagreement:.0%}, so they "
-        "would give no second derivative of the smooth pieces. Measure kind='ggn', which is the same for networks that are "
-        "linear in pieces"
+        "finite differences see kinks (ReLU, max pooling), so they would give no second derivative of the smooth pieces: measure "
+        "kind='ggn', which is the same for networks that are linear in pieces (samples at steps h and 2h differ by "
+        f"{disagreement:.0%})"
     )
 
 

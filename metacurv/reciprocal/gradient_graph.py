@@ -1,8 +1,9 @@
-"""What the graph of gradients, which ``backward(create_graph=True)`` leaves, can tell about the second derivative."""
+"""Checks the graph of gradients that ``backward(create_graph=True)`` leaves: it must hold the whole second derivative."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 from torch import Tensor
 from torch.autograd.graph import Node
@@ -43,9 +44,9 @@ def check_gradient_graph(
             continue
         if gradient.grad_fn is None:
             if functions:
-                raise _error(parameter.name, "carries no graph")
+                _refuse(parameter.name, "carries no graph")
         elif _has_bare_part(gradient.grad_fn, zeros=_is_zero(before.get(parameter.tensor))):
-            raise _error(parameter.name, "has a part without a graph")
+            _refuse(parameter.name, "has a part without a graph")
 
 
 def _has_bare_part(node: Node, *, zeros: bool) -> bool:
@@ -63,8 +64,8 @@ def _is_zero(gradient: Tensor | None) -> bool:
     return gradient is not None and not bool(gradient.count_nonzero())
 
 
-def _error(name: str, what: str) -> NotTwiceDifferentiableError:
-    return NotTwiceDifferentiableError(
+def _refuse(name: str, what: str) -> NoReturn:
+    raise NotTwiceDifferentiableError(
         f"the gradient of {name!r} {what}, after backward(create_graph=True): either the loss is linear there, or a custom "
         "function without a second derivative is on the way, which the gradient cannot tell. Call update_curvature(loss) "
         "between the forward and the backward pass instead, which can, and leave out create_graph=True"
