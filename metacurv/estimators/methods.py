@@ -95,8 +95,8 @@ def kinks(opened: Opened) -> str | None:
     if disagreement <= _KINKS:
         return None
     return (
-        "finite differences see kinks (ReLU, max pooling), so they would give no second derivative of the smooth pieces: measure "
-        "kind='ggn', which is the same for networks that are linear in pieces (samples at steps h and 2h differ by "
+        "finite differences see kinks (ReLU, max pooling), so they would give no second derivative of the smooth pieces: "
+        "measure kind='ggn', which is the same for networks that are linear in pieces (samples at steps h and 2h differ by "
         f"{disagreement:.0%})"
     )
 
