@@ -24,7 +24,7 @@ def test_it_is_short_and_trains(path: Path, tmp_path: Path) -> None:
     assert len(path.read_text().splitlines()) < 60
     start = [sys.executable]
     if path.name == "fsdp2.py":
-        start += ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+        start += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [*start, str(path), *RUN[path.name]],
         cwd=tmp_path,
