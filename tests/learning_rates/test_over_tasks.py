@@ -194,7 +194,7 @@ def test_the_report_has_them(store: Store, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_the_stored_runs_give_the_figures_of_other_code() -> None:
-    """A program that was written apart says .241 for one setting, .099 for the rule and .119 for the one that searched first."""
+    """A program that was written apart says .241 for one setting, .099 for the rule and .119 for the first one."""
     store = Store(STORED)
     done = report.summaries(TASKS.values(), range(10), store)
     by_name = {row.name: row for row in report.over_tasks(done, store)}
