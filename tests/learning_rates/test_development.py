@@ -234,8 +234,30 @@ def test_the_summary_by_hand(tmp_path: Path) -> None:
     assert lines[2] == (
         "| conv | 2 | 0.00316 linear (20) | +0.223 (0.0141 ×/÷ 1.63) | +0.000 (0.01), 1 seed |"
     )
-    assert lines[-1].startswith("| **mean of all** |  |  | **-0.582** ×/÷ ")
-    assert lines[-1].endswith(" | **+0.000**, 1 of 2 tasks |")
+    assert lines[-2].startswith("| **mean of all** |  |  | **-0.582** ×/÷ ")
+    assert lines[-2].endswith(" | **+0.000**, 1 of 2 tasks |")
+
+
+def test_behind_by_hand() -> None:
+    """Twice and four times the error on one task, the same twice on another: log 2 and a half more, with an error."""
+
+    def entry(*errors: float) -> summary.Entry:
+        return summary.Entry(1.0, 0.0, None, (100, 101), dict(zip((100, 101), errors, strict=True)))
+
+    tasks = [
+        summary.TaskSummary(
+            TASKS[name], "", 1.0, (100, 101), {"as it is": entry(1.0, 3.0), "other": other}
+        )
+        for name, other in (("digits-mlp", entry(2.0, 12.0)), ("conv", entry(1.0, 3.0)))
+    ]
+    found = summary.behind(tasks, "other", "as it is")
+    assert found is not None
+    mean, error = found
+    assert mean == pytest.approx(0.75 * math.log(2))
+    assert error == pytest.approx(
+        math.log(2) / 2 / 2
+    )  # log 2 apart: a standard error of half of it, over two tasks
+    assert summary.behind(tasks, "none", "as it is") is None
 
 
 def test_runs_of_several_commits_are_said(

@@ -82,7 +82,7 @@ def test_verdicts() -> None:
     )
     assert "2 of 3 runs end above the loss of their first step; 2 above 0.9 of it" in text
     assert "| conv | 0 of 0 | 1 of 2 | 0 of 0 | 0 of 0 | 1 of 1 |" in text
-    assert [line.split(" | ")[-1] for line in text.splitlines()[-2:]] == ["inf |", "1.5 |"]
+    assert [line.split(" | ")[-1] for line in text.splitlines()[-2:]] == ["inf |", "1.5000 |"]
 
 
 def test_a_sweep_goes_on_where_it_was_killed(

@@ -27,12 +27,14 @@ class Entry:
     Attributes:
         log_ratio: the logarithm of its mean error over that of the best point of the reference, both from ``seeds``.
         rates: the rates that it held; None where a run found none.
+        errors: the error of each seed.
     """
 
     error: float
     log_ratio: float
     rates: Found | None
     seeds: tuple[int, ...]
+    errors: Mapping[int, float]
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,29 @@ def mean(summaries: Iterable[TaskSummary], variant: str) -> Mean | None:
         math.exp(statistics.mean(spreads)) if spreads else math.nan,
         len(entries),
     )
+
+
+def behind(
+    summaries: Iterable[TaskSummary], variant: str, other: str
+) -> tuple[float, float] | None:
+    """Compares a variant with another one seed by seed, on the tasks where both have two seeds or more.
+
+    Returns:
+        The mean over tasks of log(error / error of the other), and its standard error over seeds; None without such tasks.
+    """
+    means, variances = [], []
+    for each in summaries:
+        ours, theirs = each.entries.get(variant), each.entries.get(other)
+        if ours is None or theirs is None:
+            continue
+        seeds = ours.errors.keys() & theirs.errors.keys()
+        if len(seeds) > 1:
+            logs = [math.log(ours.errors[seed] / theirs.errors[seed]) for seed in seeds]
+            means.append(statistics.mean(logs))
+            variances.append(statistics.variance(logs) / len(logs))
+    if not means:
+        return None
+    return statistics.mean(means), math.sqrt(sum(variances)) / len(means)
 
 
 def commits(tasks: Iterable[Task], variants: Iterable[str], store: Store) -> list[str]:
@@ -123,7 +148,8 @@ def _summary(
         if common := tuple(seed for seed in seeds if seed in runs):
             of_variant = _error(task, [runs[seed] for seed in common])
             ratio = math.log(of_variant / _best(task, records, common)[1])
-            entries[name] = Entry(of_variant, ratio, _rates(runs, common), common)
+            errors = {seed: _error(task, [runs[seed]]) for seed in common}
+            entries[name] = Entry(of_variant, ratio, _rates(runs, common), common, errors)
     return TaskSummary(task, best, least, seeds, entries)
 
 

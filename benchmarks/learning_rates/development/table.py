@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 
 from ..tables import row
-from .summary import Entry, Mean, TaskSummary, mean
+from .summary import Entry, Mean, TaskSummary, behind, mean
 from .tasks import STANDARD
+
+_AS_IT_IS = "as it is"
 
 
 def table(summaries: Sequence[TaskSummary], variants: Sequence[str]) -> str:
@@ -23,7 +25,14 @@ def table(summaries: Sequence[TaskSummary], variants: Sequence[str]) -> str:
     for label, of in (("mean of the standard tasks", standard), ("mean of all", summaries)):
         cells = [_mean(mean(of, name), len(of)) for name in shown]
         lines.append(row([f"**{label}**", "", "", *cells]))
+    cells = [_behind(standard, name) for name in shown]
+    lines.append(row([f"**standard tasks, less `{_AS_IT_IS}`**, seed by seed", "", "", *cells]))
     return "\n".join(lines) + "\n"
+
+
+def _behind(summaries: Sequence[TaskSummary], name: str) -> str:
+    found = None if name == _AS_IT_IS else behind(summaries, name, _AS_IT_IS)
+    return "" if found is None else f"{found[0]:+.3f} ± {found[1]:.3f}"
 
 
 def _entry(entry: Entry | None, summary: TaskSummary) -> str:
