@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.optim import Optimizer
 
-from metacurv.local_tensors import is_spread, local, sum_over_shards
+from metacurv.processes.local_tensors import is_spread, local, sum_over_shards
 
 Rate = float | Tensor
 

@@ -19,7 +19,7 @@ PACKAGE = "metacurv"
 
 # Modules of the top level, by the room that they belong to; others are rooms of their own, as folders are.
 MODULES = {
-    "optimizer": ("optimizer", "wrapper", "base_step", "group_parameters", "ranks"),
+    "optimizer": ("optimizer", "wrapper", "carried_state", "base_step", "group_parameters", "eagerly"),
     "torch twins": ("_reference", "_chain", "_scalars", "_sums"),
     "compiled ops": ("_kernels", "_native", "_fake"),
     "self_check": ("__main__", "self_check"),
@@ -28,6 +28,8 @@ EVERYWHERE = {"_validate", "_version", "_warnings"}  # small, and imported from 
 COMPILED = "_C"
 WORDS = {
     "experiment": "comparisons, with reports",
+    "integrations": "callbacks for frameworks",
+    "processes": "means and sums over ranks",
     "self_check": "python -m metacurv",
     "directional": "finds a learning rate",
     "reciprocal": "lr / (1 + alpha trace)",

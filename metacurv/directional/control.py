@@ -40,8 +40,8 @@ from metacurv.directional.step_line import StepLine
 from metacurv.directional.stepped import keep, moving
 from metacurv.estimators.line_reading import LineReading
 from metacurv.estimators.parameters import number_parameters
-from metacurv.fully_sharded import reshard
 from metacurv.group_parameters import named_parameters
+from metacurv.processes.fully_sharded import reshard
 from metacurv.rules.directional import ASSUMED_STEPS, DirectionalRule, Settling, WarmUp
 from metacurv.rules.early_rate import MAX_LR, MIN_LR, EarlyRate
 from metacurv.rules.settling import settled

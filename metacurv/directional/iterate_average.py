@@ -17,7 +17,7 @@ from torch import Tensor
 from metacurv import _validate
 from metacurv.carried_state import OfParameters
 from metacurv.estimators.precision import wide
-from metacurv.local_tensors import locals_of
+from metacurv.processes.local_tensors import locals_of
 
 _POWER = 4  # the last fifth of the iterates has about two thirds of the weight
 _EVERY = 8  # steps between updates: neighbours hardly differ, and reading all parameters costs tiny networks 7 % of a step

@@ -16,10 +16,10 @@ from metacurv.estimators.line_reading import Leaves, OutputLoss
 from metacurv.estimators.model_loss import call_model
 from metacurv.estimators.precision import wide
 from metacurv.estimators.state import StateKept
-from metacurv.fully_sharded import reshard, sharded_modules
 from metacurv.group_parameters import check_model_has_some
-from metacurv.local_tensors import locals_of
-from metacurv.ranks import Ranks
+from metacurv.processes.fully_sharded import reshard, sharded_modules
+from metacurv.processes.local_tensors import locals_of
+from metacurv.processes.ranks import Ranks
 
 
 class ProbeModel:

@@ -13,7 +13,7 @@ from metacurv import _validate
 from metacurv.carried_state import OfParameters
 from metacurv.directional.base_state import BaseState
 from metacurv.directional.iterate_average import IterateAverage
-from metacurv.local_tensors import locals_of
+from metacurv.processes.local_tensors import locals_of
 
 
 class Training:

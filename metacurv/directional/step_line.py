@@ -14,7 +14,7 @@ from torch import Tensor
 from metacurv._scalars import scalar
 from metacurv.base_step import Rate
 from metacurv.estimators.finite_difference import relative_step
-from metacurv.local_tensors import is_spread, locals_of, sum_over_shards
+from metacurv.processes.local_tensors import is_spread, locals_of, sum_over_shards
 
 
 class StepLine:

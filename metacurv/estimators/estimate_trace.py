@@ -20,8 +20,8 @@ from metacurv.estimators.opened import Opened
 from metacurv.estimators.parameters import NumberedParameter, number_parameters
 from metacurv.estimators.sampling import Budget, Groups
 from metacurv.estimators.trace_estimate import TraceEstimate
-from metacurv.fully_sharded import as_one_process
-from metacurv.ranks import Ranks
+from metacurv.processes.fully_sharded import as_one_process
+from metacurv.processes.ranks import Ranks
 
 Method = Literal["auto", "exact", "activation", "taylor", "hutchinson", "finite_difference"]
 

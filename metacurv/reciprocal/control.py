@@ -24,9 +24,9 @@ from metacurv.estimators.moments import TraceReading
 from metacurv.estimators.parameters import NumberedParameter, number_parameters
 from metacurv.estimators.state import StateKept
 from metacurv.estimators.trace_estimate import TraceEstimate
-from metacurv.fully_sharded import whole_parameters
 from metacurv.group_parameters import named_parameters
-from metacurv.ranks import Ranks, one_copy
+from metacurv.processes.fully_sharded import whole_parameters
+from metacurv.processes.ranks import Ranks, one_copy
 from metacurv.reciprocal.gradient_graph import check_gradient_graph
 from metacurv.reciprocal.record import UpdateRecord
 from metacurv.reciprocal.step_capture import (

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from metacurv.directional.guard import Guard
 from metacurv.directional.judge import Judge
 from metacurv.directional.snapshot import Training
-from metacurv.ranks import Ranks
+from metacurv.processes.ranks import Ranks
 from tests.directional.helpers import Point, directional, network, train
 from tests.directional.problems import BASES, Run, network_of, normal
 from tests.drop_in.helpers import assert_same, weights

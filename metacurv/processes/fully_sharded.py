@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from metacurv.local_tensors import is_spread
+from metacurv.processes.local_tensors import is_spread
 
 
 def sharded_modules(model: nn.Module) -> list[Any]:

@@ -1,0 +1,1 @@
+"""The processes that train or measure together, and what each of them holds."""
