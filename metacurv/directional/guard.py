@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metacurv import _validate
 from metacurv.directional.base_state import BaseState
-from metacurv.directional.judge import Judge, is_below
+from metacurv.directional.judge import Judge, is_above
 from metacurv.directional.snapshot import Place, Training, copy_all
 
 _LOST = 0.25  # part of the progress since the beginning whose loss is death
@@ -86,9 +86,9 @@ class Guard:
         for place in (end, self._kept, first):
             place.restore(self._training)
             losses[place] = losses_of_more()
-        best = end if losses[end].mean() <= losses[self._kept].mean() else self._kept
-        if not is_below(losses[best], losses[first]):
-            best = end if torch.equal(losses[end], losses[first]) else first
+        best = end if sum(losses[end]) <= sum(losses[self._kept]) else self._kept
+        if not is_above(losses[first], losses[best]):
+            best = end if losses[end] == losses[first] else first
         if best is end:
             end.restore(self._training)
         else:
@@ -177,10 +177,6 @@ class Guard:
     def _places(training: Training, state: dict[str, Any], name: str) -> tuple[Place, Place]:
         """Returns the kept place and the first one."""
         kept, first = Place.loaded(training, state, name), state["first"]
-        if not isinstance(first, dict) or not {"parameters", "buffers"} <= first.keys():
-            raise ValueError(
-                f"{name}['first'] must be a dict with parameters and buffers, got {_validate.describe(first)}"
-            )
         return kept, Place.loaded(training, first, f"{name}['first']")
 
     def load(self, state: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ _LEAST_BATCHES = 8  # whose differences give an error
 _PART = 100  # the batches are at most this part of the horizon
 _QUICK_EXAMPLES = 64  # that one look takes
 _NOISE_BATCHES = 4  # that one look at the noise takes at most
-_ERRORS = 2.0  # standard errors that are significant
+_ERRORS = 2.0  # standard errors of the paired difference that are significant
 _MUCH = 0.1  # part of the first loss
 
 
@@ -146,19 +146,18 @@ class Judge:
 
     def has_learned_much(self) -> bool:
         """Tells whether the iterate's loss is so far below the first one that a few examples are enough to see it."""
-        now = self._losses(len(self._batches))
-        first = torch.tensor(self._first, dtype=now.dtype, device=now.device)
-        return is_below(now, first) and bool((first - now).mean() > _MUCH * first.mean().abs())
+        now, first = self._losses(len(self._batches)).tolist(), self.first_loss(quick=False)
+        return is_above(self._first, now) and first - sum(now) / len(now) > _MUCH * abs(first)
 
-    def on_more(self) -> Callable[[], Tensor]:
-        """Draws more batches, for one comparison; returns a function that gives the iterate's loss on each of them, [n]."""
+    def on_more(self) -> Callable[[], list[float]]:
+        """Draws more batches, for one comparison; returns a function that gives the iterate's loss on each of them."""
         batches: list[ProbeBatch] = []
         examples = 0.0
         while examples < _EXAMPLES and len(batches) < _EXAMPLES:
             batch, count = self._drawn()
             batches.append(batch)
             examples += count
-        return lambda: self._mean_losses(batches)
+        return lambda: self._mean_losses(batches).tolist()
 
     def _losses(self, count: int) -> Tensor:
         return self._mean_losses(self._batches[:count])
@@ -172,11 +171,17 @@ class Judge:
         )
 
 
-def is_below(losses: Tensor, others: Tensor) -> bool:
-    """Tells whether losses are below others of the same batches, [n], by more than chance can explain."""
-    gains = others - losses
-    error = gains.std() / len(gains) ** 0.5 if len(gains) > 1 else gains.new_zeros(())
-    return bool(gains.mean() > _ERRORS * error)
+def is_above(losses: Sequence[float], others: Sequence[float]) -> bool:
+    """Tells whether losses are significantly above others of the same batches.
+
+    The mean of the paired differences must exceed twice its standard error (Student's paired test).
+    """
+    differences = [a - b for a, b in zip(losses, others, strict=True)]
+    n, mean = len(differences), sum(differences) / len(differences)
+    if n == 1:
+        return mean > 0
+    error = math.sqrt(sum((d - mean) ** 2 for d in differences) / (n - 1) / n)
+    return mean > _ERRORS * error
 
 
 def _examples(pair: Any) -> int:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from metacurv import _validate
-from metacurv.directional.judge import Verdict
+from metacurv.directional.judge import Verdict, is_above
 from metacurv.directional.snapshot import Snapshot, Training
 
 FACTOR = 3.0  # between neighbours
@@ -29,7 +29,6 @@ _CLOSE = 0.1  # a loss that lags by this part of the progress has no weight
 _BEHIND = 0.15  # and by this part, significantly, ends a candidate after the first round
 _NOISE = 0.02  # part of the progress that noise may cost
 _LOST = 0.02  # part of the first loss above which a large rate has led away from it
-_ERRORS = 2.0  # standard errors of the paired difference that are significant
 _MOST = 9  # candidates of one race
 
 
@@ -364,18 +363,10 @@ class Race:
 
 
 def is_worse(candidate: Candidate, than: Candidate) -> bool:
-    """Tells whether the losses of one are significantly above those of the other, batch by batch.
-
-    The mean of the paired differences must exceed twice its standard error (Student's paired test).
-    """
+    """Tells whether the losses of one are significantly above those of the other, batch by batch."""
     if candidate.is_dead or than.is_dead:
         return candidate.is_dead and not than.is_dead
-    differences = [a - b for a, b in zip(candidate.losses, than.losses, strict=True)]
-    n, mean = len(differences), sum(differences) / len(differences)
-    if n == 1:
-        return mean > 0
-    error = math.sqrt(sum((d - mean) ** 2 for d in differences) / (n - 1) / n)
-    return mean > _ERRORS * error
+    return is_above(candidate.losses, than.losses)
 
 
 def close_rate(candidates: Sequence[Candidate], first: float) -> float:

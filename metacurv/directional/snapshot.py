@@ -70,12 +70,16 @@ class Place:
         return {"parameters": OfParameters(self.parameters), "buffers": self.buffers}
 
     @classmethod
-    def loaded(cls, training: Training, state: dict[str, Any], name: str) -> Place:
+    def loaded(cls, training: Training, state: Any, name: str) -> Place:
         """Returns the place that ``state``, called ``name`` in errors, describes.
 
         Raises:
-            ValueError: ``state`` has tensors of other shapes, or something else in their places.
+            ValueError: ``state`` has another form, or tensors of other shapes.
         """
+        if not isinstance(state, dict) or not {"parameters", "buffers"} <= state.keys():
+            raise ValueError(
+                f"{name} must be a dict with parameters and buffers, got {_validate.describe(state)}"
+            )
         new = cls(training)
         new.parameters = like(new.parameters, state["parameters"], f"{name}['parameters']")
         new.buffers = like_buffers(new.buffers, state["buffers"], f"{name}['buffers']")

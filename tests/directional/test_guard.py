@@ -114,7 +114,7 @@ def test_where_few_examples_cannot_tell_the_end_is_compared_on_more(
             return much
 
         def on_more(self) -> Any:
-            return lambda: torch.tensor(losses.pop(0))
+            return lambda: losses.pop(0)
 
     much, point = True, Point(0.0)
     training = Training(torch.optim.SGD(point.parameters(), lr=1.0), point, None)
@@ -185,7 +185,7 @@ def test_much_is_a_tenth_and_two_standard_errors() -> None:
         now[:] = seen
         assert judge.has_learned_much() is much
     assert not judge.has_few
-    assert judge.on_more()().tolist() == [9.1, 8.9]
+    assert judge.on_more()() == [9.1, 8.9]
     assert next(numbers) == 8 + 2
 
 

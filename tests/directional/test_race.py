@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from metacurv import MetaCurvatureLR
-from metacurv.directional import control, race
+from metacurv.directional import control, judge, race
 from metacurv.directional.iterate_average import IterateAverage
 from metacurv.directional.judge import Verdict
 from metacurv.directional.race import Candidate, Outcome, Race, close_rate, is_worse, quiet_rate
@@ -38,11 +38,11 @@ def _constants(monkeypatch: pytest.MonkeyPatch) -> None:
         "_CLOSE": 0.1,
         "_NOISE": 0.02,
         "_BEHIND": 0.15,
-        "_ERRORS": 2.0,
         "_MOST": 9,
     }
     for name, value in values.items():
         monkeypatch.setattr(race, name, value)
+    monkeypatch.setattr(judge, "_ERRORS", 2.0)
     for module in (race, control):
         monkeypatch.setattr(module, "FACTOR", 3.0)
 
