@@ -122,7 +122,11 @@ class Judge:
         iterate = float(self._mean_losses(batches).mean())
         with average.in_place():
             averaged = float(self._mean_losses(batches).mean())
-        return averaged, iterate - averaged, sum(self._losses_before[i] for i in taken) / few - averaged
+        return (
+            averaged,
+            iterate - averaged,
+            sum(self._losses_before[i] for i in taken) / few - averaged,
+        )
 
     def finds_alive(self) -> bool:
         """Tells whether the iterate's loss is finite, on the first of the batches."""
@@ -145,7 +149,9 @@ class Judge:
     def has_learned_much(self) -> bool:
         """Tells whether the iterate's loss is so far below the first one that a few examples are enough to see it."""
         now, first = self._losses(len(self._batches)).tolist(), self.first_loss(quick=False)
-        return is_above(self._losses_before, now) and first - sum(now) / len(now) > _MUCH * abs(first)
+        return is_above(self._losses_before, now) and first - sum(now) / len(now) > _MUCH * abs(
+            first
+        )
 
     def on_more(self) -> Callable[[], list[float]]:
         """Draws more batches, for one comparison; returns a function that gives the iterate's loss on each of them."""
