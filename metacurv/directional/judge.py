@@ -81,7 +81,7 @@ class Judge:
                 f"loss_fn must be finite on some batch of probe at the first step, got {self.first}"
             )
         self._batches = [drawn[i] for i in judging]
-        self._first = [self.first[i] for i in judging]
+        self._losses_before = [self.first[i] for i in judging]
         # One example of a batch each would tell nothing.
         before = itertools.accumulate((examples[i] for i in judging[:-1]), initial=0.0)
         self._quick = sum(count < _QUICK_EXAMPLES for count in before)
@@ -96,7 +96,7 @@ class Judge:
 
     def first_loss(self, *, quick: bool) -> float:
         """Returns the mean loss before the training, of all batches or of the first few."""
-        losses = self._first[: self._quick] if quick else self._first
+        losses = self._losses_before[: self._quick] if quick else self._losses_before
         return sum(losses) / len(losses)
 
     def verdict(self) -> Verdict:
@@ -124,7 +124,11 @@ class Judge:
         iterate = float(self._mean_losses(batches).mean())
         with average.in_place():
             averaged = float(self._mean_losses(batches).mean())
-        return averaged, iterate - averaged, sum(self._first[i] for i in taken) / few - averaged
+        return (
+            averaged,
+            iterate - averaged,
+            sum(self._losses_before[i] for i in taken) / few - averaged,
+        )
 
     def finds_alive(self) -> bool:
         """Tells whether the iterate's loss is finite, on the first of the batches."""
@@ -147,7 +151,9 @@ class Judge:
     def has_learned_much(self) -> bool:
         """Tells whether the iterate's loss is so far below the first one that a few examples are enough to see it."""
         now, first = self._losses(len(self._batches)).tolist(), self.first_loss(quick=False)
-        return is_above(self._first, now) and first - sum(now) / len(now) > _MUCH * abs(first)
+        return is_above(self._losses_before, now) and first - sum(now) / len(now) > _MUCH * abs(
+            first
+        )
 
     def on_more(self) -> Callable[[], list[float]]:
         """Draws more batches, for one comparison; returns a function that gives the iterate's loss on each of them."""

@@ -180,7 +180,7 @@ def test_much_is_a_tenth_and_two_standard_errors() -> None:
         return Says(next(numbers)), (torch.zeros(300),)
 
     judge = Judge(training, draw, 100)
-    judge._batches, judge._first = judge._batches[:2], judge._first[:2]
+    judge._batches, judge._losses_before = judge._batches[:2], judge._losses_before[:2]
     for seen, much in (([9.0, 7.0], False), ([8.9, 7.0], True), ([9.1, 8.9], False)):
         now[:] = seen
         assert judge.has_learned_much() is much
