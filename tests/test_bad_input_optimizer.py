@@ -123,7 +123,6 @@ def test_optimizers(make):
             id="complex",
         ),
         pytest.param(lambda: torch.eye(2).to_sparse().requires_grad_(), TypeError, id="sparse"),
-        pytest.param(lambda: torch.ones(2, dtype=torch.int64), TypeError, id="integers"),
         pytest.param(
             lambda: torch.ones(2, device="meta", requires_grad=True), ValueError, id="two devices"
         ),

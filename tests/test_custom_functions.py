@@ -209,7 +209,7 @@ def checked(apply: Apply, dtype: torch.dtype, seed: int, shape: tuple[int, ...] 
     before = inner.detach().clone()
     loss = (apply(inner) ** 2).sum() + w.sum()
     try:
-        check_differentiable(nodes_below([loss.grad_fn]))  # type: ignore[list-item]
+        check_differentiable(nodes_below([loss.grad_fn]), [w])  # type: ignore[list-item]
     finally:
         assert torch.equal(inner, before)
         assert inner._version == 0
@@ -328,6 +328,41 @@ def test_the_gauss_newton_matrix_needs_one_backward_pass_of_the_model() -> None:
         assert (found.method, found.value) == ("exact", pytest.approx(truth))
     with pytest.raises(NotTwiceDifferentiableError, match="Fault"):
         estimate_trace(*problem(BAD), kind="ggn", method="hutchinson", n_samples=4)
+
+
+class Before(nn.Module):
+    """A function that no parameter goes through."""
+
+    def __init__(self, apply: Apply) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.apply_ = nn.Linear(3, 2), apply
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(self.apply_(x))
+        return out
+
+
+def with_penalty(output: Tensor, penalty: Tensor) -> Tensor:
+    return output.square().mean() + penalty
+
+
+def test_beside_the_way_to_the_parameters_a_fault_does_no_harm() -> None:
+    x, w = torch.randn(8, 3, requires_grad=True), torch.randn(3, requires_grad=True)
+    for options in ({"method": "hutchinson"}, {"method": "hutchinson", "kind": "ggn"}, {}):
+        bad, good = (
+            estimate_trace(
+                Before(apply), with_penalty, x, apply(w).sum(), n_samples=4, **options
+            ).value  # type: ignore[call-overload]
+            for apply in (BAD, CUBE)
+        )
+        assert bad == pytest.approx(good, rel=1e-6)
+    u = [torch.ones(2, 3), torch.ones(2)]
+    bad, good = (
+        directional_curvature(Before(apply), with_penalty, x, apply(w).sum(), u, kind="hessian")
+        for apply in (BAD, CUBE)
+    )
+    assert bad == pytest.approx(good, rel=1e-6)
 
 
 def test_curvature_along_a_direction() -> None:

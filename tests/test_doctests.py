@@ -10,18 +10,20 @@ import pytest
 
 import metacurv
 
+NEED_EXTRAS = (
+    "metacurv.experiment",
+    "metacurv.integrations.lightning",
+    "metacurv.integrations.transformers",
+)
+
 
 def module_names() -> list[str]:
-    """All but the experiment, which needs extras, and what cannot be loaded without the compiled module."""
+    """All but those that need extras, and what cannot be loaded without the compiled module."""
     found = [info.name for info in pkgutil.walk_packages(metacurv.__path__, "metacurv.")]
     left_out = {"metacurv._C"} | (set() if metacurv.native_available() else {"metacurv._fake"})
     return [
         "metacurv",
-        *(
-            name
-            for name in found
-            if name not in left_out and not name.startswith("metacurv.experiment")
-        ),
+        *(name for name in found if name not in left_out and not name.startswith(NEED_EXTRAS)),
     ]
 
 

@@ -46,7 +46,8 @@ def test_once_differentiable_functions(layer, curved, backend):
     loss = (squares.square() if curved else squares).sum()
     with pytest.raises(NotTwiceDifferentiableError, match="once_differentiable") as caught:
         hessian_trace(loss, [w], backend=backend)
-    assert_explained(caught.value)
+    assert "OnceDifferentiable" in str(caught.value)
+    assert "finite_difference" in str(caught.value)
     loss.backward()  # the graph is still good for one derivative
     assert w.grad is not None
 

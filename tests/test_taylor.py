@@ -28,7 +28,7 @@ PROBLEMS = {**STACKS, **{name: GENERAL[name] for name in MODULES}}
 def prepare(loss, params, backend="auto"):
     parameters = number_parameters(params)
     graph = LossGraph(loss.grad_fn)
-    start = torch.ones_like(loss, requires_grad=True) if graph.python_functions else None
+    start = torch.ones_like(loss, requires_grad=True) if graph.has_python_functions else None
     with torch.no_grad():
         steps = plan_tangents(graph, parameters, find_linear_uses(graph, parameters), backend)
     if steps is None:

@@ -19,7 +19,14 @@ PACKAGE = "metacurv"
 
 # Modules of the top level, by the room that they belong to; others are rooms of their own, as folders are.
 MODULES = {
-    "optimizer": ("optimizer", "wrapper", "carried_state", "base_step", "group_parameters", "eagerly"),
+    "optimizer": (
+        "optimizer",
+        "wrapper",
+        "carried_state",
+        "base_step",
+        "group_parameters",
+        "eagerly",
+    ),
     "torch twins": ("_reference", "_chain", "_scalars", "_sums"),
     "compiled ops": ("_kernels", "_native", "_fake"),
     "self_check": ("__main__", "self_check"),

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
-from torch.autograd.graph import GradientEdge, Node
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from metacurv import ops
 from metacurv.estimators.errors import (
@@ -33,6 +33,7 @@ from metacurv.estimators.errors import (
     NotTwiceDifferentiableError,
     explain_differentiation_errors,
 )
+from metacurv.estimators.graph import nodes_towards
 
 _MOVED = 16  # elements of a saved tensor
 
@@ -66,19 +67,30 @@ def names_of(nodes: Iterable[Node]) -> list[str]:
     return list(dict.fromkeys(_class(node).__name__ for node in custom_functions(nodes)))
 
 
-def check_differentiable(nodes: Iterable[Node], *, only_linear: bool = False) -> None:
-    """Checks the custom functions among ``nodes``.
+def check_differentiable(
+    nodes: Iterable[Node], towards: Iterable[Tensor | GradientEdge], *, only_linear: bool = False
+) -> None:
+    """Checks the custom functions on the way to some tensors; others have no part in a derivative in these.
 
     Args:
-        nodes: nodes of a graph that is still there.
+        nodes: the nodes of a graph that is still there.
+        towards: leaves that require a gradient, or edges of the graph.
         only_linear: True where backward passes are differentiated in their cotangents alone.
 
     Raises:
         NotTwiceDifferentiableError: derivatives of a backward pass would lack terms, or may; the message names the function.
         ValueError: the graph was freed.
     """
-    for node in custom_functions(nodes):
-        _Checked(node).check(only_linear=only_linear)
+    graph = list(nodes)
+    functions = custom_functions(graph)
+    if functions:
+        ends = [
+            x.node if isinstance(x, GradientEdge) else get_gradient_edge(x).node for x in towards
+        ]
+        on_the_way = nodes_towards(graph, ends)
+        for node in functions:
+            if node in on_the_way:
+                _Checked(node).check(only_linear=only_linear)
 
 
 def _class(node: Node) -> Any:

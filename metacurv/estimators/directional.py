@@ -135,7 +135,7 @@ def _quadratic_form(
     assert loss.grad_fn is not None  # check_loss saw to it
     # Backward passes take the dtypes that the forward pass chose.
     with torch.autocast(loss.device.type, enabled=False):
-        check_differentiable(nodes_below([loss.grad_fn]))
+        check_differentiable(nodes_below([loss.grad_fn]), leaves)
         # A once-differentiable function leaves its mark only on gradients that carry a graph on arrival.
         gradients = gradient_graph(loss, leaves, start=torch.ones_like(loss, requires_grad=True))
         rows = [

@@ -37,24 +37,43 @@ def nodes_above(edge: GradientEdge, root: Node) -> Iterator[Node]:
                     stack.append(below)
 
 
+def nodes_towards(nodes: Iterable[Node], ends: Iterable[Node]) -> set[Node]:
+    """Returns ``ends`` and those of ``nodes``, all of a graph, from which a backward pass reaches one of them."""
+    consumers: dict[Node, list[Node]] = defaultdict(list)
+    for node in nodes:
+        for below, _ in node.next_functions:
+            if below is not None:
+                consumers[below].append(node)
+    stack = list(ends)
+    seen = set(stack)
+    while stack:
+        for above in consumers[stack.pop()]:
+            if above not in seen:
+                seen.add(above)
+                stack.append(above)
+    return seen
+
+
 class LossGraph:
     """The graph of a loss with its edges reversed.
 
     ``consumers`` maps a node to the nodes that send it their gradient, with the position of the edge among theirs.
     ``leaves`` maps the id of a leaf tensor to its node.
-    ``python_functions`` lists the nodes of a ``torch.autograd.Function``, whose backward may not be differentiable.
+    ``nodes`` lists all of them.
+    ``has_python_functions`` is true where it holds a ``torch.autograd.Function``, whose backward may not be differentiable.
     """
 
     def __init__(self, root: Node) -> None:
         self.consumers: dict[Node, list[tuple[Node, int]]] = defaultdict(list)
         self.leaves: dict[int, Node] = {}
-        self.python_functions: list[Node] = []
-        for node in nodes_below([root]):
+        self.has_python_functions = False
+        self.nodes = list(nodes_below([root]))
+        for node in self.nodes:
             edges = node.next_functions
             if not edges and (leaf := getattr(node, "variable", None)) is not None:
                 self.leaves[id(leaf)] = node
             if isinstance(node, BackwardCFunction):
-                self.python_functions.append(node)
+                self.has_python_functions = True
             for position, (below, _) in enumerate(edges):
                 if below is not None:
                     self.consumers[below].append((node, position))

@@ -45,8 +45,8 @@ def choose_products(
     assert loss.grad_fn is not None  # check_loss saw to it
     graph = LossGraph(loss.grad_fn)
     # A once-differentiable function leaves its mark only on gradients that carry a graph on arrival.
-    check_differentiable(graph.python_functions)
-    start = torch.ones_like(loss, requires_grad=True) if graph.python_functions else None
+    check_differentiable(graph.nodes, [p.tensor for p in parameters])
+    start = torch.ones_like(loss, requires_grad=True) if graph.has_python_functions else None
     products = None if backend == "reference" else _fast(loss, graph, parameters, backend, start)
     if products is None:
         gradients = gradient_graph(loss, [p.tensor for p in parameters], start=start)

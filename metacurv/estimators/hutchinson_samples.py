@@ -90,7 +90,7 @@ class GaussNewtonSamples:
     def _pull_graph(self) -> list[tuple[str, Tensor]] | None:
         """Returns J' w of each parameter that the output depends on, as a function of w; None where that has no derivative."""
         tensors = [p.tensor for p in self._problem.parameters]
-        check_differentiable(nodes_below([self._edge.node]), only_linear=True)
+        check_differentiable(nodes_below([self._edge.node]), tensors, only_linear=True)
         try:
             with torch.enable_grad():
                 pulled = torch.autograd.grad(

@@ -106,7 +106,7 @@ def read_lines(
         leaves = [x.detach().requires_grad_() for x in centre]
         value = loss.at(leaves)
         if value.grad_fn is not None:
-            check_differentiable(nodes_below([value.grad_fn]))
+            check_differentiable(nodes_below([value.grad_fn]), leaves)
         gradients = _gradients(value, leaves, create_graph=True)
         slope = torch.stack([_dot(gradients, tangent) for tangent in tangents])
         summed = tangents[0]

@@ -189,7 +189,7 @@ class GenericFactor(OutputFactor):
         self._samples = samples
         self.columns_per_sample = like.numel() // max(1, samples)
         assert loss.grad_fn is not None  # check_loss saw to it
-        check_differentiable(nodes_above(edge, loss.grad_fn))
+        check_differentiable(nodes_above(edge, loss.grad_fn), [edge])
         # A once-differentiable function leaves its mark only on gradients that carry a graph on arrival.
         start = torch.ones_like(loss, requires_grad=True)
         (gradient,) = gradient_graph(loss, [edge], start=start)

@@ -81,6 +81,8 @@ class TraceControl:
         self._estimator = _checked_estimator(estimator, model)
         self._ema = BiasCorrectedEma(smoothing)
         self._numbered: tuple[list[tuple[int, bool]], list[NumberedParameter]] | None = None
+        if alpha:  # something will be measured
+            number_parameters(named_parameters(base), may_be_frozen=True)  # checks them
         self._with_buffers: list[nn.Module] = []
         if model is not None:
             stepped = [p for group in base.param_groups for p in group["params"]]

@@ -273,6 +273,7 @@ def test_rates_are_logged_at_every_event() -> None:
     ]
 
 
+@pytest.mark.filterwarnings("ignore:horizon=300 brings the learning rate to zero")
 def test_the_effective_rates_of_a_record_are_those_of_the_next_step() -> None:
     """With the factors of warm-up, finish and a scheduler."""
     model = network()
