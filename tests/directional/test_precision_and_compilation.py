@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from metacurv import MetaCurvatureLR
 from tests.directional.helpers import batch, directional, network, train, training_loss
 
 
@@ -39,18 +40,28 @@ def test_autocast_inside_of_the_forward_pass(cast: str) -> None:
         assert coarse.lr == pytest.approx(exact.lr, rel=0.2)
 
 
+def optimizer_of(rule: str, model: nn.Module) -> Any:
+    base = torch.optim.SGD(model.parameters(), lr=0.1)
+    if rule == "directional":
+        return directional(base, model, horizon=60)
+    return MetaCurvatureLR(base, alpha=0.1, update_freq=7)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own
-def test_a_compiled_step_is_the_step() -> None:
+@pytest.mark.parametrize("rule", ["directional", "reciprocal"])
+def test_a_compiled_step_is_the_step(rule: str) -> None:
     model, twin = network(), network()
-    opt = directional(torch.optim.SGD(model.parameters(), lr=0.1), model, horizon=60)
-    other = directional(torch.optim.SGD(twin.parameters(), lr=0.1), twin, horizon=60)
+    opt, other = optimizer_of(rule, model), optimizer_of(rule, twin)
     step = torch.compile(other.step)
     for i in range(60):
         x, y = batch(i)
         for net, optimizer, go in ((model, opt, opt.step), (twin, other, step)):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(net(x), y).backward()
+            loss = nn.functional.cross_entropy(net(x), y)
+            if rule == "reciprocal":
+                optimizer.update_curvature(loss)
+            loss.backward()
             go()
     for a, b in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
