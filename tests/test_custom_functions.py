@@ -21,7 +21,7 @@ from metacurv import (
     hessian_trace,
 )
 from metacurv.estimators.custom_functions import check_differentiable
-from metacurv.estimators.graph import nodes_below
+from metacurv.estimators.elsewhere import elsewhere
 
 Apply = Callable[[Tensor], Tensor]
 
@@ -185,6 +185,34 @@ def by_numpy(ctx: Any, g: Tensor) -> Tensor:
     return torch.from_numpy(3 * g.detach().numpy() * x.detach().numpy() ** 2)
 
 
+class Difference(Function):
+    """The squared distance from a constant, whose gradient forward has made."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, target: Tensor) -> Tensor:
+        ctx.save_for_backward(2 * (x - target))
+        return (x - target) ** 2
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return g * ctx.saved_tensors[0], None
+
+
+def keeping(keep: Callable[[Tensor], Any]) -> Any:
+    """Forward of a cube that keeps something in an attribute."""
+
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.kept = keep(x.detach())
+        return x**3
+
+    return forward
+
+
+def scaled_by_norm(ctx: Any, x: Tensor) -> Tensor:
+    ctx.norm = float(x.norm())
+    return x * ctx.norm
+
+
 FAULTY: dict[str, Apply] = {
     "all detached": function("Fault", saving(itself, cube), lambda c, g: (3 * g * c.saved_tensors[0] ** 2).detach()),
     "a factor detached": function("Fault", saving(itself, cube), lambda c, g: 3 * g * c.saved_tensors[0].detach() ** 2),
@@ -197,19 +225,38 @@ FAULTY: dict[str, Apply] = {
     "half of it": function(
         "Fault", saving(itself, lambda x: x.relu() ** 2), lambda c, g: 2 * g * c.saved_tensors[0].detach().relu()
     ),
+    "in a list": function("Fault", keeping(lambda x: [x.clone()]), lambda c, g: 3 * g * c.kept[0] ** 2),
+    "in a dict": function("Fault", keeping(lambda x: {"x": (1, x**2)}), lambda c, g: 3 * g * c.kept["x"][1]),
+    "in an array": function(
+        "Fault", keeping(lambda x: x.double().numpy()), lambda c, g: 3 * g * torch.from_numpy(c.kept**2).to(g)
+    ),
+    "beside a constant": lambda x: Difference.apply(x, torch.ones_like(x.detach())),
 }  # fmt: skip
+A_NUMBER: Apply = function("Fault", scaled_by_norm, lambda c, g: g * c.norm)
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 
 
-def checked(apply: Apply, dtype: torch.dtype, seed: int, shape: tuple[int, ...] = (6, 6)) -> None:
-    """Checks a graph with the function in it; what it saved is afterwards what it was."""
+def checked(
+    apply: Apply,
+    dtype: torch.dtype,
+    seed: int,
+    shape: tuple[int, ...] = (6, 6),
+    *,
+    alone: bool = False,
+) -> None:
+    """Checks a graph with the function in it, ``alone`` or where it can be made again; what it saved stays what it was."""
+
+    def graph(w: Tensor) -> tuple[Tensor, Tensor]:
+        inner = w * 1.3
+        return (apply(inner) ** 2).sum() + w.sum(), inner
+
     w = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     w = w.to(dtype).requires_grad_()
-    inner = w * 1.3
+    loss, inner = graph(w)
     before = inner.detach().clone()
-    loss = (apply(inner) ** 2).sum() + w.sum()
+    again = None if alone else lambda: graph(*elsewhere([w]))[0]
     try:
-        check_differentiable(nodes_below([loss.grad_fn]), [w])  # type: ignore[list-item]
+        check_differentiable([loss.grad_fn], [w], again=again)  # type: ignore[list-item]
     finally:
         assert torch.equal(inner, before)
         assert inner._version == 0
@@ -221,6 +268,11 @@ def checked(apply: Apply, dtype: torch.dtype, seed: int, shape: tuple[int, ...] 
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_ones_are_accused_of_nothing(name: str, dtype: torch.dtype, seed: int) -> None:
     checked(RIGHT[name], dtype, seed)
+    if name != "a constant input":
+        checked(RIGHT[name], dtype, seed, alone=True)
+
+
+NAMES = r"Fault|QuotientHiding|Difference"
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -229,8 +281,18 @@ def test_right_ones_are_accused_of_nothing(name: str, dtype: torch.dtype, seed: 
 def test_faulty_ones_are_named(name: str, dtype: torch.dtype, seed: int) -> None:
     if name == "numpy" and dtype == torch.bfloat16:
         pytest.skip("numpy has no bfloat16")
-    with pytest.raises(NotTwiceDifferentiableError, match=r"Fault|QuotientHiding"):
-        checked(FAULTY[name], dtype, seed)
+    for alone in (False, True):
+        with pytest.raises(NotTwiceDifferentiableError, match=NAMES):
+            checked(FAULTY[name], dtype, seed, alone=alone)
+
+
+def test_with_a_graph_alone_nobody_can_tell_a_constant() -> None:
+    """A number is taken for one, as most are; a tensor is an error."""
+    with pytest.raises(NotTwiceDifferentiableError, match=r"Product.* nobody can tell here"):
+        checked(RIGHT["a constant input"], torch.float32, 0, alone=True)
+    checked(A_NUMBER, torch.float32, 0, alone=True)
+    with pytest.raises(NotTwiceDifferentiableError, match="Fault"):
+        checked(A_NUMBER, torch.float32, 0)
 
 
 @pytest.mark.parametrize("name", ["cube", "exp, of its output", "clamp", "a constant input"])
@@ -375,6 +437,52 @@ def test_curvature_along_a_direction() -> None:
     assert directional_curvature(faulty, *others, u, kind="ggn") != truth
 
 
+class FusedCrossEntropy(Function):
+    """Makes its gradient in forward; the targets are a constant input."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        gradient = logits.softmax(-1)
+        gradient[torch.arange(len(targets)), targets] -= 1
+        ctx.save_for_backward(gradient / len(targets))
+        return nn.functional.cross_entropy(logits, targets)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return ctx.saved_tensors[0] * g, None
+
+
+def test_a_fused_cross_entropy_with_targets() -> None:
+    """It came out as 0 (exact)."""
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(4, 3), torch.randn(8, 4), torch.randint(3, (8,))
+    fused_loss: Any = FusedCrossEntropy.apply
+    found = estimate_trace(model, fused_loss, x, y, n_samples=400)
+    truth = estimate_trace(model, nn.functional.cross_entropy, x, y).value
+    assert found.method == "finite_difference"
+    assert abs(found.value - truth) <= 4 * found.stderr
+    for method in ("auto", "exact", "activation", "hutchinson"):
+        with pytest.raises((ValueError, NotTwiceDifferentiableError), match="FusedCrossEntropy"):
+            estimate_trace(model, fused_loss, x, y, kind="ggn", method=method)  # type: ignore[arg-type]
+    with pytest.raises(NotTwiceDifferentiableError, match="FusedCrossEntropy"):
+        hessian_trace(fused_loss(model(x), y), model.parameters())
+    with pytest.raises(NotTwiceDifferentiableError, match="FusedCrossEntropy"):
+        directional_curvature(model, fused_loss, x, y, [torch.ones(3, 4), torch.ones(3)])
+    rule = MetaCurvatureLR(
+        torch.optim.Adam(model.parameters()),
+        model=model,
+        loss_fn=fused_loss,
+        probe=[(x, y)],
+        horizon=9,
+    )
+    fused_loss(model(x), y).backward()
+    with pytest.raises(NotTwiceDifferentiableError, match="FusedCrossEntropy"):
+        rule.step()
+    opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1), alpha=0.1)
+    with pytest.raises(NotTwiceDifferentiableError, match="FusedCrossEntropy"):
+        opt.update_curvature(fused_loss(model(x), y))
+
+
 class FusedLoss(Function):
     """Half a squared error that makes its gradient in forward, as fused cross-entropies do."""
 
@@ -476,38 +584,58 @@ PLAIN: list[Apply] = [
     lambda x: x.flip(0),
     lambda x: x @ x.t(),
 ]
-FINITE = [
-    apply for name, apply in RIGHT.items() if name != "rows"
-]  # rows of zeros have no direction
+# Rows of zeros have no direction; and where numbers are rounded, what a function keeps of them is a constant in pieces.
+FINITE = {name: f for name, f in RIGHT.items() if name not in ("rows", "straight through")}
 
 
-@pytest.mark.parametrize("seed", range(60))
-def test_random_graphs(seed: int) -> None:
-    """Of functions that are right, and then with a faulty one somewhere, which must be found and named."""
-    drawn = random.Random(seed)
-    parts = drawn.choices([*PLAIN, *FINITE], k=drawn.randint(2, 6))
-    place, fault = (
-        drawn.randrange(len(parts) + 1),
-        drawn.choice([name for name in FAULTY if name != "a norm made in forward"]),
-    )
+class RandomGraph(nn.Module):
+    """Functions of a parameter, one after the other, and a part of the loss after some."""
 
-    def loss_of(functions: list[Apply]) -> tuple[Tensor, list[Tensor]]:
-        w = torch.randn(5, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        w = w.requires_grad_()
-        x, total = w, w.square().sum()
-        for apply in functions:
+    def __init__(self, functions: list[Apply], seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.w = nn.Parameter(torch.randn(5, 5, generator=generator, dtype=torch.float64))
+        self.functions, self.seed = functions, seed
+
+    def forward(self, _: Tensor) -> Tensor:
+        drawn = random.Random(self.seed)
+        x, total = self.w, self.w.square().sum()
+        for apply in self.functions:
             x = apply(x / (1 + x.detach().norm()) * 5)
             if drawn.random() < 0.3:
                 total = total + x.sin().sum()
-        return total + x.square().sum(), [w]
+        return total + x.square().sum()
 
-    right, params = loss_of(parts)
-    assert hessian_trace(right, params, n_samples=2).value == pytest.approx(
-        hessian_trace(right, params, n_samples=2, backend="reference").value
-    )
-    faulty, params = loss_of([*parts[:place], FAULTY[fault], *parts[place:]])
-    with pytest.raises(NotTwiceDifferentiableError, match=r"Fault|QuotientHiding"):
-        hessian_trace(faulty, params, n_samples=2)
+
+def identity(output: Tensor, _: Any) -> Tensor:
+    return output
+
+
+@pytest.mark.parametrize("has_model", [False, True], ids=["of a loss", "of a model"])
+@pytest.mark.parametrize("seed", range(60))
+def test_random_graphs(seed: int, has_model: bool) -> None:
+    """Of functions that are right, and then with a faulty one somewhere, which must be found and named."""
+    drawn = random.Random(seed)
+    right = dict(FINITE)
+    faults = {name: f for name, f in FAULTY.items() if name != "a norm made in forward"}
+    if has_model:
+        faults["a number"] = A_NUMBER
+    else:
+        del right["a constant input"]
+    parts = drawn.choices([*PLAIN, *right.values()], k=drawn.randint(2, 6))
+    place, fault = drawn.randrange(len(parts) + 1), drawn.choice(list(faults))
+
+    def trace(functions: list[Apply], backend: str = "auto") -> float:
+        graph, x = RandomGraph(functions, seed), torch.ones(1)
+        if has_model:
+            return estimate_trace(
+                graph, identity, x, x, method="hutchinson", n_samples=2, backend=backend
+            ).value
+        return hessian_trace(graph(x), graph.parameters(), n_samples=2, backend=backend).value
+
+    assert trace(parts) == pytest.approx(trace(parts, "reference"))
+    with pytest.raises(NotTwiceDifferentiableError, match=NAMES):
+        trace([*parts[:place], faults[fault], *parts[place:]])
 
 
 def test_the_check_is_public_only_through_errors() -> None:

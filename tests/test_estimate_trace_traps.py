@@ -238,6 +238,29 @@ def test_structured_outputs(middle, kind, structure, loss):
     assert_right_or_refused(case, kind, truth, must=must)
 
 
+def test_a_loss_of_more_than_the_logits_has_no_gauss_newton_matrix_at_them():
+    case = build(lambda: general(Structured(nn.Tanh(), Output), rand(6, 3), None))
+
+    def loss_fn(out, y):
+        return F.cross_entropy(out.logits, y) + out.hidden.square().sum()
+
+    for method in ("auto", "exact", "activation", "hutchinson"):
+        with pytest.raises(ValueError, match=r"output=lambda out|one tensor"):
+            estimate_trace(
+                case.model, loss_fn, case.inputs, case.targets, kind="ggn", method=method
+            )
+    plain = estimate_trace(
+        case.model,
+        lambda out, y: F.cross_entropy(out.logits, y),
+        case.inputs,
+        case.targets,
+        kind="ggn",
+        method="hutchinson",
+        n_samples=4,
+    )
+    assert plain.value > 0
+
+
 def test_lambda_layers_are_seen_through():
     """No module shows the bend."""
     case = build(lambda: elementwise(nn.Sequential(nn.Linear(3, 4), Lambda(torch.sin)), rand(6, 3)))

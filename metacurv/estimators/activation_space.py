@@ -60,7 +60,7 @@ def make_factor(loss: Tensor, walk: Walk, plan: ActivationPlan, samples: int) ->
     edge = walk.edge(node, output)
     if head.kind == "diagonal":
         return DiagonalFactor(diagonal_of(loss, edge, like), samples)
-    return GenericFactor(loss, edge, like, samples)
+    return GenericFactor(loss, edge, like, samples, walk.again)
 
 
 def _mean_nll_weight(walk: Walk, plan: ActivationPlan) -> Tensor | None:

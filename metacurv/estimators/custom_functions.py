@@ -9,17 +9,19 @@ a word. Every such function is asked alone, with a random cotangent s; b(s) are 
   that which autograd finds along the path to x. A kink that a single element crosses is no fault: where the check of several
   elements fails, they are moved one by one.
 
-A tensor without a path to the parameters may be an input that needs no gradient. Where there are more of them than such inputs,
-``forward`` made the others, and they may depend on the parameters; where b(s) depends on one, the graph cannot tell, which is
-an error as well. Masks, whose values are 0 and one other up to sign, are constants in pieces.
+- Constants: a tensor without a path to the parameters is a constant for autograd, as is a Python number or an array. Whoever
+  has the model runs it once more with other parameters: what b(s) depends on must be the same there. With the graph of a loss
+  alone nobody can tell, and such a tensor is an error; numbers are taken for constants there. Masks, whose values are 0 and one
+  other up to sign, are constants in pieces.
 
-The function's ``backward`` runs once with a graph, and twice for each tensor that it saved. Nothing else of the graph runs.
+The function's ``backward`` runs once with a graph, and twice for each tensor that it saved; the model runs at most once more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,15 +29,22 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
-from metacurv import ops
+from metacurv.estimators.elsewhere import Again
 from metacurv.estimators.errors import (
     FUNCTION_ADVICE,
     NotTwiceDifferentiableError,
     explain_differentiation_errors,
 )
-from metacurv.estimators.graph import nodes_towards
+from metacurv.estimators.function_state import (
+    Kept,
+    changes_elsewhere,
+    keeps_numbers,
+    kept_tensors,
+)
+from metacurv.estimators.graph import nodes_below, nodes_towards
 
-_MOVED = 16  # elements of a saved tensor
+_MOVED = 16  # elements of a kept tensor
+_MOST_DRAWN = 1 << 14  # to find them
 
 
 @dataclass(frozen=True)
@@ -68,29 +77,54 @@ def names_of(nodes: Iterable[Node]) -> list[str]:
 
 
 def check_differentiable(
-    nodes: Iterable[Node], towards: Iterable[Tensor | GradientEdge], *, only_linear: bool = False
+    roots: Sequence[Node],
+    towards: Iterable[Tensor | GradientEdge],
+    *,
+    again: Again | None = None,
+    only_linear: bool = False,
 ) -> None:
     """Checks the custom functions on the way to some tensors; others have no part in a derivative in these.
 
     Args:
-        nodes: the nodes of a graph that is still there.
+        roots: where the graph begins, which is still there.
         towards: leaves that require a gradient, or edges of the graph.
+        again: computes the same graph elsewhere; None where nobody can.
         only_linear: True where backward passes are differentiated in their cotangents alone.
 
     Raises:
         NotTwiceDifferentiableError: derivatives of a backward pass would lack terms, or may; the message names the function.
         ValueError: the graph was freed.
     """
-    graph = list(nodes)
-    functions = custom_functions(graph)
-    if functions:
-        ends = [
-            x.node if isinstance(x, GradientEdge) else get_gradient_edge(x).node for x in towards
-        ]
-        on_the_way = nodes_towards(graph, ends)
-        for node in functions:
-            if node in on_the_way:
-                _Checked(node).check(only_linear=only_linear)
+    nodes = list(nodes_below(roots))
+    functions = custom_functions(nodes)
+    if not functions:
+        return
+    ends = [x.node if isinstance(x, GradientEdge) else get_gradient_edge(x).node for x in towards]
+    on_the_way = nodes_towards(nodes, ends).difference(ends)
+    twins = _Twins(functions, again)
+    for node in functions:
+        if node in on_the_way:
+            _Checked(node, twins).check(only_linear=only_linear)
+
+
+class _Twins:
+    """The same functions in a graph that was computed elsewhere, once that is asked for."""
+
+    def __init__(self, functions: Sequence[Node], again: Again | None) -> None:
+        self._functions, self._again = functions, again
+
+    @cached_property
+    def _others(self) -> dict[Node, Node]:
+        if self._again is None:
+            return {}
+        root = self._again().grad_fn
+        found = [] if root is None else custom_functions(nodes_below([root]))
+        is_same = list(map(_class, found)) == list(map(_class, self._functions))
+        return dict(zip(self._functions, found, strict=True)) if is_same else {}
+
+    def of(self, node: Node) -> Node | None:
+        """Returns the twin of a function; None where there is none."""
+        return self._others.get(node)
 
 
 def _class(node: Node) -> Any:
@@ -103,19 +137,12 @@ def _is_torchs(cls: Any) -> bool:
     return module.partition(".")[0] == "torch" and not module.startswith("torch._library")
 
 
-@dataclass
-class _Saved:
-    """A tensor that a function saved: its memory, and where the gradient in it arrives, None where no path leads to it."""
-
-    memory: Tensor
-    edge: GradientEdge | Tensor | None
-
-
 class _Checked:
     """One custom function in a graph, with a cotangent for each of its floating outputs."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, twins: _Twins) -> None:
         self._node: Any = node
+        self._twins = twins
         self._name = _class(node).__name__
         self._generator = torch.Generator().manual_seed(_SEED)
         self._edges_out, self._cotangents = [], []
@@ -126,7 +153,6 @@ class _Checked:
                 self._cotangents.append(numbers.to(like.device, like.dtype).requires_grad_())
         edges = dict.fromkeys(node.next_functions)
         self._inputs = [GradientEdge(below, nr) for below, nr in edges if below is not None]
-        self._constant_inputs = sum(below is None for below, _ in node.next_functions)
 
     def check(self, *, only_linear: bool) -> None:
         """Raises NotTwiceDifferentiableError where derivatives of the function's backward pass would lack terms."""
@@ -137,7 +163,7 @@ class _Checked:
             if all(bool(torch.isfinite(b).all()) for b in self._gradients):
                 self._check_linear()
                 if not only_linear:
-                    self._check_saved()
+                    self._check_kept()
 
     def _backward(self, *, create_graph: bool = False) -> list[Tensor]:
         """Returns b(s), dense, one for each input that it gives a gradient to."""
@@ -173,57 +199,41 @@ class _Checked:
                 "the gradient that it gets"
             )
 
-    def _check_saved(self) -> None:
-        unknown = 0
-        for saved in self._saved():
+    def _check_kept(self) -> None:
+        has_unknown = False
+        for kept in kept_tensors(self._node, self._name):
             # Elements that are 0 lie on the kinks of what follows, and have no size to move by.
-            moving = saved.memory.flatten().nonzero().flatten().cpu()
-            chosen = moving[torch.randperm(len(moving), generator=self._generator)[:_MOVED]]
-            if not len(chosen) or self._agree(saved, chosen):
+            moving = _places(kept.memory, self._generator)
+            if not len(moving) or self._agree(kept, moving):
                 continue
-            if saved.edge is None:
-                unknown += not _is_mask(saved.memory)
+            if kept.edge is None:
+                has_unknown = has_unknown or not _is_mask(kept.memory)
                 continue
-            wrong = sum(not self._agree(saved, one[None]) for one in chosen.unbind())
-            if wrong > _precision(saved.memory.dtype).kinks or wrong == len(chosen):
+            wrong = sum(not self._agree(kept, one[None]) for one in moving.unbind())
+            if wrong > _precision(kept.memory.dtype).kinks or wrong == len(moving):
                 raise self._error(
                     "whose backward leaves autograd (detach, no_grad, .data or numpy) on the way from a tensor that it saved"
                 )
-        if unknown > self._constant_inputs:
+        if has_unknown or keeps_numbers(self._node):
+            self._check_constants(has_unknown)
+
+    def _check_constants(self, has_unknown: bool) -> None:
+        twin = self._twins.of(self._node)
+        if twin is None:
+            if has_unknown:
+                raise self._error(
+                    "whose backward uses a tensor without a path to the parameters; autograd takes it for a constant, and "
+                    "nobody can tell here whether it is one (estimate_trace can, as it runs the model itself)"
+                )
+        elif changes_elsewhere(self._node, twin, self._name, self._backward):
             raise self._error(
-                "whose forward made and saved a tensor that its backward uses; autograd takes it for a constant, and cannot "
-                "tell whether it is one"
+                "whose backward uses what its forward made or took out of autograd (detach, numpy, float), and which changes "
+                "with the parameters: autograd takes it for a constant"
             )
 
-    def _saved(self) -> list[_Saved]:
-        """Lists what may be moved: distinct floating tensors that own their elements and are kept as they are."""
-        with explain_differentiation_errors(f"reading what {self._name} saved"):
-            first, again = self._node.saved_tensors, self._node.saved_tensors
-        # Others are made anew each time by a hook, so that moving one would change nothing.
-        kept = [
-            a
-            for a, b in zip(first, again, strict=True)
-            if isinstance(a, Tensor) and a.data_ptr() == b.data_ptr()
-        ]
-        kept += [value for value in vars(self._node).values() if isinstance(value, Tensor)]
-        found: dict[tuple[Any, ...], _Saved] = {}
-        for x in kept:
-            if not x.is_floating_point() or not x.numel() or x.layout != torch.strided:
-                continue
-            if ops._elements_overlap(x):
-                continue
-            edge: GradientEdge | Tensor | None = None
-            if x.requires_grad:
-                edge = x if x.grad_fn is None else GradientEdge(x.grad_fn, x.output_nr)
-            key = (x.data_ptr(), x.shape, x.stride())
-            if key not in found or found[key].edge is None:
-                # Unlike detach(), data has a version counter of its own: graphs do not see that it moves.
-                found[key] = _Saved(x.data, edge)
-        return list(found.values())
-
-    def _agree(self, saved: _Saved, chosen: Tensor) -> bool:
-        """Tells whether b(s) changes with elements of a saved tensor as autograd says."""
-        memory, precision = saved.memory, _precision(saved.memory.dtype)
+    def _agree(self, kept: Kept, chosen: Tensor) -> bool:
+        """Tells whether b(s) changes with elements of a kept tensor as autograd says."""
+        memory, precision = kept.memory, _precision(kept.memory.dtype)
         places = tuple(i.to(memory.device) for i in torch.unravel_index(chosen, memory.shape))
         here = memory[places].clone()
         signs = torch.randint(0, 2, chosen.shape, generator=self._generator) * 2 - 1
@@ -244,8 +254,8 @@ class _Checked:
         moved = [torch.where(d == 0, 0.0, a.abs()) for a, d in zip(after, changes, strict=True)]
         noise = _ROUNDINGS * torch.finfo(memory.dtype).eps * sum(float(a.sum()) for a in moved)
         found = 0.0
-        if saved.edge is not None:
-            (slope,) = self._slopes(weights, [saved.edge])
+        if kept.edge is not None:
+            (slope,) = self._slopes(weights, [kept.edge])
             if slope is not None:
                 found = 2 * float((slope[places].double() * step.double()).sum())
         return abs(change - found) <= precision.tolerance * max(change, abs(found)) + noise
@@ -261,6 +271,16 @@ def _dot(weights: Sequence[Tensor], tensors: Sequence[Tensor]) -> Tensor:
     """Returns the sum of all products, 0-dim float64."""
     parts = [(r.double() * x.double()).sum() for r, x in zip(weights, tensors, strict=True)]
     return torch.stack(parts).sum() if parts else torch.zeros((), dtype=torch.float64)
+
+
+def _places(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Returns the flat indices of up to 16 elements that are not 0, drawn at random."""
+    if x.numel() <= _MOST_DRAWN:
+        drawn = torch.randperm(x.numel(), generator=generator)
+    else:
+        drawn = torch.randint(x.numel(), (_MOST_DRAWN,), generator=generator)
+    values = x[tuple(i.to(x.device) for i in torch.unravel_index(drawn, x.shape))]
+    return drawn[values.cpu() != 0][:_MOVED]
 
 
 def _is_mask(x: Tensor) -> bool:

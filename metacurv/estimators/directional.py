@@ -23,11 +23,13 @@ from metacurv.estimators.double_backward import (
     hessian_vector_products,
     refuse_cut_graph,
 )
-from metacurv.estimators.graph import nodes_below
+from metacurv.estimators.elsewhere import Again, elsewhere
 from metacurv.estimators.loss_checks import check_loss, without_hooks
 from metacurv.estimators.model_loss import ModelLoss
 from metacurv.estimators.parameters import number_parameters
 from metacurv.estimators.push_tangent import push_tangent
+from metacurv.processes.fully_sharded import as_one_process
+from metacurv.processes.ranks import Ranks
 
 _METHODS = {"ggn": ("auto", "forward_mode", "finite_difference"), "hessian": ("auto",)}
 
@@ -42,6 +44,7 @@ def directional_curvature(
     kind: Literal["ggn", "hessian"] = "ggn",
     method: Literal["auto", "forward_mode", "finite_difference"] = "auto",
     step: float | None = None,
+    process_group: Any = None,
 ) -> float:
     """Measures the curvature u . G u or u . H u of the loss ``loss_fn(model(inputs), targets)`` along a direction u.
 
@@ -70,6 +73,9 @@ def directional_curvature(
         step: h of (f(theta + h u) - f(theta - h u)) / 2h, > 0, for finite differences only. By default h u has a size of
             0.15 eps^(1/3) relative to the parameters that it moves, with eps the spacing of the coarsest dtype among theirs and
             the output's.
+        process_group: the ranks that measure together along one direction, each of them its own batch, and get one result, the
+            mean: None for all processes where ``torch.distributed`` is initialised, which must then all call (the model's own
+            group where it is a ``DistributedDataParallel``); a group of ``torch.distributed``; or False for this process alone.
 
     Returns:
         The curvature, summed in float64.
@@ -78,7 +84,8 @@ def directional_curvature(
         TypeError: an argument, or with ``kind="ggn"`` the model's output, is of the wrong type.
         ValueError: an argument is out of range or does not fit the model; the loss is not a finite scalar with a graph.
         NotTwiceDifferentiableError: the loss, or with ``kind="hessian"`` also the model, cannot be differentiated twice.
-        RuntimeError: ``method="forward_mode"`` and an operation of the model does not support it.
+        RuntimeError: ``method="forward_mode"`` and an operation of the model does not support it, or measuring failed on
+            another rank.
 
     References:
         - Schraudolph 2002, "Fast curvature matrix-vector products for second-order gradient descent" (Gauss-Newton matrix).
@@ -102,21 +109,28 @@ def directional_curvature(
         )
     if step is not None and _validate.real("step", step, low=0) == 0:
         raise ValueError("step must be > 0, got 0")
-    problem = ModelLoss(
-        model, loss_fn, inputs, targets, number_parameters(model.named_parameters(), of_model=True)
-    )
-    with torch.inference_mode(False):
-        moving = read_direction(direction, problem.parameters)
-        if kind == "hessian":
-            return _along_hessian(problem, moving)
-        output, tangent = push_tangent(problem, moving, method, step)
-        return _along_output(problem, output, tangent)
+    ranks = Ranks(model, process_group)
+    with as_one_process(model), torch.inference_mode(False):
+        parameters = number_parameters(model.named_parameters(), of_model=True)
+        problem = ModelLoss(model, loss_fn, inputs, targets, parameters)
+        like = torch.empty((), dtype=torch.float64, device=problem.device)
+
+        def measure_here() -> Tensor:
+            moving = read_direction(direction, parameters)
+            if kind == "hessian":
+                return torch.full_like(like, _along_hessian(problem, moving))
+            output, tangent = push_tangent(problem, moving, method, step)
+            return torch.full_like(like, _along_output(problem, output, tangent))
+
+        return float(ranks.mean(measure_here, like))
 
 
 def _along_output(problem: ModelLoss, output: Tensor, tangent: Tensor) -> float:
     """Returns z' . H_out z'."""
     leaf = output.requires_grad_()
-    return _quadratic_form(problem.loss_of(leaf), [leaf], [tangent])
+    return _quadratic_form(
+        problem.loss_of(leaf), [leaf], [tangent], lambda: problem.loss_of(*elsewhere([leaf]))
+    )
 
 
 def _along_hessian(problem: ModelLoss, moving: Mapping[str, Tensor]) -> float:
@@ -124,18 +138,18 @@ def _along_hessian(problem: ModelLoss, moving: Mapping[str, Tensor]) -> float:
     vectors = [moving.get(p.name) for p in problem.parameters]
     with problem.state_kept(), without_hooks(problem.parameters):
         loss = problem.forward().loss
-        return _quadratic_form(loss, [p.tensor for p in problem.parameters], vectors)
+        return _quadratic_form(loss, [p.tensor for p in problem.parameters], vectors, problem.again)
 
 
 def _quadratic_form(
-    loss: Tensor, leaves: Sequence[Tensor], vectors: Sequence[Tensor | None]
+    loss: Tensor, leaves: Sequence[Tensor], vectors: Sequence[Tensor | None], again: Again
 ) -> float:
     """Returns v . H v by a double backward, with H the Hessian of ``loss`` in ``leaves``; None stands for zeros."""
     check_loss(loss)
     assert loss.grad_fn is not None  # check_loss saw to it
     # Backward passes take the dtypes that the forward pass chose.
     with torch.autocast(loss.device.type, enabled=False):
-        check_differentiable(nodes_below([loss.grad_fn]), leaves)
+        check_differentiable([loss.grad_fn], leaves, again=again)
         # A once-differentiable function leaves its mark only on gradients that carry a graph on arrival.
         gradients = gradient_graph(loss, leaves, start=torch.ones_like(loss, requires_grad=True))
         rows = [

@@ -25,6 +25,7 @@ from metacurv.estimators.activation_plan import (
     softmax_dim,
 )
 from metacurv.estimators.double_backward import run_backward
+from metacurv.estimators.elsewhere import Again
 from metacurv.estimators.graph_walk import Walk, walk_graph
 from metacurv.estimators.loss_checks import refuse_reentrant_checkpoints
 from metacurv.estimators.output_factor import GenericFactor
@@ -81,6 +82,7 @@ def examine(
     output: GradientEdge | None,
     samples: int,
     kind: str,
+    again: Again | None = None,
 ) -> tuple[Walk, Examined]:
     """Returns the walk over this graph, and what is known about graphs like it.
 
@@ -90,12 +92,13 @@ def examine(
         output: where the gradient in the model's output arrives, if that is one tensor.
         samples: the number of examples in the batch.
         kind: "hessian" or "ggn".
+        again: computes the same graph elsewhere; None where nobody can.
 
     Raises:
         NotInActivationSpace: activation space does not serve this graph; the message is the reason.
     """
     assert loss.grad_fn is not None  # check_loss saw to it
-    walk = walk_graph(loss.grad_fn, parameters)
+    walk = walk_graph(loss.grad_fn, parameters, again)
     refuse_reentrant_checkpoints(walk.names)
     place = _place(walk, output)
     key = (walk.key, place, samples, kind, loss.device, tuple(p.tensor.dtype for p in parameters))
@@ -298,7 +301,7 @@ def _loss_keeps_apart(
     loss: Tensor, walk: Walk, plan: ActivationPlan, full: Tensor, boundary: Layout
 ) -> bool:
     """Tells whether a loss of no known form passes nothing between examples."""
-    factor = GenericFactor(loss, walk.edge(*plan.head.boundary), full, boundary.samples)
+    factor = GenericFactor(loss, walk.edge(*plan.head.boundary), full, boundary.samples, walk.again)
     for chosen in separating_sets(boundary.samples):
         here = chosen.to(full.device)
         mask = torch.zeros_like(full)

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator
 
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
-from torch.autograd.graph import GradientEdge, Node
+from torch.autograd.graph import Node
 
 
-def nodes_below(roots: Iterable[Node]) -> Iterator[Node]:
-    """Yields every node that a backward pass from ``roots`` can reach, each once."""
-    stack = list(roots)
-    seen = set(stack)
+def nodes_below(roots: Iterable[Node], without: Node | None = None) -> Iterator[Node]:
+    """Yields every node that a backward pass from ``roots`` can reach, each once; not through the node ``without``."""
+    stack = [root for root in roots if root is not without]
+    seen = {*stack, *([] if without is None else [without])}
     while stack:
         node = stack.pop()
         yield node
@@ -21,20 +21,6 @@ def nodes_below(roots: Iterable[Node]) -> Iterator[Node]:
             if below is not None and below not in seen:
                 seen.add(below)
                 stack.append(below)
-
-
-def nodes_above(edge: GradientEdge, root: Node) -> Iterator[Node]:
-    """Yields the nodes that a backward pass from ``root`` reaches without going through ``edge``'s node."""
-    stack = [root]
-    seen = {root, edge.node}
-    while stack:
-        node = stack.pop()
-        if node is not edge.node:
-            yield node
-            for below, _ in node.next_functions:
-                if below is not None and below not in seen:
-                    seen.add(below)
-                    stack.append(below)
 
 
 def nodes_towards(nodes: Iterable[Node], ends: Iterable[Node]) -> set[Node]:
@@ -59,7 +45,6 @@ class LossGraph:
 
     ``consumers`` maps a node to the nodes that send it their gradient, with the position of the edge among theirs.
     ``leaves`` maps the id of a leaf tensor to its node.
-    ``nodes`` lists all of them.
     ``has_python_functions`` is true where it holds a ``torch.autograd.Function``, whose backward may not be differentiable.
     """
 
@@ -67,8 +52,7 @@ class LossGraph:
         self.consumers: dict[Node, list[tuple[Node, int]]] = defaultdict(list)
         self.leaves: dict[int, Node] = {}
         self.has_python_functions = False
-        self.nodes = list(nodes_below([root]))
-        for node in self.nodes:
+        for node in nodes_below([root]):
             edges = node.next_functions
             if not edges and (leaf := getattr(node, "variable", None)) is not None:
                 self.leaves[id(leaf)] = node

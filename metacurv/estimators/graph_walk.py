@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
+from metacurv.estimators.elsewhere import Again
 from metacurv.estimators.parameters import NumberedParameter
 
 ACCUMULATE = "torch::autograd::AccumulateGrad"
@@ -24,7 +25,7 @@ class Walk:
 
     ``shapes``: the shape of each node's first output. ``inputs``: for each node, the numbers of the nodes that its gradients go
     to (-1: nowhere) with the output of theirs. ``names``: the names of the nodes. ``leaves``: node number -> index in
-    ``parameters``.
+    ``parameters``. ``again``: computes the same graph elsewhere.
     """
 
     nodes: list[Node]
@@ -33,6 +34,7 @@ class Walk:
     names: list[str]
     leaves: dict[int, int]
     key: Hashable
+    again: Again | None
 
     def shape(self, index: int, output: int = 0) -> tuple[int, ...]:
         """Returns the shape of an output of a node."""
@@ -54,7 +56,9 @@ class Walk:
         return found
 
 
-def walk_graph(root: Node, parameters: Sequence[NumberedParameter]) -> Walk:
+def walk_graph(
+    root: Node, parameters: Sequence[NumberedParameter], again: Again | None = None
+) -> Walk:
     """Lists every node that a backward pass from ``root`` can reach."""
     index_of = {id(p.tensor): index for index, p in enumerate(parameters)}
     nodes: list[Node] = [root]
@@ -88,7 +92,7 @@ def walk_graph(root: Node, parameters: Sequence[NumberedParameter]) -> Walk:
                 leaves[i] = leaf
         else:
             key += [_plain(getattr(node, attribute)) for attribute in _settings(name, node)]
-    return Walk(nodes, shapes, inputs, names, leaves, tuple(key))
+    return Walk(nodes, shapes, inputs, names, leaves, tuple(key), again)
 
 
 _settings_of: dict[str, list[str]] = {}

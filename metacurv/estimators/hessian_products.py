@@ -19,6 +19,7 @@ from metacurv.estimators.double_backward import (
     gradient_graph,
     refuse_cut_graph,
 )
+from metacurv.estimators.elsewhere import Again
 from metacurv.estimators.errors import NotApplicable, explain_differentiation_errors
 from metacurv.estimators.forward_over_reverse import ForwardOverReverse
 from metacurv.estimators.graph import LossGraph
@@ -37,15 +38,17 @@ def choose_products(
     backend: str,
     *,
     keeps_samples: bool = False,
+    again: Again | None = None,
 ) -> Products:
     """Returns the fastest way that serves the graph of ``loss``; on the reference backend autograd's.
 
     keeps_samples: see ``DoubleBackward``; the other ways always keep them.
+    again: see ``check_differentiable``.
     """
     assert loss.grad_fn is not None  # check_loss saw to it
     graph = LossGraph(loss.grad_fn)
     # A once-differentiable function leaves its mark only on gradients that carry a graph on arrival.
-    check_differentiable(graph.nodes, [p.tensor for p in parameters])
+    check_differentiable([loss.grad_fn], [p.tensor for p in parameters], again=again)
     start = torch.ones_like(loss, requires_grad=True) if graph.has_python_functions else None
     products = None if backend == "reference" else _fast(loss, graph, parameters, backend, start)
     if products is None:

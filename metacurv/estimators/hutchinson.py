@@ -9,15 +9,22 @@ and v . H v is folded into running statistics on the device, so nothing waits fo
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from metacurv import _validate, ops
+from metacurv.estimators.batch_sums import BatchSums
 from metacurv.estimators.hessian_products import Products, choose_products
 from metacurv.estimators.loss_checks import check_loss, without_hooks
 from metacurv.estimators.moments import TraceReading
 from metacurv.estimators.parameters import NumberedParameter, Parameters, number_parameters
+from metacurv.estimators.sampling import Summary
 from metacurv.estimators.trace_estimate import TraceEstimate
+from metacurv.processes.ranks import Ranks
 
 
 class ProbeLoop:
@@ -90,6 +97,7 @@ def hessian_trace(
     n_samples: int = 1,
     seed: int = 0,
     backend: str = "auto",
+    process_group: Any = None,
 ) -> TraceEstimate:
     """Estimates the trace of the Hessian of ``loss`` in ``params`` by Hutchinson's method, with its standard error.
 
@@ -106,6 +114,9 @@ def hessian_trace(
         seed: int in [0, 2^64). The same seed gives the same probes on every device, dtype and thread count. Parameters are
             numbered by position, probes from 0.
         backend: "auto", "native" or "reference" (see ``metacurv.ops``).
+        process_group: the ranks that measure together, each of them its own loss by probes of its own, and get one result, the
+            mean: None for all processes where ``torch.distributed`` is initialised, which must then all call; a group of
+            ``torch.distributed``; or False for this process alone.
 
     Returns:
         The estimate, in units of the loss over the parameters' units squared; its ``stderr`` is nan for one probe.
@@ -115,7 +126,7 @@ def hessian_trace(
         ValueError: ``loss`` is not a finite scalar with a graph that reaches ``params``; ``params`` is empty, frozen or on
             several devices; a number is out of range.
         NotTwiceDifferentiableError: an operation in the graph has no second derivative.
-        RuntimeError: ``backend="native"`` and no kernels were compiled for the device.
+        RuntimeError: ``backend="native"`` and no kernels were compiled for the device, or measuring failed on another rank.
 
     References:
         - Hutchinson 1990, "A stochastic estimator of the trace of the influence matrix for Laplacian smoothing splines".
@@ -132,8 +143,49 @@ def hessian_trace(
     samples = _validate.integer("n_samples", n_samples, low=1, high=1 << 32)
     checked_seed = _validate.seed(seed)
     _validate.backend(backend)
-    parameters = number_parameters(params)
-    check_loss(loss)
-    return trace_of_loss(
-        loss, parameters, seed=checked_seed, first_probe=0, n_samples=samples, backend=backend
-    ).estimate()
+    parameters, ranks = number_parameters(params), Ranks(None, process_group)
+
+    def measure_here() -> TraceEstimate:
+        check_loss(loss)
+        return trace_of_loss(
+            loss,
+            parameters,
+            seed=checked_seed,
+            first_probe=ranks.here * samples % (1 << 32),
+            n_samples=samples,
+            backend=backend,
+        ).estimate()
+
+    if ranks.count == 1:
+        return measure_here()
+    return _mean_over(ranks, measure_here, parameters)
+
+
+def _mean_over(
+    ranks: Ranks, measure: Callable[[], TraceEstimate], parameters: list[NumberedParameter]
+) -> TraceEstimate:
+    """Returns the mean of what all ranks estimate; their errors are independent."""
+    sums = BatchSums(len(parameters) + 1, is_sum=False)
+    device = parameters[0].tensor.device
+    estimates: list[TraceEstimate] = []
+
+    def numbers() -> Tensor:
+        found = measure()
+        estimates.append(found)
+        mean = [*found.per_parameter.values(), found.value]
+        stderr = [*found.per_parameter_stderr.values(), found.stderr]
+        of_rank = Summary(mean, stderr, found.n_samples, converged=True)
+        sums.add(1, (found.method, found.why, of_rank))
+        return sums.numbers().to(device)
+
+    like = torch.empty(sums.numbers_of_all, dtype=torch.float64, device=device)
+    sums.take(ranks.mean(numbers, like) * ranks.count)
+    names, together = [p.name for p in parameters], sums.combined
+    return replace(
+        estimates[0],
+        value=together.mean[-1],
+        stderr=together.stderr[-1],
+        n_samples=together.n_samples,
+        per_parameter=dict(zip(names, together.mean, strict=False)),
+        per_parameter_stderr=dict(zip(names, together.stderr, strict=False)),
+    )

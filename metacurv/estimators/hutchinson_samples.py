@@ -12,7 +12,6 @@ from torch import Tensor
 from metacurv import ops
 from metacurv.estimators.custom_functions import check_differentiable
 from metacurv.estimators.double_backward import refuse_cut_graph
-from metacurv.estimators.graph import nodes_below
 from metacurv.estimators.hessian_products import choose_products
 from metacurv.estimators.hutchinson import ProbeLoop
 from metacurv.estimators.loss_checks import without_hooks
@@ -36,7 +35,7 @@ class HessianSamples:
         self._problem = problem
         with without_hooks(problem.parameters):
             self._products = choose_products(
-                forward.loss, problem.parameters, backend, keeps_samples=True
+                forward.loss, problem.parameters, backend, keeps_samples=True, again=problem.again
             )
         self._loop = ProbeLoop(self._products, seed=seed, backend=backend)
 
@@ -82,7 +81,9 @@ class GaussNewtonSamples:
         assert forward.tensor is not None
         self._edge = forward.edge
         output = forward.tensor.detach()
-        self._factor = GenericFactor(forward.loss, forward.edge, output, samples=1)
+        self._factor = GenericFactor(
+            forward.loss, forward.edge, output, samples=1, again=problem.again
+        )
         self._vectors = {p.name: torch.empty_like(p.tensor) for p in problem.parameters}
         self._w = torch.zeros_like(output, requires_grad=True)
         self._pulled = self._pull_graph()
@@ -90,7 +91,7 @@ class GaussNewtonSamples:
     def _pull_graph(self) -> list[tuple[str, Tensor]] | None:
         """Returns J' w of each parameter that the output depends on, as a function of w; None where that has no derivative."""
         tensors = [p.tensor for p in self._problem.parameters]
-        check_differentiable(nodes_below([self._edge.node]), tensors, only_linear=True)
+        check_differentiable([self._edge.node], tensors, only_linear=True)
         try:
             with torch.enable_grad():
                 pulled = torch.autograd.grad(

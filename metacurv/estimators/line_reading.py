@@ -18,8 +18,8 @@ from torch.utils import _pytree as pytree
 
 from metacurv import _validate
 from metacurv.estimators.custom_functions import check_differentiable
+from metacurv.estimators.elsewhere import elsewhere
 from metacurv.estimators.errors import explain_differentiation_errors
-from metacurv.estimators.graph import nodes_below
 
 Leaves = list[Tensor]
 
@@ -106,7 +106,7 @@ def read_lines(
         leaves = [x.detach().requires_grad_() for x in centre]
         value = loss.at(leaves)
         if value.grad_fn is not None:
-            check_differentiable(nodes_below([value.grad_fn]), leaves)
+            check_differentiable([value.grad_fn], leaves, again=lambda: loss.at(elsewhere(leaves)))
         gradients = _gradients(value, leaves, create_graph=True)
         slope = torch.stack([_dot(gradients, tangent) for tangent in tangents])
         summed = tangents[0]

@@ -154,7 +154,9 @@ def _taylor_of_chain(opened: Opened) -> Taylor | CompiledTaylor:
 def _taylor_of_graph(opened: Opened) -> Taylor:
     loss, parameters = opened.forward.loss, opened.problem.parameters
     graph = LossGraph(_root(opened))
-    check_differentiable(graph.nodes, [p.tensor for p in parameters])
+    check_differentiable(
+        [_root(opened)], [p.tensor for p in parameters], again=opened.problem.again
+    )
     start = torch.ones_like(loss, requires_grad=True) if graph.has_python_functions else None
     try:
         with explain_differentiation_errors("reading what the forward pass saved"):

@@ -98,6 +98,7 @@ class Opened:
                     self.forward.edge,
                     self.samples,
                     self.kind,
+                    self.problem.again,
                 )
             except NotInActivationSpace as reason:
                 return reason.with_traceback(None)  # which holds the graph

@@ -27,7 +27,7 @@ from metacurv.estimators.double_backward import (
     hessian_vector_products,
     refuse_cut_graph,
 )
-from metacurv.estimators.graph import nodes_above
+from metacurv.estimators.elsewhere import Again
 from metacurv.estimators.precision import wide, wide_dtype
 
 Pair = tuple[Tensor, Tensor]
@@ -178,18 +178,21 @@ class GenericFactor(OutputFactor):
         edge: where the gradient in the output arrives.
         like: a tensor of the output's shape, dtype and device.
         samples: the number of examples along the first axis.
+        again: see ``check_differentiable``.
     """
 
     is_definite = False
 
-    def __init__(self, loss: Tensor, edge: GradientEdge, like: Tensor, samples: int) -> None:
+    def __init__(
+        self, loss: Tensor, edge: GradientEdge, like: Tensor, samples: int, again: Again | None
+    ) -> None:
         self.shape = like.shape
         self._edge = edge
         self._like = like
         self._samples = samples
         self.columns_per_sample = like.numel() // max(1, samples)
         assert loss.grad_fn is not None  # check_loss saw to it
-        check_differentiable(nodes_above(edge, loss.grad_fn), [edge])
+        check_differentiable([loss.grad_fn], [edge], again=again)
         # A once-differentiable function leaves its mark only on gradients that carry a graph on arrival.
         start = torch.ones_like(loss, requires_grad=True)
         (gradient,) = gradient_graph(loss, [edge], start=start)

@@ -37,9 +37,8 @@ def check_gradient_graph(
     gradients = [p.tensor.grad for p in parameters]
     refuse_cut_graph(gradients)
     roots = [g.grad_fn for g in gradients if g is not None and g.grad_fn is not None]
-    nodes = list(nodes_below(roots))
-    functions = custom_functions(nodes)
-    check_differentiable(nodes, [p.tensor for p in parameters])
+    functions = custom_functions(nodes_below(roots))
+    check_differentiable(roots, [p.tensor for p in parameters])
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is None:
             continue
