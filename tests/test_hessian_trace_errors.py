@@ -111,3 +111,12 @@ def test_a_parameter_changed_since(backend):
     with pytest.raises(ValueError, match="modified in place after the forward pass") as caught:
         hessian_trace(loss, problem.params, backend=backend)
     assert "modified by an inplace operation" in str(caught.value.__cause__)
+
+
+def test_a_backward_hook_of_a_module_warns(backend):
+    """It changes the gradient, so the trace is another one; nobody can take it out of a graph."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    model[1].register_full_backward_hook(lambda module, into, out: tuple(3 * g for g in into))
+    loss = F.cross_entropy(model(torch.randn(5, 3)), torch.arange(5) % 2)
+    with pytest.warns(UserWarning, match="full backward hook of a module stands in the graph"):
+        hessian_trace(loss, model.parameters(), backend=backend)

@@ -1,6 +1,6 @@
 """Train a model that is sharded over processes by fully_shard, without choosing a learning rate.
 
-    torchrun --nproc-per-node 2 examples/frameworks/fsdp2.py --steps 200
+    torchrun --standalone --nproc-per-node 2 examples/frameworks/fsdp2.py --steps 200
 
 Each process holds a part of every parameter; all of them find one rate. It needs nothing beside torch, and runs on CPUs.
 """
@@ -45,6 +45,7 @@ def main(steps: int) -> None:
     trace = metacurv.estimate_trace(model, F.cross_entropy, x[rank::2], y[rank::2], kind="ggn")
     if rank == 0:
         print(trace)
+    torch.distributed.barrier()  # gloo may abort a process that leaves while others still talk
     torch.distributed.destroy_process_group()
 
 

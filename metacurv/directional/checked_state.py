@@ -97,16 +97,20 @@ def check_numbers(state: dict[str, Any], *, groups: int, scales: int, averages: 
 
 
 def without_missing(
-    state: dict[str, Any], missing: Sequence[str], parameters: Sequence[Tensor]
+    state: dict[str, Any],
+    missing: Sequence[str],
+    parameters: Sequence[Tensor],
+    buffers: dict[str, Tensor],
 ) -> dict[str, Any]:
     """Returns ``state`` with something to go on from in the place of each part that lacks tensors.
 
-    The average begins with the present parameters, the guard goes back to them, and a race begins again.
+    The average begins with the present parameters, the guard goes back to them and to the buffers, and a race begins again.
 
     Args:
         state: has passed ``check_form``.
         missing: names of tensors, which begin with that of their part.
         parameters: the present parameters.
+        buffers: the present buffers, by name.
     """
     state = dict(state)
     parts = {name.split("_")[0] for name in missing}
@@ -117,7 +121,7 @@ def without_missing(
             "groups": [{}] * len(state["first_lrs"]),
             "state": [{} for _ in parameters],
         }
-        place = {**state["guard"], "parameters": list(parameters)}
+        place = {**state["guard"], "parameters": list(parameters), "buffers": buffers}
         state["guard"] = {**place, "first": place, "base": nothing}
     if "iterate" in parts:
         state["iterate"] = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import astuple
 from typing import Any, Literal, NoReturn
 
@@ -30,7 +30,7 @@ from metacurv.directional.guard import Guard
 from metacurv.directional.history import History
 from metacurv.directional.iterate_average import IterateAverage
 from metacurv.directional.judge import Judge
-from metacurv.directional.probe_batches import ProbeBatches
+from metacurv.directional.probe_batches import LATER, ProbeBatches
 from metacurv.directional.probe_model import ProbeBatch, ProbeModel
 from metacurv.directional.race import FACTOR, Outcome, Race
 from metacurv.directional.read_line import read_line
@@ -42,6 +42,7 @@ from metacurv.estimators.line_reading import LineReading
 from metacurv.estimators.parameters import number_parameters
 from metacurv.group_parameters import named_parameters
 from metacurv.processes.fully_sharded import reshard
+from metacurv.processes.local_tensors import locals_of
 from metacurv.rules.directional import ASSUMED_STEPS, DirectionalRule, Settling, WarmUp
 from metacurv.rules.early_rate import MAX_LR, MIN_LR, EarlyRate
 from metacurv.rules.settling import settled
@@ -99,7 +100,7 @@ class DirectionalControl:
         self._averages = average
         self._plan = rule.plan(horizon=self._horizon, average=average)
         self._shows_average = False
-        self._is_evaluating = self._iterate_is_kept = False
+        self._is_evaluating = False
         self._iterate: list[Tensor] | None = None  # while the average is in its place
         self._had_state = bool(base.state)  # as Adagrad has
         self._reset()
@@ -113,6 +114,7 @@ class DirectionalControl:
         self._warm_up = WarmUp(0, 0)
         self._settling: Settling | None = None
         self._skipped = 0
+        self._model.ranks.same = {}  # until the next step
         self._has_warned = False  # of steps beyond the horizon
         most = MAX_LR if self.rule.max_lr is None else min(self.rule.max_lr, MAX_LR)
         self._early = EarlyRate(len(self._rates.scales), _has_plain_momentum(self._base), most)
@@ -155,13 +157,23 @@ class DirectionalControl:
         shown = self._shows_average
         self._shows_average = not self._counts_itself
         try:
-            is_there = self._counts_itself or shown or self._iterate is not None
-            with nullcontext() if is_there else self._average.in_place():
-                reshard(self._model.model)
-                yield
+            self._show()
+            yield
         finally:
             self._shows_average = shown
-            reshard(self._model.model)
+            self._show()
+
+    def _show(self) -> None:
+        """Puts the average or the iterate into the parameters, whichever is to be there."""
+        is_wanted = (self._shows_average or self._is_evaluating) and not self._counts_itself
+        if is_wanted == (self._iterate is not None):
+            return
+        if self._iterate is not None:
+            copy_all(self._training.parameters(), self._iterate)
+            self._iterate = None
+        elif self._average is not None:
+            self._iterate = self._average.swap_in()
+        reshard(self._model.model)
 
     @property
     def _counts_itself(self) -> bool:
@@ -170,21 +182,13 @@ class DirectionalControl:
 
     def eval(self) -> None:
         """Does what ``DirectionalLR.eval`` does."""
-        self._iterate_is_kept = True
-        if self._is_evaluating:
-            return
         self._is_evaluating = True
-        if self._average is not None and not self._counts_itself:
-            self._iterate = self._average.swap_in()
-            reshard(self._model.model)
+        self._show()
 
     def train(self) -> None:
         """Does what ``DirectionalLR.train`` does."""
         self._is_evaluating = False
-        if self._iterate is not None:
-            copy_all(self._training.parameters(), self._iterate)
-            self._iterate = None
-            reshard(self._model.model)
+        self._show()
 
     # Stepping.
 
@@ -204,6 +208,8 @@ class DirectionalControl:
                 RuntimeWarning,
             )
         before = self._steps
+        if self._model.ranks.count > 1:
+            self._model.ranks.same = self._same_on_all_ranks()
         try:
             if self._started:
                 self._later_step()
@@ -257,7 +263,8 @@ class DirectionalControl:
             under_scales = moving(self._base, self._rates, rates)
             if any(under_scales):
                 batch = self._draw()  # errors of the user's code arise before the step
-                line = StepLine(under_scales, batch.computed_in())
+                dtypes = self._model.ranks.together(batch.computed_in, self._device)
+                line = StepLine(under_scales, dtypes)
         step_base_at(self._base, rates)
         if line is not None:
             line.stepped(keep(self._base, self._rates, rates), self._rates.largest(rates))
@@ -383,7 +390,7 @@ class DirectionalControl:
         self._guard = Guard(self._training, self._judge, keeps_best=self.rule.stop_early)
 
     def _draw_to_judge(self) -> tuple[ProbeBatch, Any]:
-        pair = self._probes.draw(self._device)
+        pair = self._draw_pair()
         return self._model.batch(pair, self._device), pair
 
     def _all_scales(self) -> list[int]:
@@ -468,8 +475,27 @@ class DirectionalControl:
     def _early_lr(self) -> Tensor:
         return torch.tensor(self._early.lr, dtype=torch.float64, device=self._device)
 
+    # Probes and ranks.
+
     def _draw(self) -> ProbeBatch:
-        return self._model.batch(self._probes.draw(self._device), self._device)
+        return self._model.batch(self._draw_pair(), self._device)
+
+    def _draw_pair(self) -> tuple[Any, Any]:
+        """Draws a pair of the probe; where it raises an error on one rank, all raise."""
+        device = self._device
+        return self._model.ranks.together(lambda: self._probes.draw(device), device)
+
+    def _same_on_all_ranks(self) -> dict[str, float]:
+        """Returns what all ranks must hold, by name: else they would read at different steps, or train at different rates."""
+        rule, rates = self.rule, self.effective_lrs if self._started else self._rates.shares()
+        return {
+            "horizon": float(self._horizon or -1),
+            "average": float(self._averages),
+            "race": float(-1 if rule.race == "auto" else rule.race),
+            "stop_early": float(rule.stop_early),
+            "the number of steps": float(self._steps),
+            **{f"the learning rate of group {g}": float(rate) for g, rate in enumerate(rates)},
+        }
 
     # Reporting.
 
@@ -519,16 +545,21 @@ class DirectionalControl:
 
         Args:
             probe: see ``MetaCurvatureLR``.
-            horizon: the same; None to leave it as it is.
+            horizon: the same, already checked; None to leave it as it is.
             convert: makes of a batch what the training loop makes of it.
         """
         self._probes.take(probe, convert)
         if horizon is not None:
-            self._horizon = _validate.integer("horizon", horizon, low=1)
+            self._horizon = horizon
             self._plan = self.rule.plan(horizon=self._horizon, average=self._averages)
-        load, self._to_load, self._state_to_load = self._to_load, None, None
-        if load is not None:
-            load()
+        if self._to_load is not None:
+            try:
+                self._to_load()  # which goes on with the probe from where the checkpoint was
+            except BaseException:
+                self._probes.go_to(0, seed=self.seed)
+                self._probes.take(LATER)  # so that another can be handed over
+                raise
+        self._to_load = self._state_to_load = None
 
     @property
     def is_to_come(self) -> bool:
@@ -568,13 +599,22 @@ class DirectionalControl:
         }
 
     def _iterate_for_state(self) -> OfParameters | None:
-        """Returns the iterate where ``eval`` is in use: the model may have been saved with the average in its place."""
-        if not self._iterate_is_kept or self._average is None:
+        """Returns the iterate where there is an average, which the model may be saved with in its place."""
+        if self._average is None:
             return None
         return OfParameters(self._training.parameters() if self._iterate is None else self._iterate)
 
+    def _replace_average_by(self, iterate: Sequence[Tensor]) -> None:
+        """Puts the iterate into the parameters where these are the average, with which the model was saved."""
+        assert self._average is not None
+        found = self._average.swap_in()
+        is_average = all(map(torch.equal, locals_of(found), locals_of(self._training.parameters())))
+        copy_all(self._training.parameters(), iterate if is_average else found)
+        reshard(self._model.model)
+
     def _begin_afresh(self) -> None:
         """Starts anew with the groups of a bare base's checkpoint, which has just been loaded."""
+        self._to_load = self._state_to_load = None
         self._rates = GroupRates(self._base, self.rule.per_group)
         self._reset()
 
@@ -589,7 +629,8 @@ class DirectionalControl:
             return self._begin_afresh
         check_form(state, self.own_state().keys())
         if missing:
-            state = without_missing(state, missing, self._all_parameters())
+            buffers = self._training.copied_buffers()
+            state = without_missing(state, missing, self._all_parameters(), buffers)
         check_numbers(
             state,
             groups=len(self._base.param_groups),
@@ -612,10 +653,6 @@ class DirectionalControl:
         def load() -> None:
             self._reset()
             self._is_evaluating, self._iterate = False, None
-            if iterate is not None:
-                self._iterate_is_kept = True
-                copy_all(self._training.parameters(), iterate)
-                reshard(self._model.model)
             self.seed = state["seed"]
             self._rates.load(state["first_lrs"])
             self._early.load(state["early"])
@@ -633,6 +670,8 @@ class DirectionalControl:
             self._went_on_from_average = state["went_on_from_average"]
             if self._average is not None:
                 self._average.load(state["average"])
+                if iterate is not None and not self._counts_itself:
+                    self._replace_average_by(iterate)
             if self._guard is not None:
                 self._guard.load(state["guard"])
             self._raced, self._to_race = state["raced"], list(state["to_race"])

@@ -17,6 +17,7 @@ from metacurv.directional.read_line import read_line
 from metacurv.directional.step_line import StepLine
 from metacurv.directional.stepped import keep
 from metacurv.estimators.line_reading import LineReading
+from metacurv.processes.ranks import call_each
 from metacurv.rules.early_rate import EarlyRate
 
 _BATCHES = 4  # probe batches whose mean slope and curvature give the first rate
@@ -68,8 +69,9 @@ class FirstStep:
                 are as they were.
         """
         batches = [self._draw() for _ in range(_BATCHES)]
+        one = batches[0]
         before = BaseState(self._base)
-        line = StepLine(moving, batches[0].computed_in())
+        line = StepLine(moving, one.ranks.together(one.computed_in, one.device))
         try:
             has_gradient = [
                 bool(scale) and has_entries([p.grad for p in scale if p.grad is not None])
@@ -176,7 +178,9 @@ class FirstStep:
     def _mean(batches: list[ProbeBatch]) -> Tensor:
         """Returns the mean loss of the batches, over all ranks."""
         like = torch.empty((), dtype=torch.float64, device=batches[0].device)
-        return batches[0].ranks.mean(lambda: torch.stack([b.value() for b in batches]).mean(), like)
+        return batches[0].ranks.mean(
+            lambda: torch.stack(call_each(b.value for b in batches)).mean(), like
+        )
 
     def _go(self, line: StepLine, state: EarlyRate, factor: float) -> None:
         """Takes the step at the rate that was found, times the factors of a scheduler and of the horizon."""

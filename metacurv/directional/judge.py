@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from metacurv.directional.probe_model import ProbeBatch
 from metacurv.directional.snapshot import Training
+from metacurv.processes.ranks import call_each
 
 _EXAMPLES = 512  # that are enough to tell candidates apart
 _LEAST_BATCHES = 8  # whose differences give an error
@@ -173,7 +174,10 @@ class Judge:
         device = batches[0].device
         like = torch.empty(len(batches), dtype=torch.float64, device=device)
         return batches[0].ranks.mean(
-            lambda: torch.stack([b.value(batch_statistics=True) for b in batches]), like
+            lambda: torch.stack(
+                call_each(partial(b.value, batch_statistics=True) for b in batches)
+            ),
+            like,
         )
 
 

@@ -153,6 +153,11 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
     def on_update(self, value: Callable[[DirectionalRecord], None] | None) -> None:
         self._control.history.on_update = _validate.callback("on_update", value)
 
+    @property
+    def waits_for_probe(self) -> bool:
+        """True while ``hand_over`` has still to give the probe that ``probe="later"`` stands for."""
+        return self._control.is_to_come
+
     def hand_over(
         self,
         probe: Any,
@@ -171,10 +176,13 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
             TypeError: ``probe`` is of a type that no batches can be drawn from.
             ValueError: ``probe`` is empty, ``horizon`` out of range, or a probe was there already.
         """
-        if not self._control.is_to_come:
+        if not self.waits_for_probe:
             raise ValueError(
                 "probe must be 'later' to be handed over, got an optimizer that has one"
             )
+        # Before the probe is taken, so that a call that failed can be made again.
+        if horizon is not None:
+            horizon = _validate.integer("horizon", horizon, low=1)
         self._control.hand_over(probe, horizon, convert)
 
     @property
@@ -186,7 +194,8 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
         """Shows the parameters that are to be evaluated or saved: the average of the iterates, where one is kept.
 
         ``train`` puts the iterate back. Both may be called again and again, as the evaluation of a framework does, and a
-        checkpoint of either goes on from the iterate: loading it sets the parameters, so the model is to be loaded first.
+        checkpoint of either goes on from the iterate: where the model holds the average, loading puts the iterate in its place,
+        so the model is to be loaded first.
         ``step`` raises in between. This is the protocol of Schedule-Free (Defazio et al. 2024), which frameworks know.
         """
         self._control.eval()

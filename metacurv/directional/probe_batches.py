@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
 from abc import ABC, abstractmethod
@@ -21,6 +22,7 @@ from torch.utils.data import (
     TensorDataset,
     default_collate,
 )
+from torch.utils.data.distributed import DistributedSampler
 
 from metacurv import _validate
 
@@ -237,10 +239,36 @@ def _plain_batch_size(loader: DataLoader[Any]) -> int | None:
     if isinstance(loader.dataset, IterableDataset) or type(batches) is not BatchSampler:
         return None
     sampler = batches.sampler
-    plain = type(sampler) in (SequentialSampler, RandomSampler) or (
+    plain = type(sampler) in (SequentialSampler, RandomSampler, DistributedSampler) or (
         type(sampler).__name__ == "SeedableRandomSampler" and isinstance(sampler, RandomSampler)
     )
     return batches.batch_size if plain else None
+
+
+def _apart(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """Returns a loader of the same batches whose iteration leaves ``loader`` alone, its workers, sampler and random numbers."""
+    if type(loader).__iter__ is not DataLoader.__iter__:
+        return loader  # what it iterates over is its own affair
+    data: Any = loader.dataset
+    how: dict[str, Any] = {"collate_fn": loader.collate_fn}
+    try:
+        if isinstance(data, IterableDataset):
+            how |= {"batch_size": loader.batch_size, "drop_last": loader.drop_last}
+        elif loader.batch_sampler is None:
+            how |= {"batch_size": None, "sampler": _copied(loader.sampler, data)}
+        else:
+            how["batch_sampler"] = _copied(loader.batch_sampler, data)
+    except Exception as error:
+        raise TypeError(
+            f"probe must have a sampler that copy.deepcopy can copy, got {_validate.describe(loader.sampler)}: the training "
+            "loop's own is not to be disturbed"
+        ) from error
+    return DataLoader(data, **how)
+
+
+def _copied(sampler: Any, data: Any) -> Any:
+    """Returns a copy of a sampler that draws from the same data set."""
+    return copy.deepcopy(sampler, {id(data): data})
 
 
 def _seen_through(probe: Any) -> Any:
@@ -257,7 +285,7 @@ def _source_of(probe: Any) -> _Source:
     probe = _seen_through(probe)
     if isinstance(probe, DataLoader):
         size = _plain_batch_size(probe)
-        return _Repeated(probe) if size is None else _OfLoader(probe, size)
+        return _Repeated(_apart(probe)) if size is None else _OfLoader(probe, size)
     if isinstance(probe, Tensor) or (
         isinstance(probe, (tuple, list)) and any(isinstance(part, Tensor) for part in probe)
     ):

@@ -20,12 +20,11 @@ def read_line(line: StepLine, batch: ProbeBatch, weights: Tensor) -> LineReading
 
     Raises:
         NotTwiceDifferentiableError: ``loss_fn`` has no second derivative in the model's output.
-        RuntimeError: another rank could not measure, or ranks hold different rates.
+        RuntimeError: another rank could not measure.
+        ValueError: ranks hold different rates.
     """
     like = torch.empty(1 + 2 * len(line.reach), dtype=torch.float64, device=line.reach.device)
-    return LineReading(
-        batch.ranks.mean(lambda: _numbers(line, batch, weights), like, same=weights.tolist())
-    )
+    return LineReading(batch.ranks.mean(lambda: _numbers(line, batch, weights), like))
 
 
 def _numbers(line: StepLine, batch: ProbeBatch, weights: Tensor) -> Tensor:

@@ -22,9 +22,10 @@ from metacurv.estimators.double_backward import (
 from metacurv.estimators.elsewhere import Again
 from metacurv.estimators.errors import NotApplicable, explain_differentiation_errors
 from metacurv.estimators.forward_over_reverse import ForwardOverReverse
-from metacurv.estimators.graph import LossGraph
+from metacurv.estimators.graph import LossGraph, nodes_below
 from metacurv.estimators.linear_factors import FactoredDoubleBackward, worth_factoring
 from metacurv.estimators.linear_uses import find_linear_uses
+from metacurv.estimators.loss_checks import warn_of_module_hooks
 from metacurv.estimators.parameters import NumberedParameter
 from metacurv.estimators.tangent_plan import plan_tangents
 
@@ -49,6 +50,8 @@ def choose_products(
     graph = LossGraph(loss.grad_fn)
     # A once-differentiable function leaves its mark only on gradients that carry a graph on arrival.
     check_differentiable([loss.grad_fn], [p.tensor for p in parameters], again=again)
+    if again is None and graph.has_python_functions:
+        warn_of_module_hooks(node.name() for node in nodes_below([loss.grad_fn]))
     start = torch.ones_like(loss, requires_grad=True) if graph.has_python_functions else None
     products = None if backend == "reference" else _fast(loss, graph, parameters, backend, start)
     if products is None:

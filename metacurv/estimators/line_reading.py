@@ -87,7 +87,13 @@ class OutputLoss:
             )
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             got = tuple(loss.shape) if isinstance(loss, Tensor) else _validate.describe(loss)
-            raise ValueError(f"loss_fn must return a scalar tensor, got {got}")
+            more = (
+                ": where the batch is a mapping, loss_fn gets its labels and the model does not, so compute the loss from the "
+                "logits"
+                if loss is None
+                else ""
+            )
+            raise ValueError(f"loss_fn must return a scalar tensor, got {got}{more}")
         return loss.reshape(())
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from torch import Tensor
 
 from metacurv import _validate
+from metacurv._warnings import warn_user
 from metacurv.estimators.parameters import NumberedParameter
 
 
@@ -36,6 +37,17 @@ def refuse_reentrant_checkpoints(names: Iterable[str]) -> None:
         raise ValueError(
             "model must not use torch.utils.checkpoint with use_reentrant=True, which hides the parameters inside it from "
             "autograd.grad; pass use_reentrant=False"
+        )
+
+
+def warn_of_module_hooks(names: Iterable[str]) -> None:
+    """Warns if the ``names`` of a graph's nodes show a full backward hook of a module, which a graph holds for good."""
+    if "BackwardHookFunctionBackward" in names:
+        warn_user(
+            "a full backward hook of a module stands in the graph of loss: it runs in every reading too, and where it changes "
+            "gradients, what is measured is no curvature of the loss. estimate_trace, which runs the model itself, leaves such "
+            "hooks out; else remove the hook before the forward pass",
+            UserWarning,
         )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import lightning
+from torch import Tensor
 
+from metacurv._warnings import warn_user
 from metacurv.directional.optimizer import DirectionalLR
 from metacurv.integrations.unwrap import our_optimizer
 
@@ -21,12 +24,28 @@ class MetaCurvatureCallback(lightning.Callback):
 
     Probe batches are converted as the Trainer's precision converts those of the loop. Validation sees the average of the
     iterates, and checkpoints hold it; a training resumes from the iterate bit for bit. The rate that steps take is logged as
-    "effective_lr".
+    "effective_lr". An optimizer with a probe of its own keeps that, and its horizon.
+
+    Lightning calls no callback for a checkpoint with ``save_weights_only=True``, which therefore holds the parameters of the
+    moment: the iterate, but for one that is saved inside of the validation loop. The module's own hook is called for these
+    too, and can put the average in:
+
+        def on_save_checkpoint(self, checkpoint):
+            curvature.on_save_checkpoint(self.trainer, self, checkpoint)  # the MetaCurvatureCallback
     """
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Hands the training data and the number of steps over."""
-        for opt in _ours(trainer):
+        """Hands the training data and the number of steps over, where an optimizer waits for them."""
+        ours = _ours(trainer)
+        if not ours:
+            warn_user(
+                "configure_optimizers must return a MetaCurvatureLR for the MetaCurvatureCallback to be of use, got other "
+                "optimizers, which train at their own rates",
+                UserWarning,
+            )
+        for opt in ours:
+            if not opt.waits_for_probe:
+                continue
             steps = trainer.estimated_stepping_batches
             horizon = int(steps) if steps not in (-1, float("inf")) else None
             convert = trainer.strategy.precision_plugin.convert_input
@@ -55,11 +74,19 @@ class MetaCurvatureCallback(lightning.Callback):
         module: lightning.LightningModule,
         checkpoint: dict[str, Any],
     ) -> None:
-        """Puts the average into the checkpoint's model."""
-        for opt in _ours(trainer):
-            opt.eval()
-            checkpoint["state_dict"] = {k: v.clone() for k, v in module.state_dict().items()}
-            opt.train()
+        """Puts the average into the checkpoint's model; what the module shows stays as it is."""
+        ours = _ours(trainer)
+        if not ours:
+            return
+        with ExitStack() as shown:
+            for opt in ours:
+                with suppress(ValueError):  # it keeps no average
+                    shown.enter_context(opt.averaged_parameters())
+            state = trainer.strategy.lightning_module_state_dict()
+            checkpoint["state_dict"] = {
+                name: value.clone() if isinstance(value, Tensor) else value
+                for name, value in state.items()
+            }
 
 
 def _ours(trainer: lightning.Trainer) -> list[DirectionalLR]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from metacurv.processes.local_tensors import is_spread
 
@@ -39,32 +40,36 @@ def reshard(model: nn.Module) -> None:
 
 
 @contextmanager
-def whole_parameters(model: nn.Module | None, parts: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+def whole_parameters(
+    model: nn.Module | None, parts: Mapping[str, Tensor]
+) -> Iterator[list[Tensor]]:
     """Gathers all parameters of a model for the length of the block.
 
     Backward passes in the block leave them whole, and reduce no gradients. All ranks must enter it.
 
     Args:
         model: the model; nothing happens where no module of it is sharded.
-        parts: some of its parameters, of which this process holds parts.
+        parts: parameters by name; of those that are sharded, this process holds parts.
 
     Yields:
         The whole tensors of ``parts``, which the graph of a pass through the model ends in.
 
     Raises:
-        ValueError: ``parts`` are sharded, and the model is not given.
+        ValueError: ``parts`` has a sharded parameter, and the model is not given or lacks it.
     """
     modules = [] if model is None else sharded_modules(model)
-    if not modules or model is None:
-        if any(map(is_spread, parts)):
-            raise ValueError(
-                "model must be given where fully_shard has sharded the parameters, got None: "
-                "MetaCurvatureLR(..., model=model)"
-            )
-        yield list(parts)
+    groups = [group for module in modules for group in _groups(module)]
+    of_model = {id(p.sharded_param): p for group in groups for p in group.fsdp_params}
+    lacks = [name for name, part in parts.items() if is_spread(part) and id(part) not in of_model]
+    if lacks:
+        got = "None" if model is None else f"a {type(model).__name__} without it"
+        raise ValueError(
+            f"model must be the one whose parameter {lacks[0]!r} fully_shard has sharded, MetaCurvatureLR(..., model=model), "
+            f"got {got}"
+        )
+    if not modules:
+        yield list(parts.values())
         return
-    names = {id(p): name for name, p in model.named_parameters()}
-    groups = [g for m in modules for g in m._get_fsdp_state()._fsdp_param_groups]
     flags = ("reduce_grads", "all_reduce_grads", "reshard_after_backward", "post_forward_mesh_info")
     before = [(group, {flag: getattr(group, flag) for flag in flags}) for group in groups]
     held = [module for module in modules if not _is_sharded(module)]
@@ -74,8 +79,10 @@ def whole_parameters(model: nn.Module | None, parts: Sequence[Tensor]) -> Iterat
             group.post_forward_mesh_info = None  # a pass leaves the parameters gathered
         for module in modules:
             module.unshard()
-        whole = dict(model.named_parameters())
-        yield [whole[names[id(part)]] for part in parts]
+        yield [
+            of_model[id(part)].unsharded_param if id(part) in of_model else part
+            for part in parts.values()
+        ]
     finally:
         for group, values in before:
             for flag, value in values.items():
@@ -87,17 +94,32 @@ def whole_parameters(model: nn.Module | None, parts: Sequence[Tensor]) -> Iterat
 
 @contextmanager
 def as_one_process(model: nn.Module) -> Iterator[None]:
-    """Gathers all parameters for the length of the block, in which the model is as it would be without shards.
+    """Gathers all parameters for the length of the block, in which a pass through the model waits for no other process.
 
-    All ranks must enter it; in it they may take different numbers of passes.
+    All ranks must enter it where the model is sharded; in it they may take different numbers of passes.
     """
-    with whole_parameters(model, []), ExitStack() as stack:
+    with whole_parameters(model, {}), ExitStack() as stack:
+        for copies in model.modules():
+            if isinstance(copies, DistributedDataParallel):
+                stack.enter_context(_without_broadcasts(copies))
         for module in sharded_modules(model):
-            if (
-                module._get_fsdp_state()._mp_policy.param_dtype is None
-            ):  # else its hooks cast the inputs
+            policy = module._get_fsdp_state()._mp_policy
+            if policy.param_dtype is None:  # else its hooks cast the inputs
                 stack.enter_context(_without_its_hooks(module))
         yield
+
+
+@contextmanager
+def _without_broadcasts(copies: DistributedDataParallel) -> Iterator[None]:
+    """Lets a call of the wrapper call the module that it wraps: the wrapper's own pass sends buffers to all processes."""
+    before = copies.__dict__.get("forward")
+    copies.__dict__["forward"] = copies.module.__call__
+    try:
+        yield
+    finally:
+        del copies.__dict__["forward"]
+        if before is not None:
+            copies.__dict__["forward"] = before
 
 
 @contextmanager
@@ -108,7 +130,7 @@ def _without_its_hooks(module: Any) -> Iterator[None]:
     before = [dict(hooks) for hooks in places]
     for hooks in places:
         for key, hook in list(hooks.items()):
-            if getattr(hook, "__self__", None) is state:
+            if _is_method_of(state, hook):
                 del hooks[key]
     try:
         yield
@@ -118,5 +140,20 @@ def _without_its_hooks(module: Any) -> Iterator[None]:
             hooks.update(were)
 
 
+def _is_method_of(owner: object, hook: Any) -> bool:
+    """Tells whether a hook is a method of ``owner``, or wraps one, as those of ``fully_shard([a, b])`` do."""
+    while hook is not None and getattr(hook, "__self__", None) is not owner:
+        hook = getattr(hook, "__wrapped__", None)
+    return hook is not None
+
+
+def _groups(module: Any) -> list[Any]:
+    """Returns the groups of parameters of a sharded module; older torch has one at most."""
+    state = module._get_fsdp_state()
+    if hasattr(state, "_fsdp_param_groups"):
+        return list(state._fsdp_param_groups)
+    return [] if state._fsdp_param_group is None else [state._fsdp_param_group]
+
+
 def _is_sharded(module: Any) -> bool:
-    return all(group.is_sharded for group in module._get_fsdp_state()._fsdp_param_groups)
+    return all(group.is_sharded for group in _groups(module))

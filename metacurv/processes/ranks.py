@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +15,21 @@ from metacurv import _validate
 ProcessGroup = Any
 """A ``torch.distributed.ProcessGroup``, which a torch without distributed training lacks."""
 
-_DIFFERENCE = 1e-5  # of two rates, relative, that is none of rounding
+Returned = TypeVar("Returned")
+
+_DIFFERENCE = 1e-6  # of two rates, relative, that is none of rounding
 
 
 class Ranks:
     """The ranks that read together.
 
     Args:
-        model: the model; where it is a ``DistributedDataParallel``, its own group is the usual one.
+        model: the model; where it is, or has in it, a ``DistributedDataParallel``, the group of that is the usual one.
         process_group: a group of ``torch.distributed``; None for the usual one, which is that of all processes where
             ``torch.distributed`` has been initialised, and else this process alone; False for this process alone.
+
+    Attributes:
+        same: numbers by their names, such as rates, that must be the same on all ranks when they read; whoever reads sets them.
 
     Raises:
         TypeError: ``process_group`` is none of these.
@@ -40,11 +46,13 @@ class Ranks:
                 "process_group must be a torch.distributed.ProcessGroup, None for the usual one, or False for this process "
                 f"alone, got {_validate.describe(process_group)}"
             )
-        self._model = model if isinstance(model, DistributedDataParallel) else None
+        modules = () if model is None else model.modules()
+        self._model = next((m for m in modules if isinstance(m, DistributedDataParallel)), None)
         self._chosen = process_group
+        self.same: Mapping[str, float] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ranks:
-        return self  # a group is no data of this process
+        return copy.copy(self)  # a group is no data of this process
 
     @property
     def _group(self) -> ProcessGroup | None:
@@ -68,21 +76,19 @@ class Ranks:
         group = self._group
         return 0 if group is None else torch.distributed.get_rank(group)
 
-    def mean(
-        self, measure: Callable[[], Tensor], like: Tensor, *, same: Sequence[float] = ()
-    ) -> Tensor:
+    def mean(self, measure: Callable[[], Tensor], like: Tensor) -> Tensor:
         """Averages what all ranks measure; all of them must call it.
 
         Args:
             measure: returns numbers of the shape, dtype and device of ``like``.
             like: a tensor.
-            same: numbers that must be the same on all ranks, such as the rates.
 
         Returns:
             The mean; with one rank what ``measure`` returns.
 
         Raises:
-            RuntimeError: measuring failed on another rank, or numbers of ``same`` differ.
+            RuntimeError: measuring failed on another rank.
+            ValueError: numbers that must be the same differ.
         """
         group = self._group
         if group is None or torch.distributed.get_world_size(group) == 1:
@@ -98,27 +104,73 @@ class Ranks:
         except BaseException as error:  # the others wait for this rank's numbers
             failure, measured = error, torch.zeros_like(like)
         count = torch.distributed.get_world_size(group)
-        known = torch.tensor([*same, *(x * x for x in same)], dtype=torch.float64)
+        here = torch.tensor(list(self.same.values()), dtype=torch.float64)
         failed = torch.tensor([float(failure is not None)], dtype=torch.float64)
-        sent = torch.cat(
-            [measured.flatten().double(), *(x.to(like.device) for x in (known, failed))]
-        )
+        known = torch.cat([here, here.square(), failed]).to(like.device)
+        sent = torch.cat([measured.flatten().double(), known])
         torch.distributed.all_reduce(sent, group=group)
         if failure is not None:
             raise failure
-        numbers, known = sent[: like.numel()] / count, sent[like.numel() : -1].cpu() / count
-        if float(sent[-1]):
+        numbers, known = sent[: like.numel()] / count, sent[like.numel() :].cpu() / count
+        if float(known[-1]):
             raise RuntimeError(
                 f"measuring failed on {int(sent[-1])} of {count} ranks, whose own errors say why; this rank goes no further, "
                 "as all of them must hold one rate"
             )
-        means, squares = known[: len(same)], known[len(same) :]
-        if bool((squares - means.square() > (_DIFFERENCE * means).square()).any()):
-            raise RuntimeError(
-                f"ranks must hold one rate, got {list(same)} here and a mean of {means.tolist()}: give all of them the same "
-                "base optimizer, arguments and checkpoint, or process_group=False to ranks that train models of their own"
-            )
+        _check_same(self.same, *known[:-1].view(2, -1))
         return numbers.view(like.shape).to(like.dtype)
+
+    def together(self, call: Callable[[], Returned], device: torch.device) -> Returned:
+        """Calls a function of this rank's own; all ranks must do so, and where it fails on one of them, all raise.
+
+        Args:
+            call: the function.
+            device: the device that the ranks exchange numbers by.
+
+        Returns:
+            What the function returns here.
+
+        Raises:
+            RuntimeError: the function raised an error on another rank.
+            ValueError: numbers that must be the same differ.
+        """
+        returned: list[Returned] = []
+
+        def called() -> Tensor:
+            returned.append(call())
+            return torch.zeros((), device=device)
+
+        self.mean(called, torch.empty((), device=device))
+        return returned[0]
+
+
+def _check_same(same: Mapping[str, float], means: Tensor, squares: Tensor) -> None:
+    """Raises ValueError for the first of the numbers that differs, which the means over the ranks and of the squares tell."""
+    differ = squares - means.square() > (_DIFFERENCE * means).square()
+    for (name, number), mean, differs in zip(same.items(), means, differ, strict=True):
+        if bool(differs):
+            raise ValueError(
+                f"{name} must be the same on all ranks, got {number:.9g} on this one and {float(mean):.9g} as the mean of all: "
+                "give all of them the same base optimizer, scheduler, arguments and checkpoint, or process_group=False where "
+                "they train models of their own"
+            )
+
+
+def call_each(calls: Iterable[Callable[[], Returned]]) -> list[Returned]:
+    """Returns what functions return; where one raises an error, it raises that after it has called the others too.
+
+    A pass through a model whose parts are on several ranks waits for the passes of the others, so all must make as many.
+    """
+    returned: list[Returned] = []
+    failure: Exception | None = None
+    for call in calls:
+        try:
+            returned.append(call())
+        except Exception as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
+    return returned
 
 
 def one_copy(model: nn.Module) -> nn.Module:

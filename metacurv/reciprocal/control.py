@@ -158,9 +158,10 @@ class TraceControl:
         finite = not stays_on_device(self._base) and self._ranks.count == 1
 
         def read() -> TraceReading:
-            check_loss(loss, finite=finite)
             parameters = self._parameters()
-            with whole_parameters(self._model, [p.tensor for p in parameters]) as whole:
+            parts = {p.name: p.tensor for p in parameters}
+            with whole_parameters(self._model, parts) as whole:
+                check_loss(loss, finite=finite)  # all ranks gather, whatever their loss is
                 pairs = zip(parameters, whole, strict=True)
                 return self._read(loss, [replace(p, tensor=tensor) for p, tensor in pairs])
 
@@ -255,13 +256,27 @@ class TraceControl:
 
         device = next(p.device for group in self._base.param_groups for p in group["params"])
         like = torch.empty(2, dtype=torch.float64, device=device)
-        mean, m2 = self._ranks.mean(numbers, like, same=[self._host_scale()]).unbind()
+        self._ranks.same = self._same_on_all_ranks()
+        mean, m2 = self._ranks.mean(numbers, like).unbind()
         (reading,) = here
         return replace(
             reading,
             mean=torch.cat([reading.mean[:-1], mean[None]]),
             m2=torch.cat([reading.m2[:-1], m2[None] / self._ranks.count]),
         )
+
+    def _same_on_all_ranks(self) -> dict[str, float]:
+        """Returns what all ranks must hold, by name: else they would read at different steps, or train at different rates."""
+        return {
+            "alpha": self.rule.alpha,
+            "smoothing": self._ema.beta,
+            "update_freq": float(self.update_freq),
+            "n_hutchinson_samples": float(self.n_hutchinson_samples),
+            "the number of steps": float(self._steps),
+            **{
+                f"the learning rate of group {g}": rate for g, rate in enumerate(self.effective_lrs)
+            },
+        }
 
     def _record(self, estimate: TraceEstimate, smoothed: float) -> UpdateRecord:
         return UpdateRecord(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from contextlib import nullcontext
 from typing import Any
@@ -9,7 +10,15 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+from torch.utils.data.distributed import DistributedSampler
 
 from metacurv import DirectionalRecord, DirectionalRule
 from metacurv.directional.iterate_average import IterateAverage
@@ -216,6 +225,64 @@ def test_data_sets_with_examples_of_their_own_kind() -> None:
     x, y = ProbeBatches(DataLoader(Stream(), batch_size=4), seed=0).draw(CPU)
     assert x.shape == (4, 4)
     assert y.shape == (4,)
+
+
+LOADERS: dict[str, dict[str, Any]] = {
+    "distributed, with workers that stay": {
+        "sampler": DistributedSampler(data(), 1, 0), "num_workers": 1, "persistent_workers": True,
+    },
+    "weighted, with workers that stay": {
+        "sampler": WeightedRandomSampler([1.0] * 96, 96), "num_workers": 1, "persistent_workers": True,
+    },
+    "weighted": {
+        "sampler": WeightedRandomSampler([1.0] * 96, 96, generator=torch.Generator().manual_seed(1))
+    },
+    "a part": {"sampler": SubsetRandomSampler(range(64), generator=torch.Generator().manual_seed(1))},
+    "batches of its own": {
+        "batch_sampler": BatchSampler(
+            SubsetRandomSampler(range(64), generator=torch.Generator().manual_seed(1)), 16, drop_last=False
+        )
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_the_training_loop_sees_the_batches_that_it_would_see_without_a_probe(name: str) -> None:
+    """Three epochs, to the end of each: iterating over the loader itself ended them too late."""
+
+    def seen(has_probe: bool) -> list[list[float]]:
+        options = copy.deepcopy(LOADERS[name])
+        if "batch_sampler" not in options:
+            options["batch_size"] = 16
+        loader: DataLoader[Any] = DataLoader(data(), **options)
+        model = network()
+        base = torch.optim.AdamW(model.parameters())
+        opt: Any = directional(base, model, probe=loader, horizon=40) if has_probe else base
+        torch.manual_seed(5)
+        epochs = []
+        for _ in range(3):
+            epochs.append([])
+            for x, y in loader:
+                epochs[-1].append(x[0, 0].item())
+                assert len(epochs[-1]) < 20
+                opt.zero_grad()
+                nn.functional.cross_entropy(model(x), y).backward()
+                opt.step()
+        return epochs
+
+    assert seen(True) == seen(False)
+
+
+def test_a_sampler_that_cannot_be_copied_is_named() -> None:
+    class Held(SubsetRandomSampler):
+        def __deepcopy__(self, memo: Any) -> Any:
+            raise RuntimeError("held")
+
+    loader = DataLoader(data(), batch_size=16, sampler=Held(range(64)))
+    with pytest.raises(
+        TypeError, match=r"probe must have a sampler that copy\.deepcopy can copy, got .*Held"
+    ):
+        ProbeBatches(loader, 0)
 
 
 def test_an_iterable_begins_again_at_its_end() -> None:

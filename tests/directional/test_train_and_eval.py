@@ -12,7 +12,6 @@ from torch import nn
 from metacurv import MetaCurvatureLR
 from tests.directional.helpers import directional, network, train
 from tests.drop_in.helpers import assert_same, through_a_file, weights
-from tests.helpers import own
 
 
 def made(**options: Any) -> tuple[nn.Module, MetaCurvatureLR]:
@@ -73,12 +72,44 @@ def test_a_checkpoint_of_either_is_the_same_and_goes_on(at: int) -> None:
         assert_same(weights(again), weights(model))
 
 
-def test_nothing_more_is_saved_where_nobody_evaluates() -> None:
+def test_a_state_from_before_the_first_eval_goes_on_where_the_model_was_saved_with_the_average() -> None:
+    """As Lightning does, which takes the optimizer's state first."""
     model, opt = made()
-    train(model, opt, 30)
-    assert own(opt.state_dict())["iterate"] is None
+    train(model, opt, 60)
+    before = through_a_file(opt.state_dict())
     opt.eval()
-    assert own(opt.state_dict())["iterate"] is not None
+    shown = through_a_file(model.state_dict())
+    opt.train()
+    again, resumed = made()
+    again.load_state_dict(shown)
+    resumed.load_state_dict(before)
+    assert_same(weights(again), weights(model))
+
+
+def test_weights_of_the_users_own_are_left_alone() -> None:
+    model, opt = made()
+    train(model, opt, 60)
+    state = through_a_file(opt.state_dict())
+    other, resumed = made()
+    before = weights(other)
+    resumed.load_state_dict(state)
+    assert_same(weights(other), before)
+
+
+def test_within_the_block_of_the_average() -> None:
+    """``with opt.averaged_parameters(): trainer.evaluate()``, which calls eval and train by itself."""
+    model, opt = made()
+    train(model, opt, 60)
+    iterate = weights(model)
+    with opt.averaged_parameters():
+        average = weights(model)
+        opt.eval()
+        assert_same(weights(model), average)
+    assert_same(weights(model), average)
+    with opt.averaged_parameters():
+        opt.train()
+        assert_same(weights(model), average)
+    assert_same(weights(model), iterate)
 
 
 def test_a_group_that_comes_meanwhile() -> None:

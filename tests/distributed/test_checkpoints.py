@@ -123,6 +123,22 @@ def test_a_part_that_lacks_tensors_begins_afresh(part: str) -> None:
     assert len([r for r in other.history if r.event == "race"]) == 1
 
 
+def test_where_tensors_beside_the_numbers_are_dropped_the_guard_takes_the_models_buffers() -> None:
+    model = network(norm=True)
+    opt = directional(torch.optim.AdamW(model.parameters()), model, horizon=400, race=False)
+    train(model, opt, 60)
+    state = copy.deepcopy(opt.state_dict())
+    del state["param_groups"][0]["metacurv_tensors"]
+    again = network(norm=True)
+    other = directional(torch.optim.AdamW(again.parameters()), again, horizon=400, race=False)
+    again.load_state_dict(model.state_dict())
+    with pytest.warns(UserWarning, match=r"state_dict lacks \['guard_.*begins afresh"):
+        other.load_state_dict(state)
+    kept = own(other.state_dict())["guard"]["buffers"]
+    assert_same(list(kept.values()), [b for b in again.buffers()])
+    train(again, other, 20, start=60)
+
+
 def test_frozen_parameters_are_dropped_by_frameworks_and_loaded_all_the_same() -> None:
     def frozen() -> Any:
         model = network()

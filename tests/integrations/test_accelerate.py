@@ -60,13 +60,22 @@ def test_the_order_of_prepare_does_not_matter() -> None:
             torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
-def test_the_loop_keeps_its_epochs_and_its_order() -> None:
+def choosing() -> WeightedRandomSampler:
+    """Draws from all of the data, in an order of its own; the rule then goes through the loader."""
+    return WeightedRandomSampler([1.0] * 96, 96)
+
+
+@pytest.mark.parametrize("sampler", [None, choosing])
+def test_the_loop_keeps_its_epochs_and_its_order(sampler: Any) -> None:
     """Six batches an epoch, accumulated by four: two optimizer steps; bare AdamW sees the same batches."""
-    order, steps, _ = trained("loader first", accumulate=4)
+    chosen = None if sampler is None else sampler()
+    order, steps, _ = trained("loader first", accumulate=4, sampler=chosen)
     assert steps == 4 * 2
     torch.manual_seed(3)
     accelerator = Accelerator(cpu=True)
-    bare: Any = accelerator.prepare(DataLoader(data(), batch_size=16, shuffle=True))
+    bare: Any = accelerator.prepare(
+        DataLoader(data(), batch_size=16, shuffle=chosen is None, sampler=chosen)
+    )
     assert order == [x[0, 0].item() for _ in range(4) for x, _ in bare]
 
 

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from metacurv import MetaCurvatureLR
 from metacurv.integrations.lightning import MetaCurvatureCallback
+from metacurv.integrations.unwrap import our_optimizer
 from tests.directional.helpers import data, network
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -26,6 +27,8 @@ class Module(lightning.LightningModule):
         self.net = network()
         self.seen: list[float] = []
         self.validated: list[Tensor] = []
+        self.iterates: list[Tensor] = []
+        self.averages: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.net(x)
@@ -41,14 +44,22 @@ class Module(lightning.LightningModule):
         if index == 0:
             self.validated.append(self.net[0].weight.detach().clone())
 
+    def on_train_epoch_end(self) -> None:
+        """Keeps the iterate, since validation is over, and the average."""
+        self.iterates.append(self.net[0].weight.detach().clone())
+        opt = our_optimizer(self.trainer.optimizers[0])
+        if opt is not None:
+            with opt.averaged_parameters():
+                self.averages.append(self.net[0].weight.detach().clone())
+
     def configure_optimizers(self) -> Any:
         base = torch.optim.AdamW(self.parameters())
         return MetaCurvatureLR(base, model=self, loss_fn=F.cross_entropy, probe="later", race=False)
 
 
 def fitted(
-    folder: Path, module: Module, *, epochs: int = 30, path: Any = None, **options: Any
-) -> Any:
+    folder: Path, module: Module, *, epochs: int = 30, path: Any = None, validates: bool = True, **options: Any
+) -> Any:  # fmt: skip
     torch.manual_seed(0)
     trainer = lightning.Trainer(
         max_epochs=epochs, default_root_dir=folder, logger=False, enable_progress_bar=False,
@@ -56,7 +67,7 @@ def fitted(
         **{"callbacks": [MetaCurvatureCallback()], "enable_checkpointing": False, **options},
     )  # fmt: skip
     loader = DataLoader(data(next(module.parameters()).dtype), batch_size=16)
-    trainer.fit(module, loader, loader, ckpt_path=path)
+    trainer.fit(module, loader, loader if validates else None, ckpt_path=path)
     return trainer
 
 
@@ -67,23 +78,103 @@ def test_it_trains_and_validates_the_average(tmp_path: Path) -> None:
     assert opt._control._horizon == 30 * 6
     assert sum(module.seen[-6:]) < 0.6 * sum(module.seen[:6])
     assert "effective_lr" in trainer.callback_metrics
-    assert len(module.validated) == 30
     assert opt.history[0].step == 0
+    assert len(module.validated) == 30
+    assert all(map(torch.equal, module.validated, module.averages))
+    before_the_finish = zip(module.iterates[3:15], module.averages[3:15], strict=True)
+    assert not any(torch.equal(iterate, average) for iterate, average in before_the_finish)
 
 
-def test_a_checkpoint_has_the_average_and_resumes(tmp_path: Path) -> None:
+def saving(folder: Path, **options: Any) -> dict[str, Any]:
+    """Arguments of a Trainer that saves every epoch."""
+    checkpoints = ModelCheckpoint(dirpath=folder, save_top_k=-1, filename="{epoch}", **options)
+    return {"callbacks": [MetaCurvatureCallback(), checkpoints], "enable_checkpointing": True}
+
+
+def saved_weight(folder: Path, epoch: int) -> Any:
+    saved = torch.load(folder / f"epoch={epoch}.ckpt", weights_only=False)
+    return saved["state_dict"]["net.0.weight"]
+
+
+@pytest.mark.parametrize("epoch", [0, 9])
+@pytest.mark.parametrize("validates", [True, False])
+def test_a_checkpoint_has_the_average_and_resumes(
+    tmp_path: Path, validates: bool, epoch: int
+) -> None:
     module = Module()
-    saving = ModelCheckpoint(dirpath=tmp_path, save_top_k=-1, filename="{epoch}")
-    fitted(tmp_path, module, callbacks=[MetaCurvatureCallback(), saving], enable_checkpointing=True)
-    path = tmp_path / "epoch=9.ckpt"
-    saved = torch.load(path, weights_only=False)
-    torch.testing.assert_close(
-        saved["state_dict"]["net.0.weight"], module.validated[9], rtol=0, atol=0
-    )
+    fitted(tmp_path, module, validates=validates, **saving(tmp_path))
+    saved = saved_weight(tmp_path, epoch)
+    torch.testing.assert_close(saved, module.averages[epoch], rtol=0, atol=0)
+    assert not torch.equal(saved, module.iterates[epoch])
     again = Module()
-    fitted(tmp_path, again, path=path)
+    fitted(tmp_path, again, validates=validates, path=tmp_path / f"epoch={epoch}.ckpt")
     for a, b in zip(module.parameters(), again.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+class SavingInValidation(Module):
+    """Saves inside of the validation loop."""
+
+    def validation_step(self, batch: Any, index: int) -> None:
+        if index == 0:
+            folder = self.trainer.default_root_dir
+            self.trainer.save_checkpoint(Path(folder) / f"epoch={self.current_epoch}.ckpt")
+        super().validation_step(batch, index)
+
+
+def test_the_average_stays_shown_where_validation_saves(tmp_path: Path) -> None:
+    module = SavingInValidation()
+    fitted(tmp_path, module, epochs=10)
+    assert all(map(torch.equal, module.validated, module.averages))
+    assert torch.equal(saved_weight(tmp_path, 5), module.averages[5])
+    assert not torch.equal(module.averages[5], module.iterates[5])
+
+
+class SavingBoth(Module):
+    """Puts the average into checkpoints of weights only, as the callback's docstring says."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        MetaCurvatureCallback().on_save_checkpoint(self.trainer, self, checkpoint)
+
+
+@pytest.mark.parametrize("kind", [Module, SavingBoth])
+def test_weights_only_have_the_average_by_a_hook_of_the_module(tmp_path: Path, kind: Any) -> None:
+    module = kind()
+    fitted(tmp_path, module, epochs=10, **saving(tmp_path, save_weights_only=True))
+    kept = module.averages if kind is SavingBoth else module.iterates
+    assert torch.equal(saved_weight(tmp_path, 5), kept[5])
+    assert not torch.equal(module.averages[5], module.iterates[5])
+
+
+def test_without_an_average_a_checkpoint_has_the_iterate(tmp_path: Path) -> None:
+    class Single(Module):
+        def configure_optimizers(self) -> Any:
+            base = torch.optim.AdamW(self.parameters())
+            return MetaCurvatureLR(
+                base, model=self, loss_fn=F.cross_entropy, probe="later", average=False
+            )
+
+        def on_train_epoch_end(self) -> None:
+            self.iterates.append(self.net[0].weight.detach().clone())
+
+    module = Single()
+    fitted(tmp_path, module, epochs=3, **saving(tmp_path))
+    assert torch.equal(saved_weight(tmp_path, 1), module.iterates[1])
+
+
+def test_a_probe_of_ones_own_stays(tmp_path: Path) -> None:
+    class Own(Module):
+        def configure_optimizers(self) -> Any:
+            base = torch.optim.AdamW(self.parameters())
+            return MetaCurvatureLR(
+                base, model=self, loss_fn=F.cross_entropy, probe=own, horizon=50, race=False
+            )
+
+    own = [data().tensors]
+    trainer = fitted(tmp_path, Own(), epochs=2)
+    (opt,) = trainer.optimizers
+    assert opt._control._probes._source._batches is own
+    assert opt._control._horizon == 50
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
@@ -123,5 +214,6 @@ def test_the_callback_leaves_other_optimizers_alone(tmp_path: Path) -> None:
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
     module = Plain()
-    fitted(tmp_path, module, epochs=2)
+    with pytest.warns(UserWarning, match="configure_optimizers must return a MetaCurvatureLR"):
+        fitted(tmp_path, module, epochs=2)
     assert isinstance(module.net, nn.Module)
