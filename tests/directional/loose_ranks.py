@@ -28,7 +28,7 @@ def wrapped(model: nn.Module, way: str) -> nn.Module:
         return model
     if way == "inside":
         return nn.Sequential(nn.parallel.DistributedDataParallel(model))
-    if way == "later":
+    if way in ("later", "no_sync"):
         return nn.parallel.DistributedDataParallel(model)
     if way == "compiled":
         return torch.compile(nn.parallel.DistributedDataParallel(model), backend="eager")  # type: ignore[return-value]
@@ -58,10 +58,13 @@ def by_the_reciprocal_rule(rank: int, way: str) -> dict[str, Any]:
 
 
 def trained(model: nn.Module, opt: Any, rank: int, way: str, steps: int) -> dict[str, Any]:
-    parallel = wrapped(model, way)
+    parallel: Any = wrapped(model, way)
     for step in range(steps):
         x, y = batch(2 * step + rank, torch.float64)
         opt.zero_grad()
+        if way == "no_sync":  # two batches a step, of which the second sends the gradients
+            with parallel.no_sync():
+                nn.functional.cross_entropy(parallel(x.flip(0)), y.flip(0)).backward()
         loss = nn.functional.cross_entropy(parallel(x), y)
         opt.update_curvature(loss)
         loss.backward()
@@ -121,7 +124,7 @@ def raised(call: Any) -> str:
 
 def main(rank: int) -> dict[str, Any]:
     found: dict[str, Any] = {"alone": alone(rank), "failures": failures(rank)}
-    for way in ("raw", "inside", "later", "compiled", "replicate"):
+    for way in ("raw", "inside", "later", "no_sync", "compiled", "replicate"):
         found[way] = by_the_directional_rule(rank, way), by_the_reciprocal_rule(rank, way)
     return found
 

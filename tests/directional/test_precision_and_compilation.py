@@ -69,7 +69,7 @@ def test_a_compiled_step_is_the_step(rule: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own
-def test_a_compiled_model_is_not_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_model_is_not_compiled_again() -> None:
     """After the early steps, the warm-up and the settling use what is there."""
     import torch._dynamo
 
@@ -78,6 +78,6 @@ def test_a_compiled_model_is_not_compiled_again(monkeypatch: pytest.MonkeyPatch)
     compiled: Any = torch.compile(model, backend="eager")
     opt = directional(torch.optim.AdamW(model.parameters()), compiled, horizon=300, race=False)
     train(compiled, opt, 40)
-    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
-    train(compiled, opt, 260, start=40)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        train(compiled, opt, 260, start=40)
     assert training_loss(model) < 0.6

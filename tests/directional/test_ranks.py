@@ -29,7 +29,7 @@ def test_ranks_of_a_ddp_model_agree(tmp_path: Path) -> None:
 def test_ranks_agree_whatever_their_model_is(tmp_path: Path) -> None:
     """Raw, wrapped after the optimizer, inside a module, compiled, composable: one rate and one model."""
     one, other = run_two_ranks("tests.directional.loose_ranks", folder=tmp_path)
-    for way in ("raw", "inside", "later", "compiled", "replicate"):
+    for way in ("raw", "inside", "later", "no_sync", "compiled", "replicate"):
         for of_one, of_other in zip(one[way], other[way], strict=True):
             assert of_one["rate"] == of_other["rate"], way
             assert_same(of_one["model"], of_other["model"])

@@ -72,7 +72,9 @@ def test_a_checkpoint_of_either_is_the_same_and_goes_on(at: int) -> None:
         assert_same(weights(again), weights(model))
 
 
-def test_a_state_from_before_the_first_eval_goes_on_where_the_model_was_saved_with_the_average() -> None:
+def test_a_state_from_before_the_first_eval_goes_on_where_the_model_was_saved_with_the_average() -> (
+    None
+):
     """As Lightning does, which takes the optimizer's state first."""
     model, opt = made()
     train(model, opt, 60)
