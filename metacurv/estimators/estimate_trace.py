@@ -132,7 +132,7 @@ def estimate_trace(
         )
         found = BatchSums(groups.columns, is_sum=is_sum)
 
-        def measure_here() -> Tensor:
+        def measure_here() -> None:
             for batch_inputs, batch_targets in batches(inputs, targets):
                 index = found.count
                 size = checked_size(batch_inputs, index, is_sum, batch_size)
@@ -150,13 +150,16 @@ def estimate_trace(
                         found.add(size, measure_by_name(method, opened, groups, budget))
             if not found.count:
                 raise ValueError("inputs must give at least one batch, got none")
+
+        def sums_here() -> Tensor:
+            measure_here()
             return found.numbers().to(device)
 
         if ranks.count == 1:
             measure_here()
         else:
             like = torch.empty(found.numbers_of_all, dtype=torch.float64, device=device)
-            found.take(ranks.mean(measure_here, like) * ranks.count)
+            found.take(ranks.mean(sums_here, like) * ranks.count)
     names = [] if method == "taylor" else [parameter.name for parameter in parameters]
     return _estimate(found, names, list(layers) if names else [], kind, checked_seed, budget.rtol)
 
