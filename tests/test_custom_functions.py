@@ -146,6 +146,17 @@ def weight(x: Tensor) -> Tensor:
     )
 
 
+def leaky(ctx: Any, x: Tensor) -> Tensor:
+    ctx.slope = 0.1
+    ctx.save_for_backward((x > 0).to(x))
+    return torch.where(x > 0, x, ctx.slope * x)
+
+
+def leaky_backward(ctx: Any, g: Tensor) -> Tensor:
+    (mask,) = ctx.saved_tensors
+    return g * (mask + (1 - mask) * ctx.slope)
+
+
 RIGHT: dict[str, Apply] = {
     "cube": function("Cube", saving(itself, cube), lambda c, g: 3 * g * c.saved_tensors[0] ** 2),
     "exp, of its output": function(
@@ -154,6 +165,7 @@ RIGHT: dict[str, Apply] = {
     "relu, a mask": function(
         "Mask", saving(lambda x: (x > 0).to(x), torch.relu), lambda c, g: g * c.saved_tensors[0]
     ),
+    "leaky relu, a mask and a number": function("Leaky", leaky, leaky_backward),
     "abs, signs": function(
         "Signs", saving(torch.sign, torch.abs), lambda c, g: g * c.saved_tensors[0]
     ),

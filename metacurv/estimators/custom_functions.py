@@ -38,6 +38,7 @@ from metacurv.estimators.errors import (
 from metacurv.estimators.function_state import (
     Kept,
     changes_elsewhere,
+    is_mask,
     keeps_numbers,
     kept_tensors,
 )
@@ -207,7 +208,7 @@ class _Checked:
             if not len(moving) or self._agree(kept, moving):
                 continue
             if kept.edge is None:
-                has_unknown = has_unknown or not _is_mask(kept.memory)
+                has_unknown = has_unknown or not is_mask(kept.memory)
                 continue
             wrong = sum(not self._agree(kept, one[None]) for one in moving.unbind())
             if wrong > _precision(kept.memory.dtype).kinks or wrong == len(moving):
@@ -281,14 +282,6 @@ def _places(x: Tensor, generator: torch.Generator) -> Tensor:
         drawn = torch.randint(x.numel(), (_MOST_DRAWN,), generator=generator)
     values = x[tuple(i.to(x.device) for i in torch.unravel_index(drawn, x.shape))]
     return drawn[values.cpu() != 0][:_MOVED]
-
-
-def _is_mask(x: Tensor) -> bool:
-    """Tells whether the values are 0 and one number up to sign, or all of them 1 up to sign."""
-    sizes = x.detach().abs()
-    largest = sizes.max()
-    is_mixed = bool((x != x.flatten()[0]).any())
-    return bool(((sizes == 0) | (sizes == largest)).all()) and (is_mixed or float(largest) == 1)
 
 
 def _precision(dtype: torch.dtype) -> _Precision:

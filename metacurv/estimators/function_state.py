@@ -52,6 +52,14 @@ def keeps_numbers(node: Node) -> bool:
     return any(isinstance(leaf, float) for leaf in pytree.tree_leaves(vars(node)))
 
 
+def is_mask(x: Tensor) -> bool:
+    """Tells whether the values are 0 and one number up to sign, or all of them 1 up to sign."""
+    sizes = x.detach().abs()
+    largest = sizes.max()
+    is_mixed = bool((x != x.flatten()[0]).any())
+    return bool(((sizes == 0) | (sizes == largest)).all()) and (is_mixed or float(largest) == 1)
+
+
 def changes_elsewhere(node: Node, other: Node, name: str, run: Run) -> bool:
     """Tells whether ``run``, the function's backward pass, depends on something kept without a path that is no constant.
 
@@ -82,7 +90,7 @@ def _tensor_matters(leaf: Any, other: Any, run: Run) -> bool:
     memory, there = _as_tensor(leaf), _as_tensor(other)
     if memory is None or there is None or memory.requires_grad or memory.shape != there.shape:
         return False
-    if torch.equal(memory, there):
+    if torch.equal(memory, there) or is_mask(memory):  # a constant in pieces
         return False
     before, held = run(), memory.detach().clone()
     try:
