@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from metacurv.estimators.sampling import Summary
+from metacurv.processes.ranks import Ranks
 
 Found = tuple[str, str, Summary]
 """The method that measured a batch, the reason for it, and what it found."""
@@ -37,12 +39,23 @@ class BatchSums:
         """Adds a batch of ``size`` examples."""
         self._found.append((size, found))
 
-    @property
-    def numbers_of_all(self) -> int:
-        """The length of ``numbers``."""
-        return 2 * self.columns + 4
+    def over(self, ranks: Ranks, measure: Callable[[], None], device: torch.device) -> None:
+        """Calls ``measure``, which adds this process's batches, and takes those of all ranks for the result.
 
-    def numbers(self) -> Tensor:
+        Args:
+            ranks: the processes that measure together, which must all call.
+            measure: measures here.
+            device: the device that the ranks exchange numbers by.
+        """
+
+        def numbers() -> Tensor:
+            measure()
+            return self._numbers().to(device)
+
+        like = torch.empty(2 * self.columns + 4, dtype=torch.float64, device=device)
+        self._of_all = (ranks.mean(numbers, like) * ranks.count).tolist()
+
+    def _numbers(self) -> Tensor:
         """Returns numbers of this process that add up over processes, float64 on the CPU."""
         weights = [1 if self._is_sum else size for size, _ in self._found]
         found = [summary for _, (_, _, summary) in self._found]
@@ -54,10 +67,6 @@ class BatchSums:
         failed = sum(not summary.converged for summary in found)
         rest = [sum(weights), samples, failed, len(found)]
         return torch.tensor([*means, *squares, *rest], dtype=torch.float64, device="cpu")
-
-    def take(self, numbers: Tensor) -> None:
-        """Takes the sum of ``numbers`` over all processes for the result."""
-        self._of_all = numbers.tolist()
 
     @property
     def combined(self) -> Summary:

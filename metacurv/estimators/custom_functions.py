@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
-from metacurv.estimators.elsewhere import Again
+from metacurv.estimators.elsewhere import SEED, Again
 from metacurv.estimators.errors import (
     FUNCTION_ADVICE,
     NotTwiceDifferentiableError,
@@ -60,7 +60,6 @@ class _Precision:
 _FINE = {torch.float64: _Precision(1e-4, 1e-5, 1), torch.float32: _Precision(1e-2, 2e-2, 1)}
 _COARSE = _Precision(0.125, 0.3, 4)
 _ROUNDINGS = 8  # units in the last place of each number
-_SEED = 0x5EED0F17  # no seed that a user's data are likely to share
 
 
 def custom_functions(nodes: Iterable[Node]) -> list[Node]:
@@ -145,7 +144,7 @@ class _Checked:
         self._node: Any = node
         self._twins = twins
         self._name = _class(node).__name__
-        self._generator = torch.Generator().manual_seed(_SEED)
+        self._generator = torch.Generator().manual_seed(SEED)
         self._edges_out, self._cotangents = [], []
         for number, like in enumerate(self._node._input_metadata):
             if like.dtype.is_floating_point:

@@ -11,12 +11,12 @@ Again = Callable[[], Tensor]
 """Computes a loss once more, elsewhere, with its graph."""
 
 _SHARE = 0.05  # several units in the last place of bfloat16
-_SEED = 0x5EED0F17  # no seed that a user's data are likely to share
+SEED = 0x5EED0F17  # no seed that a user's data are likely to share
 
 
 def elsewhere(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Returns each tensor moved at random by 5 % of its size, as leaves that require a gradient."""
-    generator = torch.Generator().manual_seed(_SEED)
+    generator = torch.Generator().manual_seed(SEED)
     moved = []
     for x in tensors:
         size = x.detach().double().square().mean().sqrt() if x.numel() else torch.zeros(())

@@ -6,8 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from metacurv import _validate
 from metacurv._warnings import warn_user
@@ -124,7 +123,6 @@ def estimate_trace(
     ranks, is_sum = Ranks(model, process_group), adds_up(loss_fn)
     with as_one_process(model):
         parameters = number_parameters(model.named_parameters(), of_model=True)
-        device = parameters[0].tensor.device
         layers = _layers(parameters)
         # Taylor mode gives totals only.
         groups = (
@@ -151,15 +149,10 @@ def estimate_trace(
             if not found.count:
                 raise ValueError("inputs must give at least one batch, got none")
 
-        def sums_here() -> Tensor:
-            measure_here()
-            return found.numbers().to(device)
-
         if ranks.count == 1:
             measure_here()
         else:
-            like = torch.empty(found.numbers_of_all, dtype=torch.float64, device=device)
-            found.take(ranks.mean(sums_here, like) * ranks.count)
+            found.over(ranks, measure_here, parameters[0].tensor.device)
     names = [] if method == "taylor" else [parameter.name for parameter in parameters]
     return _estimate(found, names, list(layers) if names else [], kind, checked_seed, budget.rtol)
 

@@ -69,30 +69,30 @@ def changes_elsewhere(node: Node, other: Node, name: str, run: Run) -> bool:
         name: its name, for messages.
         run: returns what the backward pass gives, from what is kept; all of that is put back afterwards.
     """
-    here, there = _state(node, name), _state(other, name)
+    here, there, before = _state(node, name), _state(other, name), run()
     for key, value in here.items():
         leaves, form = pytree.tree_flatten(value)
         others, other_form = pytree.tree_flatten(there.get(key))
         if form != other_form:
             continue
         pairs = list(zip(leaves, others, strict=True))
-        if any(_tensor_matters(x, y, run) for x, y in pairs):
+        if any(_tensor_matters(x, y, before, run) for x, y in pairs):
             return True
         moved = [y if isinstance(x, float) and isinstance(y, float) else x for x, y in pairs]
         if any(isinstance(x, float) and x != y for x, y in zip(leaves, moved, strict=True)) and (
-            _attribute_matters(node, key, pytree.tree_unflatten(moved, form), run)
+            _attribute_matters(node, key, pytree.tree_unflatten(moved, form), before, run)
         ):
             return True
     return False
 
 
-def _tensor_matters(leaf: Any, other: Any, run: Run) -> bool:
+def _tensor_matters(leaf: Any, other: Any, before: Sequence[Tensor], run: Run) -> bool:
     memory, there = _as_tensor(leaf), _as_tensor(other)
     if memory is None or there is None or memory.requires_grad or memory.shape != there.shape:
         return False
     if torch.equal(memory, there) or is_mask(memory):  # a constant in pieces
         return False
-    before, held = run(), memory.detach().clone()
+    held = memory.detach().clone()
     try:
         memory.data.copy_(there.data)
         return _differ(before, run())
@@ -100,8 +100,10 @@ def _tensor_matters(leaf: Any, other: Any, run: Run) -> bool:
         memory.data.copy_(held)
 
 
-def _attribute_matters(node: Node, key: str, moved: Any, run: Run) -> bool:
-    before, held = run(), vars(node)[key]
+def _attribute_matters(
+    node: Node, key: str, moved: Any, before: Sequence[Tensor], run: Run
+) -> bool:
+    held = vars(node)[key]
     try:
         setattr(node, key, moved)
         return _differ(before, run())

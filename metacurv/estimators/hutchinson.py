@@ -166,20 +166,17 @@ def _mean_over(
 ) -> TraceEstimate:
     """Returns the mean of what all ranks estimate; their errors are independent."""
     sums = BatchSums(len(parameters) + 1, is_sum=False)
-    device = parameters[0].tensor.device
     estimates: list[TraceEstimate] = []
 
-    def numbers() -> Tensor:
+    def measure_here() -> None:
         found = measure()
         estimates.append(found)
         mean = [*found.per_parameter.values(), found.value]
         stderr = [*found.per_parameter_stderr.values(), found.stderr]
         of_rank = Summary(mean, stderr, found.n_samples, converged=True)
         sums.add(1, (found.method, found.why, of_rank))
-        return sums.numbers().to(device)
 
-    like = torch.empty(sums.numbers_of_all, dtype=torch.float64, device=device)
-    sums.take(ranks.mean(numbers, like) * ranks.count)
+    sums.over(ranks, measure_here, parameters[0].tensor.device)
     names, together = [p.name for p in parameters], sums.combined
     return replace(
         estimates[0],

@@ -16,7 +16,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from metacurv.estimators.elsewhere import elsewhere
-from metacurv.estimators.graph import nodes_below
 from metacurv.estimators.parameters import NumberedParameter
 from metacurv.estimators.state import StateKept, gradients_on, recording
 
@@ -28,7 +27,7 @@ class Forward:
     """One forward pass: the model's output and the loss, with their graph.
 
     ``output`` is what ``loss_fn`` got, and ``tensor`` the one in it that the loss is of, where that is known; ``edge`` is where
-    the gradient in it arrives, taken before the loss sees it, None where an output object has more that the loss is of.
+    the gradient in it arrives, taken before the loss sees it.
     """
 
     output: Any
@@ -74,17 +73,7 @@ class ModelLoss:
             tensor = known_tensor(output)
             edge = output_edge(tensor)
             loss = self.loss_fn(output, _out_of_inference(self.targets))
-            if tensor is not output and edge is not None and self._goes_around(loss, edge):
-                edge = None
             return Forward(output, tensor, loss, edge)
-
-    def _goes_around(self, loss: Tensor, edge: GradientEdge) -> bool:
-        """Tells whether the loss depends on a parameter otherwise than through ``edge``, as on other parts of an output."""
-        if not isinstance(loss, Tensor) or loss.grad_fn is None:
-            return False
-        ours = {id(p.tensor) for p in self.parameters}
-        around = nodes_below([loss.grad_fn], without=edge.node)
-        return any(id(getattr(node, "variable", None)) in ours for node in around)
 
     def output(self) -> Any:
         """Runs one pass as ``forward`` does, without the loss."""

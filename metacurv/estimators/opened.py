@@ -54,8 +54,18 @@ class Opened:
     def _checked_forward(self) -> Forward:
         forward = self.problem.forward()
         check_loss(forward.loss)
+        if forward.tensor is not forward.output and self._goes_around(forward):
+            forward = dataclasses.replace(forward, edge=None)
         self._whole_chain = find_chain(forward.loss, self.problem.parameters)
         return forward
+
+    def _goes_around(self, forward: Forward) -> bool:
+        """Tells whether the loss depends on a parameter otherwise than through the edge, as on other parts of an output."""
+        if forward.edge is None or forward.loss.grad_fn is None:
+            return False
+        ours = {id(p.tensor) for p in self.problem.parameters}
+        around = nodes_below([forward.loss.grad_fn], without=forward.edge.node)
+        return any(id(getattr(node, "variable", None)) in ours for node in around)
 
     def avoid_fused_attention(self) -> bool:
         """Goes around fused attention from now on; returns False where there is none to avoid."""
