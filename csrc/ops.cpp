@@ -25,9 +25,8 @@
 
 // tensors, products: T tensors; numbers, offsets: [T]; probe, count: 0-dim int64; mean, m2: [T + 1]
 // float64. The overloads `number` (CPU only) take the probe as a number: making a tensor of it
-// costs as much as filling a few thousand elements. `stacks` (CPU only): [K, ...], row k for probe
-// `probe` + k. Signs follow the contract in philox.h. The Python docstrings (metacurv/ops.py) give
-// the formulas.
+// costs as much as filling a few thousand elements. Signs follow the contract in philox.h. The
+// Python docstrings (metacurv/ops.py) give the formulas.
 STABLE_TORCH_LIBRARY(metacurv, m) {
   m.def(
       "rademacher_(Tensor(a!)[] tensors, int seed, Tensor probe, int[] numbers, int[] offsets) -> "
@@ -35,7 +34,6 @@ STABLE_TORCH_LIBRARY(metacurv, m) {
   m.def(
       "rademacher_.number(Tensor(a!)[] tensors, int seed, int probe, int[] numbers, int[] offsets) "
       "-> ()");
-  m.def("rademacher_.stacks(Tensor(a!)[] stacks, int seed, int probe, int[] numbers) -> ()");
   m.def(
       "signed_sum.number(Tensor[] tensors, int seed, int probe, int[] numbers, int[] offsets) -> "
       "Tensor");
@@ -45,10 +43,6 @@ STABLE_TORCH_LIBRARY(metacurv, m) {
   m.def(
       "hutchinson_accumulate_(Tensor(a!) mean, Tensor(b!) m2, Tensor(c!) count, Tensor[] products, "
       "int seed, Tensor probe, int[] numbers, int[] offsets) -> ()");
-  m.def(
-      "signed_matmul(Tensor x, int seed, Tensor probe, int number, int rows, int cols, bool "
-      "transpose) "
-      "-> Tensor");
   m.def(
       "softmax_factor(Tensor sqrt_p, Tensor root, int seed, Tensor probe, int number, int "
       "n_probes) "
@@ -63,10 +57,6 @@ STABLE_TORCH_LIBRARY(metacurv, m) {
   m.def(
       "chain_columns(Tensor log_p, Tensor sample_weight, int start, int stop, Tensor[] inputs, "
       "Tensor[] weights, Tensor[] slopes, bool[] rectified) -> Tensor");
-  m.def(
-      "chain_taylor(Tensor log_p, Tensor sample_weight, int seed, int probe, int n_probes, int[] "
-      "numbers, bool[] transposed, Tensor[] inputs, Tensor[] weights, Tensor[] slopes, bool[] "
-      "rectified, Tensor[] cotangents, Tensor[] curvatures) -> Tensor");
   m.def("reciprocal_lr_(Tensor(a!) scale, Tensor trace, float alpha) -> ()");
 }
 

@@ -1,4 +1,4 @@
-"""Compositions of smaller ops that make ``chain_draws``, ``chain_columns`` and ``chain_taylor``, for any device and dtype.
+"""Compositions of smaller ops that make ``chain_draws`` and ``chain_columns``, for any device and dtype.
 
 A chain is a stack of layers between a softmax and the data, given from the top: L ``inputs`` [N, I] of the layers, L - 1
 ``weights`` [O, I], and for each layer but the last what lies below it: the ``slopes`` [N, I] of an elementwise function, or
@@ -14,8 +14,6 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
-
-from metacurv._scalars import scalar
 
 
 def chain_draws(
@@ -93,67 +91,3 @@ def _products(
         u = (u @ weight).mul_((slope > 0) if is_rectified else slope)
         blocks.append(run.row_products(a, u, u))
     return torch.cat(blocks, dim=1)
-
-
-def chain_taylor(
-    run: ModuleType,
-    log_p: Tensor,
-    sample_weight: Tensor,
-    seed: int,
-    probe: int,
-    n_probes: int,
-    numbers: Sequence[int],
-    transposed: Sequence[bool],
-    inputs: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    slopes: Sequence[Tensor],
-    rectified: Sequence[bool],
-    cotangents: Sequence[Tensor],
-    curvatures: Sequence[Tensor],
-) -> Tensor:
-    """Returns the samples v . H v of probes ``probe`` ... ``probe`` + n_probes - 1: float64 [n_probes].
-
-    numbers: [2 L], the parameter numbers of each layer's weight and bias, -1 for no bias; transposed: [L], true where a weight
-        is
-    [O, I], not [I, O]; cotangents: L - 1 tensors dL/dz [N, O]; curvatures: L - 1 tensors s''(z) dL/da [N, I] of the function
-    below a layer, empty where that is 0.
-
-    With z' = V a + v_b + W a' going up, a layer adds 2 <V' d, a'>, an activation <c, z'^2>, and the softmax the variance of z'
-    under p (Griewank and Walther 2008, chapter 13; ``metacurv.estimators.taylor_rules`` does the same for many probes at once).
-    """
-    p = log_p.detach().exp()
-    samples = log_p.new_zeros(n_probes, dtype=torch.float64)
-    widths = [log_p.shape[1], *(a.shape[1] for a in inputs)]
-    for k in range(n_probes):
-
-        def drawn(number: int, *shape: int, of: int = k) -> Tensor:
-            signs = log_p.new_empty(shape)
-            index = scalar((probe + of) % (1 << 32), torch.int64, log_p.device)
-            run.rademacher_([signs], seed, index, [number], [0])
-            return signs
-
-        tangent: Tensor | None = None
-        for layer in reversed(range(len(inputs))):
-            out, into = widths[layer], widths[layer + 1]
-            of_weight, of_bias = numbers[2 * layer : 2 * layer + 2]
-            v = (
-                drawn(of_weight, out, into)
-                if transposed[layer]
-                else drawn(of_weight, into, out).t()
-            )
-            z = inputs[layer] @ v.t()
-            if of_bias >= 0:
-                z = z + drawn(of_bias, out)
-            if tangent is not None:
-                z = z + tangent @ weights[layer].t()
-                samples[k] += 2 * ((cotangents[layer] @ v) * tangent).sum(dtype=torch.float64)
-            if layer:
-                above = layer - 1
-                if curvatures[above].numel():
-                    samples[k] += (curvatures[above] * z.square()).sum(dtype=torch.float64)
-                slope = slopes[above]
-                tangent = z * ((slope > 0) if rectified[above] else slope)
-        off = z - (p * z).sum(1, keepdim=True)
-        variances = (p * off.square()).sum(1, dtype=torch.float64)
-        samples[k] += (variances * sample_weight).sum()
-    return samples

@@ -29,11 +29,6 @@ def _(tensors: list[Tensor], seed: int, probe: int, numbers: list[int], offsets:
     return None
 
 
-@_shape_of("rademacher_.stacks")
-def _(stacks: list[Tensor], seed: int, probe: int, numbers: list[int]) -> None:
-    return None
-
-
 @_shape_of("signed_sum.number")
 def _(
     tensors: list[Tensor], seed: int, probe: int, numbers: list[int], offsets: list[int]
@@ -65,13 +60,6 @@ def _(
 @_shape_of("reciprocal_lr_")
 def _(scale: Tensor, trace: Tensor, alpha: float) -> None:
     return None
-
-
-@_shape_of("signed_matmul")
-def _(
-    x: Tensor, seed: int, probe: Tensor, number: int, rows: int, cols: int, transpose: bool
-) -> Tensor:
-    return x.new_empty(x.shape[0], rows if transpose else cols)
 
 
 @_shape_of("softmax_factor")
@@ -116,22 +104,3 @@ def _(
     rectified: list[bool],
 ) -> Tensor:
     return log_p.new_empty(stop - start, 2 * len(inputs), dtype=torch.float64)
-
-
-@_shape_of("chain_taylor")
-def _(
-    log_p: Tensor,
-    sample_weight: Tensor,
-    seed: int,
-    probe: int,
-    n_probes: int,
-    numbers: list[int],
-    transposed: list[bool],
-    inputs: list[Tensor],
-    weights: list[Tensor],
-    slopes: list[Tensor],
-    rectified: list[bool],
-    cotangents: list[Tensor],
-    curvatures: list[Tensor],
-) -> Tensor:
-    return log_p.new_empty(n_probes, dtype=torch.float64)

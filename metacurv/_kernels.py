@@ -35,16 +35,6 @@ def rademacher_(
     increment_version(tensors)
 
 
-def rademacher_stacks_(
-    stacks: Sequence[Tensor], seed: int, probe: int, numbers: Sequence[int]
-) -> None:
-    if not stacks[0].is_cpu:
-        _reference.stack_by_stack_(_THIS, stacks, seed, probe, numbers)
-        return
-    torch.ops.metacurv.rademacher_.stacks(stacks, seed, probe, numbers)
-    increment_version(stacks)
-
-
 def signed_sum(
     tensors: Sequence[Tensor],
     seed: int,
@@ -77,15 +67,6 @@ def hutchinson_accumulate_(
 def reciprocal_lr_(scale: Tensor, trace: Tensor, alpha: float) -> None:
     torch.ops.metacurv.reciprocal_lr_.default(scale, trace, alpha)
     increment_version(scale)
-
-
-def signed_matmul(
-    x: Tensor, seed: int, probe: Tensor, number: int, rows: int, cols: int, transpose: bool
-) -> Tensor:
-    product: Tensor = torch.ops.metacurv.signed_matmul.default(
-        x, seed, probe, number, rows, cols, transpose
-    )
-    return product
 
 
 def softmax_factor(
@@ -161,36 +142,3 @@ def chain_columns(
         return _chain.chain_columns(_THIS, log_p, sample_weight, start, stop, *chain)
     table: Tensor = _ops.chain_columns.default(log_p, sample_weight, start, stop, *chain)
     return table
-
-
-def chain_taylor(
-    log_p: Tensor,
-    sample_weight: Tensor,
-    seed: int,
-    probe: int,
-    n_probes: int,
-    numbers: Sequence[int],
-    transposed: Sequence[bool],
-    inputs: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    slopes: Sequence[Tensor],
-    rectified: Sequence[bool],
-    cotangents: Sequence[Tensor],
-    curvatures: Sequence[Tensor],
-) -> Tensor:
-    samples: Tensor = _ops.chain_taylor.default(
-        log_p,
-        sample_weight,
-        seed,
-        probe,
-        n_probes,
-        numbers,
-        transposed,
-        inputs,
-        weights,
-        slopes,
-        rectified,
-        cotangents,
-        curvatures,
-    )
-    return samples

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -86,24 +85,6 @@ def rademacher_(
         tensor.copy_(signs.view(tensor.shape))
 
 
-def rademacher_stacks_(
-    stacks: Sequence[Tensor], seed: int, probe: int, numbers: Sequence[int]
-) -> None:
-    """Fills row k of every stack [K, ...] with probe ``probe`` + k, modulo 2^32, of the parameter that ``numbers`` gives it."""
-    stack_by_stack_(sys.modules[__name__], stacks, seed, probe, numbers)
-
-
-def stack_by_stack_(
-    run: ModuleType, stacks: Sequence[Tensor], seed: int, probe: int, numbers: Sequence[int]
-) -> None:
-    """Does what ``rademacher_stacks_`` does, with one call of ``run.rademacher_`` for each probe."""
-    probes = [(probe + k) % (1 << 32) for k in range(len(stacks[0]))]
-    indices = torch.tensor(probes, dtype=torch.int64, device=stacks[0].device).unbind()
-    rows = zip(*(stack.unbind() for stack in stacks), strict=True)
-    for tensors, index in zip(rows, indices, strict=True):
-        run.rademacher_(tensors, seed, index, numbers, [0] * len(numbers))
-
-
 def _signed_sum(tensor: Tensor, *, offset: int, seed: int, probe: Tensor, number: int) -> Tensor:
     """Returns the signed sum of one tensor: 0-dim float64."""
     if tensor.numel() == 0:
@@ -164,15 +145,6 @@ def reciprocal_lr_(scale: Tensor, trace: Tensor, alpha: float) -> None:
     scale.copy_(torch.where(torch.isfinite(reading), new, kept))
 
 
-def signed_matmul(
-    x: Tensor, seed: int, probe: Tensor, number: int, rows: int, cols: int, transpose: bool
-) -> Tensor:
-    """Returns x V' or x V for the [rows, cols] sign matrix V of one parameter."""
-    bits = negative_bits(0, rows * cols, seed=seed, probe=probe, number=number)
-    signs = (1 - 2 * bits).to(x.dtype).view(rows, cols)
-    return x @ (signs.t() if transpose else signs)
-
-
 SUM_LANES = 32  # partial sums of a row of softmax_factor
 
 
@@ -229,8 +201,3 @@ def chain_columns(*arguments: Any) -> Tensor:
 def chain_is_compiled(log_p: Tensor, weights: Sequence[Tensor]) -> bool:
     """Tells whether a kernel serves a chain of these layers: never on the reference backend."""
     return False
-
-
-def chain_taylor(*arguments: Any, **named: Any) -> Tensor:
-    """Forwards to the composition in ``metacurv._chain``."""
-    return _chain.chain_taylor(sys.modules[__name__], *arguments, **named)

@@ -32,7 +32,6 @@ __all__ = [
     "rademacher_",
     "reciprocal_lr_",
     "row_products",
-    "signed_matmul",
     "signed_sum",
     "softmax_factor",
 ]
@@ -71,28 +70,6 @@ def implementation(backend: str, device: torch.device) -> ModuleType:
     if not _native.native_available():
         _native.warn_fallback_once()
     return _reference
-
-
-def signed_matmul_pays(backend: str, like: Tensor) -> bool:
-    """Tells whether ``signed_matmul`` beats a product with a stored probe for tensors like ``like``.
-
-    Measured, it is 2 x faster than MKL with the AVX-512 kernel at [100, 256] x [256, 256] float32; the portable kernel is
-    slower.
-
-    Args:
-        backend: "auto", "native" or "reference".
-        like: a tensor of the device and dtype in question.
-
-    Returns:
-        True where it is faster.
-    """
-    return (
-        backend != "reference"
-        and like.device.type == "cpu"
-        and like.dtype == torch.float32
-        and _native.native_available()
-        and _native.cpu_isa() == "avx512"
-    )
 
 
 def _check_list(
@@ -393,74 +370,6 @@ def reciprocal_lr_(scale: Tensor, trace: Tensor, *, alpha: float, backend: str =
     _validate.same_device("scale and trace", [scale, trace])
     checked_alpha = _validate.real("alpha", alpha, low=0)
     implementation(backend, scale.device).reciprocal_lr_(scale, trace, checked_alpha)
-
-
-def signed_matmul(
-    x: Tensor,
-    *,
-    seed: int,
-    probe: int | Tensor,
-    number: int,
-    rows: int,
-    cols: int,
-    transpose: bool,
-    backend: str = "auto",
-) -> Tensor:
-    """Computes x V' (``transpose``) or x V, with V the [rows, cols] sign matrix of parameter ``number``, never stored.
-
-    Args:
-        x: contiguous matrix, [n, cols] with ``transpose``, else [n, rows]. The compiled op serves float32 on CPU; other dtypes
-            and devices go to the torch twin.
-        seed: int in [0, 2^64), the seed of all probes.
-        probe: number of the probe: int in [0, 2^32), or a 0-dim int64 tensor on the device of ``x``.
-        number: parameter number, int in [0, 2^32).
-        rows: the number of rows of V, >= 1.
-        cols: the number of columns of V, >= 1.
-        transpose: True for x V', False for x V.
-        backend: "auto", "native" or "reference".
-
-    Returns:
-        [n, rows] with ``transpose``, else [n, cols], of x's dtype. Rounding differs from a plain product's: signed sums of four
-            neighbours are formed first.
-
-    Raises:
-        TypeError: an argument is of the wrong type, or ``x`` of the wrong dtype or layout.
-        ValueError: an argument is of the wrong shape, range or device.
-        RuntimeError: ``backend="native"`` cannot serve x.
-
-    Examples:
-        >>> v = torch.empty(2, 3)
-        >>> rademacher_([v], seed=0, probe=5)
-        >>> x = torch.tensor([[1.0, 2.0, 4.0]])
-        >>> bool((signed_matmul(x, seed=0, probe=5, number=0, rows=2, cols=3, transpose=True) == x @ v.t()).all())
-        True
-    """
-    _validate.real_tensor("x", x)
-    if not isinstance(transpose, bool):
-        raise TypeError(f"transpose must be True or False, got {_validate.describe(transpose)}")
-    shape = (
-        _validate.integer("rows", rows, low=1),
-        _validate.integer("cols", cols, low=1),
-    )
-    factors = shape[1] if transpose else shape[0]
-    if x.dim() != 2 or x.shape[1] != factors or not x.is_contiguous():
-        raise ValueError(
-            f"x must be a contiguous matrix with {factors} columns, got shape {tuple(x.shape)} and strides {x.stride()}"
-        )
-    checked_number = _validate.integer("number", number, low=0, high=1 << 32)
-    probe_tensor = _probe_tensor(probe, x.device)
-    key = as_int64(seed)
-    run = implementation(backend, x.device)
-    if x.dtype != torch.float32 or x.device.type not in ("cpu", "meta"):
-        if backend == "native":
-            raise RuntimeError(
-                f"backend='native' serves float32 on CPU here, got {x.dtype} on {x.device}"
-            )
-        run = _reference
-    product: Tensor = run.signed_matmul(
-        x.detach(), key, probe_tensor, checked_number, *shape, bool(transpose)
-    )
-    return product
 
 
 def _floats_only(

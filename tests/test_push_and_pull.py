@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from metacurv.estimators.linear_factors import FactoredDoubleBackward
 from torch.utils.checkpoint import checkpoint
 
 import metacurv
@@ -12,7 +13,6 @@ from metacurv import hessian_trace
 from metacurv.estimators import hutchinson
 from metacurv.estimators.double_backward import DoubleBackward
 from metacurv.estimators.forward_over_reverse import ForwardOverReverse
-from metacurv.estimators.linear_factors import FactoredDoubleBackward
 from tests.linear_problems import LINEAR
 from tests.model_problems import GENERAL
 from tests.networks import mlp

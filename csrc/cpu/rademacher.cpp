@@ -2,7 +2,6 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
-#include <utility>
 #include <vector>
 
 #include "chunks.h"
@@ -49,23 +48,13 @@ void fill(const TensorView& view, const SignStream& stream, const Chunk& chunk) 
   }
 }
 
-// Views of `tensors` neighbours at a time belong to probes `probe`, `probe` + 1, ... modulo 2^32.
-void fill_all(const std::vector<TensorView>& views, int64_t seed, uint32_t probe, int64_t tensors) {
+void fill_all(const std::vector<TensorView>& views, int64_t seed, uint32_t probe) {
   const std::vector<Chunk> chunks = make_chunks(views);
   for_each_chunk(chunks, 4, [&](int64_t c) {
     const Chunk& chunk = chunks[c];
     const TensorView& view = views[chunk.tensor];
-    const uint32_t here = probe + static_cast<uint32_t>(chunk.tensor / tensors);
-    fill(view, sign_stream(static_cast<uint64_t>(seed), view.number, here), chunk);
+    fill(view, sign_stream(static_cast<uint64_t>(seed), view.number, probe), chunk);
   });
-}
-
-void fill_all(const std::vector<TensorView>& views, int64_t seed, uint32_t probe) {
-  fill_all(views, seed, probe, std::max<int64_t>(1, static_cast<int64_t>(views.size())));
-}
-
-int64_t element_size(ScalarType dtype) {
-  return dtype == ScalarType::Double ? 8 : dtype == ScalarType::Float ? 4 : 2;
 }
 
 void rademacher_(const std::vector<Tensor>& tensors, int64_t seed, const Tensor& probe,
@@ -78,41 +67,11 @@ void rademacher_number(const std::vector<Tensor>& tensors, int64_t seed, int64_t
   fill_all(make_views(tensors, numbers, offsets), seed, check_probe(probe));
 }
 
-// stacks: T x [K, ...], contiguous.
-void rademacher_stacks(const std::vector<Tensor>& stacks, int64_t seed, int64_t probe,
-                       const std::vector<int64_t>& numbers) {
-  const std::vector<TensorView> wholes =
-      make_views(stacks, numbers, std::vector<int64_t>(stacks.size(), 0));
-  const uint32_t first = check_probe(probe);
-  if (stacks.empty()) {
-    return;
-  }
-  for (size_t t = 0; t < stacks.size(); ++t) {
-    STD_TORCH_CHECK(
-        stacks[t].dim() > 0 && stacks[t].size(0) == stacks[0].size(0) && stacks[t].is_contiguous(),
-        "metacurv: stacks[", t, "] must be contiguous and hold as many probes as ", "stacks[0]");
-  }
-  const int64_t probes = stacks[0].size(0);
-  std::vector<TensorView> views;
-  views.reserve(static_cast<size_t>(probes) * wholes.size());
-  for (int64_t k = 0; k < probes; ++k) {
-    for (const TensorView& whole : wholes) {
-      TensorView view = whole;
-      view.numel = whole.numel / probes;
-      view.sizes = {view.numel};
-      view.data = static_cast<char*>(whole.data) + k * view.numel * element_size(whole.dtype);
-      views.push_back(std::move(view));
-    }
-  }
-  fill_all(views, seed, first, static_cast<int64_t>(wholes.size()));
-}
-
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(metacurv, CPU, m) {
   m.impl("rademacher_", TORCH_BOX(&rademacher_));
   m.impl("rademacher_.number", TORCH_BOX(&rademacher_number));
-  m.impl("rademacher_.stacks", TORCH_BOX(&rademacher_stacks));
 }
 
 }  // namespace metacurv

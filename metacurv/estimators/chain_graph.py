@@ -29,7 +29,7 @@ class ChainLayer(NamedTuple):
     """One linear layer z = a W' + b of a chain.
 
     ``node``: the node of z. ``a``: [N, I], detached. ``weight``, ``bias``: indices of the parameters, -1 for one that is not to
-    be measured. ``transposed``: True where the parameter is W, not W'. ``matrix``: W [O, I], detached; None at the bottom,
+    be measured. ``matrix``: W [O, I], detached; None at the bottom,
     where nothing is pulled through it. ``below``: the elementwise function whose result a is, None at the bottom.
     """
 
@@ -37,7 +37,6 @@ class ChainLayer(NamedTuple):
     a: Tensor
     weight: int
     bias: int
-    transposed: bool
     matrix: Tensor | None
     below: Node | None
 
@@ -145,10 +144,9 @@ def _constant(value: float, dtype: torch.dtype) -> Tensor:
 
 
 class _Link(NamedTuple):
-    """A layer as far as the graph's structure tells: the nodes of z, of the weight, of the bias if any, and of the input."""
+    """A layer as far as the graph's structure tells: the nodes of z, of the bias if any, and of the input."""
 
     node: Any
-    weight_node: Any
     bias_node: Any
     weight: int
     bias: int
@@ -174,7 +172,7 @@ def _links(node: Any, parameters: Sequence[NumberedParameter]) -> list[_Link] | 
         if weight is None or bias is None:
             return None
         used += [index for index in (weight, bias) if index >= 0]
-        links.append(_Link(node, weight_node, bias_node, weight, bias, below))
+        links.append(_Link(node, bias_node, weight, bias, below))
         if below is None:
             return links if used and len(set(used)) == len(used) else None
         if not is_elementwise(below.name()) or len(below.next_functions) != 1:
@@ -210,7 +208,6 @@ def _layers(links: list[_Link], log_p: Tensor) -> list[ChainLayer] | None:
             return None
         a = a.detach()
         matrix = None if link.below is None else node._saved_mat2.detach().t()
-        transposed = link.weight_node.name() == "TBackward0"
-        layers.append(ChainLayer(node, a, link.weight, link.bias, transposed, matrix, link.below))
+        layers.append(ChainLayer(node, a, link.weight, link.bias, matrix, link.below))
         width = a.shape[1]
     return layers

@@ -69,7 +69,7 @@ def measure_by_name(
             "use method='auto' for the cheapest that is"
         )
     summary = measure(method, opened, groups, budget)
-    checked = _checked(opened) if method in ("hutchinson", "taylor") else []
+    checked = _checked(opened) if method == "hutchinson" else []
     return method, "; ".join(["asked for by name", *checked]), summary
 
 

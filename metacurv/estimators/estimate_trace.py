@@ -22,7 +22,7 @@ from metacurv.estimators.trace_estimate import TraceEstimate
 from metacurv.processes.fully_sharded import as_one_process
 from metacurv.processes.ranks import Ranks
 
-Method = Literal["auto", "exact", "activation", "taylor", "hutchinson", "finite_difference"]
+Method = Literal["auto", "exact", "activation", "hutchinson", "finite_difference"]
 
 _DEFAULT_RTOL = 0.05
 _SEED_STEP = 0x9E3779B97F4A7C15  # odd, so that no two batches share a seed
@@ -57,7 +57,6 @@ def estimate_trace(
       cross-entropy. It takes one backward pass to the layers for each column of the loss's factor (classes - 1).
     - "activation": one random backward pass to the layers a sample, two through smooth activations. It serves the GGN of any
       model; the Hessian where all that lies above a parameter is linear, linear in pieces, or elementwise.
-    - "taylor": Hutchinson's samples in second-order forward mode, for stacks of known layers (totals only).
     - "hutchinson": samples in parameter space, for any loss that can be differentiated twice.
     - "finite_difference": two gradients a sample, for any model that has a gradient. The model should be smooth: differences
       see kinks, such as ReLU's, as curvature.
@@ -124,10 +123,7 @@ def estimate_trace(
     with as_one_process(model):
         parameters = number_parameters(model.named_parameters(), of_model=True)
         layers = _layers(parameters)
-        # Taylor mode gives totals only.
-        groups = (
-            Groups([], 1) if method == "taylor" else Groups([*layers.values()], len(parameters))
-        )
+        groups = Groups([*layers.values()], len(parameters))
         found = BatchSums(groups.columns, is_sum=is_sum)
 
         def measure_here() -> None:
@@ -153,8 +149,8 @@ def estimate_trace(
             measure_here()
         else:
             found.over(ranks, measure_here, parameters[0].tensor.device)
-    names = [] if method == "taylor" else [parameter.name for parameter in parameters]
-    return _estimate(found, names, list(layers) if names else [], kind, checked_seed, budget.rtol)
+    names = [parameter.name for parameter in parameters]
+    return _estimate(found, names, list(layers), kind, checked_seed, budget.rtol)
 
 
 def _check(

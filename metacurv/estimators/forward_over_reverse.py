@@ -24,9 +24,8 @@ from metacurv.estimators.errors import explain_differentiation_errors
 from metacurv.estimators.kept_tables import kept_table
 from metacurv.estimators.moments import CombinedMoments
 from metacurv.estimators.parameters import NumberedParameter
-from metacurv.estimators.probe_products import Probe, dot
 from metacurv.estimators.tangent_plan import Step
-from metacurv.estimators.tangent_rules import NOTHING, Flow, Layer, Ledger
+from metacurv.estimators.tangent_rules import NOTHING, Flow, Layer, Ledger, Probe, dot
 
 
 class ForwardOverReverse:
@@ -63,22 +62,16 @@ class ForwardOverReverse:
             prepare_rules(loss, steps)
         layers = [step.rule for step in steps if isinstance(step.rule, Layer)]
         weights = {layer.use.weight.number for layer in layers}
-        stored = {layer.use.weight.number for layer in layers if layer.stored}
         biases = {layer.use.bias.number for layer in layers if layer.use.bias is not None}
-        curved = [p for p in parameters if p.number in weights or p.number in biases]
-        self.probed = [p for p in curved if p.number in biases or p.number in stored]
-        self._probe: Probe | None = None
+        self.probed = [p for p in parameters if p.number in weights or p.number in biases]
         self._ledger = Ledger()
-        self.moments = CombinedMoments(curved, parameters[0].tensor.device, None)
+        self.moments = CombinedMoments(self.probed, parameters[0].tensor.device, None)
 
     def accumulate(
         self, vectors: Sequence[Tensor], run: ModuleType, key: int, index: Tensor
     ) -> None:
-        """Adds one sample; ``vectors`` is the probe, one tensor for each of ``probed``, overwritten from call to call."""
-        if self._probe is None:  # the same buffers serve every probe
-            stored = {p.number: v for p, v in zip(self.probed, vectors, strict=True)}
-            self._probe = Probe(stored, run, key, index)
-        probe = self._probe
+        """Adds one sample; ``vectors`` is the probe, one tensor for each of ``probed``."""
+        probe = {p.number: v for p, v in zip(self.probed, vectors, strict=True)}
         # A few per cent faster than no_grad: there are many small operations.
         with torch.inference_mode():
             flows = self._through_head(self._push(probe))

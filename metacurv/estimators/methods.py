@@ -1,4 +1,4 @@
-"""The five ways to a model's trace in one form: whether each is right for a batch, and what it measures there."""
+"""The four ways to a model's trace in one form: whether each is right for a batch, and what it measures there."""
 
 from __future__ import annotations
 
@@ -9,33 +9,22 @@ import torch
 from torch.autograd.graph import Node
 
 from metacurv import ops
-from metacurv.estimators.custom_functions import check_differentiable
 from metacurv.estimators.errors import (
-    NotApplicable,
     NotTwiceDifferentiableError,
-    explain_differentiation_errors,
 )
 from metacurv.estimators.exact import exact_parts
 from metacurv.estimators.finite_difference import FiniteDifference
-from metacurv.estimators.graph import LossGraph, nodes_below
+from metacurv.estimators.graph import nodes_below
 from metacurv.estimators.hutchinson_samples import GaussNewtonSamples, HessianSamples
-from metacurv.estimators.linear_uses import find_linear_uses
 from metacurv.estimators.loss_checks import refuse_reentrant_checkpoints, without_hooks
 from metacurv.estimators.opened import Opened
 from metacurv.estimators.sampling import Budget, Draw, Groups, Summary, sample
 from metacurv.estimators.state import plain_arithmetic, recording
-from metacurv.estimators.tangent_plan import plan_tangents
-from metacurv.estimators.taylor import Taylor, taylor_of_steps
-from metacurv.estimators.taylor_chain import CompiledTaylor, taylor_of_chain
 
 # Bound on the difference between samples at a step and at twice that step: in float32 smooth networks are below 0.005, those
 # with kinks at 0.1 or above (benchmarks/kinks.py).
 _KINKS = 0.02
-METHODS = ("exact", "activation", "taylor", "hutchinson", "finite_difference")
-
-
-class Unserved(ValueError):
-    """Raised where a method was named that is not right for the model; the message says why."""
+METHODS = ("exact", "activation", "hutchinson", "finite_difference")
 
 
 def why_not(method: str, opened: Opened) -> str | None:
@@ -62,11 +51,7 @@ def why_not(method: str, opened: Opened) -> str | None:
 
 
 def measure(method: str, opened: Opened, groups: Groups, budget: Budget) -> Summary:
-    """Runs a method for which ``why_not`` found nothing; returns all parameters' parts, the groups, and the total.
-
-    Raises:
-        Unserved: the method turned out not to serve after all.
-    """
+    """Runs a method for which ``why_not`` found nothing; returns all parameters' parts, the groups, and the total."""
     if opened.is_chain(method):  # runs none of the user's code but for hooks on smooth activations
         with plain_arithmetic(opened.problem.device), without_hooks(opened.problem.parameters):
             return _measure(method, opened, groups, budget)
@@ -137,43 +122,6 @@ def _activation(opened: Opened) -> Draw:
     return lambda first, n: space.draw(key, first, n)
 
 
-def _taylor(opened: Opened) -> Draw:
-    taylor = _taylor_of_chain(opened) if opened.is_chain("taylor") else _taylor_of_graph(opened)
-    return lambda first, n: taylor.samples(
-        seed=opened.seed, first_probe=first, n_samples=n
-    ).unsqueeze(1)
-
-
-def _taylor_of_chain(opened: Opened) -> Taylor | CompiledTaylor:
-    assert opened.chain is not None
-    return taylor_of_chain(
-        opened.forward.loss, opened.chain, opened.problem.parameters, backend=opened.backend
-    )
-
-
-def _taylor_of_graph(opened: Opened) -> Taylor:
-    loss, parameters = opened.forward.loss, opened.problem.parameters
-    graph = LossGraph(_root(opened))
-    check_differentiable(
-        [_root(opened)], [p.tensor for p in parameters], again=opened.problem.again
-    )
-    start = torch.ones_like(loss, requires_grad=True) if graph.has_python_functions else None
-    try:
-        with explain_differentiation_errors("reading what the forward pass saved"):
-            uses = find_linear_uses(graph, parameters)
-            steps = plan_tangents(graph, parameters, uses, opened.backend)
-        if steps is None:
-            raise NotApplicable
-        with torch.enable_grad():
-            return taylor_of_steps(loss, parameters, steps, start=start, backend=opened.backend)
-    except NotApplicable:
-        raise Unserved(
-            "method='taylor' serves stacks of linear layers and elementwise activations, in one number format (float32 or "
-            "float64), in which each parameter is used once and no hook changes a gradient, which this model is not; use "
-            "method='hutchinson' or 'auto'"
-        ) from None
-
-
 def _hutchinson(opened: Opened) -> Draw:
     of_kind = HessianSamples if opened.kind == "hessian" else GaussNewtonSamples
     with torch.enable_grad():
@@ -188,6 +136,5 @@ def _finite_differences(opened: Opened) -> FiniteDifference:
 
 _SAMPLERS: dict[str, Callable[[Opened], Draw]] = {
     "activation": _activation,
-    "taylor": _taylor,
     "hutchinson": _hutchinson,
 }

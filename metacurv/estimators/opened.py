@@ -154,11 +154,10 @@ class Opened:
 
     def is_chain(self, method: str) -> bool:
         """Tells whether ``method`` may take the forward pass as a chain."""
-        if method not in ("exact", "activation", "taylor") or self.chain is None:
+        if method not in ("exact", "activation") or self.chain is None:
             return False
-        if method == "activation":  # signs at smooth activations are drawn in the general form only
-            return self.kind == "ggn" or not self.chain.has_smooth
-        return method == "exact" or all(layer.weight >= 0 for layer in self.chain.layers)
+        # Signs at smooth activations are drawn in the general form only.
+        return method == "exact" or self.kind == "ggn" or not self.chain.has_smooth
 
     def space(self, *, for_columns: bool) -> ActivationSpace | ChainSpace:
         """Returns the batch in activation space; ``for_columns``: with as many examples as may share a column."""

@@ -16,9 +16,8 @@ from torch.autograd.graph import GradientEdge, Node
 
 from metacurv.estimators.graph import LossGraph
 from metacurv.estimators.graph_walk import signed
-from metacurv.estimators.linear_uses import LinearUse, right_factor
+from metacurv.estimators.linear_uses import LinearUse, find_linear_uses, right_factor
 from metacurv.estimators.parameters import NumberedParameter
-from metacurv.estimators.probe_products import needs_stored_probe
 from metacurv.estimators.tangent_rules import (
     Elementwise,
     FrozenLayer,
@@ -76,10 +75,9 @@ class Step:
 def plan_tangents(
     graph: LossGraph,
     parameters: Sequence[NumberedParameter],
-    uses: Sequence[LinearUse],
-    backend: str,
 ) -> list[Step] | None:
     """Plans the body from the parameters up; None where there is none, or some parameter is used outside it (or is no leaf)."""
+    uses = find_linear_uses(graph, parameters)
     if not uses:
         return None
     known = {id(p.tensor) for use in uses for p in (use.weight, use.bias) if p is not None}
@@ -88,14 +86,13 @@ def plan_tangents(
             return None
         if id(parameter.tensor) not in known and graph.uses(parameter.tensor):
             return None
-    return _Body(graph, uses, backend).steps()
+    return _Body(graph, uses).steps()
 
 
 class _Body:
-    def __init__(self, graph: LossGraph, uses: Sequence[LinearUse], backend: str) -> None:
+    def __init__(self, graph: LossGraph, uses: Sequence[LinearUse]) -> None:
         self._graph = graph
         self._use_of = {use.node: use for use in uses}
-        self._backend = backend
         self._weights = self._weight_nodes(uses)
         self._live = self._nodes_above(self._weights)
         self._steps: list[Step] = []
@@ -163,7 +160,7 @@ class _Body:
             use = self._use_of[node]
             if live and live != [use.input_position]:
                 return None  # the term added to the product depends on a parameter
-            return Layer(use, has_input=bool(live), stored=needs_stored_probe(use, self._backend))
+            return Layer(use, has_input=bool(live))
         return _rule_of_other(node, live[0], below) if live else None
 
 

@@ -17,15 +17,23 @@ Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian", sections 3
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from metacurv.estimators.linear_uses import LinearUse
-from metacurv.estimators.probe_products import Probe, dot
+
+# A probe: its vectors by the numbers of the parameters.
+Probe = Mapping[int, Tensor]
+
+
+def dot(x: Tensor, y: Tensor) -> Tensor:
+    """Returns the inner product, 0-dim, of x and y, which have the same shape."""
+    return torch.dot(x.reshape(-1), y.reshape(-1))
 
 
 class Ledger:
@@ -109,13 +117,17 @@ class Layer(Rule):
 
     is_owned = True
 
-    def __init__(self, use: LinearUse, *, has_input: bool, stored: bool) -> None:
+    def __init__(self, use: LinearUse, *, has_input: bool) -> None:
         self.use = use
-        self.stored = stored
         self.wants_cotangent = has_input
         self.a = use.input().detach().contiguous()
         self.right = use.right_factor().detach() if has_input else None  # W'
         self.left = None if self.right is None else self.right.t()  # W
+
+    def _rows(self, probe: Probe) -> Tensor:
+        """Returns V as [out, in]."""
+        v = probe[self.use.weight.number]
+        return v if self.use.transposed else v.t()
 
     def prepare(self, cotangent: Tensor) -> None:
         """Keeps d."""
@@ -123,7 +135,8 @@ class Layer(Rule):
 
     def push(self, tangent: Tensor | None, probe: Probe) -> Tensor:
         """Returns t(z) = a V' + v_b + t(a) W'."""
-        tz = probe.forward(self.a, self.use, stored=self.stored)
+        bias = None if self.use.bias is None else probe[self.use.bias.number]
+        tz = F.linear(self.a, self._rows(probe), bias)
         if tangent is not None and self.right is not None:
             self.ta = tangent
             tz.addmm_(tangent, self.right)
@@ -134,12 +147,12 @@ class Layer(Rule):
         weight, bias = self.use.weight.number, self.use.bias
         ledger.credit(weight, flow.product)
         if bias is not None and flow.cotangent is not None:
-            of_bias = ledger.note(torch.mv(flow.cotangent, probe.vectors[bias.number]).sum())
+            of_bias = ledger.note(torch.mv(flow.cotangent, probe[bias.number]).sum())
             ledger.credit(bias.number, of_bias)
             ledger.credit(weight, of_bias, -1.0)
         if self.left is None:
             return NOTHING
-        back = probe.backward(self.d, self.use, stored=self.stored)
+        back = torch.mm(self.d, self._rows(probe))
         flat, ta = back.view(-1), self.ta.reshape(-1)
         of_v = ledger.note(torch.dot(flat, ta))
         both = of_v

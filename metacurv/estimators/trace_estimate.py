@@ -73,7 +73,6 @@ class TraceEstimate:
 
         Raises:
             ImportError: matplotlib is not installed.
-            ValueError: the method gave the total only ("taylor").
 
         Examples:
             >>> import torch

@@ -55,15 +55,6 @@ def reciprocal_lr_(backend: str, device: torch.device) -> Pairs:
     return [(scale, [0.25])]
 
 
-def signed_matmul(backend: str, device: torch.device) -> Pairs:
-    """The sign matrix has the rows - +, - +, - +, - -."""
-    x = torch.tensor([[1.0, 2.0, 4.0, 8.0]], device=device)
-    product = ops.signed_matmul(
-        x, seed=0, probe=0, number=0, rows=4, cols=2, transpose=False, backend=backend
-    )
-    return [(product, [[-15.0, -1.0]])]
-
-
 def softmax_factor(backend: str, device: torch.device) -> Pairs:
     """The vector t = (-1/2, 3/4) has the sum 1/4, and the result is 2 (t - t^2 / 4)."""
     sqrt_p, root = torch.tensor([[0.5, 0.75]], device=device), torch.tensor([2.0], device=device)
@@ -100,11 +91,3 @@ def chain_columns(backend: str, device: torch.device) -> Pairs:
     log_p, weight, inputs = _one_layer(device)
     run = ops.implementation(backend, device)
     return [(run.chain_columns(log_p, weight, 0, 1, inputs, [], [], []), [[12.5, 0.5]])]
-
-
-def chain_taylor(backend: str, device: torch.device) -> Pairs:
-    """The signs - +, - + map the input to (-7, 7), whose variance under p is 49."""
-    log_p, weight, inputs = _one_layer(device)
-    run = ops.implementation(backend, device)
-    layers = [0, -1], [False], inputs
-    return [(run.chain_taylor(log_p, weight, 0, 0, 1, *layers, [], [], [], [], []), [49.0])]

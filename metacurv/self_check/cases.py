@@ -35,14 +35,11 @@ def _lists(device: torch.device) -> list[Tensor]:
 
 
 def rademacher_(backend: str, device: torch.device) -> Sequence[Tensor]:
-    """The offsets are no multiples of a block, and stacks of several probes are filled as well."""
+    """The offsets are no multiples of a block."""
     tensors = _lists(device)
     offsets = [2**40 + 7 * t for t in range(len(tensors))]
     ops.rademacher_(tensors, seed=_SEED, probe=_PROBE, offsets=offsets, backend=backend)
-    stacks = [_numbers(device, 3, 200), _numbers(device, 3, 9, 11)]
-    run = ops.implementation(backend, device)
-    run.rademacher_stacks_(stacks, ops.as_int64(_SEED), _PROBE, [4, 0])
-    return [*tensors, *stacks]
+    return tensors
 
 
 def signed_sum(backend: str, device: torch.device) -> Sequence[Tensor]:
@@ -77,17 +74,6 @@ def reciprocal_lr_(backend: str, device: torch.device) -> Sequence[Tensor]:
             reading = torch.tensor(trace, dtype=torch.float64, device=device)
             ops.reciprocal_lr_(scales[-1], reading, alpha=0.1, backend=backend)
     return scales
-
-
-def signed_matmul(backend: str, device: torch.device) -> Sequence[Tensor]:
-    """The sign matrix, whose sizes are prime numbers, multiplies from both sides."""
-    where = {"seed": _SEED, "probe": _PROBE, "number": 3, "rows": 37, "cols": 131}
-    return [
-        ops.signed_matmul(
-            _numbers(device, 19, 131 if transpose else 37), **where, transpose=transpose, backend=backend
-        )
-        for transpose in (False, True)
-    ]  # fmt: skip
 
 
 def softmax_factor(backend: str, device: torch.device) -> Sequence[Tensor]:
@@ -139,13 +125,3 @@ def chain_columns(backend: str, device: torch.device) -> Sequence[Tensor]:
     """The op takes all nine columns."""
     run = ops.implementation(backend, device)
     return [run.chain_columns(*_softmax(device), 0, 9, *_chain(device))]
-
-
-def chain_taylor(backend: str, device: torch.device) -> Sequence[Tensor]:
-    """Weights are stored either way, one layer has no bias, and one activation has a second derivative."""
-    run = ops.implementation(backend, device)
-    layers = [4, 5, 2, -1, 0, 1], [True, False, True]
-    cotangents = [_numbers(device, 50, 10), _numbers(device, 50, 37)]
-    curvatures = [torch.empty(0, device=device), _numbers(device, 50, 9)]
-    arguments = *_softmax(device), -3, _PROBE, 3, *layers, *_chain(device), cotangents, curvatures
-    return [run.chain_taylor(*arguments)]
