@@ -1,7 +1,6 @@
 """Curvature measurement and curvature-driven learning rates for PyTorch."""
 
 from metacurv import ops
-from metacurv._native import build_info, cuda_compiled, native_available
 from metacurv._version import __version__
 from metacurv.directional.log_rates import log_rates
 from metacurv.directional.optimizer import DirectionalLR
@@ -11,6 +10,7 @@ from metacurv.estimators.errors import NotTwiceDifferentiableError
 from metacurv.estimators.estimate_trace import estimate_trace
 from metacurv.estimators.hutchinson import hessian_trace
 from metacurv.estimators.trace_estimate import TraceEstimate
+from metacurv.ops._native import build_info, cuda_compiled, native_available
 from metacurv.optimizer import MetaCurvatureLR
 from metacurv.reciprocal.optimizer import ReciprocalLR
 from metacurv.reciprocal.record import UpdateRecord

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from metacurv import _validate
-from metacurv._scalars import scalar
 from metacurv.base_step import Rate
 from metacurv.directional.decoupled_decay import decoupled_decay
+from metacurv.ops._reference.scalars import scalar
 
 
 class GroupRates:

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from metacurv._scalars import scalar
 from metacurv.base_step import Rate
 from metacurv.estimators.finite_difference import relative_step
+from metacurv.ops._reference.scalars import scalar
 from metacurv.processes.local_tensors import is_spread, locals_of, sum_over_shards
 
 

@@ -14,7 +14,6 @@ approximations", and Botev, Ritter, Barber 2017, "Practical Gauss-Newton optimis
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -38,6 +37,7 @@ from metacurv.estimators.parameters import NumberedParameter
 from metacurv.estimators.parts import Parts
 from metacurv.estimators.replicated_pull import ReplicatedPull
 from metacurv.estimators.second_derivative import second_derivative
+from metacurv.ops._reference import OpSet
 
 
 def make_factor(loss: Tensor, walk: Walk, plan: ActivationPlan, samples: int) -> OutputFactor:
@@ -99,7 +99,7 @@ class ActivationSpace:
         parameters: Sequence[NumberedParameter],
         samples: int,
         kind: str,
-        run: ModuleType,
+        run: OpSet,
         max_memory: int,
     ) -> None:
         plan = examined.plan

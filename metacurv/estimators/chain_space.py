@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch import Tensor
 from metacurv.estimators.at_once import how_many
 from metacurv.estimators.chain_graph import Chain
 from metacurv.estimators.parameters import NumberedParameter
+from metacurv.ops._reference import OpSet
 
 
 class ChainSpace:
@@ -28,7 +28,7 @@ class ChainSpace:
         self,
         chain: Chain,
         parameters: Sequence[NumberedParameter],
-        run: ModuleType,
+        run: OpSet,
         max_memory: int,
     ) -> None:
         self.chain = chain
@@ -43,7 +43,7 @@ class ChainSpace:
             chain.layers[index].a if is_rectified else chain.slope(index)
             for index, is_rectified in enumerate(self.rectified)
         ]
-        self._weights = [layer.matrix for layer in chain.layers[:-1]]
+        self._weights = [layer.matrix for layer in chain.layers if layer.matrix is not None]
         width = max(chain.log_p.shape[1], *(a.shape[1] for a in self.inputs))
         # Cotangents of two layers at a time, and a float64 sum for each row and layer.
         size = len(chain.log_p) * (2 * width * chain.log_p.element_size() + 8 * len(self.inputs))

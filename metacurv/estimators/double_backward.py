@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from metacurv.estimators.errors import explain_differentiation_errors
 from metacurv.estimators.graph import is_cut
 from metacurv.estimators.moments import SampleMoments, StreamedMoments
 from metacurv.estimators.parameters import NumberedParameter
+from metacurv.ops._reference import OpSet
 
 _engine_run_backward = getattr(torch.autograd.graph, "_engine_run_backward", None)
 
@@ -118,9 +118,7 @@ class DoubleBackward:
     ) -> StreamedMoments | SampleMoments:
         return (SampleMoments if self._keeps_samples else StreamedMoments)(curved, device)
 
-    def accumulate(
-        self, vectors: Sequence[Tensor], run: ModuleType, key: int, probe: Tensor
-    ) -> None:
+    def accumulate(self, vectors: Sequence[Tensor], run: OpSet, key: int, probe: Tensor) -> None:
         """Adds one sample; ``vectors`` is the probe, one tensor for each of ``probed``."""
         products = hessian_vector_products(self.gradients, vectors, [p.tensor for p in self.probed])
         curved = [p for h, p in zip(products, self.probed, strict=True) if h is not None]

@@ -30,6 +30,7 @@ from torch.utils import _pytree as pytree
 from metacurv import _validate, ops
 from metacurv.estimators.loss_checks import check_loss, without_hooks
 from metacurv.estimators.model_loss import ModelLoss
+from metacurv.ops.arguments import elements_overlap
 
 _COMPARED = 4  # probes by which two steps are compared
 
@@ -73,7 +74,7 @@ class FiniteDifference:
         if self._given_step == 0:
             raise ValueError("step must be > 0, got 0.0")
         for parameter in problem.parameters:
-            if ops._elements_overlap(parameter.tensor):
+            if elements_overlap(parameter.tensor):
                 raise ValueError(
                     f"the model's parameters must own each of their elements, got an expanded or unfolded view as "
                     f"{parameter.name!r}"

@@ -13,7 +13,6 @@ graph, and no H v.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -26,6 +25,7 @@ from metacurv.estimators.moments import CombinedMoments
 from metacurv.estimators.parameters import NumberedParameter
 from metacurv.estimators.tangent_plan import Step
 from metacurv.estimators.tangent_rules import NOTHING, Flow, Layer, Ledger, Probe, dot
+from metacurv.ops._reference import OpSet
 
 
 class ForwardOverReverse:
@@ -67,9 +67,7 @@ class ForwardOverReverse:
         self._ledger = Ledger()
         self.moments = CombinedMoments(self.probed, parameters[0].tensor.device, None)
 
-    def accumulate(
-        self, vectors: Sequence[Tensor], run: ModuleType, key: int, index: Tensor
-    ) -> None:
+    def accumulate(self, vectors: Sequence[Tensor], run: OpSet, key: int, index: Tensor) -> None:
         """Adds one sample; ``vectors`` is the probe, one tensor for each of ``probed``."""
         probe = {p.number: v for p, v in zip(self.probed, vectors, strict=True)}
         # A few per cent faster than no_grad: there are many small operations.

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 from torch.utils import _pytree as pytree
 
-from metacurv import ops
 from metacurv.estimators.errors import explain_differentiation_errors
+from metacurv.ops.arguments import elements_overlap
 
 Run = Callable[[], Sequence[Tensor]]
 
@@ -137,4 +137,4 @@ def _as_tensor(leaf: Any) -> Tensor | None:
         leaf = torch.from_numpy(leaf) if leaf.dtype.kind == "f" else None
     if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or not leaf.numel():
         return None
-    return None if leaf.layout != torch.strided or ops._elements_overlap(leaf) else leaf
+    return None if leaf.layout != torch.strided or elements_overlap(leaf) else leaf

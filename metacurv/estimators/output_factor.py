@@ -14,13 +14,11 @@ Source: Dangel, Harmeling, Hennig 2020, "Modular block-diagonal curvature approx
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import ModuleType
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from metacurv._chain import reflected_columns
 from metacurv.estimators.custom_functions import check_differentiable
 from metacurv.estimators.double_backward import (
     gradient_graph,
@@ -29,6 +27,8 @@ from metacurv.estimators.double_backward import (
 )
 from metacurv.estimators.elsewhere import Again
 from metacurv.estimators.precision import wide, wide_dtype
+from metacurv.ops._reference import OpSet
+from metacurv.ops._reference.chains import reflected_columns
 
 Pair = tuple[Tensor, Tensor]
 
@@ -37,7 +37,7 @@ Pair = tuple[Tensor, Tensor]
 class Signs:
     """A source of random signs: ``n`` probes from ``first`` on, under one seed, as parameter number 0."""
 
-    run: ModuleType
+    run: OpSet
     key: int
     first: int
     n: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +15,7 @@ from metacurv.estimators.part_plans import PartPlan
 from metacurv.estimators.precision import wide
 from metacurv.estimators.use_sites import bind, layer_input
 from metacurv.estimators.uses import Use
+from metacurv.ops._reference import OpSet
 
 if TYPE_CHECKING:
     from metacurv.estimators.examine import Examined
@@ -40,7 +40,7 @@ class Parts:
         walk: Walk,
         examined: Examined,
         parameters: Sequence[NumberedParameter],
-        run: ModuleType,
+        run: OpSet,
     ) -> None:
         self._size = len(parameters)
         self._run = run

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from metacurv._scalars import scalar
 from metacurv.estimators.graph_walk import Walk, signed
 from metacurv.estimators.node_kinds import RELABELLINGS
 from metacurv.estimators.parameters import NumberedParameter
@@ -22,6 +21,7 @@ from metacurv.estimators.uses import (
     Use,
     WeightUse,
 )
+from metacurv.ops._reference.scalars import scalar
 
 Role = Literal["weight", "convolution", "embedding", "broadcast"]
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from metacurv import _validate
-from metacurv._reference import MIN_SCALE
 from metacurv._warnings import warn_user
 from metacurv.base_step import Rate, stays_on_device, step_base_at
 from metacurv.estimators.activation_plan import NotInActivationSpace
@@ -25,6 +24,7 @@ from metacurv.estimators.parameters import NumberedParameter, number_parameters
 from metacurv.estimators.state import StateKept
 from metacurv.estimators.trace_estimate import TraceEstimate
 from metacurv.group_parameters import named_parameters
+from metacurv.ops._reference.rates import MIN_SCALE
 from metacurv.processes.fully_sharded import whole_parameters
 from metacurv.processes.ranks import Ranks, one_copy
 from metacurv.reciprocal.gradient_graph import check_gradient_graph

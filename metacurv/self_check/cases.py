@@ -118,10 +118,12 @@ def _chain(
 def chain_draws(backend: str, device: torch.device) -> Sequence[Tensor]:
     """The op draws three probes."""
     run = ops.implementation(backend, device)
-    return [run.chain_draws(*_softmax(device), -3, _PROBE, 3, *_chain(device))]
+    inputs, weights, slopes, rectified = _chain(device)
+    return [run.chain_draws(*_softmax(device), -3, _PROBE, 3, inputs, weights, slopes, rectified)]
 
 
 def chain_columns(backend: str, device: torch.device) -> Sequence[Tensor]:
     """The op takes all nine columns."""
     run = ops.implementation(backend, device)
-    return [run.chain_columns(*_softmax(device), 0, 9, *_chain(device))]
+    inputs, weights, slopes, rectified = _chain(device)
+    return [run.chain_columns(*_softmax(device), 0, 9, inputs, weights, slopes, rectified)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 import metacurv
-from metacurv import _native
+from metacurv.ops import _native
 
 
 def installed() -> list[tuple[str, str]]:

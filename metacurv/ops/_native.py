@@ -1,6 +1,6 @@
 """Loads the compiled module once and says what was built.
 
-Importing ``metacurv._C`` registers the ops ``torch.ops.metacurv.*`` and their shape functions (``metacurv._fake``).
+Importing ``metacurv._C`` registers the ops ``torch.ops.metacurv.*``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ except ImportError as error:
 
 if _C is not None:
     _C.build_info()  # chooses the CPU's instruction set: a METACURV_CPU_ISA that this CPU lacks raises here, with its reason
-    from metacurv import _fake  # noqa: F401  (registers the shape functions of the ops just loaded)
 
 _warned = False
 
@@ -45,7 +44,7 @@ def cuda_compiled() -> bool:
     """Tells whether the loaded binary holds CUDA kernels.
 
     Returns:
-        True where it was compiled with nvcc. No GPU is needed for this, and none has run these kernels yet.
+        True where it was compiled with nvcc. No GPU is needed for this.
     """
     return _C is not None and bool(_C.build_info()["cuda_compiled"])
 
@@ -84,7 +83,7 @@ def philox4x32_10(counter: Sequence[int], key: Sequence[int]) -> tuple[int, ...]
 
 def how_to_get_kernels() -> str:
     """Says what to do where the compiled module is missing."""
-    source_tree = Path(__file__).resolve().parent.parent
+    source_tree = Path(__file__).resolve().parents[2]
     if (source_tree / "setup.py").exists():
         return (
             f"metacurv was imported from the source tree {source_tree}; build the kernels into it with "
