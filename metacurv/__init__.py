@@ -2,19 +2,19 @@
 
 from metacurv import ops
 from metacurv._version import __version__
-from metacurv.directional.log_rates import log_rates
-from metacurv.directional.optimizer import DirectionalLR
-from metacurv.directional.record import DirectionalRecord
-from metacurv.estimators.directional import directional_curvature
-from metacurv.estimators.errors import NotTwiceDifferentiableError
+from metacurv.estimators.directional_curvature import directional_curvature
 from metacurv.estimators.estimate_trace import estimate_trace
-from metacurv.estimators.hutchinson import hessian_trace
-from metacurv.estimators.trace_estimate import TraceEstimate
+from metacurv.estimators.hessian_trace import hessian_trace
+from metacurv.estimators.problem.errors import NotTwiceDifferentiableError
+from metacurv.estimators.problem.trace_estimate import TraceEstimate
 from metacurv.ops._native import build_info, cuda_compiled, native_available
-from metacurv.optimizer import MetaCurvatureLR
-from metacurv.reciprocal.optimizer import ReciprocalLR
-from metacurv.reciprocal.record import UpdateRecord
-from metacurv.rules.directional import DirectionalRule
+from metacurv.optim.directional.log_rates import log_rates
+from metacurv.optim.directional.optimizer import DirectionalLR
+from metacurv.optim.directional.record import DirectionalRecord
+from metacurv.optim.directional.rule import DirectionalRule
+from metacurv.optim.meta_curvature_lr import MetaCurvatureLR
+from metacurv.optim.reciprocal.optimizer import ReciprocalLR
+from metacurv.optim.reciprocal.record import UpdateRecord
 
 __all__ = [
     "DirectionalLR",

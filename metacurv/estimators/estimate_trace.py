@@ -10,15 +10,15 @@ from torch import nn
 
 from metacurv import _validate
 from metacurv._warnings import warn_user
-from metacurv.estimators.batch_sums import BatchSums
-from metacurv.estimators.batches import adds_up, batches, checked_size, in_batch
-from metacurv.estimators.choice import choose_and_measure, measure_by_name
-from metacurv.estimators.methods import METHODS
-from metacurv.estimators.model_loss import LossFunction, ModelLoss
-from metacurv.estimators.opened import Opened
-from metacurv.estimators.parameters import NumberedParameter, number_parameters
-from metacurv.estimators.sampling import Budget, Groups
-from metacurv.estimators.trace_estimate import TraceEstimate
+from metacurv.estimators.problem.batches import adds_up, batches, checked_size, in_batch
+from metacurv.estimators.problem.model_loss import LossFunction, ModelLoss
+from metacurv.estimators.problem.parameters import NumberedParameter, number_parameters
+from metacurv.estimators.problem.trace_estimate import TraceEstimate
+from metacurv.estimators.select.choice import choose_and_measure, measure_by_name
+from metacurv.estimators.select.measured_batch import Opened
+from metacurv.estimators.select.methods import METHODS
+from metacurv.estimators.statistics.batch_sums import BatchSums
+from metacurv.estimators.statistics.stopping import Budget, Groups
 from metacurv.processes.fully_sharded import as_one_process
 from metacurv.processes.ranks import Ranks
 

@@ -9,8 +9,8 @@ import lightning
 from torch import Tensor
 
 from metacurv._warnings import warn_user
-from metacurv.directional.optimizer import DirectionalLR
 from metacurv.integrations.unwrap import our_optimizer
+from metacurv.optim.directional.optimizer import DirectionalLR
 
 
 class MetaCurvatureCallback(lightning.Callback):

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metacurv.directional.optimizer import DirectionalLR
-from metacurv.directional.probe_batches import ProbeBatches
-from metacurv.directional.probe_model import ProbeModel
+from metacurv.optim.directional.optimizer import DirectionalLR
+from metacurv.optim.directional.probe_batches import ProbeBatches
+from metacurv.optim.directional.probe_model import ProbeModel
 
 _ASKED = "loss_fn must be given to the MetaCurvatureCallback, as a function of logits and labels"
 _ROUNDING = 1e-4  # relative, of a mean over many tokens in float32; narrower types have their own

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from metacurv.directional.optimizer import DirectionalLR
+from metacurv.optim.directional.optimizer import DirectionalLR
 
 
 def our_optimizer(optimizer: Any) -> DirectionalLR | None:

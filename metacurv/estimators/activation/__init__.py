@@ -1,0 +1,1 @@
+"""Activation space: the trace as sums of squared per-example gradients, layer by layer."""

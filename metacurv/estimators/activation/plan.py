@@ -1,0 +1,283 @@
+"""The plan for measuring a model in activation space, made once from the graph of its loss and kept for graphs like it.
+
+The graph says what really ran, so weight sharing, functional calls and parametrizations are seen and not guessed:
+
+    head        the part between the model's output and the loss, and which factor serves it
+    sites       the places where each parameter enters; parameters that enter in an unknown way are listed as ``indirect``
+    smooth      elementwise operations with a second derivative, where the Hessian needs signs added
+    obstacle    why the Hessian cannot be had in activation space, if so
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from metacurv.estimators.activation.sites import Site, find_sites
+from metacurv.estimators.graph.node_kinds import kind_of
+from metacurv.estimators.graph.walk import ACCUMULATE, Walk, signed
+from metacurv.estimators.problem.parameters import NumberedParameter
+
+_BATCH_NORMS = frozenset({"CudnnBatchNormBackward0", "NativeBatchNormBackward0"})
+_LOG_SOFTMAX = "LogSoftmaxBackward0"
+_LOSSES_OF_LOG_P = frozenset({"NllLossBackward0", "NllLoss2DBackward0"})
+_ELEMENTWISE_LOSSES = frozenset(
+    {
+        "BinaryCrossEntropyBackward0",
+        "BinaryCrossEntropyWithLogitsBackward0",
+        "HuberLossBackward0",
+        "MseLossBackward0",
+        "SmoothL1LossBackward0",
+        "SoftMarginLossBackward0",
+    }
+)
+
+_HOOK = "BackwardHookFunction"  # the name of the node of a full backward hook
+
+
+class NotInActivationSpace(Exception):
+    """Raised where activation space does not serve a model; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The part of the graph between the model's output and the loss.
+
+    ``kind`` names the factor that serves it. ``node`` is the log softmax or the elementwise loss, -1 for a generic head.
+    ``boundary`` is the (node, output) where gradients in the model's output arrive.
+    """
+
+    kind: str
+    node: int
+    boundary: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class ActivationPlan:
+    """A plan, as the module's text lists its parts. Numbers are those of nodes in a ``Walk``, or indices of parameters.
+
+    ``smooth`` maps each node to the (node, output) of its input.
+    """
+
+    head: Head
+    sites: dict[int, list[Site]]
+    indirect: list[int]
+    smooth: dict[int, tuple[int, int]]
+    obstacle: str | None
+
+    @cached_property
+    def site_nodes(self) -> list[int]:
+        """The nodes of all sites, each once."""
+        return list(dict.fromkeys(site.node for site in self.all_sites))
+
+    @cached_property
+    def all_sites(self) -> list[Site]:
+        """The sites of all parameters."""
+        return [site for sites in self.sites.values() for site in sites]
+
+
+def make_plan(
+    walk: Walk,
+    parameters: Sequence[NumberedParameter],
+    output: tuple[int, int] | None,
+    kind: str,
+) -> ActivationPlan:
+    """Makes the plan from the whole graph.
+
+    Args:
+        walk: the walk over the loss's graph.
+        parameters: all parameters to be measured.
+        output: (node, output) of the model's output; None where it is not known, which does no harm under a known loss.
+        kind: "hessian" or "ggn". The GGN depends on where the model ends: at its output.
+
+    Raises:
+        NotInActivationSpace: the loss sees parameters otherwise than through the output, or a batch norm uses batch statistics.
+    """
+    reach = _parameters_below(walk)
+    live = {index for index, mask in enumerate(reach) if mask}
+    for index in sorted(live):
+        if walk.names[index] in _BATCH_NORMS and _uses_batch(walk, index):
+            raise NotInActivationSpace(
+                "a batch norm in train mode makes the samples of a batch interact; call model.eval(), or use "
+                "method='hutchinson' for the batch as it is"
+            )
+    head = _find_head(walk, live, output, kind)
+    body = _body(walk, head.boundary[0])
+    found = find_sites(walk, parameters)
+    sites = {parameter: list(known) for parameter, known in found.items() if known}
+    indirect = [parameter for parameter, known in found.items() if known is None]
+    if any(site.node not in body for known in sites.values() for site in known):
+        raise NotInActivationSpace(
+            "the loss depends on parameters otherwise than through the model's output"
+        )
+    linear_in = _separate_sites(walk, sites, reach)
+    smooth, obstacle = _bends(walk, body & live, linear_in)
+    return ActivationPlan(head, sites, indirect, smooth, obstacle)
+
+
+def softmax_dim(walk: Walk, node: int) -> int:
+    """Returns the axis of a log softmax along which the classes lie."""
+    at: Any = walk.nodes[node]
+    return signed(at._saved_dim)
+
+
+def _uses_batch(walk: Walk, index: int) -> bool:
+    node = walk.nodes[index]
+    # Instance norm runs the same kernel over [1, N C, ...].
+    of_instances = walk.shape(index)[:1] == (1,)
+    return bool(node._saved_training) and not of_instances  # type: ignore[attr-defined]
+
+
+def _parameters_below(walk: Walk) -> list[int]:
+    """Returns for each node the parameters it depends on, as bits."""
+    masks: list[int | None] = [None] * len(walk.nodes)
+    stack = [0]
+    while stack:
+        node = stack[-1]
+        pending = [below for below, _ in walk.inputs[node] if below >= 0 and masks[below] is None]
+        if pending:
+            stack.extend(pending)
+            continue
+        stack.pop()
+        own = 1 << walk.leaves[node] if node in walk.leaves else 0
+        for below, _ in walk.inputs[node]:
+            if below >= 0:
+                own |= masks[below] or 0
+        masks[node] = own
+    return [mask or 0 for mask in masks]
+
+
+def _live(walk: Walk, node: int, live: set[int]) -> list[int]:
+    return [position for position, (below, _) in enumerate(walk.inputs[node]) if below in live]
+
+
+def _find_head(walk: Walk, live: set[int], output: tuple[int, int] | None, kind: str) -> Head:
+    """Returns a known loss as the head, if it begins where the model ends; else a generic head at the output."""
+    if output is None and kind == "ggn":
+        raise NotInActivationSpace(
+            "the Gauss-Newton matrix needs a model whose output is one tensor in the loss's graph"
+        )
+    known = _known_head(walk, live)
+    if known is not None and (output is None or _begins_at(walk, live, known, output, kind)):
+        return known
+    if output is None:
+        raise NotInActivationSpace(
+            "the loss is of no known form, and where the model's output enters it is not known"
+        )
+    above = _body(walk, 0, stop=output[0])
+    passes_by = any(walk.names[node] == ACCUMULATE and node in live for node in above)
+    if passes_by or not _enters_only_at(walk, above, output):
+        raise NotInActivationSpace(
+            "the loss depends on parameters otherwise than through the model's output"
+        )
+    return Head("generic", -1, output)
+
+
+def _begins_at(walk: Walk, live: set[int], head: Head, output: tuple[int, int], kind: str) -> bool:
+    """Tells whether only linear operations lie between the model's output and a known loss.
+
+    A log softmax inside the model is the loss's for the Hessian, but not for the GGN, which ends at the output.
+    """
+    if head.boundary == output:
+        return True
+    boundary = head.boundary[0]
+    if output[0] not in _body(walk, boundary):
+        return kind == "hessian"
+    above = _body(walk, boundary, stop=output[0])
+    if not _enters_only_at(walk, above, output):
+        return False
+    between = [node for node in above if node in live]
+    return all(
+        kind_of(walk.names[node], walk.nodes[node], _live(walk, node, live)) == "linear"
+        and walk.names[node] != ACCUMULATE
+        for node in between
+    )
+
+
+def _known_head(walk: Walk, live: set[int]) -> Head | None:
+    """Goes down from the loss through linear operations, to one log softmax or one elementwise loss."""
+    tops: set[int] = set()
+    seen = {0}
+    stack = [0]
+    while stack:
+        node = stack.pop()
+        name = walk.names[node]
+        at = _live(walk, node, live)
+        if name == _LOG_SOFTMAX or (name in _ELEMENTWISE_LOSSES and at == [0]):
+            tops.add(node)
+            continue
+        is_linear = name in _LOSSES_OF_LOG_P or kind_of(name, walk.nodes[node], at) == "linear"
+        if not is_linear or name == ACCUMULATE:
+            return None
+        for position in at:
+            below = walk.inputs[node][position][0]
+            if below not in seen:
+                seen.add(below)
+                stack.append(below)
+    if len(tops) != 1:
+        return None
+    (top,) = tops
+    kind = "softmax" if walk.names[top] == _LOG_SOFTMAX else "diagonal"
+    return Head(kind, top, walk.inputs[top][0])
+
+
+def _body(walk: Walk, root: int, stop: int = -1) -> set[int]:
+    """Returns ``root`` and the nodes below it, without passing ``stop``."""
+    found = {root}
+    stack = [root]
+    while stack:
+        for below, _ in walk.inputs[stack.pop()]:
+            if below >= 0 and below != stop and below not in found:
+                found.add(below)
+                stack.append(below)
+    return found
+
+
+def _enters_only_at(walk: Walk, above: set[int], output: tuple[int, int]) -> bool:
+    """Tells whether the nodes ``above`` take nothing else from the output's node, such as the other half of a chunk."""
+    taken = {edge for node in above for edge in walk.inputs[node] if edge[0] == output[0]}
+    return taken <= {output}
+
+
+def _separate_sites(
+    walk: Walk, sites: dict[int, list[Site]], reach: list[int]
+) -> set[tuple[int, int]]:
+    """Returns (node, position) of the sites at which nothing else that enters depends on the same parameter.
+
+    Only then is the operation linear in the parameter: a layer whose input has gone through the same weight is not.
+    """
+    found: set[tuple[int, int]] = set()
+    for known in sites.values():
+        for site in known:
+            others = 0
+            for position, (below, _) in enumerate(walk.inputs[site.node]):
+                if below >= 0 and position != site.position:
+                    others |= reach[below]
+            if not others >> site.parameter & 1:
+                found.add((site.node, site.position))
+    return found
+
+
+def _bends(
+    walk: Walk, nodes: set[int], linear_in: set[tuple[int, int]]
+) -> tuple[dict[int, tuple[int, int]], str | None]:
+    """Returns the smooth nodes, and the reason that the first coupled one gives against the Hessian in activation space."""
+    smooth: dict[int, tuple[int, int]] = {}
+    for node in sorted(nodes):
+        name = walk.names[node]
+        if name == ACCUMULATE:
+            continue
+        at = [p for p in _live(walk, node, nodes) if (node, p) not in linear_in]
+        kind = kind_of(name, walk.nodes[node], at)
+        if name.startswith(_HOOK):
+            return smooth, "a module with a full backward hook may change gradients"
+        if kind == "coupled" and at:
+            return (
+                smooth,
+                f"{name.removesuffix('Backward0')} is neither elementwise nor linear in pieces",
+            )
+        if kind == "smooth":
+            smooth[node] = walk.inputs[node][0]
+    return smooth, None

@@ -1,0 +1,241 @@
+"""Pulls many cotangents at once from the loss's boundary down to the layers, without the autograd engine.
+
+A backward pass through the engine takes one cotangent. Here each node of the graph passes R of them, stacked in front: a linear
+layer as one matrix product over R N rows, a convolution as one over R N images, an elementwise operation by its slope, and
+any other operation by R calls of the node itself (a node of autograd *is* the map from the cotangent of its output to those of
+its inputs). Weight gradients are not formed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metacurv.estimators.activation.plan import ActivationPlan
+from metacurv.estimators.activation.pull_by_engine import Bends, Cotangents
+from metacurv.estimators.graph.node_kinds import RELABELLINGS, is_callable, is_elementwise
+from metacurv.estimators.graph.walk import ACCUMULATE, Walk, signed
+
+# Maps a node of the graph, R cotangents [R, *z] and the shape of its input to cotangents [R, *input].
+Rule = Callable[[Any, Tensor, tuple[int, ...]], Tensor]
+
+
+@dataclass(frozen=True)
+class PullStep:
+    """One node on the way down, with those of its inputs that lead on, as (position, node below)."""
+
+    node: int
+    inputs: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class PullPlan:
+    """The nodes from the boundary down, each after all that send it something."""
+
+    steps: tuple[PullStep, ...]
+
+
+def plan_pull(walk: Walk, plan: ActivationPlan) -> PullPlan | None:
+    """Plans the pull; returns None where it cannot be done.
+
+    It needs nodes of one output each, of kinds that are known to be callable, and no parameter that is indirect.
+    """
+    if plan.indirect or plan.head.boundary[1] != 0:
+        return None
+    needed = leading_to_sites(walk, plan)
+    root = plan.head.boundary[0]
+    if root not in needed:
+        return None
+    waiting = dict.fromkeys(needed, 0)
+    for node in needed:
+        for below, _ in walk.inputs[node]:
+            if below in waiting:
+                waiting[below] += 1
+    steps: list[PullStep] = []
+    ready = [root]
+    while ready:
+        node = ready.pop()
+        inputs = tuple(
+            (position, below)
+            for position, (below, output) in enumerate(walk.inputs[node])
+            if below in needed
+        )
+        if inputs and not is_callable(walk.names[node], walk.inputs[node], needed):
+            return None
+        steps.append(PullStep(node, inputs))
+        for _, below in inputs:
+            waiting[below] -= 1
+            if waiting[below] == 0:
+                ready.append(below)
+    return PullPlan(tuple(steps)) if len(steps) == len(needed) else None
+
+
+def leading_to_sites(walk: Walk, plan: ActivationPlan) -> set[int]:
+    """Returns the nodes below the boundary that are sites or have sites below, parameters' own views aside."""
+    sites = {site.node for site in plan.all_sites}
+    own = {node for site in plan.all_sites for node in site.path}
+    needed: set[int] = set()
+    state: dict[int, bool] = {}
+    stack = [plan.head.boundary[0]]
+    while stack:
+        node = stack[-1]
+        below = [
+            b
+            for b, _ in walk.inputs[node]
+            if b >= 0 and b not in own and walk.names[b] != ACCUMULATE
+        ]
+        pending = [b for b in below if b not in state]
+        if pending:
+            stack.extend(pending)
+            continue
+        stack.pop()
+        state[node] = node in sites or any(state[b] for b in below)
+        if state[node]:
+            needed.add(node)
+    return needed
+
+
+class ReplicatedPull:
+    """A plan bound to a graph.
+
+    Args:
+        walk: the walk over this very graph.
+        plan: the nodes in order.
+        wanted: the nodes whose cotangents are returned, in order.
+    """
+
+    def __init__(self, walk: Walk, plan: PullPlan, wanted: Sequence[int]) -> None:
+        self._walk = walk
+        self._plan = plan
+        self._wanted = wanted
+        self._slopes: dict[int, Tensor] = {}
+
+    def __call__(self, cotangent: Tensor, bends: Bends) -> Cotangents:
+        """Pulls cotangent [R, *boundary]: for each node wanted [R, *its shape]."""
+        flows: dict[int, Tensor] = {self._plan.steps[0].node: cotangent}
+        kept = set(self._wanted)
+        found: dict[int, Tensor] = {}
+        for step in self._plan.steps:
+            g = flows.pop(step.node)
+            bend = bends.get((step.node, 0))
+            if bend is not None:
+                g = g + bend
+            if step.node in kept:
+                found[step.node] = g
+            for below, back in self._backward(step, g):
+                flows[below] = flows[below] + back if below in flows else back
+        return [found.get(node) for node in self._wanted]
+
+    def _backward(self, step: PullStep, g: Tensor) -> list[tuple[int, Tensor]]:
+        if not step.inputs:
+            return []
+        walk = self._walk
+        name, node = walk.names[step.node], walk.nodes[step.node]
+        if len(step.inputs) == 1:
+            ((position, below),) = step.inputs
+            rule = _RULES.get((name, position))
+            if rule is not None:
+                return [(below, rule(node, g, walk.shape(below)))]
+            if is_elementwise(name) and walk.shape(below) == walk.shape(step.node):
+                return [(below, g * self._slope(step.node, position))]
+        if name == "AddBackward0" and node._saved_alpha == 1:  # type: ignore[attr-defined]
+            shapes = {walk.shape(below) for _, below in step.inputs}
+            if shapes == {walk.shape(step.node)}:
+                return [(below, g) for _, below in step.inputs]
+        return [
+            (below, torch.stack([row.sum_to_size(walk.shape(below)) for row in rows]))
+            for below, rows in _by_calls(node, g, step)
+        ]
+
+    def _slope(self, index: int, position: int) -> Tensor:
+        slope = self._slopes.get(index)
+        if slope is None:
+            node: Any = self._walk.nodes[index]
+            metadata = node._input_metadata[0]
+            ones = torch.ones(tuple(metadata.shape), dtype=metadata.dtype, device=metadata.device)
+            made = node(ones)
+            slope = made if isinstance(made, Tensor) else made[position]
+            self._slopes[index] = slope.detach()
+        return slope
+
+
+def _by_calls(node: Any, g: Tensor, step: PullStep) -> list[tuple[int, list[Tensor]]]:
+    """Calls the node itself for each cotangent. Broadcast axes are not summed yet: the engine does that, not the node."""
+    made = [node(row) for row in g]
+    if isinstance(made[0], Tensor):
+        ((_, below),) = step.inputs
+        return [(below, made)]
+    return [(below, [row[position] for row in made]) for position, below in step.inputs]
+
+
+def _product(node: Any, g: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Pulls back through z = a M, M [in, out]."""
+    right: Tensor = node._saved_mat2
+    return torch.mm(g.reshape(-1, g.shape[-1]), right.t()).view(len(g), *shape)
+
+
+def _scaled_product(node: Any, g: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Pulls back through z = beta b + alpha a M."""
+    back = _product(node, g, shape)
+    return back if node._saved_alpha == 1 else back * node._saved_alpha
+
+
+def _reshape(node: Any, g: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return g.reshape(len(g), *shape)
+
+
+def _relu(node: Any, g: Tensor, shape: tuple[int, ...]) -> Tensor:
+    back: Tensor = torch.ops.aten.threshold_backward(g, node._saved_result, 0)
+    return back
+
+
+def _permute(node: Any, g: Tensor, shape: tuple[int, ...]) -> Tensor:
+    dims = [signed(d) for d in node._saved_dims]
+    back = sorted(range(len(dims)), key=[d % len(dims) for d in dims].__getitem__)
+    return g.permute(0, *(1 + d for d in back))
+
+
+def _transpose(node: Any, g: Tensor, shape: tuple[int, ...]) -> Tensor:
+    axes = [signed(node._saved_dim0), signed(node._saved_dim1)]
+    first, second = (1 + d % len(shape) for d in axes)
+    return g.transpose(first, second)
+
+
+def _convolution(node: Any, g: Tensor, shape: tuple[int, ...]) -> Tensor:
+    flat = g.reshape(-1, *g.shape[2:])
+    # The values of this argument play no part: only the gradient in the input is computed.
+    like = node._saved_input.expand(len(g), *shape).reshape(-1, *shape[1:])
+    back, _, _ = torch.ops.aten.convolution_backward(
+        flat,
+        like,
+        node._saved_weight,
+        None,
+        node._saved_stride,
+        node._saved_padding,
+        node._saved_dilation,
+        node._saved_transposed,
+        node._saved_output_padding,
+        node._saved_groups,
+        [True, False, False],
+    )
+    found: Tensor = back.view(len(g), *shape)
+    return found
+
+
+_RULES: dict[tuple[str, int], Rule] = {
+    ("AddmmBackward0", 1): _scaled_product,
+    ("ConvolutionBackward0", 0): _convolution,
+    ("MmBackward0", 0): _product,
+    ("PermuteBackward0", 0): _permute,
+    ("ReluBackward0", 0): _relu,
+    ("TransposeBackward0", 0): _transpose,
+    **{
+        (name, 0): _reshape
+        for name in RELABELLINGS
+        if name.startswith(("ReshapeAlias", "Squeeze", "UnsafeView", "Unsqueeze", "View"))
+    },
+}

@@ -1,0 +1,190 @@
+"""One batch's model and loss in activation space: cotangents in, random or exact; parts of the trace out.
+
+For a layer z = f(a; theta) linear in theta, the diagonal block of the Hessian in theta is J' (d^2 l / dz^2) J, and any pair
+of random cotangents with E[u w'] = d^2 l / dz^2 gives its trace as E[sum_n <grad from u_n, grad from w_n>]. Such pairs start
+at the output (``output_factor``) and go down by plain backward passes. For the Hessian, each smooth elementwise activation
+a = s(z) adds its share: with c = s''(z) dl/da and a fresh random sign e, u gains e sqrt|c| and w gains e sgn(c) sqrt|c| at z.
+
+Where examples of the batch interact, or cannot be told apart, all count as one: still right on average, with more noise.
+
+Sources: docs/concepts/estimators.md has the argument; Dangel et al. 2020, "Modular block-diagonal curvature
+approximations", and Botev, Ritter, Barber 2017, "Practical Gauss-Newton optimisation for deep learning", the recursions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metacurv.estimators.activation.examine import Examined
+from metacurv.estimators.activation.loss_factor import (
+    DiagonalFactor,
+    GenericFactor,
+    OutputFactor,
+    Signs,
+    SoftmaxFactor,
+    diagonal_of,
+)
+from metacurv.estimators.activation.parts import Parts
+from metacurv.estimators.activation.plan import ActivationPlan, Head, softmax_dim
+from metacurv.estimators.activation.pull_by_engine import Bends, EnginePull
+from metacurv.estimators.activation.pull_many import ReplicatedPull
+from metacurv.estimators.graph.differentiate import run_backward
+from metacurv.estimators.graph.second_derivative import second_derivative
+from metacurv.estimators.graph.walk import Walk
+from metacurv.estimators.problem.numerics import how_many
+from metacurv.estimators.problem.parameters import NumberedParameter
+from metacurv.ops._reference import OpSet
+
+
+def make_factor(loss: Tensor, walk: Walk, plan: ActivationPlan, samples: int) -> OutputFactor:
+    """Returns the factor of H_out at the boundary of this very graph."""
+    head = plan.head
+    if head.kind == "softmax":
+        at: Any = walk.nodes[head.node]
+        dim = softmax_dim(walk, head.node)
+        weight = _mean_nll_weight(walk, plan)
+        is_definite = weight is not None
+        if weight is None:
+            (gradient,) = run_backward([loss], [walk.edge(head.node)], [torch.ones_like(loss)])
+            assert gradient is not None  # the head was found below the loss
+            weight = -gradient.sum(dim)
+        log_p = at._saved_result.detach()
+        return SoftmaxFactor(log_p, dim, weight, samples, is_definite=is_definite)
+    node, output = head.boundary
+    metadata = walk.nodes[node]._input_metadata[output]
+    like = torch.empty(tuple(metadata.shape), dtype=metadata.dtype, device=metadata.device)
+    edge = walk.edge(node, output)
+    if head.kind == "diagonal":
+        return DiagonalFactor(diagonal_of(loss, edge, like), samples)
+    return GenericFactor(loss, edge, like, samples, walk.again)
+
+
+def _mean_nll_weight(walk: Walk, plan: ActivationPlan) -> Tensor | None:
+    """Returns what a backward pass would give for plain cross-entropy, 1 / N for each target that counts; else None."""
+    if walk.names[0] != "NllLossBackward0" or walk.inputs[0][0][0] != plan.head.node:
+        return None
+    top: Any = walk.nodes[0]
+    target: Tensor = top._saved_target
+    if softmax_dim(walk, plan.head.node) % len(walk.shape(plan.head.node)) != 1:
+        return None
+    if top._saved_weight is not None or top._saved_reduction != 1 or target.dim() != 1:
+        return None
+    weight: Tensor = (target != top._saved_ignore_index) / top._saved_total_weight
+    return weight
+
+
+class ActivationSpace:
+    """A plan bound to one forward pass.
+
+    Args:
+        loss: one element.
+        walk: the walk over its graph.
+        examined: what is known about such graphs.
+        parameters: all parameters to be measured.
+        samples: the number of examples that may share a column of the factor.
+        kind: "hessian" or "ggn".
+        run: the ops, with or without kernels.
+        max_memory: bytes for cotangents that are pulled at once.
+    """
+
+    def __init__(
+        self,
+        loss: Tensor,
+        walk: Walk,
+        examined: Examined,
+        parameters: Sequence[NumberedParameter],
+        samples: int,
+        kind: str,
+        run: OpSet,
+        max_memory: int,
+    ) -> None:
+        plan = examined.plan
+        self.parameters = list(parameters)
+        self.device = parameters[0].tensor.device
+        self._walk = walk
+        self._plan = plan
+        self._run = run
+        self.factor = make_factor(loss, walk, plan, samples)
+        self._dtype = walk.nodes[plan.head.boundary[0]]._input_metadata[plan.head.boundary[1]].dtype
+        nodes = plan.site_nodes
+        indirect = [parameters[index].tensor for index in plan.indirect]
+        self._pull_plan = examined.pull
+        self._pull: ReplicatedPull | EnginePull = (
+            EnginePull(walk, plan.head.boundary, nodes, indirect)
+            if examined.pull is None
+            else ReplicatedPull(walk, examined.pull, nodes)
+        )
+        self._parts = Parts(walk, examined, parameters, run)
+        self._bends = self._curvatures(loss) if kind == "hessian" and plan.smooth else {}
+        self.column_count = self.factor.columns_per_sample
+        # Bytes of a cotangent at the boundary and all sites, and as much again for products made of it.
+        size = 2 * examined.elements * max(4, int(self._dtype.itemsize))
+        self.at_once = how_many(size, max_memory)
+
+    def _curvatures(self, loss: Tensor) -> dict[tuple[int, int], Tensor]:
+        """Returns c = s''(z) dl/da of every smooth activation, by the (node, output) of z."""
+        nodes = list(self._plan.smooth)
+        found: dict[tuple[int, int], Tensor] = {}
+        if self._pull_plan is None:
+            edges = [self._walk.edge(node) for node in nodes]
+            cotangents = run_backward([loss], edges, [torch.ones_like(loss)])
+        else:  # by the same rules as all that follows, which see no hooks
+            gradient = _gradient_at(loss, self._walk, self._plan.head)
+            pulled = ReplicatedPull(self._walk, self._pull_plan, nodes)(gradient.unsqueeze(0), {})
+            cotangents = [None if g is None else g[0] for g in pulled]
+        for node, cotangent in zip(nodes, cotangents, strict=True):
+            if cotangent is None:
+                continue
+            below = self._plan.smooth[node]
+            c = second_derivative(self._walk.nodes[node], cotangent, self._walk.edge(*below))
+            if c is not None:
+                found[below] = found[below] + c if below in found else c
+        return found
+
+    def draw(self, key: int, first_probe: int, n_samples: int) -> Tensor:
+        """Returns samples of each parameter's trace, float64 [n_samples, parameters], from probes ``first_probe`` on.
+
+        Signs at the output take parameter number 0, those of the smooth activations 1, 2, ...
+        """
+        parts = [
+            self._draw(key, (first_probe + start) % (1 << 32), min(self.at_once, n_samples - start))
+            for start in range(0, n_samples, self.at_once)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _draw(self, key: int, first_probe: int, k: int) -> Tensor:
+        signs = Signs(self._run, key, first_probe, k)
+        u, w = self.factor.draw(signs)
+        bends_u, bends_w = {}, {}
+        for number, (place, c) in enumerate(self._bends.items(), start=1):
+            bends_u[place] = signs.like(c, number).mul_(c.abs().sqrt()).to(c.dtype)
+            bends_w[place] = bends_u[place] * c.sign()
+        return self.products(u, w, bends_u, bends_w)
+
+    def columns(self, start: int, stop: int) -> Tensor:
+        """Returns the share of the factor's columns ``start`` ... ``stop - 1``, float64 [parameters]."""
+        u, w = self.factor.columns(start, stop)
+        return self.products(u, u if self.factor.is_definite else w, {}, {}).sum(0)
+
+    def products(self, u: Tensor, w: Tensor, bends_u: Bends, bends_w: Bends) -> Tensor:
+        """Sums <gradient from u, gradient from w> over examples: float64 [R, parameters]; u, w: [R, *boundary]."""
+        of_u = self._pull(u.to(self._dtype), bends_u)
+        of_w = of_u if u is w and not bends_u else self._pull(w.to(self._dtype), bends_w)
+        return self._parts.table(of_u, of_w)
+
+
+def _gradient_at(loss: Tensor, walk: Walk, head: Head) -> Tensor:
+    """Returns the gradient of the loss at the boundary."""
+    edge = walk.edge(*head.boundary) if head.node < 0 else walk.edge(head.node)
+    (gradient,) = run_backward([loss], [edge], [torch.ones_like(loss)])
+    assert gradient is not None  # it was found below the loss
+    if head.node < 0:
+        return gradient
+    node: Any = walk.nodes[head.node]
+    made = node(gradient)
+    found: Tensor = made if isinstance(made, Tensor) else made[0]
+    return found

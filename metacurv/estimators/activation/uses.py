@@ -1,0 +1,215 @@
+"""Uses of a parameter at one place, and the gradient that a cotangent there gives each example.
+
+All of them are linear in the parameter, so that d^2 l / d theta^2 = J' (d^2 l / dz^2) J holds for the Hessian as for the
+Gauss-Newton matrix, with z the output of the operation and J = dz / d theta.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from metacurv.estimators.activation.batch_layout import Layout
+from metacurv.estimators.activation.per_sample_products import (
+    patches,
+    row_products,
+    shared_products,
+)
+
+
+class Use:
+    """One place where a parameter is used. u, w: cotangents [R, *shape of z]; float32 at least."""
+
+    def products(self, u: Tensor, w: Tensor) -> Tensor:
+        """Sums <gradient from u, gradient from w> over examples: [R] float64."""
+        raise NotImplementedError
+
+    def gradients(self, u: Tensor) -> Tensor:
+        """Returns per-example gradients: [R, samples, *shape of the parameter]."""
+        raise NotImplementedError
+
+
+class WeightUse(Use):
+    """The weight of a linear layer z = a W' + b, used at any number of places.
+
+    Args:
+        a: [rows, in], the layer's input.
+        layout: the layout of the rows.
+        transposed: True for z = a W', with W [out, in]; False for z = a W, with W [in, out].
+    """
+
+    def __init__(self, a: Tensor, layout: Layout, *, transposed: bool) -> None:
+        self._layout = layout
+        self._transposed = transposed
+        self._a = self._rows(layout.bring(a), 0).unsqueeze(1)  # [n, 1, T, in]
+
+    @staticmethod
+    def _rows(x: Tensor, lead: int) -> Tensor:
+        """Merges the axes between: [*lead, n, ..., features] -> [*lead, n, T, features]."""
+        return x.reshape(*x.shape[: lead + 1], -1, x.shape[-1])
+
+    def _places(self, u: Tensor) -> Tensor:
+        return self._rows(self._layout.bring(u, 1), 1).unsqueeze(2)
+
+    def products(self, u: Tensor, w: Tensor) -> Tensor:
+        """Sums <gradient from u, gradient from w> over examples: [R] float64."""
+        brought = self._places(u)
+        return shared_products(self._a, brought, brought if u is w else self._places(w))
+
+    def gradients(self, u: Tensor) -> Tensor:
+        """Returns per-example gradients: [R, samples, *shape of W]."""
+        brought = self._places(u)
+        if self._transposed:
+            return (brought.transpose(-1, -2) @ self._a).squeeze(2)
+        return (self._a.transpose(-1, -2) @ brought).squeeze(2)
+
+
+class ConvolutionUse(Use):
+    """The weight of a convolution, which is a linear layer over patches.
+
+    Args:
+        a: [B, in, *size].
+        layout: the layout of the first axis.
+        weight_shape: [out, in / groups, *kernel], of a transposed convolution [in, out / groups, *kernel].
+        places: the size of z.
+        stride: as torch's convolutions take it, like the rest.
+        padding: zeros on either side of each axis.
+        dilation: distance between the kernel's elements.
+        groups: number of groups of channels.
+        transposed: True for a transposed convolution.
+    """
+
+    def __init__(
+        self,
+        a: Tensor,
+        layout: Layout,
+        *,
+        weight_shape: tuple[int, ...],
+        places: tuple[int, ...],
+        stride: tuple[int, ...],
+        padding: tuple[int, ...],
+        dilation: tuple[int, ...],
+        groups: int,
+        transposed: bool,
+    ) -> None:
+        self._layout = layout
+        self._shape = weight_shape
+        self._groups = groups
+        self._transposed = transposed
+        self._window = {"stride": stride, "padding": padding, "dilation": dilation}
+        # A transposed convolution takes patches of its output and lays them at the places of its input.
+        self._places = tuple(a.shape[2:]) if transposed else places
+        self._a = self._by_sample(self._flat(a) if transposed else self._patches(a), 0)
+
+    def _patches(self, x: Tensor) -> Tensor:
+        return patches(x, self._shape[2:], **self._window, places=self._places, groups=self._groups)
+
+    def _flat(self, x: Tensor) -> Tensor:
+        """Splits channels into groups: [B, C, *size] -> [B, g, places, C / g]."""
+        return x.reshape(x.shape[0], self._groups, x.shape[1] // self._groups, -1).transpose(2, 3)
+
+    def _by_sample(self, x: Tensor, lead: int) -> Tensor:
+        """Brings rows to examples: [*lead, B, g, places, f] -> [*lead, n, g, T, f]."""
+        brought = self._layout.bring(x, lead)
+        if self._layout.style == "axis":
+            return brought
+        # [*lead, n, blocks, g, places, f]
+        moved = brought.transpose(lead + 1, lead + 2)
+        return moved.reshape(*moved.shape[: lead + 2], -1, moved.shape[-1])
+
+    def _cotangents(self, u: Tensor) -> Tensor:
+        """Returns the cotangents by example: [R, n, g, T, o]."""
+        flat = u.reshape(-1, *u.shape[2:])
+        made = self._patches(flat) if self._transposed else self._flat(flat)
+        return self._by_sample(made.view(*u.shape[:2], *made.shape[1:]), 1)
+
+    def products(self, u: Tensor, w: Tensor) -> Tensor:
+        """Sums <gradient from u, gradient from w> over examples: [R] float64."""
+        of_u = self._cotangents(u)
+        return shared_products(self._a, of_u, of_u if u is w else self._cotangents(w))
+
+    def gradients(self, u: Tensor) -> Tensor:
+        """Returns per-example gradients: [R, samples, *shape of the weight]."""
+        of_u = self._cotangents(u)
+        left, right = (self._a, of_u) if self._transposed else (of_u, self._a)
+        gradients = left.transpose(-1, -2) @ right
+        return gradients.reshape(*of_u.shape[:2], *self._shape)
+
+
+class EmbeddingUse(Use):
+    """The weight of an embedding, z_t = W[index_t].
+
+    Args:
+        indices: the indices, of z's shape without the last axis.
+        layout: the layout of the indices.
+        weight_shape: [entries, features].
+        padding_index: an entry that learns nothing, or -1.
+    """
+
+    def __init__(
+        self, indices: Tensor, layout: Layout, *, weight_shape: tuple[int, ...], padding_index: int
+    ) -> None:
+        self._layout = layout
+        self._shape = weight_shape
+        brought = layout.bring(indices)
+        self._indices = brought.reshape(brought.shape[0], -1)  # [n, T]
+        self._learns = self._indices != padding_index
+
+    @cached_property
+    def _same(self) -> Tensor:
+        """The pairs of places that share an entry that learns: bool [n, T, T]."""
+        same = self._indices.unsqueeze(1) == self._indices.unsqueeze(2)
+        return same & self._learns.unsqueeze(1)
+
+    def _rows(self, u: Tensor) -> Tensor:
+        brought = self._layout.bring(u, 1)
+        return brought.reshape(*brought.shape[:2], -1, brought.shape[-1])
+
+    def products(self, u: Tensor, w: Tensor) -> Tensor:
+        """Sums <gradient from u, gradient from w> over examples: [R] float64."""
+        of_u, of_w = self._rows(u), self._rows(w)
+        return ((of_u @ of_w.transpose(-1, -2)) * self._same).flatten(1).sum(1, dtype=torch.float64)
+
+    def gradients(self, u: Tensor) -> Tensor:
+        """Returns per-example gradients: [R, samples, *shape of W]."""
+        rows = self._rows(u) * self._learns.unsqueeze(-1)
+        gradients = rows.new_zeros((*rows.shape[:2], *self._shape))
+        index = self._indices.unsqueeze(-1).expand(rows.shape)
+        return gradients.scatter_add_(2, index, rows)
+
+
+class BroadcastUse(Use):
+    """A broadcast parameter, z = factor x theta + ...: biases, scales and shifts of norms, slopes of PReLU.
+
+    Args:
+        factor: broadcastable to z; None for a sum.
+        layout: the layout of z.
+        sizes: theta's sizes along z's axes, 1 where it is broadcast.
+        shape: theta's own shape.
+    """
+
+    def __init__(
+        self, factor: Tensor | None, layout: Layout, *, sizes: list[int], shape: tuple[int, ...]
+    ) -> None:
+        self._factor = factor
+        self._layout = layout
+        self._shape = shape
+        after = layout.bring_sizes(sizes)
+        self._spread = [2 + axis for axis, size in enumerate(after) if size == 1]
+
+    def gradients(self, u: Tensor) -> Tensor:
+        """Returns per-example gradients: [R, samples, *shape of theta]."""
+        if self._factor is not None:
+            u = u * self._factor
+        brought = self._layout.bring(u, 1)
+        summed = brought.sum(self._spread) if self._spread else brought
+        return summed.reshape(*brought.shape[:2], *self._shape)
+
+    def products(self, u: Tensor, w: Tensor) -> Tensor:
+        """Sums <gradient from u, gradient from w> over examples: [R] float64."""
+        of_u = self.gradients(u)
+        of_u = of_u.reshape(*of_u.shape[:2], -1)
+        of_w = of_u if u is w else self.gradients(w).reshape(of_u.shape)
+        return row_products(of_u, of_w).sum(1, dtype=torch.float64)

@@ -1,0 +1,1 @@
+"""Reading autograd's graph, and differentiating through it."""

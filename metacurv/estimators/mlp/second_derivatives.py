@@ -1,0 +1,84 @@
+"""The share of smooth activations in the exact Hessian of a chain: every second derivative of theirs, without sampling.
+
+A unit a = s(z) of example n adds c (dz/dtheta)(dz/dtheta)' to the Hessian, with c = s''(z) dL/da: trace c ||dz/dtheta||^2.
+For the parameters of the unit's own layer that norm is ||a_below||^2 + 1; one layer further down it is a sum over the units
+between, with squared weights and slopes, so that one matrix product serves all units of a layer at once. Only from two layers
+down on does each unit of a layer need a cotangent of its own, a column.
+
+Source: docs/concepts/estimators.md; the sum over second derivatives is the Gauss-Newton decomposition, Schraudolph 2002, eq.
+    11,
+taken at every activation instead of at the output alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from metacurv.estimators.mlp.recognise import Chain
+from metacurv.estimators.mlp.space import ChainSpace
+
+
+def bend_columns(chain: Chain) -> int:
+    """Counts the columns that ``bend_parts`` pulls back."""
+    return sum(
+        layer.a.shape[1]
+        for index, layer in enumerate(chain.layers)
+        if chain.is_smooth(index) and index + 3 < len(chain.layers)
+    )
+
+
+@torch.no_grad()
+def bend_parts(space: ChainSpace, loss: Tensor) -> Tensor:
+    """Returns the share of all smooth activations, float64 [parameters]; ``loss`` is the loss of the chain."""
+    chain = space.chain
+    table = torch.zeros(1, 2 * len(chain.layers), dtype=torch.float64, device=space.device)
+    slopes = [chain.slope(index) for index in range(len(chain.layers) - 1)]
+    gradient = chain.gradient(loss)
+    carried: Tensor | None = None  # sum of c (dz/dz_below)^2 from the layer above
+    for index, slope in enumerate(slopes):
+        matrix = chain.layers[index].matrix
+        assert matrix is not None
+        at_a = gradient @ matrix  # dL/da
+        total = None
+        if carried is not None:
+            total = (carried @ matrix.square()) * slope.square()
+        carried = chain.second_derivative(index, at_a)
+        if carried is not None:
+            total = carried if total is None else total + carried
+            _add_columns(space, index, carried, slopes, table)
+        if total is not None:
+            _add(space, index + 1, total, table)
+        gradient = at_a * slope
+    return space.by_parameter(table)[0]
+
+
+def _add_columns(
+    space: ChainSpace, index: int, c: Tensor, slopes: Sequence[Tensor], table: Tensor
+) -> None:
+    """Adds the share of the units below layer ``index`` in layers ``index + 3`` and on; c: [N, units]."""
+    layers = space.chain.layers
+    if index + 3 >= len(layers):
+        return
+    matrix = layers[index + 1].matrix
+    assert matrix is not None
+    at_once = max(1, space.at_once // 2)  # two results and their squares at a time
+    for start in range(0, c.shape[1], at_once):
+        units = slice(start, start + at_once)
+        u = matrix[units].unsqueeze(1) * slopes[index + 1]  # [R, N, units of the layer below]
+        factors = c[:, units].t().unsqueeze(2)
+        for below in range(index + 2, len(layers) - 1):
+            weight = layers[below].matrix
+            assert weight is not None
+            u = (u @ weight).mul_(slopes[below])
+            _add(space, below + 1, u.square().mul_(factors).sum(0), table)
+
+
+def _add(space: ChainSpace, index: int, squares: Tensor, table: Tensor) -> None:
+    """Adds sum over n, i of (||a_n||^2, 1) squares_ni to layer ``index``; squares: [N, I], signed."""
+    of_samples = squares.sum(1, dtype=torch.float64)
+    norms = space.inputs[index].square().sum(1, dtype=torch.float64)
+    table[0, 2 * index] += of_samples @ norms
+    table[0, 2 * index + 1] += of_samples.sum()

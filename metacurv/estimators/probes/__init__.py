@@ -1,0 +1,1 @@
+"""Parameter space: products of the Hessian or the Gauss-Newton matrix with random sign vectors."""

@@ -1,0 +1,82 @@
+"""Hutchinson's estimator of the Hessian trace in parameter space, for any loss with a twice differentiable graph.
+
+    tr H = E[v . H v],  v_i = +1 or -1 with equal probability      (Hutchinson 1990)
+    Var[v . H v] = 2 (||H||_F^2 - sum_i H_ii^2)                    (Avron and Toledo 2011)
+
+The graph decides how v . H v is formed (``hessian_products``). Probes are written into one reused copy of the parameters,
+and v . H v is folded into running statistics on the device, so nothing waits for the host until the result is read.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from metacurv import ops
+from metacurv.estimators.probes.products import Products, choose_products
+from metacurv.estimators.problem.loss_checks import without_hooks
+from metacurv.estimators.problem.parameters import NumberedParameter
+from metacurv.estimators.statistics.moments import TraceReading
+
+
+class ProbeLoop:
+    """Adds samples v . H v to ``products.moments``, without a host sync; the probe's buffers serve all of them."""
+
+    def __init__(self, products: Products, *, seed: int, backend: str) -> None:
+        self._products = products
+        self._device = products.parameters[0].tensor.device
+        self._run = ops.implementation(backend, self._device)
+        self._key = ops.as_int64(seed)
+        self._numbers = [p.number for p in products.probed]
+        self._vectors = [
+            torch.empty(p.tensor.shape, dtype=p.tensor.dtype, device=self._device)
+            for p in products.probed
+        ]
+
+    def add(self, first_probe: int, n_samples: int) -> None:
+        """Adds the samples of probes ``first_probe`` ... ``first_probe + n_samples - 1``."""
+        probe = torch.full((), first_probe, dtype=torch.int64, device=self._device)
+        offsets = [0] * len(self._numbers)
+        for _ in range(n_samples):
+            self._run.rademacher_(self._vectors, self._key, probe, self._numbers, offsets)
+            self._products.accumulate(self._vectors, self._run, self._key, probe)
+            probe.add_(1)
+
+
+def read_trace(
+    products: Products, *, seed: int, first_probe: int, n_samples: int, backend: str
+) -> TraceReading:
+    """Averages v . H v over probes ``first_probe`` ... ``first_probe + n_samples - 1``, without a host sync."""
+    ProbeLoop(products, seed=seed, backend=backend).add(first_probe, n_samples)
+    mean, m2 = products.moments.moments()
+    return TraceReading(
+        mean=mean,
+        m2=m2,
+        curved=[p.name for p in products.moments.curved],
+        names=[p.name for p in products.parameters],
+        n_samples=n_samples,
+        seed=seed,
+    )
+
+
+def trace_of_loss(
+    loss: Tensor,
+    parameters: list[NumberedParameter],
+    *,
+    seed: int,
+    first_probe: int,
+    n_samples: int,
+    backend: str,
+) -> TraceReading:
+    """Calls ``read_trace`` with the fastest products for a checked ``loss`` (on the reference backend autograd's)."""
+    # Backward passes take the dtypes that the forward pass chose; an autocast region around them would change these.
+    # Nor can they run in inference mode, which records nothing.
+    with (
+        torch.autocast(loss.device.type, enabled=False),
+        torch.inference_mode(False),
+        without_hooks(parameters),
+    ):
+        products = choose_products(loss, parameters, backend)
+        return read_trace(
+            products, seed=seed, first_probe=first_probe, n_samples=n_samples, backend=backend
+        )

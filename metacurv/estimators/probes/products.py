@@ -1,0 +1,74 @@
+"""Chooses the way to samples v . (H v) that serves a graph.
+
+Through stacks of known layers a probe is pushed and pulled by rules (``forward_over_reverse``). Else one gradient graph serves
+all probes, and each costs one backward pass through it (``double_backward``, and always so on the reference backend).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+import torch
+from torch import Tensor
+
+from metacurv.estimators.graph.custom_functions import check_differentiable
+from metacurv.estimators.graph.differentiate import gradient_graph, refuse_cut_graph
+from metacurv.estimators.graph.loss_graph import LossGraph, nodes_below
+from metacurv.estimators.probes.double_backward import DoubleBackward
+from metacurv.estimators.problem.elsewhere import Again
+from metacurv.estimators.problem.errors import NotApplicable, explain_differentiation_errors
+from metacurv.estimators.problem.loss_checks import warn_of_module_hooks
+from metacurv.estimators.problem.parameters import NumberedParameter
+from metacurv.estimators.tangents.forward_over_reverse import ForwardOverReverse
+from metacurv.estimators.tangents.plan import plan_tangents
+
+# The ways to samples v . (H v) of every parameter, probe by probe; they agree up to rounding.
+Products = DoubleBackward | ForwardOverReverse
+
+
+def choose_products(
+    loss: Tensor,
+    parameters: Sequence[NumberedParameter],
+    backend: str,
+    *,
+    keeps_samples: bool = False,
+    again: Again | None = None,
+) -> Products:
+    """Returns the fastest way that serves the graph of ``loss``; on the reference backend autograd's.
+
+    keeps_samples: see ``DoubleBackward``; the other ways always keep them.
+    again: see ``check_differentiable``.
+    """
+    assert loss.grad_fn is not None  # check_loss saw to it
+    graph = LossGraph(loss.grad_fn)
+    # A once-differentiable function leaves its mark only on gradients that carry a graph on arrival.
+    check_differentiable([loss.grad_fn], [p.tensor for p in parameters], again=again)
+    if again is None and graph.has_python_functions:
+        warn_of_module_hooks(node.name() for node in nodes_below([loss.grad_fn]))
+    start = torch.ones_like(loss, requires_grad=True) if graph.has_python_functions else None
+    by_rules = None if backend == "reference" else _by_rules(loss, graph, parameters, start)
+    products: Products
+    if by_rules is not None:
+        products = by_rules
+    else:
+        gradients = gradient_graph(loss, [p.tensor for p in parameters], start=start)
+        products = DoubleBackward(gradients, parameters, keeps_samples=keeps_samples)
+    if start is not None:
+        refuse_cut_graph(products.gradients)
+    return products
+
+
+def _by_rules(
+    loss: Tensor,
+    graph: LossGraph,
+    parameters: Sequence[NumberedParameter],
+    start: Tensor | None,
+) -> ForwardOverReverse | None:
+    """Returns the products by rules where the graph is a stack of known layers, else None."""
+    with suppress(NotApplicable):
+        with explain_differentiation_errors("reading what the forward pass saved"), torch.no_grad():
+            steps = plan_tangents(graph, parameters)
+        if steps is not None:
+            return ForwardOverReverse(loss, parameters, steps, start=start)
+    return None

@@ -1,0 +1,1 @@
+"""Which method is right for a batch, which is the cheapest, and measuring with it."""

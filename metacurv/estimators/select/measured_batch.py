@@ -1,0 +1,188 @@
+"""One batch opened for measuring: its forward pass, and what each method can do with it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from torch import Tensor
+
+from metacurv import ops
+from metacurv.estimators.activation.examine import Examined, examine
+from metacurv.estimators.activation.plan import NotInActivationSpace
+from metacurv.estimators.activation.space import ActivationSpace
+from metacurv.estimators.graph.custom_functions import names_of
+from metacurv.estimators.graph.loss_graph import nodes_below
+from metacurv.estimators.graph.walk import Walk
+from metacurv.estimators.mlp.recognise import Chain, find_chain
+from metacurv.estimators.mlp.second_derivatives import bend_columns
+from metacurv.estimators.mlp.space import ChainSpace
+from metacurv.estimators.problem.batches import batch_size
+from metacurv.estimators.problem.errors import NotTwiceDifferentiableError, without_advice
+from metacurv.estimators.problem.loss_checks import check_loss, without_hooks
+from metacurv.estimators.problem.model_loss import Forward, ModelLoss
+
+Kind = Literal["hessian", "ggn"]
+
+_FUSED_ATTENTION = "ScaledDotProduct"  # part of the names of fused attention's nodes
+
+
+@dataclass
+class Opened:
+    """One batch with its forward pass and the findings about it, kept so that looking at several methods costs one of each."""
+
+    problem: ModelLoss
+    kind: Kind
+    seed: int
+    backend: str
+    max_memory: int
+    _whole_chain: Chain | None = dataclasses.field(default=None, init=False)
+
+    @cached_property
+    def forward(self) -> Forward:
+        """A forward pass, with a loss that can be measured."""
+        forward = self._checked_forward()
+        if self.problem.eager or self._whole_chain is not None or not _is_compiled(forward.loss):
+            return forward
+        # Compiled code is one node of the graph, with nothing to see inside and no second derivative.
+        self.problem = dataclasses.replace(self.problem, eager=True)
+        return self._checked_forward()
+
+    def _checked_forward(self) -> Forward:
+        forward = self.problem.forward()
+        check_loss(forward.loss)
+        if forward.tensor is not forward.output and self._goes_around(forward):
+            forward = dataclasses.replace(forward, edge=None)
+        self._whole_chain = find_chain(forward.loss, self.problem.parameters)
+        return forward
+
+    def _goes_around(self, forward: Forward) -> bool:
+        """Tells whether the loss depends on a parameter otherwise than through the edge, as on other parts of an output."""
+        if forward.edge is None or forward.loss.grad_fn is None:
+            return False
+        ours = {id(p.tensor) for p in self.problem.parameters}
+        around = nodes_below([forward.loss.grad_fn], without=forward.edge.node)
+        return any(id(getattr(node, "variable", None)) in ours for node in around)
+
+    def avoid_fused_attention(self) -> bool:
+        """Goes around fused attention from now on; returns False where there is none to avoid."""
+        is_fused = any(_FUSED_ATTENTION in name for name in _names(self.forward.loss))
+        if self.problem.math_attention or not is_fused:
+            return False
+        self.problem = dataclasses.replace(self.problem, math_attention=True)
+        for name in ("forward", "chain", "_activation_space"):
+            self.__dict__.pop(name, None)
+        return True
+
+    @property
+    def custom_functions(self) -> str:
+        """The names of the custom functions in the graph, with commas."""
+        assert self.forward.loss.grad_fn is not None  # check_loss saw to it
+        return ", ".join(names_of(nodes_below([self.forward.loss.grad_fn])))
+
+    @cached_property
+    def samples(self) -> int:
+        """The number of examples in the batch: the length of the first tensor of the inputs."""
+        return batch_size(self.problem.inputs)
+
+    @cached_property
+    def chain(self) -> Chain | None:
+        """The forward pass as a chain of layers, if it is one; for the Gauss-Newton matrix it must end with the logits."""
+        forward = self.forward
+        chain = self._whole_chain
+        if chain is not None and self.kind == "ggn" and not chain.begins_at(forward.edge):
+            return None
+        return chain
+
+    @cached_property
+    def _activation_space(self) -> tuple[Walk, Examined] | NotInActivationSpace:
+        # Under a checkpoint a look at what was saved runs the forward pass again.
+        with without_hooks(self.problem.parameters), self.problem.state_kept():
+            try:
+                return examine(
+                    self.forward.loss,
+                    self.problem.parameters,
+                    self.forward.edge,
+                    self.samples,
+                    self.kind,
+                    self.problem.again,
+                )
+            except NotInActivationSpace as reason:
+                return reason.with_traceback(None)  # which holds the graph
+            except NotTwiceDifferentiableError as error:
+                return NotInActivationSpace(without_advice(error))
+
+    @property
+    def obstacle(self) -> str | None:
+        """The reason why activation space does not serve for this kind of matrix; None where it does."""
+        if self.chain is not None:
+            return None
+        found = self._activation_space
+        if isinstance(found, NotInActivationSpace):
+            return str(found)
+        return found[1].plan.obstacle if self.kind == "hessian" else None
+
+    @property
+    def _walk_and_examined(self) -> tuple[Walk, Examined]:
+        """The walk and what was found out about the graph; defined only where there is no obstacle."""
+        found = self._activation_space
+        assert not isinstance(found, NotInActivationSpace)
+        return found
+
+    @property
+    def columns(self) -> tuple[int, int]:
+        """The numbers of columns of the exact trace, defined only where there is no obstacle.
+
+        Each column takes a backward pass to the layers. The first number counts those of the loss's factor, the second those of
+        smooth activations.
+        """
+        if self.chain is None:
+            return self._walk_and_examined[1].columns, 0
+        return self.chain.columns, bend_columns(self.chain) if self.kind == "hessian" else 0
+
+    @property
+    def bent_by(self) -> list[str]:
+        """The names of the smooth activations that keep columns from giving the Hessian."""
+        if self.chain is not None:
+            return []
+        walk, examined = self._walk_and_examined
+        names = (walk.names[node] for node in examined.plan.smooth)
+        return sorted({name.removesuffix("Backward0") for name in names})
+
+    def is_chain(self, method: str) -> bool:
+        """Tells whether ``method`` may take the forward pass as a chain."""
+        if method not in ("exact", "activation") or self.chain is None:
+            return False
+        # Signs at smooth activations are drawn in the general form only.
+        return method == "exact" or self.kind == "ggn" or not self.chain.has_smooth
+
+    def space(self, *, for_columns: bool) -> ActivationSpace | ChainSpace:
+        """Returns the batch in activation space; ``for_columns``: with as many examples as may share a column."""
+        run = ops.implementation(self.backend, self.problem.device)
+        parameters = self.problem.parameters
+        if self.chain is not None and self.is_chain("exact" if for_columns else "activation"):
+            return ChainSpace(self.chain, parameters, run, self.max_memory)
+        walk, examined = self._walk_and_examined
+        return ActivationSpace(
+            self.forward.loss,
+            walk,
+            examined,
+            parameters,
+            examined.apart if for_columns else 1,
+            self.kind,
+            run,
+            self.max_memory,
+        )
+
+
+def _names(loss: Tensor) -> Iterator[str]:
+    """Yields the names of the nodes in the loss's graph."""
+    assert loss.grad_fn is not None  # check_loss saw to it
+    return (node.name() for node in nodes_below([loss.grad_fn]))
+
+
+def _is_compiled(loss: Tensor) -> bool:
+    return any(name.startswith("CompiledFunction") for name in _names(loss))

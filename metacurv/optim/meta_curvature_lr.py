@@ -1,0 +1,286 @@
+"""MetaCurvatureLR: any torch optimizer, with its learning rate set by measured curvature."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from metacurv import _validate
+from metacurv.estimators.problem.user_state import recording
+from metacurv.optim.base_step import is_dry
+from metacurv.optim.eagerly import eagerly
+from metacurv.optim.wrapper import OptimizerWrapper
+
+if TYPE_CHECKING:
+    from metacurv.optim.directional.control import DirectionalControl
+    from metacurv.optim.directional.optimizer import DirectionalLR
+    from metacurv.optim.directional.record import DirectionalRecord
+    from metacurv.optim.directional.rule import DirectionalRule
+    from metacurv.optim.reciprocal.control import Estimator, TraceControl
+    from metacurv.optim.reciprocal.optimizer import ReciprocalLR
+    from metacurv.optim.reciprocal.record import UpdateRecord
+    from metacurv.optim.reciprocal.rule import ReciprocalRule
+
+
+class MetaCurvatureLR(OptimizerWrapper):
+    """Wraps an optimizer and sets its learning rate from measured curvature, by one of two rules.
+
+    With ``probe=`` it finds the learning rate by itself (the directional rule), and the training loop stays as it was:
+
+        opt = MetaCurvatureLR(torch.optim.AdamW(model.parameters()), model=model, loss_fn=loss_fn,
+                              probe=train_loader, horizon=epochs * len(train_loader))
+
+    Without ``probe=`` it applies the reciprocal rule, lr / (1 + alpha max(trace of the Hessian, 0)), to the learning rate that
+    you give. This is the rule of the experiment that the package starts from. It only ever shrinks the rate, it lost to plain
+    Adam there, and it is kept as the reference to beat: pass ``probe=`` unless you want just that. It takes one more line in
+    the loop:
+
+        opt = MetaCurvatureLR(torch.optim.Adam(model.parameters(), lr=1e-3), alpha=0.01)
+        ...
+        loss = loss_fn(model(x), y)
+        opt.update_curvature(loss)
+        loss.backward()
+        opt.step()
+
+    The call makes a ``DirectionalLR`` or a ``ReciprocalLR``, and passes its arguments on; their docstrings describe them.
+    With ``probe`` they are ``model``, ``loss_fn``, ``horizon``, ``average``, ``race``, ``max_lr``, ``per_group``, ``batch_fn``
+    and ``output``; without it ``alpha``, ``update_freq``, ``n_hutchinson_samples``, ``smoothing``, ``estimator``, ``model`` and
+    ``backend``; with both ``seed``, ``on_update`` and ``process_group``. The argument ``rule`` says the choice in words:
+    "directional", "reciprocal", or a ``DirectionalRule`` with settings of its own.
+
+    Both are optimizers as torch knows them: groups and state are those of the base optimizer, and schedulers, ``GradScaler``,
+    clipping, accumulation, hooks and checkpoints work as they do with the base. The learning rates in ``param_groups`` stay
+    yours and your scheduler's; a rule's rate is applied inside ``step`` and taken back after it. ``effective_lrs`` tells what
+    is applied, and ``group["lr_scale"]`` its ratio to ``group["lr"]``.
+
+    Args:
+        optimizer: the base optimizer, any of torch that steps from gradients (not LBFGS). Its groups are used in place.
+
+    Raises:
+        TypeError: an argument is of the wrong type; the optimizer is then as it was.
+        ValueError: an argument is out of range, or belongs to the other rule; the optimizer is then as it was.
+
+    Examples:
+        >>> model = torch.nn.Linear(2, 1)
+        >>> opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1), alpha=0.5)
+        >>> loss = model(torch.ones(1, 2)).square().mean()  # H = 2 x x' over (w, b): trace 6, plus cross terms of the probe
+        >>> opt.update_curvature(loss)
+        True
+        >>> loss.backward(); opt.step()
+        >>> opt.effective_lrs[0] < 0.1
+        True
+    """
+
+    _of_rule: ClassVar[dict[str, type[MetaCurvatureLR]]] = {}
+    _control: DirectionalControl | TraceControl
+
+    def __init_subclass__(cls, rule: str | None = None, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        _show_signature(cls, [cls])
+        if rule is not None:
+            MetaCurvatureLR._of_rule[rule] = cls
+            _show_signature(MetaCurvatureLR, MetaCurvatureLR._of_rule.values())
+
+    @overload
+    def __new__(
+        cls,
+        optimizer: Optimizer,
+        *,
+        model: nn.Module,
+        loss_fn: Callable[[Any, Any], Tensor],
+        probe: Any,
+        horizon: int | None = ...,
+        average: bool = ...,
+        race: bool | int | Literal["auto"] | None = ...,
+        max_lr: float | None = ...,
+        per_group: bool | None = ...,
+        rule: Literal["directional"] | DirectionalRule = ...,
+        seed: int = ...,
+        on_update: Callable[[DirectionalRecord], None] | None = ...,
+        process_group: Any = ...,
+        batch_fn: Callable[[Any], Any] | None = ...,
+        output: Callable[[Any], Any] | None = ...,
+    ) -> DirectionalLR: ...
+
+    @overload
+    def __new__(
+        cls,
+        optimizer: Optimizer,
+        *,
+        alpha: float = ...,
+        update_freq: int = ...,
+        n_hutchinson_samples: int = ...,
+        smoothing: float = ...,
+        estimator: Estimator = ...,
+        model: nn.Module | None = ...,
+        rule: Literal["reciprocal"] = ...,
+        seed: int = ...,
+        backend: str = ...,
+        on_update: Callable[[UpdateRecord], None] | None = ...,
+        process_group: Any = ...,
+    ) -> ReciprocalLR: ...
+
+    def __new__(cls, *args: Any, **options: Any) -> MetaCurvatureLR:
+        """Makes an instance of the class of the rule that ``options`` ask for."""
+        if cls is MetaCurvatureLR:
+            if len(args) > 1:
+                raise TypeError(
+                    f"MetaCurvatureLR must get all arguments but the optimizer by name, such as alpha=0.01, got "
+                    f"{_validate.describe(args[1])}"
+                )
+            return super().__new__(cls._of_rule[_chosen_rule(options)])
+        if not issubclass(cls, tuple(cls._of_rule.values())):
+            raise TypeError(
+                f"{cls.__name__} must be derived from DirectionalLR or ReciprocalLR, got MetaCurvatureLR as its base"
+            )
+        return super().__new__(cls)
+
+    @property
+    def rule(self) -> DirectionalRule | ReciprocalRule:
+        """The rule, with its settings."""
+        return self._control.rule
+
+    @property
+    def seed(self) -> int:
+        """The seed of what is drawn at random, in [0, 2^64)."""
+        return self._control.seed
+
+    @property
+    def effective_lrs(self) -> list[float]:
+        """The learning rate that the next ``step`` applies to each parameter group (on CUDA this waits for the device)."""
+        return self._control.effective_lrs
+
+    @property
+    def skipped_readings(self) -> int:
+        """The number of readings that were not finite and so changed nothing."""
+        return self._control.skipped_readings
+
+    def eval(self) -> None:
+        """Shows the parameters that are to be evaluated or saved: the average of the iterates, where one is kept.
+
+        ``train`` puts the iterate back. Both may be called again and again, as the evaluation of a framework does, and a
+        checkpoint of either goes on from the iterate. ``step`` raises in between. This is the protocol of Schedule-Free
+        (Defazio et al. 2024), which frameworks know.
+        """
+
+    def train(self) -> None:
+        """Puts the iterate back that ``eval`` took away."""
+
+    def update_curvature(self, loss: Tensor) -> bool:
+        """Measures ``loss`` for the reciprocal rule; the directional rule measures by itself, and the call does nothing.
+
+        Args:
+            loss: one element with a graph, before any loss scaling.
+
+        Returns:
+            True where a reading was taken.
+        """
+        return False
+
+    # What OptimizerWrapper asks for.
+
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
+        if torch._C._current_graph_task_id() != -1:
+            raise RuntimeError(
+                "step() must not be called within a backward pass, as optimizers in the backward pass (optimizer_in_bwd) do: "
+                "the gradients of a step are measured together"
+            )
+        result = None
+        if closure is not None:
+            with torch.enable_grad():
+                result = closure()
+        with recording():
+            if not self._base.state and is_dry(self._base):
+                self._base.step()
+            else:
+                eagerly(self._control.step)
+        return result
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group to the base optimizer; its parameters get the next parameter numbers.
+
+        Args:
+            param_group: a dict with "params" and the group's options, as ``torch.optim.Optimizer.add_param_group`` takes it.
+
+        Raises:
+            TypeError: the curvature of a parameter cannot be measured, because of its type; nothing is added.
+            ValueError: a parameter is on another device, or in a group already; nothing is added.
+        """
+        held = [tensor for group in self.param_groups for tensor in group["params"]]
+        # torch's own checks first: what it adds is well formed.
+        super().add_param_group(param_group)
+        added = self.param_groups[-1]["params"]
+        try:
+            for index, tensor in enumerate(added):
+                _validate.real_tensor(f"param_group['params'][{index}]", tensor)
+            _validate.same_device("parameters", [*held[:1], *added])
+            self._control.group_added()
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
+
+    def _own_state(self) -> dict[str, Any]:
+        return self._control.own_state()
+
+    def _checked_own_state(self, state: Any, missing: Sequence[str]) -> Callable[[], None]:
+        return self._control.checked_own_state(state, missing)
+
+    def __repr__(self) -> str:
+        return f"MetaCurvatureLR({self._control.describe()},\n{self.optimizer!r})"
+
+
+def _show_signature(cls: type, of: Iterable[type[MetaCurvatureLR]]) -> None:
+    """Makes ``help(cls)`` and notebooks show the arguments of all classes in ``of``, where ``__new__`` takes anything."""
+    parameters: dict[str, inspect.Parameter] = {}
+    for each in of:
+        for parameter in list(inspect.signature(each.__init__).parameters.values())[1:]:
+            parameters.setdefault(parameter.name, parameter)
+    cls.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+
+
+def _chosen_rule(options: dict[str, Any]) -> str:
+    """The name of the rule that ``MetaCurvatureLR(optimizer, **options)`` asks for.
+
+    Raises:
+        TypeError: an option belongs to no rule.
+        ValueError: ``options["rule"]`` is none, or an option belongs to the other rule.
+    """
+    classes = MetaCurvatureLR._of_rule
+    directional, reciprocal = "directional", "reciprocal"
+    own = {name: inspect.signature(cls).parameters.keys() for name, cls in classes.items()}
+    for name in options:
+        if name not in own[directional] | own[reciprocal]:
+            base = "; it belongs to the base optimizer" if name == "lr" else ""
+            raise TypeError(f"MetaCurvatureLR takes no argument {name!r}{base}")
+    wanted = {  # by those that only one of them takes
+        directional: [name for name in options if name not in own[reciprocal]],
+        reciprocal: [name for name in options if name not in own[directional]],
+    }
+    if "rule" in options:
+        rule = options["rule"]
+        chosen = getattr(rule, "name", rule)
+        if not isinstance(chosen, str) or chosen not in classes:
+            raise ValueError(
+                f"rule must be {reciprocal!r}, {directional!r} or a DirectionalRule, got {_validate.describe(rule)}"
+            )
+    else:
+        is_directional = "probe" in options or (wanted[directional] and not wanted[reciprocal])
+        chosen = directional if is_directional else reciprocal
+    other = reciprocal if chosen == directional else directional
+    if wanted[other]:
+        name = wanted[other][0]
+        way_out = (
+            f"leave out either it or {wanted[chosen][0]}"
+            if wanted[chosen]
+            else f"did you mean rule={other!r}?"
+        )
+        raise ValueError(
+            f"{name} must be left out with rule={chosen!r}; rule={other!r} takes it, got "
+            f"{_validate.describe(options[name])}; {way_out}"
+        )
+    return chosen
