@@ -16,7 +16,6 @@ from benchmarks.estimate_lines import (
     ALSO,
     ESTIMATE_LINES,
     GRADIENT,
-    HESSIAN_PROBES,
     RELU,
     STEP,
     call,
@@ -33,7 +32,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 
-K = 16
 NEVER = 1 << 40
 RACES = [name for line in ESTIMATE_LINES if is_race(line) for name in line.keys] + list(ALSO)
 # metacurv's methods that may win to a given error; the quicker one runs.
@@ -89,22 +87,6 @@ def test_exact_against_diag_hessian(
     other.check("hessian")
     one = OURS["exact", "hessian"].make(workload, 1)
     versus(call(workload_name, "exact", other.peer.name), one, other.timed[0][1])
-
-
-@pytest.mark.parametrize("workload_name", RELU)
-@pytest.mark.parametrize("name", HESSIAN_PROBES)
-def test_taylor(
-    name: str, workload_name: str, benchmark: Any, versus: Versus, peers: dict[str, str]
-) -> None:
-    from benchmarks.curvature_ours import OURS
-    from benchmarks.curvature_peers import NAMED
-
-    workload = WORKLOADS[workload_name]()
-    other = NAMED[name].make(workload, K)
-    benchmark(other)
-    describe(benchmark, name, workload, K)
-    one = OURS["taylor", "hessian"].make(workload, K)
-    versus(call(workload_name, f"taylor, K={K}", name), one, other)
 
 
 @pytest.mark.parametrize("workload_name", RELU)

@@ -47,7 +47,6 @@ METHODS: tuple[tuple[str, Kind, Noise, Callable[[Workload], bool]], ...] = (
     ("exact", "ggn", "none", few_columns),
     ("activation", "hessian", "draw", perceptrons),
     ("activation", "ggn", "draw", any_network),
-    ("taylor", "hessian", "probe", perceptrons),
     ("hutchinson", "hessian", "probe", any_network),
     ("hutchinson", "ggn", "probe", any_network),
     ("finite_difference", "hessian", "probe", any_network),

@@ -130,13 +130,6 @@ ESTIMATE_LINES = (
         "by hand nothing is checked: not the graph, not the loss, not the layers",
     ),
     Line(
-        "`taylor`, K = 16, ReLU MLP, untrained and trained",
-        "the best K probes",
-        "faster",
-        3,
-        calls("taylor, K=16", HESSIAN_PROBES),
-    ),
-    Line(
         "Hessian to 1 %, tanh MLP, untrained",
         "the best that samples it",
         "faster",

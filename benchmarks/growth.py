@@ -43,7 +43,7 @@ AXES = {
 }
 BASE = {"width": 128, "depth": 2, "batch": 100, "classes": 10}
 INPUTS = 40
-METHODS = ("exact", "activation", "taylor", "hutchinson", "finite_difference")
+METHODS = ("exact", "activation", "hutchinson", "finite_difference")
 PEERS = (
     "plain loop",
     "vmap(jvp), GGN",
