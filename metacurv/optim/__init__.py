@@ -1,1 +1,1 @@
-"""Optimizers that set the learning rate from measured curvature: the wrapper that both rules share, and a room for each rule."""
+"""Optimizers that set the learning rate from measured curvature: a wrapper that both rules share, and a room for each."""

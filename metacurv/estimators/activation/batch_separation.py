@@ -8,26 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from metacurv.estimators.graph.node_kinds import is_elementwise
-from metacurv.estimators.graph.walk import Walk, signed
-
-_VIEWS = ("ReshapeAliasBackward0", "UnsafeViewBackward0", "ViewBackward0")
-_BY_SAMPLE = frozenset(
-    {
-        "AdaptiveAvgPool2DBackward0",
-        "AdaptiveMaxPool2DBackward0",
-        "AvgPool2DBackward0",
-        "CloneBackward0",
-        "MaxPool2DWithIndicesBackward0",
-        "MeanBackward1",
-        "NativeBatchNormBackward0",
-        "NativeDropoutBackward0",
-        "NativeGroupNormBackward0",
-        "PreluKernelBackward0",
-        "SumBackward1",
-        "ToCopyBackward0",
-    }
-)
+from metacurv.estimators.graph.node_kinds import BY_SAMPLE, VIEWS, is_elementwise
+from metacurv.estimators.graph.torch_private import saved, signed
+from metacurv.estimators.graph.walk import Walk
 
 
 def keeps_samples(walk: Walk, node: int, samples: int) -> bool:
@@ -40,7 +23,7 @@ def keeps_samples(walk: Walk, node: int, samples: int) -> bool:
         left, right = (0, 1) if name != "AddmmBackward0" else (1, 2)
         is_weight = inputs[right] < 0 or _is_matrix_of_weights(walk, inputs[right])
         return is_weight and (inputs[left] < 0 or walk.shape(inputs[left])[:1] == shape[:1])
-    if name in _VIEWS:
+    if name in VIEWS:
         before = walk.shape(inputs[0])
         # Rows of one example may be merged; with fewer rows than examples, several examples share one.
         return bool(before and shape) and before[0] % samples == 0 and shape[0] % samples == 0
@@ -53,12 +36,12 @@ def keeps_samples(walk: Walk, node: int, samples: int) -> bool:
             for below in inputs
         )
     if name == "NativeLayerNormBackward0":
-        return len(at._saved_normalized_shape) < len(shape)
+        return len(saved(at, "normalized_shape")) < len(shape)
     if name in ("MeanBackward1", "SumBackward1"):
         axes = len(walk.shape(inputs[0]))
-        dims = at._saved_dim or ()
+        dims = saved(at, "dim") or ()
         return bool(dims) and all(signed(d) % axes for d in dims)
-    return name in _BY_SAMPLE
+    return name in BY_SAMPLE
 
 
 def _is_matrix_of_weights(walk: Walk, node: int) -> bool:

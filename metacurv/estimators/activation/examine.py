@@ -28,6 +28,7 @@ from metacurv.estimators.activation.batch_layout import (
     separating_sets,
 )
 from metacurv.estimators.activation.batch_separation import keeps_samples
+from metacurv.estimators.activation.bind import bind
 from metacurv.estimators.activation.loss_factor import GenericFactor
 from metacurv.estimators.activation.parts import PartPlan, plan_parts
 from metacurv.estimators.activation.plan import (
@@ -37,8 +38,8 @@ from metacurv.estimators.activation.plan import (
     softmax_dim,
 )
 from metacurv.estimators.activation.pull_many import PullPlan, leading_to_sites, plan_pull
-from metacurv.estimators.activation.sites import Site, bind
-from metacurv.estimators.graph.differentiate import run_backward
+from metacurv.estimators.graph.sites import Site
+from metacurv.estimators.graph.torch_private import output_of, run_backward
 from metacurv.estimators.graph.walk import Walk, walk_graph
 from metacurv.estimators.problem.elsewhere import Again
 from metacurv.estimators.problem.loss_checks import refuse_reentrant_checkpoints
@@ -168,7 +169,7 @@ def _examine(
 def _random(walk: Walk, plan: ActivationPlan, generator: torch.Generator) -> Tensor:
     """Returns a random cotangent at the boundary."""
     node, output = plan.head.boundary
-    metadata = walk.nodes[node]._input_metadata[output]
+    metadata = output_of(walk.nodes[node], output)
     numbers = torch.randn(tuple(metadata.shape), generator=generator, dtype=torch.float64)
     return numbers.to(metadata.device, metadata.dtype)
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from metacurv.estimators.activation.batch_layout import Layout
+from metacurv.estimators.activation.bind import bind
 from metacurv.estimators.activation.plan import ActivationPlan
 from metacurv.estimators.activation.pull_by_engine import Cotangents
-from metacurv.estimators.activation.sites import Site, bind, layer_input
 from metacurv.estimators.activation.uses import Use
+from metacurv.estimators.graph.sites import Site, layer_input
 from metacurv.estimators.graph.walk import Walk
 from metacurv.estimators.problem.numerics import wide
 from metacurv.estimators.problem.parameters import NumberedParameter
@@ -134,7 +135,7 @@ class Parts:
                 return None
             from_u = wide(u)
             both: Tensor = run.row_products(
-                layer_input(walk, node), from_u, from_u if w is u else wide(w)
+                wide(layer_input(walk, node)).detach(), from_u, from_u if w is u else wide(w)
             )
             return both if len(part.sites) == 2 else both[:, :1]
 

@@ -15,26 +15,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from metacurv.estimators.activation.sites import Site, find_sites
-from metacurv.estimators.graph.node_kinds import kind_of
-from metacurv.estimators.graph.walk import ACCUMULATE, Walk, signed
-from metacurv.estimators.problem.parameters import NumberedParameter
-
-_BATCH_NORMS = frozenset({"CudnnBatchNormBackward0", "NativeBatchNormBackward0"})
-_LOG_SOFTMAX = "LogSoftmaxBackward0"
-_LOSSES_OF_LOG_P = frozenset({"NllLossBackward0", "NllLoss2DBackward0"})
-_ELEMENTWISE_LOSSES = frozenset(
-    {
-        "BinaryCrossEntropyBackward0",
-        "BinaryCrossEntropyWithLogitsBackward0",
-        "HuberLossBackward0",
-        "MseLossBackward0",
-        "SmoothL1LossBackward0",
-        "SoftMarginLossBackward0",
-    }
+from metacurv.estimators.graph.node_kinds import (
+    BATCH_NORMS,
+    ELEMENTWISE_LOSSES,
+    HOOK,
+    LOG_SOFTMAX,
+    LOSSES_OF_LOG_P,
+    kind_of,
 )
-
-_HOOK = "BackwardHookFunction"  # the name of the node of a full backward hook
+from metacurv.estimators.graph.sites import Site, find_sites
+from metacurv.estimators.graph.torch_private import ACCUMULATE, saved, signed
+from metacurv.estimators.graph.walk import Walk
+from metacurv.estimators.problem.parameters import NumberedParameter
 
 
 class NotInActivationSpace(Exception):
@@ -98,7 +90,7 @@ def make_plan(
     reach = _parameters_below(walk)
     live = {index for index, mask in enumerate(reach) if mask}
     for index in sorted(live):
-        if walk.names[index] in _BATCH_NORMS and _uses_batch(walk, index):
+        if walk.names[index] in BATCH_NORMS and _uses_batch(walk, index):
             raise NotInActivationSpace(
                 "a batch norm in train mode makes the samples of a batch interact; call model.eval(), or use "
                 "method='hutchinson' for the batch as it is"
@@ -120,14 +112,14 @@ def make_plan(
 def softmax_dim(walk: Walk, node: int) -> int:
     """Returns the axis of a log softmax along which the classes lie."""
     at: Any = walk.nodes[node]
-    return signed(at._saved_dim)
+    return signed(saved(at, "dim"))
 
 
 def _uses_batch(walk: Walk, index: int) -> bool:
     node = walk.nodes[index]
     # Instance norm runs the same kernel over [1, N C, ...].
     of_instances = walk.shape(index)[:1] == (1,)
-    return bool(node._saved_training) and not of_instances  # type: ignore[attr-defined]
+    return bool(saved(node, "training")) and not of_instances
 
 
 def _parameters_below(walk: Walk) -> list[int]:
@@ -205,10 +197,10 @@ def _known_head(walk: Walk, live: set[int]) -> Head | None:
         node = stack.pop()
         name = walk.names[node]
         at = _live(walk, node, live)
-        if name == _LOG_SOFTMAX or (name in _ELEMENTWISE_LOSSES and at == [0]):
+        if name == LOG_SOFTMAX or (name in ELEMENTWISE_LOSSES and at == [0]):
             tops.add(node)
             continue
-        is_linear = name in _LOSSES_OF_LOG_P or kind_of(name, walk.nodes[node], at) == "linear"
+        is_linear = name in LOSSES_OF_LOG_P or kind_of(name, walk.nodes[node], at) == "linear"
         if not is_linear or name == ACCUMULATE:
             return None
         for position in at:
@@ -219,7 +211,7 @@ def _known_head(walk: Walk, live: set[int]) -> Head | None:
     if len(tops) != 1:
         return None
     (top,) = tops
-    kind = "softmax" if walk.names[top] == _LOG_SOFTMAX else "diagonal"
+    kind = "softmax" if walk.names[top] == LOG_SOFTMAX else "diagonal"
     return Head(kind, top, walk.inputs[top][0])
 
 
@@ -271,7 +263,7 @@ def _bends(
             continue
         at = [p for p in _live(walk, node, nodes) if (node, p) not in linear_in]
         kind = kind_of(name, walk.nodes[node], at)
-        if name.startswith(_HOOK):
+        if name.startswith(HOOK):
             return smooth, "a module with a full backward hook may change gradients"
         if kind == "coupled" and at:
             return (

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from metacurv.estimators.graph.differentiate import run_backward
+from metacurv.estimators.graph.torch_private import run_backward
 from metacurv.estimators.graph.walk import Walk
 
 # The tensors that are added to the cotangents of some (node, output), [R, *its shape].

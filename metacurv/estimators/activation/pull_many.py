@@ -18,7 +18,8 @@ from torch import Tensor
 from metacurv.estimators.activation.plan import ActivationPlan
 from metacurv.estimators.activation.pull_by_engine import Bends, Cotangents
 from metacurv.estimators.graph.node_kinds import RELABELLINGS, is_callable, is_elementwise
-from metacurv.estimators.graph.walk import ACCUMULATE, Walk, signed
+from metacurv.estimators.graph.torch_private import ACCUMULATE, output_of, saved, signed
+from metacurv.estimators.graph.walk import Walk
 
 # Maps a node of the graph, R cotangents [R, *z] and the shape of its input to cotangents [R, *input].
 Rule = Callable[[Any, Tensor, tuple[int, ...]], Tensor]
@@ -142,7 +143,7 @@ class ReplicatedPull:
                 return [(below, rule(node, g, walk.shape(below)))]
             if is_elementwise(name) and walk.shape(below) == walk.shape(step.node):
                 return [(below, g * self._slope(step.node, position))]
-        if name == "AddBackward0" and node._saved_alpha == 1:  # type: ignore[attr-defined]
+        if name == "AddBackward0" and saved(node, "alpha") == 1:
             shapes = {walk.shape(below) for _, below in step.inputs}
             if shapes == {walk.shape(step.node)}:
                 return [(below, g) for _, below in step.inputs]
@@ -155,7 +156,7 @@ class ReplicatedPull:
         slope = self._slopes.get(index)
         if slope is None:
             node: Any = self._walk.nodes[index]
-            metadata = node._input_metadata[0]
+            metadata = output_of(node)
             ones = torch.ones(tuple(metadata.shape), dtype=metadata.dtype, device=metadata.device)
             made = node(ones)
             slope = made if isinstance(made, Tensor) else made[position]
@@ -174,14 +175,14 @@ def _by_calls(node: Any, g: Tensor, step: PullStep) -> list[tuple[int, list[Tens
 
 def _product(node: Any, g: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Pulls back through z = a M, M [in, out]."""
-    right: Tensor = node._saved_mat2
+    right: Tensor = saved(node, "mat2")
     return torch.mm(g.reshape(-1, g.shape[-1]), right.t()).view(len(g), *shape)
 
 
 def _scaled_product(node: Any, g: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Pulls back through z = beta b + alpha a M."""
     back = _product(node, g, shape)
-    return back if node._saved_alpha == 1 else back * node._saved_alpha
+    return back if saved(node, "alpha") == 1 else back * saved(node, "alpha")
 
 
 def _reshape(node: Any, g: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -189,18 +190,18 @@ def _reshape(node: Any, g: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _relu(node: Any, g: Tensor, shape: tuple[int, ...]) -> Tensor:
-    back: Tensor = torch.ops.aten.threshold_backward(g, node._saved_result, 0)
+    back: Tensor = torch.ops.aten.threshold_backward(g, saved(node, "result"), 0)
     return back
 
 
 def _permute(node: Any, g: Tensor, shape: tuple[int, ...]) -> Tensor:
-    dims = [signed(d) for d in node._saved_dims]
+    dims = [signed(d) for d in saved(node, "dims")]
     back = sorted(range(len(dims)), key=[d % len(dims) for d in dims].__getitem__)
     return g.permute(0, *(1 + d for d in back))
 
 
 def _transpose(node: Any, g: Tensor, shape: tuple[int, ...]) -> Tensor:
-    axes = [signed(node._saved_dim0), signed(node._saved_dim1)]
+    axes = [signed(saved(node, "dim0")), signed(saved(node, "dim1"))]
     first, second = (1 + d % len(shape) for d in axes)
     return g.transpose(first, second)
 
@@ -208,18 +209,18 @@ def _transpose(node: Any, g: Tensor, shape: tuple[int, ...]) -> Tensor:
 def _convolution(node: Any, g: Tensor, shape: tuple[int, ...]) -> Tensor:
     flat = g.reshape(-1, *g.shape[2:])
     # The values of this argument play no part: only the gradient in the input is computed.
-    like = node._saved_input.expand(len(g), *shape).reshape(-1, *shape[1:])
+    like = saved(node, "input").expand(len(g), *shape).reshape(-1, *shape[1:])
     back, _, _ = torch.ops.aten.convolution_backward(
         flat,
         like,
-        node._saved_weight,
+        saved(node, "weight"),
         None,
-        node._saved_stride,
-        node._saved_padding,
-        node._saved_dilation,
-        node._saved_transposed,
-        node._saved_output_padding,
-        node._saved_groups,
+        saved(node, "stride"),
+        saved(node, "padding"),
+        saved(node, "dilation"),
+        saved(node, "transposed"),
+        saved(node, "output_padding"),
+        saved(node, "groups"),
         [True, False, False],
     )
     found: Tensor = back.view(len(g), *shape)

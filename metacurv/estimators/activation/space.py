@@ -32,8 +32,8 @@ from metacurv.estimators.activation.parts import Parts
 from metacurv.estimators.activation.plan import ActivationPlan, Head, softmax_dim
 from metacurv.estimators.activation.pull_by_engine import Bends, EnginePull
 from metacurv.estimators.activation.pull_many import ReplicatedPull
-from metacurv.estimators.graph.differentiate import run_backward
 from metacurv.estimators.graph.second_derivative import second_derivative
+from metacurv.estimators.graph.torch_private import output_of, run_backward, saved
 from metacurv.estimators.graph.walk import Walk
 from metacurv.estimators.problem.numerics import how_many
 from metacurv.estimators.problem.parameters import NumberedParameter
@@ -52,10 +52,10 @@ def make_factor(loss: Tensor, walk: Walk, plan: ActivationPlan, samples: int) ->
             (gradient,) = run_backward([loss], [walk.edge(head.node)], [torch.ones_like(loss)])
             assert gradient is not None  # the head was found below the loss
             weight = -gradient.sum(dim)
-        log_p = at._saved_result.detach()
+        log_p = saved(at, "result").detach()
         return SoftmaxFactor(log_p, dim, weight, samples, is_definite=is_definite)
     node, output = head.boundary
-    metadata = walk.nodes[node]._input_metadata[output]
+    metadata = output_of(walk.nodes[node], output)
     like = torch.empty(tuple(metadata.shape), dtype=metadata.dtype, device=metadata.device)
     edge = walk.edge(node, output)
     if head.kind == "diagonal":
@@ -68,12 +68,12 @@ def _mean_nll_weight(walk: Walk, plan: ActivationPlan) -> Tensor | None:
     if walk.names[0] != "NllLossBackward0" or walk.inputs[0][0][0] != plan.head.node:
         return None
     top: Any = walk.nodes[0]
-    target: Tensor = top._saved_target
+    target: Tensor = saved(top, "target")
     if softmax_dim(walk, plan.head.node) % len(walk.shape(plan.head.node)) != 1:
         return None
-    if top._saved_weight is not None or top._saved_reduction != 1 or target.dim() != 1:
+    if saved(top, "weight") is not None or saved(top, "reduction") != 1 or target.dim() != 1:
         return None
-    weight: Tensor = (target != top._saved_ignore_index) / top._saved_total_weight
+    weight: Tensor = (target != saved(top, "ignore_index")) / saved(top, "total_weight")
     return weight
 
 
@@ -109,7 +109,7 @@ class ActivationSpace:
         self._plan = plan
         self._run = run
         self.factor = make_factor(loss, walk, plan, samples)
-        self._dtype = walk.nodes[plan.head.boundary[0]]._input_metadata[plan.head.boundary[1]].dtype
+        self._dtype = output_of(walk.nodes[plan.head.boundary[0]], plan.head.boundary[1]).dtype
         nodes = plan.site_nodes
         indirect = [parameters[index].tensor for index in plan.indirect]
         self._pull_plan = examined.pull

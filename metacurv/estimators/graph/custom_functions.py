@@ -36,7 +36,8 @@ from metacurv.estimators.graph.function_state import (
     keeps_numbers,
     kept_tensors,
 )
-from metacurv.estimators.graph.loss_graph import nodes_below, nodes_towards
+from metacurv.estimators.graph.torch_private import outputs_of
+from metacurv.estimators.graph.walk import nodes_below, nodes_towards
 from metacurv.estimators.problem.elsewhere import SEED, Again
 from metacurv.estimators.problem.errors import (
     FUNCTION_ADVICE,
@@ -146,7 +147,7 @@ class _Checked:
         self._name = _class(node).__name__
         self._generator = torch.Generator().manual_seed(SEED)
         self._edges_out, self._cotangents = [], []
-        for number, like in enumerate(self._node._input_metadata):
+        for number, like in enumerate(outputs_of(self._node)):
             if like.dtype.is_floating_point:
                 self._edges_out.append(GradientEdge(node, number))
                 numbers = torch.randn(tuple(like.shape), generator=self._generator)

@@ -11,6 +11,8 @@ from typing import Literal
 
 from torch.autograd.graph import Node
 
+from metacurv.estimators.graph.torch_private import saved
+
 Kind = Literal["linear", "piecewise", "smooth", "coupled"]
 
 # Operations that keep the numbers and change shape, order or type; they make another view of a parameter.
@@ -181,7 +183,7 @@ def kind_of(name: str, node: Node, live: Sequence[int]) -> Kind:
         return "linear"
     if name in ("DivBackward0", "PreluKernelBackward0") and list(live) == [0]:
         return "linear" if name == "DivBackward0" else "piecewise"
-    if name == "NativeBatchNormBackward0" and list(live) == [0] and not node._saved_training:  # type: ignore[attr-defined]
+    if name == "NativeBatchNormBackward0" and list(live) == [0] and not saved(node, "training"):
         return "linear"
     if name in _PIECEWISE:
         return "piecewise"
@@ -221,6 +223,58 @@ _SEVERAL_OUTPUTS = (
     "Max",
     "Min",
 )
+
+
+# Losses, as the head of a graph.
+LOG_SOFTMAX = "LogSoftmaxBackward0"
+LOSSES_OF_LOG_P = frozenset({"NllLossBackward0", "NllLoss2DBackward0"})
+ELEMENTWISE_LOSSES = frozenset(
+    {
+        "BinaryCrossEntropyBackward0",
+        "BinaryCrossEntropyWithLogitsBackward0",
+        "HuberLossBackward0",
+        "MseLossBackward0",
+        "SmoothL1LossBackward0",
+        "SoftMarginLossBackward0",
+    }
+)
+
+# Views of a parameter in the same order, and in the order of a transposed matrix.
+VIEWS = frozenset({"ReshapeAliasBackward0", "UnsafeViewBackward0", "ViewBackward0"})
+SAME_ORDER = frozenset(
+    f"{name}Backward{variant}"
+    for name in ("Alias", "ReshapeAlias", "Squeeze", "ToCopy", "UnsafeView", "Unsqueeze", "View")
+    for variant in range(3)
+)
+TRANSPOSITIONS = frozenset({"TBackward0", "TransposeBackward0", "PermuteBackward0"})
+
+BATCH_NORMS = frozenset({"CudnnBatchNormBackward0", "NativeBatchNormBackward0"})
+NORMS = frozenset(
+    {"NativeBatchNormBackward0", "NativeGroupNormBackward0", "NativeLayerNormBackward0"}
+)
+
+# Operations that keep the examples along the first axis apart, whatever the values.
+BY_SAMPLE = frozenset(
+    {
+        "AdaptiveAvgPool2DBackward0",
+        "AdaptiveMaxPool2DBackward0",
+        "AvgPool2DBackward0",
+        "CloneBackward0",
+        "MaxPool2DWithIndicesBackward0",
+        "MeanBackward1",
+        "NativeBatchNormBackward0",
+        "NativeDropoutBackward0",
+        "NativeGroupNormBackward0",
+        "PreluKernelBackward0",
+        "SumBackward1",
+        "ToCopyBackward0",
+    }
+)
+
+# Nodes that stand for something else than an operation: parts of their names.
+HOOK = "BackwardHookFunction"  # a full backward hook of a module
+FUSED_ATTENTION = "ScaledDotProduct"
+COMPILED = "CompiledFunction"
 
 
 def is_elementwise(name: str) -> bool:

@@ -8,15 +8,17 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from metacurv.estimators.graph.torch_private import saved
+
 
 def second_derivative(node: Any, cotangent: Tensor, below: GradientEdge) -> Tensor | None:
     """Returns c = s''(z) dl/da of a = s(z); None where it is 0."""
     name = node.name()
     if name == "TanhBackward0":  # s' = 1 - a^2, s'' = -2 a s'
-        a = node._saved_result.detach()
+        a = saved(node, "result").detach()
         return torch.addcmul(a, a.square(), a, value=-1).mul_(cotangent).mul_(-2)
     if name == "SigmoidBackward0":  # s' = a (1 - a), s'' = (1 - 2 a) s'
-        a = node._saved_result.detach()
+        a = saved(node, "result").detach()
         return torch.addcmul(a, a, a, value=-1).mul_(cotangent).mul_(1 - 2 * a)
     # For any other function the node's own map g -> s'(z) g is differentiated in z.
     with torch.enable_grad():

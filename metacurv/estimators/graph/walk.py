@@ -6,54 +6,77 @@ nodes, and hold for the graph of the next forward pass too.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, Node
 
+from metacurv.estimators.graph.torch_private import ACCUMULATE, ERROR, leaf_of, output_of, settings
 from metacurv.estimators.problem.elsewhere import Again
 from metacurv.estimators.problem.parameters import NumberedParameter
-
-ACCUMULATE = "torch::autograd::AccumulateGrad"
 
 
 @dataclass(frozen=True)
 class Walk:
     """Nodes in the order a breadth-first walk from the loss meets them; node 0 is the loss's.
 
-    ``shapes``: the shape of each node's first output. ``inputs``: for each node, the numbers of the nodes that its gradients go
-    to (-1: nowhere) with the output of theirs. ``names``: the names of the nodes. ``leaves``: node number -> index in
-    ``parameters``. ``again``: computes the same graph elsewhere.
+    ``inputs``: for each node, the numbers of the nodes that its gradients go to (-1: nowhere) with the output of theirs.
+    ``names``: the names of the nodes. ``leaves``: node number -> index in ``parameters``. ``again``: computes the same graph
+    elsewhere.
     """
 
     nodes: list[Node]
-    shapes: list[tuple[int, ...]]
     inputs: list[list[tuple[int, int]]]
     names: list[str]
     leaves: dict[int, int]
-    key: Hashable
     again: Again | None
 
-    def shape(self, index: int, output: int = 0) -> tuple[int, ...]:
-        """Returns the shape of an output of a node."""
-        if output == 0:
-            return self.shapes[index]
-        return tuple(self.nodes[index]._input_metadata[output].shape)
+    @cached_property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """The shape of each node's first output."""
+        return [tuple(output_of(node).shape) for node in self.nodes]
 
-    def edge(self, index: int, output: int = 0) -> GradientEdge:
-        """Returns the edge where the gradient in an output of a node arrives."""
-        return GradientEdge(self.nodes[index], output)
+    @cached_property
+    def key(self) -> Hashable:
+        """What graphs of the same computation have in common: operations, settings, shapes, and which leaves are parameters."""
+        parts: list[Any] = []
+        for i, (name, node) in enumerate(zip(self.names, self.nodes, strict=True)):
+            parts += [name, tuple(self.inputs[i]), self.shapes[i]]
+            if name == ACCUMULATE:
+                parts.append(self.leaves.get(i))
+            else:
+                parts += map(_plain, settings(name, node))
+        return tuple(parts)
 
+    @cached_property
     def consumers(self) -> list[list[tuple[int, int]]]:
-        """Returns for each node the nodes that use its outputs, with the position of the edge among theirs."""
+        """For each node the nodes that use its outputs, with the position of the edge among theirs."""
         found: list[list[tuple[int, int]]] = [[] for _ in self.nodes]
         for index, row in enumerate(self.inputs):
             for position, (below, _) in enumerate(row):
                 if below >= 0:
                     found[below].append((index, position))
         return found
+
+    @property
+    def has_custom_functions(self) -> bool:
+        """True where some node is of a ``torch.autograd.Function``, whose backward pass may not be differentiable."""
+        return any(isinstance(node, BackwardCFunction) for node in self.nodes)
+
+    def shape(self, index: int, output: int = 0) -> tuple[int, ...]:
+        """Returns the shape of an output of a node."""
+        return (
+            self.shapes[index] if output == 0 else tuple(output_of(self.nodes[index], output).shape)
+        )
+
+    def edge(self, index: int, output: int = 0) -> GradientEdge:
+        """Returns the edge where the gradient in an output of a node arrives."""
+        return GradientEdge(self.nodes[index], output)
 
 
 def walk_graph(
@@ -65,9 +88,7 @@ def walk_graph(
     number: dict[Node, int] = {root: 0}
     inputs: list[list[tuple[int, int]]] = []
     names: list[str] = []
-    shapes: list[tuple[int, ...]] = []
     leaves: dict[int, int] = {}
-    key: list[Any] = []
     for i, node in enumerate(nodes):  # grows as it goes
         row: list[tuple[int, int]] = []
         for below, output in node.next_functions:
@@ -82,35 +103,9 @@ def walk_graph(
         name = node.name()
         inputs.append(row)
         names.append(name)
-        shape = tuple(node._input_metadata[0].shape)
-        shapes.append(shape)
-        key += [name, tuple(row), shape]
-        if name == ACCUMULATE:
-            leaf = index_of.get(id(node.variable))  # type: ignore[attr-defined]
-            key.append(leaf)
-            if leaf is not None:
-                leaves[i] = leaf
-        else:
-            key += [_plain(getattr(node, attribute)) for attribute in _settings(name, node)]
-    return Walk(nodes, shapes, inputs, names, leaves, tuple(key), again)
-
-
-_settings_of: dict[str, list[str]] = {}
-
-
-def _settings(name: str, node: Node) -> list[str]:
-    """Returns the attributes in which a kind of node keeps its settings, such as dimensions; not sizes and tensors."""
-    known = _settings_of.get(name)
-    if known is None:
-        known = [
-            attribute
-            for attribute in dir(node)
-            if attribute.startswith("_saved_")
-            and "_sym_" not in attribute
-            and not isinstance(getattr(node, attribute), Tensor)
-        ]
-        _settings_of[name] = known
-    return known
+        if name == ACCUMULATE and (leaf := index_of.get(id(leaf_of(node)))) is not None:
+            leaves[i] = leaf
+    return Walk(nodes, inputs, names, leaves, again)
 
 
 def _plain(value: Any) -> Hashable:
@@ -120,6 +115,41 @@ def _plain(value: Any) -> Hashable:
     return tuple(map(_plain, value)) if isinstance(value, (list, tuple)) else value
 
 
-def signed(value: int) -> int:
-    """Converts a dimension or index that a node saved: torch shows a negative one as an unsigned 64-bit number."""
-    return value if value < 1 << 63 else value - (1 << 64)
+def nodes_below(roots: Iterable[Node], without: Node | None = None) -> Iterator[Node]:
+    """Yields every node that a backward pass from ``roots`` can reach, each once; not through the node ``without``."""
+    stack = [root for root in roots if root is not without]
+    seen = {*stack, *([] if without is None else [without])}
+    while stack:
+        node = stack.pop()
+        yield node
+        for below, _ in node.next_functions:
+            if below is not None and below not in seen:
+                seen.add(below)
+                stack.append(below)
+
+
+def nodes_towards(nodes: Iterable[Node], ends: Iterable[Node]) -> set[Node]:
+    """Returns ``ends`` and those of ``nodes``, all of a graph, from which a backward pass reaches one of them."""
+    consumers: dict[Node, list[Node]] = defaultdict(list)
+    for node in nodes:
+        for below, _ in node.next_functions:
+            if below is not None:
+                consumers[below].append(node)
+    stack = list(ends)
+    seen = set(stack)
+    while stack:
+        for above in consumers[stack.pop()]:
+            if above not in seen:
+                seen.add(above)
+                stack.append(above)
+    return seen
+
+
+def is_cut(gradients: Iterable[Tensor | None]) -> bool:
+    """Tells whether the graph of some gradient ends in a once-differentiable function.
+
+    torch puts an error node there, but one without a path to the parameters, so a backward pass towards them alone would
+    leave it out and find too little curvature without a word.
+    """
+    roots = [g.grad_fn for g in gradients if g is not None and g.grad_fn is not None]
+    return any(node.name() == ERROR for node in nodes_below(roots))

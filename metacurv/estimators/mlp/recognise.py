@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from metacurv.estimators.graph.node_kinds import is_elementwise, kind_of
+from metacurv.estimators.graph.node_kinds import LOG_SOFTMAX, is_elementwise, kind_of
 from metacurv.estimators.graph.second_derivative import second_derivative
-from metacurv.estimators.graph.walk import ACCUMULATE, signed
+from metacurv.estimators.graph.torch_private import ACCUMULATE, leaf_of, saved, signed
 from metacurv.estimators.problem.parameters import NumberedParameter
 
 _MEAN, _SUM = 1, 2  # torch's numbers of reductions
@@ -110,13 +110,13 @@ def find_chain(loss: Tensor, parameters: Sequence[NumberedParameter]) -> Chain |
     if top.name() != "NllLossBackward0":
         return None
     softmax: Any = top.next_functions[0][0]
-    if softmax is None or softmax.name() != "LogSoftmaxBackward0":
+    if softmax is None or softmax.name() != LOG_SOFTMAX:
         return None
     links = _links(softmax.next_functions[0][0], parameters)
     if links is None:
         return None
-    log_p = softmax._saved_result.detach()
-    if log_p.dim() != 2 or signed(softmax._saved_dim) % 2 != 1 or log_p.dtype not in _DTYPES:
+    log_p = saved(softmax, "result").detach()
+    if log_p.dim() != 2 or signed(saved(softmax, "dim")) % 2 != 1 or log_p.dtype not in _DTYPES:
         return None
     sample_weight = _sample_weight(top, log_p)
     layers = _layers(links, log_p)
@@ -126,14 +126,14 @@ def find_chain(loss: Tensor, parameters: Sequence[NumberedParameter]) -> Chain |
 
 
 def _sample_weight(top: Any, log_p: Tensor) -> Tensor | None:
-    reduction = top._saved_reduction
-    if top._saved_weight is not None or reduction not in (_MEAN, _SUM):
+    reduction = saved(top, "reduction")
+    if saved(top, "weight") is not None or reduction not in (_MEAN, _SUM):
         return None
-    total: Tensor = top._saved_total_weight
+    total: Tensor = saved(top, "total_weight")
     n = len(log_p)
     if log_p.is_cpu and total.item() == n:  # every target counts
         return _constant(1 / n if reduction == _MEAN else 1.0, log_p.dtype)
-    counts: Tensor = top._saved_target != top._saved_ignore_index
+    counts: Tensor = saved(top, "target") != saved(top, "ignore_index")
     return counts / total if reduction == _MEAN else counts.to(log_p.dtype)
 
 
@@ -187,7 +187,7 @@ def _leaf(node: Any, index_of: dict[int, int], through: str = "") -> int | None:
         node = node.next_functions[0][0]
     if node is None or node.name() != ACCUMULATE:
         return None
-    return index_of.get(id(node.variable), -1)
+    return index_of.get(id(leaf_of(node)), -1)
 
 
 def _layers(links: list[_Link], log_p: Tensor) -> list[ChainLayer] | None:
@@ -197,17 +197,18 @@ def _layers(links: list[_Link], log_p: Tensor) -> list[ChainLayer] | None:
     for link in links:
         node = link.node
         if node.name() == "AddmmBackward0":
-            if node._saved_alpha != 1 or node._saved_beta != 1:
+            if saved(node, "alpha") != 1 or saved(node, "beta") != 1:
                 return None
-            a = node._saved_mat1
+            a = saved(node, "mat1")
         else:
-            a = node._saved_self
-        if link.bias_node is not None and tuple(link.bias_node.variable.shape) != (width,):
+            a = saved(node, "self")
+        bias = None if link.bias_node is None else leaf_of(link.bias_node)
+        if bias is not None and tuple(bias.shape) != (width,):
             return None
         if a.dtype != log_p.dtype or a.layout != torch.strided:
             return None
         a = a.detach()
-        matrix = None if link.below is None else node._saved_mat2.detach().t()
+        matrix = None if link.below is None else saved(node, "mat2").detach().t()
         layers.append(ChainLayer(node, a, link.weight, link.bias, matrix, link.below))
         width = a.shape[1]
     return layers

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metacurv.estimators.graph.custom_functions import check_differentiable
 from metacurv.estimators.graph.differentiate import gradient_graph, refuse_cut_graph
-from metacurv.estimators.graph.loss_graph import LossGraph, nodes_below
+from metacurv.estimators.graph.walk import Walk, walk_graph
 from metacurv.estimators.probes.double_backward import DoubleBackward
 from metacurv.estimators.problem.elsewhere import Again
 from metacurv.estimators.problem.errors import NotApplicable, explain_differentiation_errors
@@ -41,13 +41,14 @@ def choose_products(
     again: see ``check_differentiable``.
     """
     assert loss.grad_fn is not None  # check_loss saw to it
-    graph = LossGraph(loss.grad_fn)
+    walk = walk_graph(loss.grad_fn, parameters)
+    has_custom_functions = walk.has_custom_functions
     # A once-differentiable function leaves its mark only on gradients that carry a graph on arrival.
     check_differentiable([loss.grad_fn], [p.tensor for p in parameters], again=again)
-    if again is None and graph.has_python_functions:
-        warn_of_module_hooks(node.name() for node in nodes_below([loss.grad_fn]))
-    start = torch.ones_like(loss, requires_grad=True) if graph.has_python_functions else None
-    by_rules = None if backend == "reference" else _by_rules(loss, graph, parameters, start)
+    if again is None and has_custom_functions:
+        warn_of_module_hooks(walk.names)
+    start = torch.ones_like(loss, requires_grad=True) if has_custom_functions else None
+    by_rules = None if backend == "reference" else _by_rules(loss, walk, parameters, start)
     products: Products
     if by_rules is not None:
         products = by_rules
@@ -61,14 +62,14 @@ def choose_products(
 
 def _by_rules(
     loss: Tensor,
-    graph: LossGraph,
+    walk: Walk,
     parameters: Sequence[NumberedParameter],
     start: Tensor | None,
 ) -> ForwardOverReverse | None:
     """Returns the products by rules where the graph is a stack of known layers, else None."""
     with suppress(NotApplicable):
         with explain_differentiation_errors("reading what the forward pass saved"), torch.no_grad():
-            steps = plan_tangents(graph, parameters)
+            steps = plan_tangents(walk, parameters)
         if steps is not None:
             return ForwardOverReverse(loss, parameters, steps, start=start)
     return None

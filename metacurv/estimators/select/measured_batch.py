@@ -15,8 +15,9 @@ from metacurv.estimators.activation.examine import Examined, examine
 from metacurv.estimators.activation.plan import NotInActivationSpace
 from metacurv.estimators.activation.space import ActivationSpace
 from metacurv.estimators.graph.custom_functions import names_of
-from metacurv.estimators.graph.loss_graph import nodes_below
-from metacurv.estimators.graph.walk import Walk
+from metacurv.estimators.graph.node_kinds import COMPILED, FUSED_ATTENTION
+from metacurv.estimators.graph.torch_private import leaf_of
+from metacurv.estimators.graph.walk import Walk, nodes_below
 from metacurv.estimators.mlp.recognise import Chain, find_chain
 from metacurv.estimators.mlp.second_derivatives import bend_columns
 from metacurv.estimators.mlp.space import ChainSpace
@@ -26,8 +27,6 @@ from metacurv.estimators.problem.loss_checks import check_loss, without_hooks
 from metacurv.estimators.problem.model_loss import Forward, ModelLoss
 
 Kind = Literal["hessian", "ggn"]
-
-_FUSED_ATTENTION = "ScaledDotProduct"  # part of the names of fused attention's nodes
 
 
 @dataclass
@@ -65,11 +64,11 @@ class Opened:
             return False
         ours = {id(p.tensor) for p in self.problem.parameters}
         around = nodes_below([forward.loss.grad_fn], without=forward.edge.node)
-        return any(id(getattr(node, "variable", None)) in ours for node in around)
+        return any(id(leaf_of(node)) in ours for node in around)
 
     def avoid_fused_attention(self) -> bool:
         """Goes around fused attention from now on; returns False where there is none to avoid."""
-        is_fused = any(_FUSED_ATTENTION in name for name in _names(self.forward.loss))
+        is_fused = any(FUSED_ATTENTION in name for name in _names(self.forward.loss))
         if self.problem.math_attention or not is_fused:
             return False
         self.problem = dataclasses.replace(self.problem, math_attention=True)
@@ -185,4 +184,4 @@ def _names(loss: Tensor) -> Iterator[str]:
 
 
 def _is_compiled(loss: Tensor) -> bool:
-    return any(name.startswith("CompiledFunction") for name in _names(loss))
+    return any(name.startswith(COMPILED) for name in _names(loss))

@@ -9,7 +9,7 @@ import torch
 from torch.autograd.graph import Node
 
 from metacurv import ops
-from metacurv.estimators.graph.loss_graph import nodes_below
+from metacurv.estimators.graph.walk import nodes_below
 from metacurv.estimators.probes.finite_difference import FiniteDifference
 from metacurv.estimators.probes.samples import GaussNewtonSamples, HessianSamples
 from metacurv.estimators.problem.errors import (

@@ -60,9 +60,8 @@ class ForwardOverReverse:
         with explain_differentiation_errors("the gradient of loss"):
             prepare_rules(loss, steps)
         layers = [step.rule for step in steps if isinstance(step.rule, Layer)]
-        weights = {layer.use.weight.number for layer in layers}
-        biases = {layer.use.bias.number for layer in layers if layer.use.bias is not None}
-        self.probed = [p for p in parameters if p.number in weights or p.number in biases]
+        measured = {number for layer in layers for number in (layer.weight, layer.bias)}
+        self.probed = [p for p in parameters if p.number in measured]
         self._ledger = Ledger()
         self.moments = CombinedMoments(self.probed, parameters[0].tensor.device, None)
 

@@ -14,9 +14,17 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from metacurv.estimators.graph.linear_layers import LinearUse, find_linear_uses, right_factor
-from metacurv.estimators.graph.loss_graph import LossGraph
-from metacurv.estimators.graph.walk import signed
+from metacurv.estimators.graph.node_kinds import (
+    LOG_SOFTMAX,
+    LOSSES_OF_LOG_P,
+    VIEWS,
+    is_elementwise,
+    kind_of,
+)
+from metacurv.estimators.graph.sites import find_sites, layer_input
+from metacurv.estimators.graph.torch_private import output_of, saved, signed
+from metacurv.estimators.graph.walk import Walk
+from metacurv.estimators.problem.errors import NotApplicable
 from metacurv.estimators.problem.parameters import NumberedParameter
 from metacurv.estimators.tangents.rules import (
     Elementwise,
@@ -28,26 +36,8 @@ from metacurv.estimators.tangents.rules import (
     Smooth,
 )
 
-# Elementwise operations of one tensor, by the name of their node.
-_LINEAR_IN_PIECES = {
-    "HardtanhBackward0",
-    "LeakyReluBackward0",
-    "NegBackward0",
-    "ReluBackward0",
-}
-_SMOOTH = {
-    "CeluBackward0",
-    "EluBackward0",
-    "GeluBackward0",
-    "MishBackward0",
-    "SigmoidBackward0",
-    "SiluBackward0",
-    "SoftplusBackward0",
-    "TanhBackward0",
-}
-# Losses that are linear in their input, and so have no second derivative.
-_LINEAR_LOSSES = {"NllLossBackward0", "NllLoss2DBackward0"}
-_RESHAPES = {"ReshapeAliasBackward0", "UnsafeViewBackward0", "ViewBackward0"}
+# Sums over activations are taken in the parameter's precision, which is too low in half types.
+_DTYPES = (torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -72,122 +62,166 @@ class Step:
         return GradientEdge(self.node, 0)
 
 
-def plan_tangents(
-    graph: LossGraph,
-    parameters: Sequence[NumberedParameter],
-) -> list[Step] | None:
-    """Plans the body from the parameters up; None where there is none, or some parameter is used outside it (or is no leaf)."""
-    uses = find_linear_uses(graph, parameters)
-    if not uses:
+@dataclass(frozen=True)
+class _LinearLayer:
+    """One layer z = a W' + b at a node (z = a W if not ``transposed``), with the indices of its parameters."""
+
+    weight: int
+    transposed: bool
+    bias: int | None
+
+
+def plan_tangents(walk: Walk, parameters: Sequence[NumberedParameter]) -> list[Step] | None:
+    """Plans the body from the parameters up.
+
+    Returns:
+        The steps; None where some parameter is no leaf, or enters otherwise than as the weight or bias of a linear layer.
+
+    Raises:
+        NotApplicable: the input of a layer is sparse.
+    """
+    if not all(p.tensor.is_leaf for p in parameters):
         return None
-    known = {id(p.tensor) for use in uses for p in (use.weight, use.bias) if p is not None}
-    for parameter in parameters:
-        if not parameter.tensor.is_leaf:
+    layers = _linear_layers(walk, parameters)
+    return _Body(walk, layers, parameters).steps() if layers else None
+
+
+def _linear_layers(
+    walk: Walk, parameters: Sequence[NumberedParameter]
+) -> dict[int, _LinearLayer] | None:
+    """Returns the layers by node; None where some parameter is used in another way."""
+    weights: dict[int, tuple[int, bool]] = {}
+    biases: dict[int, int] = {}
+    for index, sites in find_sites(walk, parameters).items():
+        if sites is None or parameters[index].tensor.dtype not in _DTYPES:
             return None
-        if id(parameter.tensor) not in known and graph.uses(parameter.tensor):
-            return None
-    return _Body(graph, uses).steps()
+        for site in sites:
+            if site.role == "weight" and {walk.names[n] for n in site.path} <= {"TBackward0"}:
+                weights[site.node] = index, site.is_transposed
+            elif site.is_bias and not site.path:
+                biases[site.node] = index
+            else:
+                return None
+    if not biases.keys() <= weights.keys():
+        return None  # the weight beside a bias is not measured
+    return {
+        node: _LinearLayer(weight, transposed, biases.get(node))
+        for node, (weight, transposed) in weights.items()
+    }
 
 
 class _Body:
-    def __init__(self, graph: LossGraph, uses: Sequence[LinearUse]) -> None:
-        self._graph = graph
-        self._use_of = {use.node: use for use in uses}
-        self._weights = self._weight_nodes(uses)
+    def __init__(
+        self,
+        walk: Walk,
+        layers: dict[int, _LinearLayer],
+        parameters: Sequence[NumberedParameter],
+    ) -> None:
+        self._walk = walk
+        self._layers = layers
+        self._parameters = parameters
+        transpositions = {
+            above
+            for leaf in walk.leaves
+            for above, _ in walk.consumers[leaf]
+            if walk.names[above] == "TBackward0"
+        }
+        self._weights = {*walk.leaves, *transpositions}  # nodes below the layers
         self._live = self._nodes_above(self._weights)
         self._steps: list[Step] = []
 
     def steps(self) -> list[Step] | None:
         """Returns the steps chain by chain; None where a layer is in no chain."""
-        feet = [node for node in self._use_of if not self._live_inputs(node)]
-        for node in feet:
-            self._add_chain(node)
+        for node in sorted(self._layers, reverse=True):
+            if not self._live_inputs(node):
+                self._add_chain(node)
         found = {step.node for step in self._steps}
-        return self._steps if all(node in found for node in self._use_of) else None
+        return (
+            self._steps if all(self._walk.nodes[node] in found for node in self._layers) else None
+        )
 
-    def _weight_nodes(self, uses: Sequence[LinearUse]) -> set[Node]:
-        """Returns the leaves of weights and biases, and the transpositions between a weight and its layers."""
-        parameters = [p for use in uses for p in (use.weight, use.bias) if p is not None]
-        leaves = {self._graph.leaves[id(p.tensor)] for p in parameters}
-        above = {node for leaf in leaves for node, _ in self._graph.consumers[leaf]}
-        return leaves | {node for node in above if node.name() == "TBackward0"}
-
-    def _nodes_above(self, nodes: set[Node]) -> set[Node]:
+    def _nodes_above(self, nodes: set[int]) -> set[int]:
         above, stack = set(nodes), list(nodes)
         while stack:
-            for node, _ in self._graph.consumers[stack.pop()]:
+            for node, _ in self._walk.consumers[stack.pop()]:
                 if node not in above:
                     above.add(node)
                     stack.append(node)
         return above
 
-    def _live_inputs(self, node: Node) -> list[int]:
+    def _live_inputs(self, node: int) -> list[int]:
         """Returns the positions of the inputs that depend on a probed parameter, a layer's own aside."""
         return [
             position
-            for position, (below, _) in enumerate(node.next_functions)
+            for position, (below, _) in enumerate(self._walk.inputs[node])
             if below in self._live and below not in self._weights
         ]
 
-    def _add_chain(self, node: Node) -> None:
+    def _add_chain(self, node: int) -> None:
         """Adds steps from a layer upwards as far as rules lead."""
+        walk = self._walk
         below: int | None = None
         rule = self._rule(node, [], None)
         while rule is not None:
-            consumers = self._graph.consumers[node]
+            consumers = walk.consumers[node]
             upper, position = consumers[0] if consumers else (None, 0)
             upper_rule = None
             if upper is not None and self._live_inputs(upper) == [position]:
                 upper_rule = self._rule(upper, [position], rule)
             is_last = upper_rule is None
-            is_below_linear_loss = (
-                is_last
-                and upper is not None
-                and upper.name() in _LINEAR_LOSSES
-                and not self._graph.consumers[upper]
-            )
-            place = None if upper is None else (upper, position)
-            self._steps.append(Step(node, rule, below, place, is_last, is_below_linear_loss))
+            is_below_linear_loss = is_last and upper == 0 and walk.names[upper] in LOSSES_OF_LOG_P
+            place = None if upper is None else (walk.nodes[upper], position)
+            step = Step(walk.nodes[node], rule, below, place, is_last, is_below_linear_loss)
+            self._steps.append(step)
             if upper is None:
                 return
             node, rule, below = upper, upper_rule, len(self._steps) - 1
 
-    def _rule(self, node: Node, live: list[int], below: Rule | None) -> Rule | None:
+    def _rule(self, node: int, live: list[int], below: Rule | None) -> Rule | None:
         """Returns the rule of a node; ``live``: its live inputs, at most one."""
-        if len(self._graph.consumers[node]) > 1:
+        walk = self._walk
+        if len(walk.consumers[node]) > 1:
             return None  # its cotangent is then a sum, which hides hooks from prepare_rules
-        if node in self._use_of:
-            use = self._use_of[node]
-            if live and live != [use.input_position]:
-                return None  # the term added to the product depends on a parameter
-            return Layer(use, has_input=bool(live))
-        return _rule_of_other(node, live[0], below) if live else None
+        layer = self._layers.get(node)
+        if layer is None:
+            return _rule_of_other(walk, node, live[0], below) if live else None
+        if live and live != [1 if walk.names[node] == "AddmmBackward0" else 0]:
+            return None  # the term added to the product depends on a parameter
+        a = layer_input(walk, node)
+        if a.layout != torch.strided:
+            raise NotApplicable  # products with sparse inputs are left to autograd
+        return Layer(
+            a,
+            # The right factor exists only where the input carries a graph.
+            saved(walk.nodes[node], "mat2") if live else None,
+            weight=self._parameters[layer.weight].number,
+            transposed=layer.transposed,
+            bias=None if layer.bias is None else self._parameters[layer.bias].number,
+        )
 
 
-def _rule_of_other(node: Node, position: int, below: Rule | None) -> Rule | None:
+def _rule_of_other(walk: Walk, index: int, position: int, below: Rule | None) -> Rule | None:
     """Returns the rule of a node other than a probed layer, for the input at ``position``, the only one that is live."""
-    name = node.name()
-    source, output = node.next_functions[position]
-    assert source is not None  # it is live
-    edge = GradientEdge(source, output)
-    x, y = source._input_metadata[output], node._input_metadata[0]
+    node, name = walk.nodes[index], walk.names[index]
+    edge = walk.edge(*walk.inputs[index][position])
+    x, y = output_of(edge.node, edge.output_nr), output_of(node)
     if x.dtype != y.dtype:
         return None
     times_slope = _times_slope(node, position)
-    is_factor = name == "MulBackward0" or (name == "DivBackward0" and position == 0)
-    if name in _LINEAR_IN_PIECES or (is_factor and x.shape == y.shape):
-        owns_tangent = below is not None and below.is_owned
-        return Elementwise(_slope(node, times_slope), owns_tangent=owns_tangent)
-    if name in _RESHAPES:
+    is_factor = name == "DivBackward0" and position == 0
+    if x.shape == y.shape and (is_elementwise(name) or is_factor):
+        slope = _slope(node, times_slope)
+        if kind_of(name, node, [position]) == "smooth":
+            return Smooth(times_slope, slope, edge)
+        return Elementwise(slope, owns_tangent=below is not None and below.is_owned)
+    if name in VIEWS:
         return Reshape(x.shape, y.shape)
-    if name in _SMOOTH:
-        return Smooth(times_slope, _slope(node, times_slope), edge)
-    if name == "LogSoftmaxBackward0":
-        return LogSoftmax(node._saved_result, signed(node._saved_dim))  # type: ignore[attr-defined]
+    if name == LOG_SOFTMAX:
+        return LogSoftmax(saved(node, "result"), signed(saved(node, "dim")))
     if name == "MmBackward0" and position == 0:
-        return FrozenLayer(right_factor(node))
-    if name == "AddmmBackward0" and position == 1 and node._saved_alpha == 1:  # type: ignore[attr-defined]
-        return FrozenLayer(right_factor(node))
+        return FrozenLayer(saved(node, "mat2"))
+    if name == "AddmmBackward0" and position == 1 and saved(node, "alpha") == 1:
+        return FrozenLayer(saved(node, "mat2"))
     return None
 
 
@@ -204,6 +238,6 @@ def _times_slope(node: Node, position: int) -> Callable[[Tensor], Tensor]:
 
 def _slope(node: Node, times_slope: Callable[[Tensor], Tensor]) -> Tensor:
     """Returns f'(x) of an elementwise node."""
-    of_y = node._input_metadata[0]
+    of_y = output_of(node)
     ones = torch.ones(of_y.shape, dtype=of_y.dtype, device=of_y.device)
     return times_slope(ones).detach()

@@ -25,8 +25,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from metacurv.estimators.graph.linear_layers import LinearUse
-
 # A probe: its vectors by the numbers of the parameters.
 Probe = Mapping[int, Tensor]
 
@@ -117,17 +115,21 @@ class Layer(Rule):
 
     is_owned = True
 
-    def __init__(self, use: LinearUse, *, has_input: bool) -> None:
-        self.use = use
-        self.wants_cotangent = has_input
-        self.a = use.input().detach().contiguous()
-        self.right = use.right_factor().detach() if has_input else None  # W'
+    def __init__(
+        self, a: Tensor, right: Tensor | None, *, weight: int, transposed: bool, bias: int | None
+    ) -> None:
+        self.weight = weight
+        self.bias = bias
+        self.transposed = transposed
+        self.wants_cotangent = right is not None
+        self.a = a.detach().contiguous()
+        self.right = None if right is None else right.detach()  # W'
         self.left = None if self.right is None else self.right.t()  # W
 
     def _rows(self, probe: Probe) -> Tensor:
         """Returns V as [out, in]."""
-        v = probe[self.use.weight.number]
-        return v if self.use.transposed else v.t()
+        v = probe[self.weight]
+        return v if self.transposed else v.t()
 
     def prepare(self, cotangent: Tensor) -> None:
         """Keeps d."""
@@ -135,7 +137,7 @@ class Layer(Rule):
 
     def push(self, tangent: Tensor | None, probe: Probe) -> Tensor:
         """Returns t(z) = a V' + v_b + t(a) W'."""
-        bias = None if self.use.bias is None else probe[self.use.bias.number]
+        bias = None if self.bias is None else probe[self.bias]
         tz = F.linear(self.a, self._rows(probe), bias)
         if tangent is not None and self.right is not None:
             self.ta = tangent
@@ -144,11 +146,11 @@ class Layer(Rule):
 
     def pull(self, flow: Flow, probe: Probe, ledger: Ledger) -> Flow:
         """Returns the flow with t(dL/da), and credits the samples of W and b."""
-        weight, bias = self.use.weight.number, self.use.bias
+        weight, bias = self.weight, self.bias
         ledger.credit(weight, flow.product)
         if bias is not None and flow.cotangent is not None:
-            of_bias = ledger.note(torch.mv(flow.cotangent, probe[bias.number]).sum())
-            ledger.credit(bias.number, of_bias)
+            of_bias = ledger.note(torch.mv(flow.cotangent, probe[bias]).sum())
+            ledger.credit(bias, of_bias)
             ledger.credit(weight, of_bias, -1.0)
         if self.left is None:
             return NOTHING

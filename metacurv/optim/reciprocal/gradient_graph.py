@@ -10,7 +10,7 @@ from torch.autograd.graph import Node
 
 from metacurv.estimators.graph.custom_functions import check_differentiable, custom_functions
 from metacurv.estimators.graph.differentiate import refuse_cut_graph
-from metacurv.estimators.graph.loss_graph import nodes_below
+from metacurv.estimators.graph.walk import nodes_below
 from metacurv.estimators.problem.errors import NotTwiceDifferentiableError
 from metacurv.estimators.problem.parameters import NumberedParameter
 

@@ -6,34 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
-from metacurv.estimators.activation.batch_layout import Layout
-from metacurv.estimators.activation.uses import (
-    BroadcastUse,
-    ConvolutionUse,
-    EmbeddingUse,
-    Use,
-    WeightUse,
-)
-from metacurv.estimators.graph.node_kinds import RELABELLINGS
-from metacurv.estimators.graph.walk import Walk, signed
-from metacurv.estimators.problem.numerics import wide
+from metacurv.estimators.graph.node_kinds import NORMS, RELABELLINGS, SAME_ORDER, TRANSPOSITIONS
+from metacurv.estimators.graph.torch_private import saved
+from metacurv.estimators.graph.walk import Walk
 from metacurv.estimators.problem.parameters import NumberedParameter
-from metacurv.ops._reference.scalars import scalar
 
 Role = Literal["weight", "convolution", "embedding", "broadcast"]
-
-_SAME_ORDER = frozenset(
-    f"{name}Backward{variant}"
-    for name in ("Alias", "ReshapeAlias", "Squeeze", "ToCopy", "UnsafeView", "Unsqueeze", "View")
-    for variant in range(3)
-)
-_TRANSPOSITIONS = frozenset({"TBackward0", "TransposeBackward0", "PermuteBackward0"})
-_NORMS = frozenset(
-    {"NativeLayerNormBackward0", "NativeGroupNormBackward0", "NativeBatchNormBackward0"}
-)
 
 
 @dataclass(frozen=True)
@@ -78,7 +58,7 @@ class Site:
 
 def find_sites(walk: Walk, parameters: Sequence[NumberedParameter]) -> dict[int, list[Site] | None]:
     """Returns every site of every parameter that is used, by index; None where some place is of no known form."""
-    consumers = walk.consumers()
+    consumers = walk.consumers
     sites: dict[int, list[Site] | None] = {}
     for leaf, parameter in walk.leaves.items():
         tensor = parameters[parameter].tensor
@@ -136,11 +116,11 @@ def _view_after(
     shape = walk.shape(node)
     if name == "ExpandBackward0" or name.startswith("Clone"):
         return view, transposed
-    if name in _TRANSPOSITIONS:
+    if name in TRANSPOSITIONS:
         if len(view) == 2 and shape == view[::-1]:
             return shape, not transposed
         return None
-    if name in _SAME_ORDER and not (transposed and shape != view):
+    if name in SAME_ORDER and not (transposed and shape != view):
         return shape, transposed
     return None
 
@@ -151,7 +131,7 @@ def _role(
     name = walk.names[node]
     at: Any = walk.nodes[node]
     if name == "AddmmBackward0":
-        if at._saved_alpha != 1 or at._saved_beta != 1:
+        if saved(at, "alpha") != 1 or saved(at, "beta") != 1:
             return None
         if position == 2:
             return "weight"
@@ -163,9 +143,9 @@ def _role(
     if name == "ConvolutionBackward0":
         return {1: "convolution", 2: "broadcast"}.get(position)  # type: ignore[return-value]
     if name == "EmbeddingBackward0":
-        return None if at._saved_scale_grad_by_freq or at._saved_sparse else "embedding"
-    if name in _NORMS:
-        if name == "NativeBatchNormBackward0" and at._saved_training:
+        return None if saved(at, "scale_grad_by_freq") or saved(at, "sparse") else "embedding"
+    if name in NORMS:
+        if name == "NativeBatchNormBackward0" and saved(at, "training"):
             return None
         return "broadcast" if position in (1, 2) else None
     if name in ("AddBackward0", "SubBackward0", "MulBackward0"):
@@ -175,78 +155,8 @@ def _role(
     return None
 
 
-def bind(site: Site, walk: Walk, layout: Layout, parameter: Tensor) -> Use:
-    """Binds a site to this very graph: the use of the parameter, from the tensors that its node saved."""
-    at: Any = walk.nodes[site.node]
-    if site.role == "weight":
-        return WeightUse(layer_input(walk, site.node), layout, transposed=site.is_transposed)
-    if site.role == "convolution":
-        return ConvolutionUse(
-            wide(at._saved_input),
-            layout,
-            weight_shape=tuple(parameter.shape),
-            places=walk.shape(site.node)[2:],
-            stride=tuple(at._saved_stride),
-            padding=tuple(at._saved_padding),
-            dilation=tuple(at._saved_dilation),
-            groups=at._saved_groups,
-            transposed=at._saved_transposed,
-        )
-    if site.role == "embedding":
-        padding = at._saved_padding_idx
-        return EmbeddingUse(
-            at._saved_indices,
-            layout,
-            weight_shape=tuple(parameter.shape),
-            padding_index=signed(padding),
-        )
-    factor = _factor(site, walk)
-    return BroadcastUse(
-        None if factor is None else wide(factor),
-        layout,
-        sizes=site.sizes(walk),
-        shape=tuple(parameter.shape),
-    )
-
-
 def layer_input(walk: Walk, node: int) -> Tensor:
-    """Returns a of a matrix product z = a W' + b: [rows, in]."""
-    at: Any = walk.nodes[node]
-    return wide(at._saved_mat1 if walk.names[node] == "AddmmBackward0" else at._saved_self).detach()
-
-
-def _factor(site: Site, walk: Walk) -> Tensor | None:
-    """Returns dz / d theta of a broadcast parameter; None where it is 1."""
-    at: Any = walk.nodes[site.node]
-    name = walk.names[site.node]
-    if name in _NORMS:
-        return _normalised(name, at) if site.position == 1 else None
-    if name == "MulBackward0":
-        factor: Tensor = at._saved_other if site.position == 0 else at._saved_self
-        return factor
-    if name == "PreluKernelBackward0":
-        slope: Tensor = at._saved_self.clamp(max=0)
-        return slope
-    alpha = at._saved_alpha if name in ("AddBackward0", "SubBackward0") and site.position else 1
-    alpha = -alpha if name == "SubBackward0" and site.position else alpha
-    device = walk.nodes[site.node]._input_metadata[0].device
-    return None if alpha == 1 else scalar(float(alpha), torch.get_default_dtype(), device)
-
-
-def _normalised(name: str, at: Any) -> Tensor:
-    """Returns (x - mean) / deviation, the input of a norm's scale."""
-    x = wide(at._saved_input)
-    if name == "NativeLayerNormBackward0":
-        return x.sub(at._saved_result1).mul_(at._saved_result2)
-    if name == "NativeGroupNormBackward0":
-        n, groups = at._saved_N, at._saved_group
-        grouped = x.reshape(n, groups, -1)
-        mean, rstd = at._saved_result1, at._saved_result2
-        scaled: Tensor = (grouped - mean.view(n, groups, 1)) * rstd.view(n, groups, 1)
-        return scaled.view(x.shape)
-    channels = [1, -1, *([1] * (x.dim() - 2))]
-    mean, variance = at._saved_running_mean, at._saved_running_var
-    normalised: Tensor = x.sub(mean.view(channels)).mul_(
-        (variance + at._saved_eps).rsqrt().view(channels)
-    )
-    return normalised
+    """Returns a of a matrix product z = a W' + b: [rows, in], with its graph."""
+    at = walk.nodes[node]
+    a: Tensor = saved(at, "mat1") if walk.names[node] == "AddmmBackward0" else saved(at, "self")
+    return a

@@ -1,0 +1,96 @@
+"""Binds the sites of parameters to the tensors of one graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metacurv.estimators.activation.batch_layout import Layout
+from metacurv.estimators.activation.uses import (
+    BroadcastUse,
+    ConvolutionUse,
+    EmbeddingUse,
+    Use,
+    WeightUse,
+)
+from metacurv.estimators.graph.node_kinds import NORMS
+from metacurv.estimators.graph.sites import Site, layer_input
+from metacurv.estimators.graph.torch_private import output_of, saved, signed
+from metacurv.estimators.graph.walk import Walk
+from metacurv.estimators.problem.numerics import wide
+from metacurv.ops._reference.scalars import scalar
+
+
+def bind(site: Site, walk: Walk, layout: Layout, parameter: Tensor) -> Use:
+    """Binds a site to this very graph: the use of the parameter, from the tensors that its node saved."""
+    at: Any = walk.nodes[site.node]
+    if site.role == "weight":
+        return WeightUse(
+            wide(layer_input(walk, site.node)).detach(), layout, transposed=site.is_transposed
+        )
+    if site.role == "convolution":
+        return ConvolutionUse(
+            wide(saved(at, "input")),
+            layout,
+            weight_shape=tuple(parameter.shape),
+            places=walk.shape(site.node)[2:],
+            stride=tuple(saved(at, "stride")),
+            padding=tuple(saved(at, "padding")),
+            dilation=tuple(saved(at, "dilation")),
+            groups=saved(at, "groups"),
+            transposed=saved(at, "transposed"),
+        )
+    if site.role == "embedding":
+        padding = saved(at, "padding_idx")
+        return EmbeddingUse(
+            saved(at, "indices"),
+            layout,
+            weight_shape=tuple(parameter.shape),
+            padding_index=signed(padding),
+        )
+    factor = _factor(site, walk)
+    return BroadcastUse(
+        None if factor is None else wide(factor),
+        layout,
+        sizes=site.sizes(walk),
+        shape=tuple(parameter.shape),
+    )
+
+
+def _factor(site: Site, walk: Walk) -> Tensor | None:
+    """Returns dz / d theta of a broadcast parameter; None where it is 1."""
+    at: Any = walk.nodes[site.node]
+    name = walk.names[site.node]
+    if name in NORMS:
+        return _normalised(name, at) if site.position == 1 else None
+    if name == "MulBackward0":
+        factor: Tensor = saved(at, "other") if site.position == 0 else saved(at, "self")
+        return factor
+    if name == "PreluKernelBackward0":
+        slope: Tensor = saved(at, "self").clamp(max=0)
+        return slope
+    alpha = saved(at, "alpha") if name in ("AddBackward0", "SubBackward0") and site.position else 1
+    alpha = -alpha if name == "SubBackward0" and site.position else alpha
+    device = output_of(walk.nodes[site.node]).device
+    return None if alpha == 1 else scalar(float(alpha), torch.get_default_dtype(), device)
+
+
+def _normalised(name: str, at: Any) -> Tensor:
+    """Returns (x - mean) / deviation, the input of a norm's scale."""
+    x = wide(saved(at, "input"))
+    if name == "NativeLayerNormBackward0":
+        return x.sub(saved(at, "result1")).mul_(saved(at, "result2"))
+    if name == "NativeGroupNormBackward0":
+        n, groups = saved(at, "N"), saved(at, "group")
+        grouped = x.reshape(n, groups, -1)
+        mean, rstd = saved(at, "result1"), saved(at, "result2")
+        scaled: Tensor = (grouped - mean.view(n, groups, 1)) * rstd.view(n, groups, 1)
+        return scaled.view(x.shape)
+    channels = [1, -1, *([1] * (x.dim() - 2))]
+    mean, variance = saved(at, "running_mean"), saved(at, "running_var")
+    normalised: Tensor = x.sub(mean.view(channels)).mul_(
+        (variance + saved(at, "eps")).rsqrt().view(channels)
+    )
+    return normalised
