@@ -201,14 +201,6 @@ def test_an_error_that_was_not_reached_is_said():
     assert "was not reached" in estimate(converged=False)._repr_html_()
 
 
-def test_a_total_without_parts_is_a_table_and_no_picture():
-    parts = ("per_layer", "per_layer_stderr", "per_parameter", "per_parameter_stderr")
-    found = estimate(**{name: {} for name in parts}, method="taylor")
-    assert found._repr_html_().count("<table") == 1
-    with pytest.raises(ValueError, match=r"plot needs the parts .* total only \(method='taylor'\)"):
-        found.plot()
-
-
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     for name in [name for name in sys.modules if name.startswith("matplotlib.")]:
