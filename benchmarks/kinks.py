@@ -20,9 +20,9 @@ from torch import Tensor, nn
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from metacurv.estimators.finite_difference import FiniteDifference
-from metacurv.estimators.model_loss import ModelLoss
-from metacurv.estimators.parameters import number_parameters
+from metacurv.estimators.probes.finite_difference import FiniteDifference
+from metacurv.estimators.problem.model_loss import ModelLoss
+from metacurv.estimators.problem.parameters import number_parameters
 
 SEEDS = 3
 STEPS = 100

@@ -17,7 +17,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 import metacurv
-from metacurv.carried_state import put_in, taken_out
+from metacurv.optim.carried_state import put_in, taken_out
 
 DEVICES: list[Any] = ["cpu"]
 if torch.cuda.is_available() and metacurv.cuda_compiled():

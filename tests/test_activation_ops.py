@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metacurv import _kernels, _reference, ops
+from metacurv import ops
+from metacurv.ops.backend import KERNELS, TWINS
 from tests.activation_digest import digest
 from tests.helpers import BACKENDS, DTYPES, needs_native, property_test, run_python
 
@@ -162,7 +163,7 @@ def test_half_precision_and_native():
         assert torch.equal(factor(sqrt_p, root), factor(sqrt_p, root, "reference"))
         assert ops.row_products(a, u, u).tolist() == [[24.0, 12.0]]
         assert torch.equal(
-            _kernels.softmax_factor(sqrt_p, root, 11, 2, 6, 3), factor(sqrt_p, root, "reference")
+            KERNELS.softmax_factor(sqrt_p, root, 11, 2, 6, 3), factor(sqrt_p, root, "reference")
         )
         with pytest.raises(RuntimeError, match=r"native.*serves float32 and float64"):
             factor(sqrt_p, root, "native")
@@ -174,7 +175,7 @@ def test_half_precision_and_native():
 def test_unchecked_functions_take_a_number_or_a_tensor():
     sqrt_p, root = probabilities(9, 40, torch.float32)
     expected = factor(sqrt_p, root)
-    for module in (_kernels, _reference):
+    for module in (KERNELS, TWINS):
         for probe in (2, torch.tensor(2)):
             assert torch.equal(module.softmax_factor(sqrt_p, root, 11, probe, 6, 3), expected)
 

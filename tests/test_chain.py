@@ -6,7 +6,6 @@ larger networks and single draws.
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -18,15 +17,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import metacurv
-from metacurv import _kernels, _reference
-from metacurv.estimators import opened
-from metacurv.estimators.chain_bends import bend_columns
-from metacurv.estimators.chain_graph import find_chain
-from metacurv.estimators.parameters import number_parameters
+from metacurv.estimators.mlp.recognise import find_chain
+from metacurv.estimators.mlp.second_derivatives import bend_columns
+from metacurv.estimators.problem.parameters import number_parameters
+from metacurv.estimators.select import measured_batch as opened
 from tests.dense.case import Case, Lambda, build, elementwise, general, labels, rand
-from tests.dense.checks import assert_exact, measure
+from tests.dense.checks import assert_exact, assert_probes, measure
 from tests.dense.truth import KINDS, dense_truth
-from tests.helpers import needs_native
 
 
 def stack(*layers: nn.Module, loss: Any = F.cross_entropy, targets: Tensor | None = None) -> Case:
@@ -323,7 +320,7 @@ def test_columns_of_smooth_activations():
     assert metacurv.estimate_trace(*problem, n_samples=31).method == "exact"
 
 
-@pytest.mark.parametrize("method", ["exact", "activation", "taylor"])
+@pytest.mark.parametrize("method", ["exact", "activation"])
 @pytest.mark.parametrize("activation", ["relu", "tanh", "gelu", "silu", "softplus", "elu", "mish"])
 def test_modes_of_the_caller(activation, method):
     """Gradients off, inference mode (whose tensors must not stay in what is kept for the next call), autocast around a model
@@ -382,12 +379,11 @@ class Hooked(nn.Module):
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.GELU, nn.SiLU])
-@pytest.mark.parametrize("method", ["exact", "taylor"])
-def test_hooks_that_change_gradients(method, activation):
+def test_hooks_that_change_gradients(activation):
     """The loss's own curvature, which has no hooks."""
     model, loss_fn, x, y = network([5, 6, 7, 3], torch.float64, activation)
     plain, hooked = (
-        metacurv.estimate_trace(Hooked(model, f), loss_fn, x, y, method=method, n_samples=3)
+        metacurv.estimate_trace(Hooked(model, f), loss_fn, x, y, method="exact")
         for f in (None, 3.0)
     )
     assert hooked.value == pytest.approx(plain.value, rel=1e-12)
@@ -399,7 +395,7 @@ def test_hooks_on_parameters_do_not_run(activation):
     calls: list[Tensor] = []
     for parameter in model.parameters():
         parameter.register_hook(calls.append)
-    for method in ("exact", "activation", "taylor"):
+    for method in ("exact", "activation"):
         metacurv.estimate_trace(model, loss_fn, x, y, method=method, n_samples=2)
     opt = metacurv.MetaCurvatureLR(
         torch.optim.SGD(model.parameters(), lr=0.1), model=model, estimator="exact"
@@ -412,8 +408,8 @@ def test_a_chain_without_the_parameters():
     """Nothing is 0 without a word where the loss depends on none of those that are asked for."""
     weight = torch.randn(3, 3, requires_grad=True)
     x, y = torch.randn(6, 3), labels(6)
-    for method in ("auto", "exact", "activation", "taylor"):
-        with pytest.raises(ValueError, match=r"depend|not right|serves stacks"):
+    for method in ("auto", "exact", "activation"):
+        with pytest.raises(ValueError, match=r"depend|not right"):
             metacurv.estimate_trace(
                 nn.Linear(3, 3),
                 lambda o, t: F.cross_entropy(x @ weight.t(), t),
@@ -483,85 +479,17 @@ class ByFunction(nn.Module):
         return torch.addmm(self.bias, x, self.first).tanh() @ self.second
 
 
-def taylor_samples(problem: Any, dtype: torch.dtype, **options: Any) -> tuple[float, float]:
-    """Mean and standard error in a number each."""
-    model, loss, x, y = problem
-    estimate = metacurv.estimate_trace(
-        copy.deepcopy(model).to(dtype),
-        loss,
-        x.to(dtype),
-        y,
-        method="taylor",
-        n_samples=5,
-        seed=8,
-        **options,
-    )
-    return estimate.value, estimate.stderr
+def test_weights_stored_the_other_way_round():
+    case = build(lambda: elementwise(ByFunction(), rand(6, 7), targets=labels(6, classes=5)))
+    assert is_chain(case)
+    truth = dense_truth(case)
+    for kind in KINDS:
+        assert_exact(measure(case, method="exact", kind=kind), truth)
+    assert_probes(measure(case, method="hutchinson", n_samples=3), case, truth, 1e-10)
 
 
-def taylor_problems() -> dict[str, Any]:
-    found: dict[str, Any] = {
-        f"{name} {sizes}": network(list(sizes), torch.float64, activation)
-        for name, activation in (("relu", nn.ReLU), ("tanh", nn.Tanh), ("gelu", nn.GELU))
-        for sizes in ((5, 3), (40, 100, 100, 10), (7, 33, 17, 9, 3), (4, 1, 2), (3, 200, 300, 7))
-    }
-    model, loss, x, y = network([7, 12, 5], torch.float64, nn.Tanh)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(4)
-        found["by function"] = ByFunction(), loss, x, y
-        for rows in (1, 127, 128, 129, 300):
-            found[f"{rows} rows"] = model, loss, torch.randn(rows, 7), torch.arange(rows) % 5
-    found["ignored"] = model, nn.CrossEntropyLoss(ignore_index=1, reduction="sum"), x, y
-    return found
-
-
-TAYLOR = taylor_problems()
-
-
-@pytest.mark.parametrize("backend", ["auto", "reference"])
-@pytest.mark.parametrize("name", TAYLOR)
-def test_the_compiled_taylor(name, backend, monkeypatch):
-    """Single probes in float32 against the rules in float64, which dense Hessians have been held against; the twin as well."""
-    with monkeypatch.context() as patched:
-        if backend == "reference":
-            patched.setattr(_reference, "chain_is_compiled", lambda *_: True)
-        found = taylor_samples(TAYLOR[name], torch.float32, backend=backend)
-    expected = taylor_samples(TAYLOR[name], torch.float64, backend="reference")
-    assert found == pytest.approx(expected, rel=2e-5, abs=2e-5 * expected[1])
-
-
-@needs_native
-def test_which_taylor(monkeypatch):
-    calls = []
-    compiled = _kernels.chain_taylor
-    monkeypatch.setattr(
-        _kernels, "chain_taylor", lambda *a, **k: calls.append(1) or compiled(*a, **k)
-    )
-    for sizes, dtype, by_kernel in (
-        ([5, 256, 256, 3], torch.float32, True),
-        ([5, 256, 257, 3], torch.float32, False),
-        ([5, 6, 3], torch.float64, False),
-    ):
-        calls.clear()
-        taylor_samples(network(sizes, dtype), dtype)
-        assert bool(calls) == by_kernel
-        calls.clear()
-        taylor_samples(network(sizes, dtype), dtype, backend="reference")
-        assert not calls
-
-
-@needs_native
-def test_taylor_on_any_thread_count(restore_threads):
-    problem = network([40, 100, 100, 10], torch.float32)
-    results = []
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        results.append(taylor_samples(problem, torch.float32))
-    assert results[0] == results[1] == results[2]
-
-
-def test_taylor_of_a_loss_with_weights_of_its_own():
-    """Which are not asked for, and so not probed: not for the chain."""
+def test_a_loss_with_weights_of_its_own():
+    """Which are not asked for, and have no part in the trace, nor in a probe."""
     head = nn.Linear(4, 3).double()
     case = build(
         lambda: general(
@@ -571,9 +499,6 @@ def test_taylor_of_a_loss_with_weights_of_its_own():
         )
     )
     assert is_chain(case)
-    for n in (1, 20):
-        taylor, hutchinson = (
-            measure(case, method=m, n_samples=n) for m in ("taylor", "hutchinson")
-        )
-        assert taylor.value == pytest.approx(hutchinson.value, rel=1e-10)
-    assert_exact(measure(case, method="exact"), dense_truth(case))
+    truth = dense_truth(case)
+    assert_exact(measure(case, method="exact"), truth)
+    assert_probes(measure(case, method="hutchinson", n_samples=3), case, truth, 1e-10)

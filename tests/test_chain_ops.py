@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from metacurv import _kernels, ops
+from metacurv import ops
+from metacurv.ops.backend import KERNELS
 from tests.chain_digest import sums
-from tests.helpers import BACKENDS, DTYPES, needs_native, run_python
+from tests.helpers import BACKENDS, needs_native, run_python
 
 SCRIPT = str(Path(__file__).with_name("chain_digest.py"))
 
@@ -211,8 +212,8 @@ def test_every_instruction_set(isa):
 def test_what_is_not_compiled_goes_by_parts(monkeypatch):
     """float64, layers that fall out of the cache, and very many classes."""
     calls = []
-    by_parts = _kernels._chain.chain_draws
-    monkeypatch.setattr(_kernels._chain, "chain_draws", lambda *a: calls.append(1) or by_parts(*a))
+    of_layer = KERNELS.row_products
+    monkeypatch.setattr(KERNELS, "row_products", lambda *a: calls.append(1) or of_layer(*a))
     for stack, by_kernel in (
         (Stack(3, 2, 256, 256, 1), True),
         (Stack(3, 2, 256, 257, 1), False),
@@ -251,75 +252,3 @@ def test_bare_ops_check():
     for start, stop in ((-1, 2), (2, 1), (0, 4)):
         with pytest.raises(RuntimeError, match="0 <= start <= stop < 4"):
             torch.ops.metacurv.chain_columns(log_p, weight, start, stop, *chain)
-
-
-def taylor_arguments() -> list:
-    stack = Stack(3, 4, 6, 5)
-    inputs, weights, slopes, rectified = stack.chain
-    first = [stack.log_p, stack.sample_weight, 0, 0, 1, [2, 3, 0, 1], [True, True]]
-    return [*first, inputs, weights, slopes, rectified, [torch.ones(3, 4)], [torch.ones(3, 6)]]
-
-
-WRONG_OF_TAYLOR = [
-    (0, torch.ones(3, 4).double(), "log_p must be a float32 matrix"),
-    (0, torch.ones(3), "log_p must be a float32 matrix"),
-    (1, torch.ones(2), "sample_weight must be float32 of shape"),
-    (3, -1, r"probe must be in \[0, 2\^32\)"),
-    (4, -1, "n_probes must be >= 0"),
-    (5, [0, 1], "numbers must have two entries"),
-    (5, [-1, 1, 2, 3], r"numbers\[0\] must be in"),
-    (5, [0, 2**32, 2, 3], "numbers must be -1 or in"),
-    (6, [True], "transposed one for each of the 2 inputs"),
-    (7, [], "inputs must hold one tensor a layer"),
-    (7, [torch.ones(2, 6), torch.ones(3, 5)], r"inputs\[0\] must be"),
-    (8, [], "one entry fewer than the 2 inputs"),
-    (8, [torch.ones(4, 5)], r"weights\[0\] must be"),
-    (9, [torch.ones(3, 6).double()], r"slopes\[0\] must be"),
-    (10, [], "one entry fewer than the 2 inputs"),
-    (11, [torch.ones(3, 6)], r"cotangents\[0\] must be"),
-    (12, [torch.ones(2, 6)], r"curvatures\[0\] must be"),
-]
-
-
-@needs_native
-@pytest.mark.parametrize(("position", "value", "message"), WRONG_OF_TAYLOR)
-def test_bare_taylor_checks(position, value, message):
-    arguments = taylor_arguments()
-    torch.ops.metacurv.chain_taylor(*arguments)
-    arguments[position] = value
-    with pytest.raises(RuntimeError, match=message):
-        torch.ops.metacurv.chain_taylor(*arguments)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_stacks_of_probes(dtype, backend):
-    """Row k is what rademacher_ makes of probe first + k."""
-    shapes, first = ((5, 7), (1000,), (), (0, 3), (70_000,)), 2**32 - 2
-    numbers = [2, 0, 2**32 - 1, 5, 1]
-    stacks = [torch.zeros(4, *shape, dtype=dtype) for shape in shapes]
-    run(backend).rademacher_stacks_(stacks, -3, first, numbers)
-    for k in range(4):
-        expected = [torch.zeros(shape, dtype=dtype) for shape in shapes]
-        ops.rademacher_(expected, seed=2**64 - 3, probe=(first + k) % 2**32, numbers=numbers)
-        for stack, tensor in zip(stacks, expected, strict=True):
-            assert torch.equal(stack[k], tensor)
-
-
-@needs_native
-def test_bare_stacks_check():
-    op = torch.ops.metacurv.rademacher_.stacks
-    for stacks, message in (
-        ([torch.ones(2, 3), torch.ones(3, 3)], "as many probes"),
-        ([torch.ones(3, 2).t(), torch.ones(2)], "must be contiguous"),
-        ([torch.ones(()), torch.ones(1)], "must be contiguous and hold"),
-        ([torch.ones(2).int(), torch.ones(2)], "float32, float64, float16 or bfloat16"),
-    ):
-        with pytest.raises(RuntimeError, match=message):
-            op(stacks, 0, 0, [0, 1])
-    with pytest.raises(RuntimeError, match="probe must be in"):
-        op([torch.ones(2)], 0, 2**32, [0])
-    before = torch.ones(2, 3)
-    version = before._version
-    run("native").rademacher_stacks_([before], 0, 0, [0])
-    assert before._version > version

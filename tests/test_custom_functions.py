@@ -20,8 +20,8 @@ from metacurv import (
     estimate_trace,
     hessian_trace,
 )
-from metacurv.estimators.custom_functions import check_differentiable
-from metacurv.estimators.elsewhere import elsewhere
+from metacurv.estimators.graph.custom_functions import check_differentiable
+from metacurv.estimators.problem.elsewhere import elsewhere
 
 Apply = Callable[[Tensor], Tensor]
 
@@ -389,9 +389,8 @@ def test_estimates_of_a_model(fault: str) -> None:
     assert found.method == "finite_difference"
     assert "Fault, a torch.autograd.Function whose" in found.why
     assert found.value == pytest.approx(truth.value, rel=1e-3)
-    for method in ("hutchinson", "taylor"):
-        with pytest.raises((NotTwiceDifferentiableError, ValueError), match=r"Fault|taylor"):
-            estimate_trace(*problem(FAULTY[fault]), method=method, n_samples=4)
+    with pytest.raises(NotTwiceDifferentiableError, match="Fault"):
+        estimate_trace(*problem(FAULTY[fault]), method="hutchinson", n_samples=4)
 
 
 def test_the_gauss_newton_matrix_needs_one_backward_pass_of_the_model() -> None:

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from metacurv import NotTwiceDifferentiableError
-from metacurv.estimators.directional import directional_curvature
+from metacurv.estimators.directional_curvature import directional_curvature
 from tests.helpers import assert_same
 from tests.model_problems import PlainNorm
 from tests.problems import Problem, dense_hessian, rand

@@ -79,7 +79,7 @@ def test_batches_of_a_sum_add_up(kind, name):
     assert_exact(estimate, dense_truth(case))
 
 
-@pytest.mark.parametrize("method", ["activation", "hutchinson", "taylor", "finite_difference"])
+@pytest.mark.parametrize("method", ["activation", "hutchinson", "finite_difference"])
 @pytest.mark.parametrize("loss_fn", [F.cross_entropy, SUMS["module"]])
 def test_sampled_batches(loss_fn, method):
     case = perceptron(loss_fn)
@@ -88,11 +88,7 @@ def test_sampled_batches(loss_fn, method):
     truth = dense_truth(case)
     estimate = over(case, loader(case, 8), method=method, n_samples=200, seed=1)
     assert estimate.n_samples == 400
-    if method == "taylor":  # totals only
-        assert abs(estimate.value - truth.trace("hessian")) <= 4 * estimate.stderr
-        assert estimate.stderr <= 0.3 * truth.scale
-    else:
-        assert_within_errors(estimate, truth)
+    assert_within_errors(estimate, truth)
 
 
 def in_quadrature(weights: list[float], errors: list[float]) -> float:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metacurv import TraceEstimate
-from metacurv.estimators.sample_layout import Layout, follows_scaling, scalings
+from metacurv.estimators.activation.batch_layout import Layout, follows_scaling, scalings
 from tests.dense.case import Case, build, general, labels, rand
 from tests.dense.checks import assert_exact, assert_within_errors, measure
 from tests.dense.truth import KINDS, dense_truth

@@ -17,7 +17,7 @@ from metacurv import TraceEstimate, estimate_trace
 from tests.dense.case import Case, build, general, rand
 from tests.dense.truth import Truth, dense_truth
 
-METHODS = ("auto", "exact", "activation", "taylor", "hutchinson", "finite_difference")
+METHODS = ("auto", "exact", "activation", "hutchinson", "finite_difference")
 # Of the trace, beyond sampling: 8 and 11 bits, of which a few operations lose some.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.04, torch.float16: 0.005}
 networks = pytest.mark.parametrize(
@@ -40,16 +40,15 @@ def reading(model: nn.Module, inputs: Tensor, case: Case, **options: Any) -> Tra
     return None
 
 
-def close(estimate: TraceEstimate | None, truth: Truth, tolerance: float, *, parts: bool) -> None:
+def close(estimate: TraceEstimate | None, truth: Truth, tolerance: float) -> None:
     if estimate is None:
         return
     expected = truth.trace(estimate.kind)
     rounding = tolerance * truth.scale / 2
     assert abs(estimate.value - expected) <= 4 * estimate.stderr + rounding
-    if parts:
-        for name, part in truth.per_layer(estimate.kind).items():
-            error = 5 * estimate.per_layer_stderr[name] + rounding
-            assert abs(estimate.per_layer[name] - part) <= error, name
+    for name, part in truth.per_layer(estimate.kind).items():
+        error = 5 * estimate.per_layer_stderr[name] + rounding
+        assert abs(estimate.per_layer[name] - part) <= error, name
 
 
 def perceptron(activation: Callable[[], nn.Module]) -> Case:
@@ -68,7 +67,7 @@ def test_parameters(method, kind, dtype, activation):
     exact = Case(copy.deepcopy(case.model).double(), case.loss_fn, inputs.double(), case.targets)
     tolerance = TOLERANCE[dtype] * (5 if method == "finite_difference" else 1)
     estimate = reading(case.model, inputs, case, method=method, kind=kind)
-    close(estimate, dense_truth(exact), tolerance, parts=method != "taylor")
+    close(estimate, dense_truth(exact), tolerance)
     assert all(p.dtype == dtype for p in case.model.parameters())
 
 
@@ -134,7 +133,7 @@ def test_inputs_that_only_autocast_takes(method):
     with torch.autocast("cpu", torch.bfloat16):
         estimate = reading(case.model, inputs, case, method=method)
     tolerance = 5 * TOLERANCE[torch.bfloat16]
-    close(estimate, truth, tolerance, parts=method != "taylor")
+    close(estimate, truth, tolerance)
 
 
 class OwnRegion(nn.Module):
@@ -159,7 +158,7 @@ def test_autocast_in_the_model(method, kind):
     model = OwnRegion(case.model.float(), enabled=True)
     estimate = reading(model, case.inputs.float(), case, method=method, kind=kind)
     tolerance = TOLERANCE[torch.bfloat16] * (5 if method == "finite_difference" else 2)
-    close(estimate, truth, tolerance, parts=method != "taylor")
+    close(estimate, truth, tolerance)
 
 
 def overflowing() -> tuple[nn.Module, Callable[..., Tensor], Tensor, Tensor]:
@@ -170,7 +169,7 @@ def overflowing() -> tuple[nn.Module, Callable[..., Tensor], Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("options", [{"n_samples": 4}, {"rtol": 0.1}])
-@pytest.mark.parametrize("method", ["hutchinson", "taylor", "finite_difference"])
+@pytest.mark.parametrize("method", ["hutchinson", "finite_difference"])
 def test_numbers_that_overflow(method, options):
     """Refused, or marked as not converged, for the reason that it is: max_samples was not reached."""
     model, loss_fn, inputs, targets = overflowing()

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metacurv import MetaCurvatureLR, estimate_trace
-from tests.dense.case import build, general, labels, rand
+from metacurv import MetaCurvatureLR
+from tests.dense.case import build, general, rand
 from tests.dense.checks import assert_exact, assert_within_errors, measure
 from tests.dense.truth import KINDS, dense_truth
 
@@ -97,11 +97,3 @@ def test_an_embedding_of_activations():
     for rows in (torch.arange(6), torch.zeros(6, dtype=torch.long)):
         case.model.rows = rows
         assert_exact(measure(case, kind="ggn", method="exact"), dense_truth(case))
-
-
-def test_a_stack_in_half_precision_is_told_why_taylor_refuses_it():
-    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3)).bfloat16()
-    with pytest.raises(ValueError, match="float32 or float64"):
-        estimate_trace(
-            model, F.cross_entropy, torch.randn(6, 3).bfloat16(), labels(6), method="taylor"
-        )

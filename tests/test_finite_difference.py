@@ -15,9 +15,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from metacurv import NotTwiceDifferentiableError, hessian_trace
-from metacurv.estimators.finite_difference import FiniteDifference
-from metacurv.estimators.model_loss import ModelLoss
-from metacurv.estimators.parameters import number_parameters
+from metacurv.estimators.probes.finite_difference import FiniteDifference
+from metacurv.estimators.problem.model_loss import ModelLoss
+from metacurv.estimators.problem.parameters import number_parameters
 from tests.helpers import BACKENDS, assert_same, needs_native
 from tests.model_problems import PlainNorm
 from tests.problems import Problem, classify, dense_hessian, rand

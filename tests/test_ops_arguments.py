@@ -34,24 +34,11 @@ def rule_arguments():
     return {"scale": torch.tensor(0.25), "trace": torch.tensor(3.0), "alpha": 0.5}
 
 
-def matmul_arguments():
-    return {
-        "x": torch.full((3, 4), 7.0),
-        "seed": 0,
-        "probe": 0,
-        "number": 0,
-        "rows": 5,
-        "cols": 4,
-        "transpose": True,
-    }
-
-
 MAKE = {
     "rademacher_": list_arguments,
     "signed_sum": list_arguments,
     "hutchinson_accumulate_": accumulate_arguments,
     "reciprocal_lr_": rule_arguments,
-    "signed_matmul": matmul_arguments,
 }
 
 # (argument, wrong value, error); the message must name the argument. Values are made in the test: see `value`.
@@ -120,30 +107,6 @@ WRONG_STATISTICS = [
     ("count", lambda: torch.tensor(2, dtype=torch.int32), ValueError),
 ]
 
-WRONG_MATRICES = [
-    ("x", None, TypeError),
-    ("x", [[1.0] * 4], TypeError),
-    ("x", lambda: torch.ones(3, 4, dtype=torch.int64), TypeError),
-    ("x", lambda: torch.ones(3, 4).to_sparse(), TypeError),
-    ("x", lambda: torch.ones(4), ValueError),
-    ("x", lambda: torch.ones(2, 3, 4), ValueError),
-    ("x", lambda: torch.ones(3, 5), ValueError),
-    ("x", lambda: torch.ones(4, 3).t(), ValueError),
-    ("seed", -1, ValueError),
-    ("seed", 1.5, TypeError),
-    ("probe", 2**32, ValueError),
-    ("probe", lambda: torch.tensor(0.0), ValueError),
-    ("number", -1, ValueError),
-    ("number", 2**32, ValueError),
-    ("number", 0.0, TypeError),
-    ("rows", 0, ValueError),
-    ("rows", 2.0, TypeError),
-    ("cols", 0, ValueError),
-    ("cols", True, TypeError),
-    ("transpose", "no", TypeError),
-    ("transpose", None, TypeError),
-]
-
 WRONG_RULES = [
     ("scale", 1.0, TypeError),
     ("scale", lambda: torch.ones(2), ValueError),
@@ -195,11 +158,6 @@ def test_lists(name, value, error, backend):
 @pytest.mark.parametrize(("argument", "value", "error"), WRONG_STATISTICS)
 def test_statistics(argument, value, error, backend):
     assert_refused("hutchinson_accumulate_", argument, value, error, backend)
-
-
-@pytest.mark.parametrize(("argument", "value", "error"), WRONG_MATRICES)
-def test_matrices(argument, value, error, backend):
-    assert_refused("signed_matmul", argument, value, error, backend)
 
 
 @pytest.mark.parametrize(("argument", "value", "error"), WRONG_RULES)

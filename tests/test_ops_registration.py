@@ -33,12 +33,10 @@ def calls(dtype):
         "signed_sum": (tensor_list(dtype), *common),
         "hutchinson_accumulate_": (*statistics(5), tensor_list(dtype), *common),
         "reciprocal_lr_": (torch.tensor(1.0), torch.tensor(5.0, dtype=torch.float64), 0.1),
-        "signed_matmul": (torch.randn(9, 7), -1, torch.tensor(3), 2**32 - 1, 7, 20, False),
         "softmax_factor": (torch.rand(9, 7), torch.rand(9), -1, torch.tensor(3), 2**32 - 1, 2),
         "row_products": (torch.randn(9, 7), torch.randn(2, 9, 5), torch.randn(2, 9, 5)),
         "chain_draws": (*softmax(), -1, 3, 2, *chain()),
         "chain_columns": (*softmax(), 1, 4, *chain()),
-        "chain_taylor": (*softmax(), -1, 3, 2, *taylor_chain()),
     }
 
 
@@ -51,13 +49,6 @@ def chain():
     inputs = [torch.randn(9, 7), torch.rand(9, 6), torch.randn(9, 3)]
     weights = [torch.randn(5, 7), torch.randn(7, 6)]
     return inputs, weights, [torch.randn(9, 7), torch.rand(9, 6)], [True, False]
-
-
-def taylor_chain():
-    """The same with numbers of parameters, weights stored either way, and one activation that bends."""
-    numbers, transposed = [4, 5, 2, -1, 0, 2**32 - 1], [True, False, True]
-    cotangents = [torch.randn(9, 5), torch.randn(9, 7)]
-    return numbers, transposed, *chain(), cotangents, [torch.empty(0), torch.randn(9, 6)]
 
 
 OPS = list(calls(torch.float32))
@@ -106,12 +97,10 @@ def test_schemas_declare_what_is_written():
     assert written("signed_sum") == []
     assert written("hutchinson_accumulate_") == ["mean", "m2", "count"]
     assert written("reciprocal_lr_") == ["scale"]
-    assert written("signed_matmul") == []
     assert written("softmax_factor") == []
     assert written("row_products") == []
     assert written("chain_draws") == []
     assert written("chain_columns") == []
-    assert written("chain_taylor") == []
 
 
 @needs_native
@@ -121,9 +110,6 @@ def test_shapes_without_data():
         tensors = [torch.empty(3), torch.empty(4, 5, dtype=torch.bfloat16)]
         ops.rademacher_(tensors, seed=0, probe=0)
         assert ops.signed_sum(tensors, seed=0, probe=0).shape == (2,)
-        v = {"seed": 0, "probe": 0, "number": 0, "rows": 5, "cols": 7}
-        assert ops.signed_matmul(torch.empty(3, 7), transpose=True, **v).shape == (3, 5)
-        assert ops.signed_matmul(torch.empty(3, 5), transpose=False, **v).shape == (3, 7)
         v = {"seed": 0, "number": 0, "n_probes": 4}
         for probe in (0, torch.tensor(0)):
             factor = ops.softmax_factor(torch.empty(3, 5), torch.empty(3), probe=probe, **v)
@@ -134,8 +120,6 @@ def test_shapes_without_data():
         assert (draws.shape, draws.dtype) == ((4, 6), torch.float64)
         columns = torch.ops.metacurv.chain_columns(*softmax(), 1, 4, *chain())
         assert (columns.shape, columns.dtype) == ((3, 6), torch.float64)
-        samples = torch.ops.metacurv.chain_taylor(*softmax(), 0, 0, 4, *taylor_chain())
-        assert (samples.shape, samples.dtype) == ((4,), torch.float64)
     tensors = [torch.empty(3, device="meta"), torch.empty(4, device="meta")]
     ops.rademacher_(tensors, seed=0, probe=0)
     result = ops.signed_sum(tensors, seed=0, probe=0)
@@ -159,10 +143,6 @@ def accumulate(mean, m2, count, x):
     return mean + m2
 
 
-def multiply(x):
-    return ops.signed_matmul(x, seed=1, probe=3, number=2, rows=50, cols=4, transpose=False).relu()
-
-
 def factor(sqrt_p, root):
     return ops.softmax_factor(sqrt_p, root, seed=1, probe=3, number=2, n_probes=2).abs()
 
@@ -180,7 +160,6 @@ COMPILED = [
     pytest.param(fill, lambda: (torch.zeros(50),), id="rademacher_"),
     pytest.param(add_up, lambda: (torch.linspace(-1, 3, 50),), id="signed_sum"),
     pytest.param(accumulate, lambda: (*statistics(2), torch.ones(50)), id="hutchinson_accumulate_"),
-    pytest.param(multiply, lambda: (torch.linspace(-1, 3, 100).view(2, 50),), id="signed_matmul"),
     pytest.param(
         factor, lambda: (torch.linspace(0, 1, 15).view(5, 3), torch.ones(5)), id="softmax_factor"
     ),

@@ -126,51 +126,6 @@ def test_running_statistics_against_numpy(backend, sizes, probes, shift):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@property_test
-@given(
-    n=st.integers(0, 19),
-    rows=st.one_of(st.integers(1, 40), st.sampled_from([64, 255, 256, 257, 300])),
-    cols=st.one_of(st.integers(1, 40), st.sampled_from([64, 255, 256, 257, 300])),
-    transpose=st.booleans(),
-    probe=st.integers(0, 2**32 - 1),
-    number=st.integers(0, 2**32 - 1),
-)
-def test_signed_matmul(backend, n, rows, cols, transpose, probe, number):
-    """x V' or x V with V the row-major signs of a parameter, against exact products."""
-    factors = cols if transpose else rows
-    x = torch.randn(n, factors, generator=torch.Generator().manual_seed(n)) + 3
-    product = ops.signed_matmul(
-        x,
-        seed=2**64 - 9,
-        probe=probe,
-        number=number,
-        rows=rows,
-        cols=cols,
-        transpose=transpose,
-        backend=backend,
-    )
-    signs = contract_signs(rows * cols, seed=2**64 - 9, probe=probe, number=number)
-    v = torch.tensor(signs).view(rows, cols).double()
-    exact = x.double() @ (v.t() if transpose else v)
-    assert product.shape == exact.shape
-    assert product.dtype == torch.float32
-    # A chain of at most `factors` additions in float32.
-    error = factors * 2.0**-24 * x.double().abs().sum(1, keepdim=True)
-    assert bool(((product.double() - exact).abs() <= error).all())
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_signed_matmul_of_other_dtypes(dtype):
-    """Small whole numbers are exact in all of them."""
-    x = (torch.arange(6 * 9).view(6, 9) % 7 - 3).to(dtype)
-    product = ops.signed_matmul(x, seed=1, probe=2, number=3, rows=9, cols=5, transpose=False)
-    signs = contract_signs(45, seed=1, probe=2, number=3)
-    assert product.dtype == dtype
-    expected = x.double() @ torch.tensor(signs).view(9, 5).double()
-    assert torch.equal(product.double(), expected)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_accumulate_goes_on_from_what_it_was_given(backend):
     """Three samples 2, 4, 9 folded in one at a time: mean 5, M2 = 9 + 1 + 16."""
     sign = int(contract_signs(1, seed=0, probe=0)[0])

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metacurv.rules.reciprocal import ReciprocalRule
-from metacurv.rules.smoothing import BiasCorrectedEma
+from metacurv.optim.reciprocal.rule import ReciprocalRule
+from metacurv.optim.reciprocal.smoothing import BiasCorrectedEma
 from tests.helpers import BACKENDS, property_test
 
 INF, NAN = float("inf"), float("nan")

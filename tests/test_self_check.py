@@ -9,8 +9,10 @@ import pytest
 import torch
 
 import metacurv
-from metacurv import _kernels, _native, _reference
 from metacurv.__main__ import main
+from metacurv.ops import _native
+from metacurv.ops.backend import KERNELS, TWINS
+from metacurv.self_check import op_checks as checks_of_ops
 from metacurv.self_check import whole
 from metacurv.self_check.check import Check, Mismatch, compare
 from metacurv.self_check.checks import checks
@@ -52,7 +54,7 @@ def test_it_passes_in_seconds():
 
 
 @needs_native
-def test_it_says_which_kernels_are_loaded(capsys):
+def test_it_says_whichKERNELS_are_loaded(capsys):
     assert main([]) == 0
     printed = capsys.readouterr().out
     lines, info = lines_of(printed), metacurv.build_info()
@@ -80,7 +82,7 @@ def test_help_explains():
         assert words in run.stdout
 
 
-def test_without_kernels():
+def test_withoutKERNELS():
     said = run_without("from metacurv.__main__ import main\nassert main([]) == 0\n")
     printed = " ".join(said.split())
     assert "NOT LOADED" in printed
@@ -118,7 +120,7 @@ def broken(function, at=0):
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
 @pytest.mark.parametrize(
     ("module", "whose"),
-    [pytest.param(_kernels, "the kernel", marks=needs_native), (_reference, "the torch twin")],
+    [pytest.param(KERNELS, "the kernel", marks=needs_native), (TWINS, "the torch twin")],
 )
 def test_a_broken_op_is_seen(op, module, whose, monkeypatch):
     monkeypatch.setattr(module, op.name, broken(getattr(module, op.name)))
@@ -131,25 +133,25 @@ def test_a_broken_op_is_seen(op, module, whose, monkeypatch):
 @pytest.mark.parametrize("name", ["rademacher_", "softmax_factor"])
 def test_a_kernel_that_is_right_on_small_tensors_only_is_seen(name, monkeypatch):
     """What is worked out by hand has not that many elements."""
-    monkeypatch.setattr(_kernels, name, broken(getattr(_kernels, name), 4000))
+    monkeypatch.setattr(KERNELS, name, broken(getattr(KERNELS, name), 4000))
     assert "(element 4000 of result" in failures()[name]
 
 
 @needs_native
 def test_a_kernel_that_rounds_otherwise_is_seen(monkeypatch):
     """By one unit in the last place of a sum."""
-    original = _kernels.signed_sum
+    original = KERNELS.signed_sum
 
     def rounded_up(*arguments):
         return original(*arguments).nextafter(torch.tensor(torch.inf, dtype=torch.float64))
 
-    monkeypatch.setattr(_kernels, "signed_sum", rounded_up)
+    monkeypatch.setattr(KERNELS, "signed_sum", rounded_up)
     assert "from the kernel" in failures()["signed_sum"]
 
 
 @needs_native
 def test_a_wrong_kernel_makes_the_command_fail(monkeypatch, capsys):
-    monkeypatch.setattr(_kernels, "row_products", broken(_kernels.row_products))
+    monkeypatch.setattr(KERNELS, "row_products", broken(KERNELS.row_products))
     assert main([]) == 1
     printed = capsys.readouterr().out
     line = lines_of(printed)["row_products"]
@@ -157,7 +159,7 @@ def test_a_wrong_kernel_makes_the_command_fail(monkeypatch, capsys):
     assert re.search(r"\d+ of \d+ checks FAILED", printed)
 
 
-@pytest.mark.parametrize("module", [pytest.param(_native, marks=needs_native), _reference])
+@pytest.mark.parametrize("module", [pytest.param(_native, marks=needs_native), checks_of_ops])
 def test_a_wrong_generator_is_seen(module, monkeypatch):
     monkeypatch.setattr(module, "philox4x32_10", lambda counter, key: (1, 2, 3, 4))
     with pytest.raises(Mismatch, match=r"expected 3513581065\.0, got 1\.0"):
@@ -208,7 +210,7 @@ def test_every_op_has_a_check():
     assert {op.name for op in OPS} == registered
 
 
-def test_ops_with_cuda_kernels():
+def test_ops_with_cudaKERNELS():
     sources = "".join(path.read_text() for path in (CSRC / "cuda").glob("*.cu"))
     implemented = set(re.findall(r'm\.impl\("(\w+)', sources))
     assert {op.name for op in OPS if op.has_cuda} == implemented

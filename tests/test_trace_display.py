@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import metacurv
-from metacurv.estimators import trace_display
+from metacurv.estimators.problem import trace_display
 
 matplotlib = pytest.importorskip("matplotlib")
 HOSTILE = "<script>alert('a')</script>&$x^{$"
@@ -199,14 +199,6 @@ def test_the_error_of_one_sample_is_unknown():
 def test_an_error_that_was_not_reached_is_said():
     assert "was not reached" not in estimate()._repr_html_()
     assert "was not reached" in estimate(converged=False)._repr_html_()
-
-
-def test_a_total_without_parts_is_a_table_and_no_picture():
-    parts = ("per_layer", "per_layer_stderr", "per_parameter", "per_parameter_stderr")
-    found = estimate(**{name: {} for name in parts}, method="taylor")
-    assert found._repr_html_().count("<table") == 1
-    with pytest.raises(ValueError, match=r"plot needs the parts .* total only \(method='taylor'\)"):
-        found.plot()
 
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):

@@ -9,11 +9,11 @@ from metacurv.ops import _native
 from metacurv.ops._reference import OpSet
 
 TWINS = OpSet()
-_COMPILED: OpSet | None = None
+KERNELS: OpSet | None = None
 if _native.native_available():
     from metacurv.ops._compiled import CompiledOps
 
-    _COMPILED = CompiledOps()
+    KERNELS = CompiledOps()
 
 
 def implementation(backend: str, device: torch.device) -> OpSet:
@@ -30,21 +30,21 @@ def implementation(backend: str, device: torch.device) -> OpSet:
         ValueError: ``backend`` is unknown.
         RuntimeError: ``backend="native"`` and no kernel was compiled for ``device``.
     """
-    if backend == "auto" and device.type == "cpu" and _COMPILED is not None:
-        return _COMPILED  # the usual case comes first, as some callers need it fast
+    if backend == "auto" and device.type == "cpu" and KERNELS is not None:
+        return KERNELS  # the usual case comes first, as some callers need it fast
     _validate.backend(backend)
     if backend == "reference":
         return TWINS
-    if _COMPILED is not None and (
+    if KERNELS is not None and (
         device.type in ("cpu", "meta") or (device.type == "cuda" and _native.cuda_compiled())
     ):
-        return _COMPILED
+        return KERNELS
     if backend == "native":
         raise RuntimeError(
             f"backend='native' needs kernels compiled for device {device}, which this installation lacks: "
             f"{_native.build_info()}"
         )
-    if _COMPILED is None:
+    if KERNELS is None:
         _native.warn_fallback_once()
     return TWINS
 

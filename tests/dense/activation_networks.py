@@ -83,9 +83,9 @@ def _register(activations: dict[str, Activation], family: Callable[..., Case], *
         ACTIVATIONS[name] = lambda a=activation: perceptron(family, a, **flags)
 
 
-_register(CORNERS, piecewise, taylor=True)
+_register(CORNERS, piecewise)
 _register(LEARNED, piecewise)
-_register(SMOOTH, elementwise, taylor=True)
+_register(SMOOTH, elementwise)
 _register(RARE, elementwise, may_refuse=True)
 _register(CORNERS_BY_CALL, piecewise, may_refuse=True)
 _register(SMOOTH_BY_CALL, elementwise, may_refuse=True)
@@ -144,7 +144,7 @@ def corners_and_curves() -> Case:
     layers = nn.Sequential(
         nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.LeakyReLU()
     )
-    return elementwise(layers.append(nn.Linear(4, 3)), 2 * rand(6, 3), taylor=True)
+    return elementwise(layers.append(nn.Linear(4, 3)), 2 * rand(6, 3))
 
 
 ACTIVATIONS |= {

@@ -21,8 +21,6 @@ class Case:
     ``piecewise_linear``: each output is piecewise linear in each single parameter, the others held, so that the Hessian has
     the diagonal of the GGN. A weight used twice in sequence breaks this, twice in parallel does not.
     ``activation_hessian``: whatever bends does so element by element, and no weight meets itself in sequence.
-    ``taylor``: a plain stack of linear layers and known activations under a loss that reads the output once, which Taylor mode
-    must serve.
     ``samples_interact``: inside the model. ``loss_couples_samples``: only in the loss.
     ``may_refuse``: the Hessian flags hold, but not for a reason that the list of modules shows; an honest refusal is fine.
     ``may_serve``: they do not hold, and yet a method that knows a softmax, or elementwise functions of a weight, can be right.
@@ -34,7 +32,6 @@ class Case:
     targets: Any
     piecewise_linear: bool = False
     activation_hessian: bool = False
-    taylor: bool = False
     samples_interact: bool = False
     loss_couples_samples: bool = False
     may_refuse: bool = False

@@ -70,9 +70,7 @@ def assert_within_errors(estimate: TraceEstimate, truth: Truth) -> None:
         assert abs(value - part) <= SIGMAS_OF_PARTS * stderr + rounding, name
 
 
-def assert_probes(
-    estimate: TraceEstimate, case: Case, truth: Truth, tolerance: float, *, parts: bool
-) -> None:
+def assert_probes(estimate: TraceEstimate, case: Case, truth: Truth, tolerance: float) -> None:
     """Value and errors from the very probes drawn: v . (H v), with v by the package's generator.
 
     ``tolerance``: of the norm of H, which samples deviate by (Avron and Toledo 2011), and of 1 where H is 0.
@@ -86,11 +84,10 @@ def assert_probes(
     table = torch.stack(samples)  # [K, T]
     error = tolerance * max(1.0, matrix.norm().item())
     _assert_moments("total", table.sum(1), estimate.value, estimate.stderr, error)
-    if parts:
-        for column, (name, value, stderr, _) in zip(
-            table.t(), all_parts(estimate, truth), strict=False
-        ):
-            _assert_moments(name, column, value, stderr, error)
+    for column, (name, value, stderr, _) in zip(
+        table.t(), all_parts(estimate, truth), strict=False
+    ):
+        _assert_moments(name, column, value, stderr, error)
 
 
 def _assert_moments(

@@ -23,16 +23,16 @@ LAYERS: Table = {}
 
 def linear_without_bias() -> Case:
     layers = [nn.Linear(3, 5, bias=False), nn.ReLU(), nn.Linear(5, 3, bias=False)]
-    return piecewise(nn.Sequential(*layers), rand(6, 3), taylor=True)
+    return piecewise(nn.Sequential(*layers), rand(6, 3))
 
 
 def linear_with_and_without_bias() -> Case:
     layers = [nn.Linear(3, 5, bias=False), nn.Tanh(), nn.Linear(5, 3)]
-    return elementwise(nn.Sequential(*layers), rand(6, 3), taylor=True)
+    return elementwise(nn.Sequential(*layers), rand(6, 3))
 
 
 def one_linear_layer() -> Case:
-    return piecewise(nn.Sequential(nn.Linear(4, 3)), rand(6, 4), taylor=True)
+    return piecewise(nn.Sequential(nn.Linear(4, 3)), rand(6, 4))
 
 
 def a_bare_linear_layer() -> Case:

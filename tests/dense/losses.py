@@ -110,12 +110,8 @@ OTHERS: dict[str, Callable[[], Pair]] = {
     "sines": lambda: (lambda out, y: (3 * (out - y)).sin().mean(), rand(ROWS, CLASSES)),
     "negative_mse": lambda: (lambda out, y: -F.mse_loss(out, y), rand(ROWS, CLASSES)),
     "linear_in_the_output": lambda: (lambda out, y: (out * y).mean(), rand(ROWS, CLASSES)),
-}
-
-# The loss takes the output up in several places, which Taylor mode may not follow.
-SEVERAL_READINGS: dict[str, Callable[[], Pair]] = {
+    # These take the output up in several places; the second is indefinite.
     "poisson_nll": lambda: (nn.PoissonNLLLoss(), rand(ROWS, CLASSES).abs().round()),
-    # Indefinite.
     "saddle": lambda: (lambda out, y: (out[:, 0] * out[:, 1] - y * out[:, 2]).mean(), rand(ROWS)),
 }
 
@@ -156,9 +152,7 @@ def with_loss(pair: Callable[[], Pair], *, smooth: bool, **flags: bool) -> Case:
 
 LOSSES: Table = {}
 for _pairs, _flags in (
-    (CROSS_ENTROPIES, {"taylor": True}),
-    (OTHERS, {"taylor": True}),
-    (SEVERAL_READINGS, {}),
+    (CROSS_ENTROPIES | OTHERS, {}),
     (COUPLED, {"loss_couples_samples": True}),
 ):
     for _name, _pair in _pairs.items():

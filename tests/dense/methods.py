@@ -9,7 +9,7 @@ from tests.dense.case import Case
 from tests.dense.checks import measure
 from tests.dense.truth import KINDS
 
-METHODS = ("exact", "activation", "taylor", "hutchinson", "finite_difference")
+METHODS = ("exact", "activation", "hutchinson", "finite_difference")
 
 
 class Service(Enum):
@@ -25,11 +25,6 @@ def service(case: Case, method: str, kind: str) -> Service:
         return Service.MUST
     if method == "finite_difference":
         return Service.MUST if kind == "hessian" else Service.NEVER
-    if method == "taylor":
-        if kind == "ggn":
-            return Service.NEVER
-        # Second derivatives of anything, if only its rules were known.
-        return Service.MUST if case.taylor else Service.MAY
     in_reach = case.piecewise_linear if method == "exact" else case.activation_hessian
     if kind == "hessian" and not in_reach:
         # Of smooth activations the plainest stacks alone are exact: tests/test_chain.py says which.

@@ -65,16 +65,7 @@ def test_activation(kind, name):
 def test_hutchinson_probe_by_probe(kind, name):
     case = build(TABLE[name])
     estimate = served(case, "hutchinson", kind, n_samples=3, seed=5)
-    assert_probes(estimate, case, truth_of(name), 1e-10, parts=True)
-
-
-@rows("taylor")
-def test_taylor_probe_by_probe(kind, name):
-    """Totals only: forward mode does not know which parameter a term belongs to."""
-    case = build(TABLE[name])
-    estimate = served(case, "taylor", kind, n_samples=3, seed=5)
-    if estimate is not None:
-        assert_probes(estimate, case, truth_of(name), 1e-10, parts=False)
+    assert_probes(estimate, case, truth_of(name), 1e-10)
 
 
 @rows("finite_difference")
@@ -85,7 +76,7 @@ def test_finite_difference_probe_by_probe(kind, name):
         assert_within_errors(estimate, truth_of(name))
     else:
         estimate = served(case, "finite_difference", kind, n_samples=3, seed=5)
-        assert_probes(estimate, case, truth_of(name), 1e-6, parts=True)
+        assert_probes(estimate, case, truth_of(name), 1e-6)
 
 
 @pytest.mark.parametrize(

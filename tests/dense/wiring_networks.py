@@ -17,7 +17,7 @@ Activation = Callable[[], nn.Module]
 
 def deep(activation: Activation, family: Callable[..., Case]) -> Case:
     layers = [layer for _ in range(7) for layer in (nn.Linear(3, 3), activation())]
-    return family(nn.Sequential(*layers, nn.Linear(3, 3)), rand(5, 3), taylor=True)
+    return family(nn.Sequential(*layers, nn.Linear(3, 3)), rand(5, 3))
 
 
 class Residual(nn.Module):
@@ -136,23 +136,23 @@ def sequence_before_batch() -> Case:
 
 def a_single_sample() -> Case:
     layers = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3))
-    return elementwise(layers, rand(1, 4), taylor=True)
+    return elementwise(layers, rand(1, 4))
 
 
 def a_single_output() -> Case:
     layers = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 1))
-    return piecewise(layers, rand(6, 4), F.mse_loss, rand(6, 1), taylor=True)
+    return piecewise(layers, rand(6, 4), F.mse_loss, rand(6, 1))
 
 
 def a_single_class() -> Case:
     """Cross-entropy of one class is 0 everywhere, and so is its curvature."""
     layers = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1))
-    return elementwise(layers, rand(6, 4), targets=labels(6, classes=1), taylor=True)
+    return elementwise(layers, rand(6, 4), targets=labels(6, classes=1))
 
 
 def a_single_sample_with_a_single_output() -> Case:
     layers = nn.Sequential(nn.Linear(4, 4), nn.SiLU(), nn.Linear(4, 1))
-    return elementwise(layers, rand(1, 4), F.mse_loss, rand(1, 1), taylor=True)
+    return elementwise(layers, rand(1, 4), F.mse_loss, rand(1, 1))
 
 
 def outputs_without_a_feature_dimension() -> Case:

@@ -21,9 +21,9 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler
 
 from metacurv import DirectionalRecord, DirectionalRule
-from metacurv.directional.iterate_average import IterateAverage
-from metacurv.directional.probe_batches import ProbeBatches
-from metacurv.rules.directional import Settling
+from metacurv.optim.directional.iterate_average import IterateAverage
+from metacurv.optim.directional.probe_batches import ProbeBatches
+from metacurv.optim.directional.rule import Settling
 from tests.directional.helpers import batch, data, directional, network, train
 from tests.drop_in.helpers import assert_same, weights
 

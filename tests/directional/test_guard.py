@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from metacurv.directional.guard import Guard
-from metacurv.directional.judge import Judge
-from metacurv.directional.snapshot import Training
+from metacurv.optim.directional.guard import Guard
+from metacurv.optim.directional.judge import Judge
+from metacurv.optim.directional.snapshot import Training
 from metacurv.processes.ranks import Ranks
 from tests.directional.helpers import Point, directional, network, train
 from tests.directional.problems import BASES, Run, network_of, normal

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from metacurv import DirectionalRecord, DirectionalRule, log_rates
-from metacurv.directional import control
-from metacurv.rules import directional as rule_module
+from metacurv.optim.directional import control
+from metacurv.optim.directional import rule as rule_module
 from tests.directional.helpers import data, directional, network, train, training_loss
 from tests.directional.problems import Run, normal
 from tests.drop_in.helpers import assert_same, weights

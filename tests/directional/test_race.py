@@ -13,11 +13,18 @@ import pytest
 import torch
 
 from metacurv import MetaCurvatureLR
-from metacurv.directional import control, judge, race
-from metacurv.directional.iterate_average import IterateAverage
-from metacurv.directional.judge import Verdict
-from metacurv.directional.race import Candidate, Outcome, Race, close_rate, is_worse, quiet_rate
-from metacurv.directional.snapshot import Snapshot, Training
+from metacurv.optim.directional import control, judge, race
+from metacurv.optim.directional.iterate_average import IterateAverage
+from metacurv.optim.directional.judge import Verdict
+from metacurv.optim.directional.race import (
+    Candidate,
+    Outcome,
+    Race,
+    close_rate,
+    is_worse,
+    quiet_rate,
+)
+from metacurv.optim.directional.snapshot import Snapshot, Training
 from tests.directional.helpers import Point, bowl, descend, directional, pairs
 
 Losses = Callable[[int], Sequence[float]]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from metacurv import DirectionalRule, MetaCurvatureLR
-from metacurv.rules.early_rate import EarlyRate
+from metacurv.optim.directional.early_rate import EarlyRate
 from tests.directional.helpers import Point, bowl, descend, directional, network, pairs, train
 
 

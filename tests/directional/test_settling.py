@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from metacurv.rules.settling import settled
+from metacurv.optim.directional.settling import settled
 from tests.directional.helpers import batch, directional, network, train
 from tests.directional.problems import Run, normal
 from tests.drop_in.helpers import OPTIMIZERS, assert_same, bare_state, through_a_file, weights
@@ -117,8 +117,8 @@ def test_without_an_average_there_is_nothing_to_settle_by() -> None:
 def test_without_a_horizon_it_settles_anew_when_the_steps_have_doubled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from metacurv.directional import control
-    from metacurv.rules import directional as rule_module
+    from metacurv.optim.directional import control
+    from metacurv.optim.directional import rule as rule_module
 
     for module in (control, rule_module):
         monkeypatch.setattr(module, "ASSUMED_STEPS", 100)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from metacurv.base_step import Rate
-from metacurv.directional.step_line import StepLine
-from metacurv.estimators.finite_difference import relative_step
+from metacurv.estimators.probes.finite_difference import relative_step
+from metacurv.optim.base_step import Rate
+from metacurv.optim.directional.step_line import StepLine
 from tests.helpers import DTYPES
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
 from metacurv import DirectionalRule, directional_curvature
-from metacurv.directional.probe_batches import ProbeBatches
+from metacurv.optim.directional.probe_batches import ProbeBatches
 from tests.directional.helpers import batch, data, directional, network, train, training_loss
 from tests.drop_in.helpers import assert_same, weights
 
@@ -334,7 +334,7 @@ def test_what_cannot_be_is_refused() -> None:
 
 
 def test_the_average_of_half_precision_moves() -> None:
-    from metacurv.directional.iterate_average import IterateAverage
+    from metacurv.optim.directional.iterate_average import IterateAverage
 
     p = torch.ones(1, dtype=torch.bfloat16)
     average = IterateAverage([p])

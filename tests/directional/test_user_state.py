@@ -280,7 +280,7 @@ def test_the_scale_of_a_group_is_nan_until_there_is_a_rate() -> None:
 
 def test_a_first_step_that_blows_up_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """A loss so steep beyond the curvature seen that the first rate, ten times the quadratic's best, would raise it."""
-    from metacurv.rules import early_rate
+    from metacurv.optim.directional import early_rate
 
     monkeypatch.setattr(early_rate, "_START", 1e4)
     model = network()

@@ -13,8 +13,8 @@ from torch.distributed.fsdp import fully_shard
 
 import metacurv
 from metacurv import MetaCurvatureLR
-from metacurv.estimators.hutchinson import trace_of_loss
-from metacurv.estimators.parameters import number_parameters
+from metacurv.estimators.probes.hutchinson import trace_of_loss
+from metacurv.estimators.problem.parameters import number_parameters
 from tests.directional.helpers import batch, network
 from tests.distributed.disagreeing import group, told
 from tests.helpers import as_one_of_two_ranks

@@ -77,7 +77,7 @@ def later():
         "metacurv._C",
     }
     assert architecture.room("metacurv._kernels.late", {}) == "compiled ops"
-    public = {"metacurv.hessian_trace": "metacurv.estimators.hutchinson.hessian_trace"}
+    public = {"metacurv.hessian_trace": "metacurv.estimators.probes.hutchinson.hessian_trace"}
     assert architecture.room("metacurv.hessian_trace", public) == "estimators"
     assert architecture.room("metacurv._validate.real", {}) is None
 

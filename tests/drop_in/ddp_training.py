@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import metacurv
-from metacurv.estimators.hutchinson import trace_of_loss
-from metacurv.estimators.parameters import number_parameters
+from metacurv.estimators.probes.hutchinson import trace_of_loss
+from metacurv.estimators.problem.parameters import number_parameters
 from tests.helpers import as_one_of_two_ranks
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from metacurv import MetaCurvatureLR
-from metacurv.carried_state import taken_out
+from metacurv.optim.carried_state import taken_out
 from tests.helpers import own
 
 MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from metacurv import MetaCurvatureLR, UpdateRecord
-from metacurv.rules.reciprocal import ReciprocalRule
-from metacurv.rules.smoothing import BiasCorrectedEma
+from metacurv.optim.reciprocal.rule import ReciprocalRule
+from metacurv.optim.reciprocal.smoothing import BiasCorrectedEma
 
 from .helpers import (
     assert_same,

@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 import metacurv
 from metacurv import MetaCurvatureLR, NotTwiceDifferentiableError, UpdateRecord, estimate_trace
-from metacurv.reciprocal.step_capture import StepCapture
+from metacurv.optim.reciprocal.step_capture import StepCapture
 from tests.bad_losses import LOSSES, OnceDifferentiable
 
 from .helpers import (

@@ -11,7 +11,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from metacurv import MetaCurvatureLR
-from metacurv.carried_state import taken_out
+from metacurv.optim.carried_state import taken_out
 from tests.helpers import own
 
 from .helpers import assert_same, curvature_state, leaf, loss_of, lrs, mlp, spring, train

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from metacurv import MetaCurvatureLR
-from metacurv.carried_state import taken_out
+from metacurv.optim.carried_state import taken_out
 from tests.helpers import own, with_own
 
 from .helpers import (

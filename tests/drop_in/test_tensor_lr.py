@@ -11,7 +11,7 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from metacurv import MetaCurvatureLR
-from metacurv.reciprocal import control
+from metacurv.optim.reciprocal import control
 
 from .helpers import (
     assert_same,

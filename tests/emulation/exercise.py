@@ -18,7 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from metacurv import _reference as twin
+from metacurv.ops.backend import TWINS as twin
 from tests.emulation.emulated import PROBE, SEED, EmulatedOps, Schedule, whole_numbers
 from tests.helpers import DTYPES
 

@@ -27,7 +27,7 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import metacurv
-from metacurv import _native
+from metacurv.ops import _native
 from tests.emulation.stand_in import StandIn, WouldWait, alarm, stand_in_device
 
 STEPS, SETTLED, COMPARED = 30, 20, 8

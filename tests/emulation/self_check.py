@@ -20,7 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from metacurv import _native
+from metacurv.ops import _native
 from metacurv.self_check.checks import checks
 from tests.emulation.stand_in import stand_in_device
 

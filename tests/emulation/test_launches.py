@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from metacurv import _reference as twin
+from metacurv.ops.backend import TWINS as twin
 from tests.emulation.emulated import EmulatedOps, schemas, unwritten_zeros, whole_numbers
 
 SEED, PROBE = 0, torch.tensor(0)

@@ -11,7 +11,7 @@ import itertools
 import pytest
 import torch
 
-from metacurv import _reference as twin
+from metacurv.ops.backend import TWINS as twin
 from tests.emulation.emulated import (
     PROBE,
     SEED,

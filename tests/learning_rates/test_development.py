@@ -20,8 +20,9 @@ from benchmarks.learning_rates.methods import Setting
 from benchmarks.learning_rates.plan import Run
 from benchmarks.learning_rates.store import Store
 from benchmarks.learning_rates.training import run as run_of_comparison
-from metacurv.directional.guard import Guard
-from metacurv.rules import directional, settling
+from metacurv.optim.directional import rule as directional
+from metacurv.optim.directional import settling
+from metacurv.optim.directional.guard import Guard
 
 
 def constants() -> tuple[Any, ...]:
@@ -51,8 +52,8 @@ def test_a_tiny_run_is_compared_and_goes_on(
     assert found["variants"]["no settling"] == {
         "rule": {},
         "patches": {
-            "metacurv.rules.settling._GAIN": 0.0,
-            "metacurv.rules.settling._LAST_GAIN": 0.0,
+            "metacurv.optim.directional.settling._GAIN": 0.0,
+            "metacurv.optim.directional.settling._LAST_GAIN": 0.0,
         },
     }
     assert [each["task"] for each in found["tasks"]] == ["digits-mlp", "adding"]
@@ -105,7 +106,10 @@ def test_a_patch_is_undone(name: str) -> None:
 
 def test_a_patch_of_what_is_not_there_fails_and_leaves_nothing() -> None:
     before = constants()
-    patches = {"metacurv.rules.settling._GAIN": 0.0, "metacurv.rules.settling._GONE": 0.0}
+    patches = {
+        "metacurv.optim.directional.settling._GAIN": 0.0,
+        "metacurv.optim.directional.settling._GONE": 0.0,
+    }
     with (
         pytest.raises(AttributeError, match="_GONE"),
         Variant(patches=patches).in_place(),

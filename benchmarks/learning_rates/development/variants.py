@@ -13,10 +13,13 @@ import metacurv
 from ..directional import directional
 from ..methods import Method, Setting
 
-_GAIN = "metacurv.rules.settling._GAIN"
-_LAST_GAIN = "metacurv.rules.settling._LAST_GAIN"
-_WARM_UP, _TARGET = "metacurv.rules.directional._WARM_UP", "metacurv.rules.settling._TARGET"
-_FINISH, _FROM = "metacurv.rules.directional._FINISH", "metacurv.rules.directional._FROM"
+_GAIN = "metacurv.optim.directional.settling._GAIN"
+_LAST_GAIN = "metacurv.optim.directional.settling._LAST_GAIN"
+_WARM_UP, _TARGET = (
+    "metacurv.optim.directional.rule._WARM_UP",
+    "metacurv.optim.directional.settling._TARGET",
+)
+_FINISH, _FROM = "metacurv.optim.directional.rule._FINISH", "metacurv.optim.directional.rule._FROM"
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ VARIANTS = {
     "no race": Variant(rule={"race": False}),
     "no settling": Variant(patches={_GAIN: 0.0, _LAST_GAIN: 0.0}),
     "no new beginning": Variant(
-        patches={"metacurv.directional.guard.Guard.begin_again": _go_on, _WARM_UP: 0.0}
+        patches={"metacurv.optim.directional.guard.Guard.begin_again": _go_on, _WARM_UP: 0.0}
     ),
     "warm-up 0.05": Variant(patches={_WARM_UP: 0.05}),
     "warm-up 0.2": Variant(patches={_WARM_UP: 0.2}),

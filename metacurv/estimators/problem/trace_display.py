@@ -89,14 +89,13 @@ def as_html(estimate: TraceEstimate) -> str:
     ]
     lines.append("</table>")
     noun, found = parts(estimate, TABLE_ROWS)
-    if found:
-        lines += [
-            f"<table {_TABLE}>",
-            f'<tr><th style="{_LEFT}{_LINE}">{noun}</th><th style="{_RIGHT}{_LINE}">trace</th>'
-            f'<th style="{_RIGHT}{_LINE}">standard error</th></tr>',
-            *(_row(estimate, part) for part in found),
-            "</table>",
-        ]
+    lines += [
+        f"<table {_TABLE}>",
+        f'<tr><th style="{_LEFT}{_LINE}">{noun}</th><th style="{_RIGHT}{_LINE}">trace</th>'
+        f'<th style="{_RIGHT}{_LINE}">standard error</th></tr>',
+        *(_row(estimate, part) for part in found),
+        "</table>",
+    ]
     return "\n".join(lines)
 
 
@@ -124,11 +123,6 @@ def _row(estimate: TraceEstimate, part: Part) -> str:
 def draw(estimate: TraceEstimate, ax: Axes | None) -> Axes:
     """A bar a part, from the model's first layer at the top to its last; lines at their ends are standard errors."""
     noun, found = parts(estimate, BARS)
-    if not found:
-        raise ValueError(
-            "plot needs the parts of the trace, by layer or by parameter, and this estimate has its total only "
-            f"(method={estimate.method!r}); measure with estimate_trace and another method"
-        )
     if ax is None:
         ax = _new_axes(len(found))
     places = range(len(found))

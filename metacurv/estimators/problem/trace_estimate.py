@@ -21,8 +21,7 @@ class TraceEstimate:
             probe, which tells nothing about its own error, and 0 where the value is exact.
         n_samples: the number of samples (probes) drawn, 0 where the value is exact.
         per_parameter: each parameter's part of the trace, by its name; the parts add up to ``value``. A parameter without
-            curvature (unused, or one the gradient is constant in) has 0; frozen parameters are left out. The dict is empty
-            where the method gives the total only.
+            curvature (unused, or one the gradient is constant in) has 0; frozen parameters are left out.
         per_parameter_stderr: the standard error of each part, by the parameter's name.
         method: the name of the method that measured it, e.g. "hutchinson".
         kind: the matrix, "hessian" or "ggn" (generalized Gauss-Newton).
