@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from build_settings import SettingError
 from cuda_toolkit import CudaToolkit, CudaUnavailableError
 
-# What the kernels are checked for without a GPU (tests/emulation): Turing to Blackwell.
+# What the kernels are checked for without a GPU (tests/cuda/emulation): Turing to Blackwell.
 CHECKED_ARCHS = ("75", "80", "86", "89", "90", "100", "120")
 
 # Where no GPU is to be seen, each further architecture costs its share of the compilation. These

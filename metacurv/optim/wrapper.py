@@ -1,6 +1,6 @@
 """An optimizer around an optimizer: everything torch expects of one, with the groups and state of the base.
 
-Nothing here knows about curvature; ``optimizer.py`` adds it. The contract is in the tests, ``tests/drop_in``.
+Nothing here knows about curvature; ``optimizer.py`` adds it. The contract is in the tests, ``tests/optim/drop_in``.
 """
 
 from __future__ import annotations

@@ -19,9 +19,9 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.utils.data import DataLoader
 
 from metacurv import MetaCurvatureLR
-from tests.directional.helpers import data, network
 from tests.distributed.sharded import sharded, train_step, whole
 from tests.helpers import as_one_of_two_ranks
+from tests.optim.directional.helpers import data, network
 
 WAYS = ("dcp", "in memory", "full")
 

@@ -15,8 +15,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 
 from metacurv import MetaCurvatureLR
-from tests.directional.helpers import batch, directional, network
 from tests.helpers import as_one_of_two_ranks
+from tests.optim.directional.helpers import batch, directional, network
 
 WAIT = timedelta(seconds=20)
 

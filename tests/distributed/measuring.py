@@ -15,9 +15,9 @@ import metacurv
 from metacurv import MetaCurvatureLR
 from metacurv.estimators.probes.hutchinson import trace_of_loss
 from metacurv.estimators.problem.parameters import number_parameters
-from tests.directional.helpers import batch, network
 from tests.distributed.disagreeing import group, told
 from tests.helpers import as_one_of_two_ranks
+from tests.optim.directional.helpers import batch, network
 
 LOSS = nn.functional.cross_entropy
 WAYS = ("bare", "copies", "inside", "shards", "one group")

@@ -15,10 +15,10 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from metacurv import MetaCurvatureLR
-from tests.directional.helpers import directional, network, train
 from tests.distributed.checkpoints import WAYS
-from tests.drop_in.helpers import assert_same, weights
 from tests.helpers import own, run_two_ranks
+from tests.optim.directional.helpers import directional, network, train
+from tests.optim.drop_in.helpers import assert_same, weights
 
 
 @pytest.fixture(scope="module")

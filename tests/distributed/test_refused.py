@@ -11,8 +11,8 @@ from torch import nn
 
 import metacurv
 from metacurv import MetaCurvatureLR
-from tests.directional.helpers import batch, directional, network
 from tests.helpers import run_two_ranks
+from tests.optim.directional.helpers import batch, directional, network
 
 
 @pytest.mark.slow

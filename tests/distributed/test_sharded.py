@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.drop_in.helpers import assert_same
 from tests.helpers import run_two_ranks
+from tests.optim.drop_in.helpers import assert_same
 
 
 @pytest.fixture(scope="module")

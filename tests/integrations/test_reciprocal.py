@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from metacurv import MetaCurvatureLR
-from tests.directional.helpers import data, network
+from tests.optim.directional.helpers import data, network
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -1,0 +1,175 @@
+"""The faults that mutants.py plants in copies of the CUDA sources, and the changes that are none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.cuda.emulation.build import SOURCES
+
+KERNELS = SOURCES / "cuda"
+# The formulas that kernels share with the CPU.
+FORMULAS = [SOURCES / f"{name}.h" for name in ("philox", "reciprocal_lr")]
+_SHIFTED = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "=="}
+
+_PRODUCT = re.compile(
+    r"^\s*(?:(?:const )?u?int64_t \w+ =|.*\* const \w+ = arguments\.\w+ \+) (.*\*.*);$"
+)
+_PRODUCT_IN_BRACKETS = re.compile(r"(?<=[\w\]])\[(\w+ \* [^]]*)\]")
+_INDEX = re.compile(r"(?<=[\w\]])\[([^][&]*[a-z][^][]*)\]")
+# Before the size of an array that is declared.
+_DECLARED = re.compile(r"\b\w+ (\w+|\(&\w+\))(\[\w+\])*$")
+
+_SAME_AT_EQUALITY = "both branches give the same number where the two are equal"
+_MANY_ROWS = "rows beyond 2^32: memory for them is out of reach here"
+_GRID = "a grid has no more than 2^31 blocks"
+_LARGEST = "refuses a grid of 2^31 - 1 blocks too: memory for one is out of reach here"
+# (file, beginning of the line, to its end where that is \n, kind) -> why the change is no fault
+EQUIVALENT = {
+    ("launch_plan.h", "STD_TORCH_CHECK(tiles <=", "<= as <"): _LARGEST,
+    ("launch_plan.h", "if (view.is_contiguous() || view.numel <=", "<= as <"): "cuts a tensor that would have fitted",
+    ("rademacher.cu", "return;\n", "no return"): "there are no launches to make",
+    ("rademacher.cuh", "return;\n", "no return"): "an empty tile is walked over in vain",
+    ("reciprocal_lr.h", "const double kept", "<= as <"): _SAME_AT_EQUALITY,
+    ("reciprocal_lr.h", "const double scale", "> as >="): _SAME_AT_EQUALITY,
+    ("reciprocal_lr.h", "return scale > kMinScale", "> as >="): _SAME_AT_EQUALITY,
+    ("row_products.cu", "STD_TORCH_CHECK(blocks <=", "<= as <"): _LARGEST,
+    ("row_products.cuh", "const int64_t col_step", "in 32 bits"): "between 0 and kProductThreads",
+    ("row_products.cuh", "const int64_t row = static_cast<int64_t>(blockIdx", "in 32 bits"): _MANY_ROWS,
+    ("row_products.cuh", "const int64_t tile", "in 32 bits"): _GRID,
+    ("row_products.cuh", "double* const out = arguments.partials", "in 32 bits"): _GRID,
+    ("row_products.cuh", "int64_t col = i", "in 32 bits"): "rows of 2^32 columns: two of them are out of reach here",
+    ("row_products.cuh", "sum += partials[", "in 32 bits"): _GRID,
+    ("row_products.cuh", "sums[kColumns", "in 32 bits"): _GRID,
+    ("softmax_factor.cu", "STD_TORCH_CHECK(blocks <=", "<= as <"): _LARGEST,
+    ("softmax_factor.cu", "const int64_t blocks", "in 32 bits"): _MANY_ROWS,
+    ("softmax_factor.cuh", "const int first = start < 0", "< as <="): _SAME_AT_EQUALITY,
+    ("softmax_factor.cuh", "const int64_t index", "in 32 bits"): _MANY_ROWS,
+    ("softmax_factor.cuh", "const int64_t row", "in 32 bits"): _MANY_ROWS,
+    ("softmax_factor.cuh", "for (; origin < end;", "< as <="): "one more turn, of a piece with no element of the row",
+    ("softmax_factor.cuh", "for (int step = 0; step < kPieceWords", "< as <="): "no element of the piece is that far",
+    ("softmax_factor.cuh", "reinterpret_cast<Pack<uint32_t>&>(words", "in 32 bits"): "below kPieceWords",
+    ("softmax_factor.cuh", "return;\n", "no return"): "words that are there are made again",
+    ("softmax_factor.cuh", "static_cast<int>(end - origin", "< as <="): _SAME_AT_EQUALITY,
+    ("tensor_table.cuh", "for (int d = tensor.first_dimension", "> as >="): "the last quotient is 0 then, and the sum the same",
+    ("warp_tile.cuh", "__device__ __forceinline__ bool is_empty", ">= as >"): "an empty tile is walked over in vain",
+    ("warp_tile.cuh", "const int first_step", "no - 1"): "a step's elements go one by one, not in packs: slower",
+    ("warp_tile.cuh", "const uint64_t first", "> as >="): _SAME_AT_EQUALITY,
+    ("warp_tile.cuh", "const uint64_t last", "> as >="): _SAME_AT_EQUALITY,
+    ("warp_tile.cuh", "for (int row = first / kRow;", "< as <="): "one more row, of which no element is in the tile",
+    ("warp_tile.cuh", "if (first_step < last_step)", "< as <="): "no packs, at an aligned place: the two parts meet there",
+    ("warp_tile.cuh", "lane_words[step", "in 32 bits"): "below kWarpWords",
+    ("warp_tile.cuh", "return {begin, static_cast<int>(first", "< as <="): _SAME_AT_EQUALITY,
+    ("warp_tile.cuh", "static_cast<int>(last", "< as <="): _SAME_AT_EQUALITY,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One line of one file, replaced."""
+
+    file: str
+    line: int
+    kind: str
+    before: str
+    after: str
+
+    @property
+    def place(self) -> str:
+        """For the eye."""
+        return f"{self.file}:{self.line}"
+
+    @property
+    def code(self) -> str:
+        """The line as it was, without its indentation."""
+        return self.before.strip()
+
+
+def sources() -> list[Path]:
+    """Kernels, their launch code, and the formulas in them."""
+    kernels = (path for path in KERNELS.iterdir() if path.suffix in (".cuh", ".h", ".cu"))
+    return [*FORMULAS, *sorted(kernels)]
+
+
+def faults() -> Iterator[Fault]:
+    """All that can be planted, file by file."""
+    for path in sources():
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            code = line.partition("//")[0]
+            if not code.strip() or code.lstrip().startswith(("#", "static_assert", "template")):
+                continue
+            for kind, changed in _changes(code):
+                yield Fault(path.name, number, kind, line, changed)
+
+
+def is_equivalent(fault: Fault) -> bool:
+    """Whether it is no fault, by the list."""
+    return any(
+        (file, kind) == (fault.file, fault.kind) and f"{fault.code}\n".startswith(line)
+        for file, line, kind in EQUIVALENT
+    )
+
+
+def _changes(code: str) -> Iterator[tuple[str, str]]:
+    """Ways to break one line."""
+    for barrier in ("__syncthreads();", "__syncwarp();"):
+        if barrier in code:
+            yield f"no {barrier[:-3]}", code.replace(barrier, "")
+    if "0xffffffffu" in code:
+        yield "a lane less in the mask", code.replace("0xffffffffu", "0x7fffffffu")
+    if "+=" in code and "for (" not in code:
+        yield "overwritten, not added", code.replace("+=", "=")
+    if "constexpr" not in code:
+        for match in re.finditer(r"(?<=[\w\)\]] )(<=|>=|==|!=|<|>)(?= [\w\(-])", code):
+            other = _SHIFTED[match[0]]
+            yield f"{match[0]} as {other}", code[: match.start()] + other + code[match.end() :]
+    for match in re.finditer(r" [+-] 1(?![\w.])", code):
+        yield f"no{match[0]}", code[: match.start()] + code[match.end() :]
+    for match in re.finditer(r"\b(lane|thread|start|tile|warp_begin) \+ ", code):
+        yield f"no {match[1]} +", code[: match.start()] + code[match.end() :]
+    yield from _index_changes(code)
+    for match in re.finditer(r"(?<![<>] )(?<![<>=!]= )\b([a-z]\w*(?:\.\w+)?) \? ", code):
+        yield "branches exchanged", f"{code[: match.start()]}!{code[match.start() :]}"
+    for match in re.finditer(r"\bpacked\((\w+)\)(?! \{)", code):
+        yield f"{match[1]} not packed", f"{code[: match.start()]}{match[1]}{code[match.end() :]}"
+    if re.fullmatch(r"\s*\+\+\w+;", code):
+        yield "not counted", ""
+    if code.strip() == "return;":
+        yield "no return", code.replace("return;", "")
+
+
+def _index_changes(code: str) -> Iterator[tuple[str, str]]:
+    """Other places in memory."""
+    for match in (*_PRODUCT.finditer(code), *_PRODUCT_IN_BRACKETS.finditer(code)):
+        begin, end = match.span(1)
+        yield "in 32 bits", f"{code[:begin]}static_cast<uint32_t>({match[1]}){code[end:]}"
+    for match in _INDEX.finditer(code):
+        if not _DECLARED.search(code[: match.start()]):
+            end = match.end(1)
+            yield f"[{match[1]} + 1]", f"{code[:end]} + 1{code[end:]}"
+
+
+def invisible() -> Fault:
+    """A change that is none, so that no check can see it."""
+    path = KERNELS / "rademacher.cuh"
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if line.startswith("namespace"):
+            return Fault(path.name, number, "no fault at all", line, line + "  // the same")
+    raise LookupError(f"{path} has no namespace")
+
+
+def users(header: str) -> list[str]:
+    """Stems of the .cu files that include ``header``, directly or not."""
+    including = {header}
+    files = {path.name: path.read_text() for path in sources()}
+    while True:
+        more = {
+            name
+            for name, text in files.items()
+            if any(re.search(rf'#include "(\.\./)?{wanted}"', text) for wanted in including)
+        }
+        if more <= including:
+            return [name[:-3] for name in including if name.endswith(".cu")]
+        including |= more
