@@ -1,7 +1,7 @@
-"""Draws docs/develop/architecture.svg from the imports of metacurv: python docs/_site/architecture.py
+"""Draws the rooms of metacurv and of metacurv.estimators from the imports in the code: python docs/_site/architecture.py
 
-A box is a room: a folder of metacurv/, or modules of its top level that belong together. An arrow says that a room imports
-another one; where a longer way of arrows says the same, the short one is left out. Rooms stand above all that they import.
+A box is a room: a folder, or modules that belong together. An arrow says that a room imports another one; where a longer way
+of arrows says the same, the short one is left out. Rooms stand above all that they import.
 """
 
 from __future__ import annotations
@@ -14,40 +14,62 @@ from html import escape
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PICTURE = ROOT / "docs" / "develop" / "architecture.svg"
+DEVELOP = ROOT / "docs" / "develop"
 PACKAGE = "metacurv"
-
-# Modules of the top level, by the room that they belong to; others are rooms of their own, as folders are.
-MODULES = {
-    "optimizer": (
-        "optimizer",
-        "wrapper",
-        "carried_state",
-        "base_step",
-        "group_parameters",
-        "eagerly",
-    ),
-    "torch twins": ("_reference", "_chain", "_scalars", "_sums"),
-    "compiled ops": ("_kernels", "_native", "_fake"),
-    "self_check": ("__main__", "self_check"),
-}
 EVERYWHERE = {"_validate", "_version", "_warnings"}  # small, and imported from all over: not drawn
 COMPILED = "_C"
-WORDS = {
-    "experiment": "comparisons, with reports",
-    "integrations": "callbacks for frameworks",
-    "processes": "means and sums over ranks",
-    "self_check": "python -m metacurv",
-    "directional": "finds a learning rate",
-    "reciprocal": "lr / (1 + alpha trace)",
-    "optimizer": "wraps an optimizer",
-    "rules": "what both rules compute",
-    "estimators": "traces, curvature along a line",
-    "ops": "checks, and picks a backend",
-    "compiled ops": "torch.ops.metacurv, shapes",
-    "torch twins": "each op in plain torch",
-    COMPILED: "csrc/: C++ and CUDA",
-}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is drawn.
+
+    Attributes:
+        path: the picture's file.
+        inside: the package whose rooms are drawn.
+        rooms: each room with a few words on it, from the top: a room may import those below it, and no others.
+        loose: the room of modules that lie in no folder.
+    """
+
+    path: Path
+    inside: str
+    rooms: Mapping[str, str]
+    loose: str
+
+
+WHOLE = Picture(
+    DEVELOP / "architecture.svg",
+    PACKAGE,
+    {
+        "experiment": "comparisons, with reports",
+        "self_check": "python -m metacurv",
+        "integrations": "callbacks for frameworks",
+        "optim/directional": "finds a learning rate",
+        "optim/reciprocal": "lr / (1 + alpha trace)",
+        "optim": "wraps an optimizer",
+        "estimators": "traces, curvature along a line",
+        "processes": "means and sums over ranks",
+        "ops": "kernels and their torch twins",
+        COMPILED: "csrc/: C++ and CUDA",
+    },
+    loose="",
+)
+ESTIMATORS = Picture(
+    DEVELOP / "estimators.svg",
+    f"{PACKAGE}.estimators",
+    {
+        "public functions": "a file each",
+        "select": "which method serves",
+        "probes": "parameter space",
+        "tangents": "derivatives by rules",
+        "mlp": "the plainest of graphs",
+        "activation": "activation space",
+        "statistics": "means, and when to stop",
+        "graph": "reads autograd's graph",
+        "problem": "what the user gave",
+    },
+    loose="public functions",
+)
 
 Graph = dict[str, set[str]]  # a room -> rooms that it imports
 Places = dict[str, tuple[int, int]]
@@ -99,31 +121,49 @@ def imports(module: Module) -> Iterator[str]:
         waiting += ast.iter_child_nodes(node)
 
 
-def room(name: str, public: Mapping[str, str]) -> str | None:
+def room(name: str, public: Mapping[str, str], picture: Picture = WHOLE) -> str | None:
     """The room of a full name; None where it is not drawn or no part of the package."""
     name = public.get(name, name)
-    parts = name.split(".")
-    if parts[0] != PACKAGE or len(parts) < 2 or parts[1] in EVERYWHERE:
+    if not f"{name}.".startswith(f"{picture.inside}.") or name == picture.inside:
         return None
-    return next((room for room, members in MODULES.items() if parts[1] in members), parts[1])
+    parts = name[len(picture.inside) + 1 :].split(".")
+    if parts[0] in EVERYWHERE:
+        return None
+    if parts[0] == "__main__":
+        return "self_check"
+    for length in (2, 1):
+        if "/".join(parts[:length]) in picture.rooms:
+            return "/".join(parts[:length])
+    return picture.loose or parts[0]
 
 
-def read() -> Graph:
+def read(picture: Picture = WHOLE) -> Graph:
     """The rooms and what they import."""
     found = list(modules())
     init = next(module for module in found if module.name == PACKAGE)
     public = {f"{PACKAGE}.{name.rpartition('.')[2]}": name for name in imports(init)}
     graph: Graph = {}
     for module in found:
-        here = room(module.name, {})
+        here = room(module.name, {}, picture)
         if here is None:
             continue
-        there = {room(name, public) for name in imports(module)}
+        there = {room(name, public, picture) for name in imports(module)}
         graph.setdefault(here, set()).update(name for name in there if name not in (None, here))
     for targets in list(graph.values()):
         for target in targets:
             graph.setdefault(target, set())
     return graph
+
+
+def upward(graph: Graph, picture: Picture) -> list[str]:
+    """Imports of a room that does not stand below the one which imports it."""
+    order = list(picture.rooms)
+    return [
+        f"{name} imports {target}"
+        for name in sorted(graph)
+        for target in sorted(graph[name])
+        if order.index(target) <= order.index(name)
+    ]
 
 
 def reach(graph: Graph, start: str) -> set[str]:
@@ -185,7 +225,7 @@ def places(rows: Sequence[Sequence[str]], arrows: Sequence[tuple[str, str]]) -> 
     return found
 
 
-def draw(graph: Graph) -> str:
+def draw(graph: Graph, words: Mapping[str, str]) -> str:
     """The picture. Its colours are seen on white and on black."""
     if found := circles(graph):
         raise ValueError(f"rooms import each other in a circle: {', '.join(found)}")
@@ -212,7 +252,7 @@ def draw(graph: Graph) -> str:
         parts += [
             f'<rect x="{x - BOX_WIDTH // 2}" y="{y}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="8" fill="#3f51b5"/>',
             f'<text x="{x}" y="{y + 27}" font-size="19" font-weight="600" fill="#ffffff">{escape(name)}</text>',
-            f'<text x="{x}" y="{y + 48}" font-size="14" fill="#ffffff">{escape(WORDS.get(name, ""))}</text>',
+            f'<text x="{x}" y="{y + 48}" font-size="14" fill="#ffffff">{escape(words.get(name, ""))}</text>',
         ]
     return "\n".join([*parts, "</svg>", ""])
 
@@ -220,4 +260,5 @@ def draw(graph: Graph) -> str:
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         sys.exit(__doc__)
-    PICTURE.write_text(draw(read()))
+    for picture in (WHOLE, ESTIMATORS):
+        picture.path.write_text(draw(read(picture), picture.rooms))

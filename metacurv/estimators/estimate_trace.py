@@ -15,7 +15,7 @@ from metacurv.estimators.problem.model_loss import LossFunction, ModelLoss
 from metacurv.estimators.problem.parameters import NumberedParameter, number_parameters
 from metacurv.estimators.problem.trace_estimate import TraceEstimate
 from metacurv.estimators.select.choice import choose_and_measure, measure_by_name
-from metacurv.estimators.select.measured_batch import Opened
+from metacurv.estimators.select.measured_batch import MeasuredBatch
 from metacurv.estimators.select.methods import METHODS
 from metacurv.estimators.statistics.batch_sums import BatchSums
 from metacurv.estimators.statistics.stopping import Budget, Groups
@@ -136,12 +136,12 @@ def estimate_trace(
                 # Batches draw probes of their own: the same ones would tie their errors together.
                 number = index * ranks.count + ranks.here
                 batch_seed = (checked_seed + number * _SEED_STEP) % (1 << 64)
-                opened = Opened(problem, kind, batch_seed, backend, memory)
+                batch = MeasuredBatch(problem, kind, batch_seed, backend, memory)
                 with in_batch(index):
                     if method == "auto":
-                        found.add(size, choose_and_measure(opened, groups, budget))
+                        found.add(size, choose_and_measure(batch, groups, budget))
                     else:
-                        found.add(size, measure_by_name(method, opened, groups, budget))
+                        found.add(size, measure_by_name(method, batch, groups, budget))
             if not found.count:
                 raise ValueError("inputs must give at least one batch, got none")
 

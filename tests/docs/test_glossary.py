@@ -82,7 +82,7 @@ IDENTIFIERS = {
     "ledger": r"\bclass Ledger\b",
     "live": r"\blive: Sequence\b",
     "mark": r"\bclass _Mark\b",
-    "opened": r"\bclass Opened\b",
+    "measured batch": r"\bclass MeasuredBatch\b",
     "part": r"\bclass Parts\b",
     "plan": r"\bclass ActivationPlan\b",
     "pull": r"\bdef pull\b",

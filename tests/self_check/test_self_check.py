@@ -54,7 +54,7 @@ def test_it_passes_in_seconds():
 
 
 @needs_native
-def test_it_says_whichKERNELS_are_loaded(capsys):
+def test_it_says_which_kernels_are_loaded(capsys):
     assert main([]) == 0
     printed = capsys.readouterr().out
     lines, info = lines_of(printed), metacurv.build_info()
@@ -82,7 +82,7 @@ def test_help_explains():
         assert words in run.stdout
 
 
-def test_withoutKERNELS():
+def test_without_kernels():
     said = run_without("from metacurv.__main__ import main\nassert main([]) == 0\n")
     printed = " ".join(said.split())
     assert "NOT LOADED" in printed

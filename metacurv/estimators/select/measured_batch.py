@@ -1,13 +1,15 @@
-"""One batch opened for measuring: its forward pass, and what each method can do with it."""
+"""One batch that is measured: its forward pass, and what was found out about it for the methods."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypeVar
 
+import torch
 from torch import Tensor
 
 from metacurv import ops
@@ -25,12 +27,14 @@ from metacurv.estimators.problem.batches import batch_size
 from metacurv.estimators.problem.errors import NotTwiceDifferentiableError, without_advice
 from metacurv.estimators.problem.loss_checks import check_loss, without_hooks
 from metacurv.estimators.problem.model_loss import Forward, ModelLoss
+from metacurv.estimators.problem.user_state import plain_arithmetic, recording
 
 Kind = Literal["hessian", "ggn"]
+T = TypeVar("T")
 
 
 @dataclass
-class Opened:
+class MeasuredBatch:
     """One batch with its forward pass and the findings about it, kept so that looking at several methods costs one of each."""
 
     problem: ModelLoss
@@ -66,15 +70,51 @@ class Opened:
         around = nodes_below([forward.loss.grad_fn], without=forward.edge.node)
         return any(id(leaf_of(node)) in ours for node in around)
 
-    def avoid_fused_attention(self) -> bool:
+    def _avoid_fused_attention(self) -> bool:
         """Goes around fused attention from now on; returns False where there is none to avoid."""
-        is_fused = any(FUSED_ATTENTION in name for name in _names(self.forward.loss))
+        is_fused = any(FUSED_ATTENTION in name for name in self.node_names())
         if self.problem.math_attention or not is_fused:
             return False
         self.problem = dataclasses.replace(self.problem, math_attention=True)
         for name in ("forward", "chain", "_activation_space"):
             self.__dict__.pop(name, None)
         return True
+
+    def node_names(self) -> Iterator[str]:
+        """Yields the names of the nodes in the loss's graph."""
+        return _names(self.forward.loss)
+
+    def quietly(self, measure: Callable[[], T], *, without_user_code: bool = False) -> T:
+        """Returns ``measure()``, which runs backward passes, in the dtypes of the forward pass and without the user's hooks.
+
+        Where fused attention has no second derivative, it runs once more around that. ``without_user_code``: True where it runs
+        nothing of the user's but hooks on smooth activations.
+        """
+        if without_user_code:
+            with plain_arithmetic(self.problem.device), without_hooks(self.problem.parameters):
+                return measure()
+        try:
+            with self._quiet():
+                return measure()
+        except NotTwiceDifferentiableError:
+            if not self._avoid_fused_attention():
+                raise
+        with self._quiet():
+            return measure()
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        device = self.problem.device.type
+        with ExitStack() as stack:
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+            stack.enter_context(recording())
+            # A checkpoint runs its part of the pass again.
+            stack.enter_context(self.problem.ways_around())
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(without_hooks(self.problem.parameters))
+            stack.enter_context(self.problem.state_kept())
+            yield
 
     @property
     def custom_functions(self) -> str:
