@@ -13,7 +13,7 @@ from benchmarks.curvature_workloads import MLP, WORKLOADS, Workload
 from benchmarks.road_case import Call
 from benchmarks.workloads import batch, loss_function, mlp
 
-RELU, TANH = "relu MLP, untrained", "tanh MLP, untrained"
+RELU, TANH, TANH_TRAINED = "relu MLP, untrained", "tanh MLP, untrained", "tanh MLP, trained"
 DIGITS, CHARACTERS = "digits CNN, trained", "character transformer, trained"
 HUNDRED_CLASSES = "40-100-100-100"
 
@@ -70,6 +70,17 @@ def estimate_trace(problem: Workload, kind: Any, method: Any, k: int = 1) -> Cal
             kind=kind,
             method=method,
             n_samples=k,
+        ).value
+
+    return lambda: trace
+
+
+def hessian_to_error(problem: Workload, rtol: float) -> Callable[[], Call]:
+    """By the method that ``estimate_trace`` chooses, to a relative standard error."""
+
+    def trace() -> float:
+        return metacurv.estimate_trace(
+            problem.model, problem.loss, problem.x, problem.y, rtol=rtol
         ).value
 
     return lambda: trace

@@ -41,6 +41,20 @@ def patched(*changes: tuple[Any, str, Any]) -> Switch:
     return switch
 
 
+def nothing(*_: Any, **__: Any) -> None:
+    """Stands for a function that finds no way."""
+
+
+def no(*_: Any) -> bool:
+    """Stands for a question that is answered with no."""
+    return False
+
+
+def always(call: Call) -> Callable[[], Call]:
+    """Returns a maker of this very call."""
+    return lambda: call
+
+
 @dataclass(frozen=True)
 class Case:
     """A road on one line.
@@ -80,6 +94,10 @@ class Row:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+# A road's lines; one that does not meet the road comes as a row at once.
+Cases = Iterator[Case | Row]
 
 
 class Side(Protocol):
