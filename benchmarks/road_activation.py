@@ -91,3 +91,7 @@ def replicated_pull() -> Cases:
             line = f"activation, ggn, {name}, K = {k}"
             make = estimate_trace(problem, "ggn", "activation", k)
             yield Case(line, make, off, on, note=note)
+    problem, off = workload(TANH), patched(*one_by_one)
+    for k in (1, 16):  # signs at its activations are drawn in the general form
+        line = f"activation, hessian, {TANH}, K = {k}"
+        yield Case(line, estimate_trace(problem, "hessian", "activation", k), off)

@@ -101,6 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for row in rows_of(name, options.repeats):
             show(row)
             rows.append(row.as_dict())
+        if name in stored and all(row["ratio"] is None for row in rows):
+            print("  what another machine measured stays")
+            continue
         stored[name] = {"what": what(name), **where(), "rows": rows}
         options.output.write_text(json.dumps(stored, indent=1) + "\n")
     if options.output == RESULT:
