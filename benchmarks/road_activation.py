@@ -74,24 +74,26 @@ def chain() -> Cases:
 
 def replicated_pull() -> Cases:
     """Many cotangents at once by rules, against a backward pass of the engine for each."""
-    from metacurv.estimators import examine, opened
+    from metacurv.estimators import activation_space, examine, opened
 
     find = (opened, "find_chain", nothing)
     # What is known of a graph holds the plan of its pull.
     known: OrderedDict[object, object] = OrderedDict()
     one_by_one = [(examine, "plan_pull", nothing), (examine, "_examined", known)]
+    part = (activation_space, "ReplicatedPull")
     for name in (DIGITS, CHARACTERS, RELU, TANH):
         problem = workload(name)
         both, note = ([find], "both sides without chains") if name in (RELU, TANH) else ([], "")
         on, off = patched(*both), patched(*both, *one_by_one)
         if name != CHARACTERS:  # its columns take minutes
             line = f"exact, ggn, {name}"
-            yield Case(line, estimate_trace(problem, "ggn", "exact"), off, on, note=note)
+            make = estimate_trace(problem, "ggn", "exact")
+            yield Case(line, make, off, on, note=note, part=part)
         for k in (1, 16):
             line = f"activation, ggn, {name}, K = {k}"
             make = estimate_trace(problem, "ggn", "activation", k)
-            yield Case(line, make, off, on, note=note)
+            yield Case(line, make, off, on, note=note, part=part)
     problem, off = workload(TANH), patched(*one_by_one)
     for k in (1, 16):  # signs at its activations are drawn in the general form
         line = f"activation, hessian, {TANH}, K = {k}"
-        yield Case(line, estimate_trace(problem, "hessian", "activation", k), off)
+        yield Case(line, estimate_trace(problem, "hessian", "activation", k), off, part=part)

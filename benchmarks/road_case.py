@@ -61,7 +61,8 @@ class Case:
 
     ``make`` returns a call that gives the number, a float or a tensor, the same on both sides within ``rtol``. ``off`` and
     ``on`` set the sides up; where no switch does, ``without`` makes the call of the side without the road. ``in_table``:
-    whether the workload has a line in the speed table.
+    whether the workload has a line in the speed table. ``part``: (object, name) of a function that is called where the road
+    is met.
     """
 
     line: str
@@ -72,6 +73,16 @@ class Case:
     in_table: bool = True
     note: str = ""
     rtol: float = 1e-4
+    part: tuple[Any, str] | None = None
+
+    def is_met(self) -> bool:
+        """Tells whether the call goes the road at all."""
+        if self.part is None:
+            return True
+        owner, name = self.part
+        with self.on(), mock.patch.object(owner, name, wraps=getattr(owner, name)) as seen:
+            self.make()()
+        return bool(seen.called)
 
 
 @dataclass(frozen=True)
@@ -142,7 +153,9 @@ def number_of(result: float | Tensor) -> float:
 
 
 def measure(case: Case, repeats: int) -> Row:
-    """Compares both sides in this process."""
+    """Compares both sides in this process, where the road is met."""
+    if not case.is_met():
+        return Row(case.line, case.in_table, "; ".join(filter(None, ("not met", case.note))))
     on, off = Here(case.make, case.on), Here(case.without or case.make, case.off)
     return compare(case, on, off, repeats)
 

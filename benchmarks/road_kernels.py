@@ -31,12 +31,12 @@ def small_kernel(name: str, composed: Callable[..., Tensor], *, in_columns: bool
     draws = [("activation", 1), ("activation", 16)]
     methods = [("exact", 1), *draws] if in_columns else draws
     for instead, against in ((composed, ""), (twin, "against its twin")):
-        off = (_kernels, name, instead)
+        off, part = (_kernels, name, instead), (_kernels, name)
         for network, ways in ((DIGITS, methods), (CHARACTERS, draws)):
             for method, k in ways:
                 make = estimate_trace(workload(network), "ggn", method, k)
                 line = f"{method}, ggn, {network}, K = {k}"
-                yield Case(line, make, patched(off), note=against)
+                yield Case(line, make, patched(off), note=against, part=part)
         for method, k in methods:
             line = f"{method}, ggn, {RELU}, K = {k}"
             make = estimate_trace(workload(RELU), "ggn", method, k)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -46,6 +47,14 @@ def test_a_road_that_does_a_third_of_the_work(case: ModuleType) -> None:
 def test_numbers_that_differ_are_an_error(case: ModuleType) -> None:
     with pytest.raises(AssertionError, match=r"adding up: 1\.0 with the road, 1\.1 without it"):
         case.measure(work(case, 20_000, 1.1), repeats=1)
+
+
+def test_a_line_that_does_not_go_the_road(case: ModuleType) -> None:
+    product = SimpleNamespace(near=abs, far=abs)
+    made = case.Case("line", lambda: lambda: product.near(-1), part=(product, "far"))
+    row = case.measure(made, repeats=1)
+    assert (row.ratio, row.note) == (None, "not met")
+    assert case.measure(replace(made, part=(product, "near")), repeats=1).ratio is not None
 
 
 def test_a_switch_puts_back_what_it_changed(case: ModuleType) -> None:
