@@ -39,6 +39,11 @@ def install() -> str:
     return str(import_module("benchmarks.install_times").page_table(stored))
 
 
+def roads() -> str:
+    stored = json.loads((ROOT / "benchmarks/results/roads.json").read_text())
+    return str(import_module("benchmarks.road_page").page_block(stored))
+
+
 def experiment() -> str:
     script = ROOT / "docs/mnist1d/publish.py"
     spec = spec_from_file_location("publish", script)
@@ -52,6 +57,7 @@ def experiment() -> str:
 @pytest.mark.parametrize(
     ("page", "name", "made"),
     [
+        ("develop/architecture.md", "roads", roads),
         ("results/learning-rate.md", "rules", rules("rules")),
         ("results/learning-rate.md", "over-tasks", rules("over-tasks")),
         ("results/learning-rate.md", "over-new-tasks", rules("over-new-tasks")),
@@ -63,6 +69,7 @@ def experiment() -> str:
         ("start/install.md", "install", install),
     ],
     ids=[
+        "roads",
         "rules",
         "over-tasks",
         "over-new-tasks",
