@@ -6,6 +6,8 @@ A road is a function whose docstring says what it is. Its imports are its own, s
 from __future__ import annotations
 
 from collections import OrderedDict
+from types import MethodType
+from typing import Any
 
 from benchmarks.road_calls import (
     CHARACTERS,
@@ -19,7 +21,7 @@ from benchmarks.road_calls import (
     training_step,
     workload,
 )
-from benchmarks.road_case import Case, Cases, Switch, no, nothing, patched
+from benchmarks.road_case import Case, Cases, Switch, nothing, patched
 
 
 def chain_cases(
@@ -42,45 +44,49 @@ def chain_cases(
                 yield Case(line, make, off, on, in_table=in_table, note=note)
 
 
-def compiled_chain() -> Cases:
-    """A chain's columns, draws and Taylor samples in one call of a kernel, against torch with the small kernels."""
-    from metacurv import _kernels
+def in_torch() -> list[tuple[Any, str, Any]]:
+    """Returns what to patch for chains to be composed of the other ops."""
+    from metacurv.ops._reference import OpSet
+    from metacurv.ops.backend import KERNELS
 
-    off = patched((_kernels, "chain_is_compiled", no))
+    names = ("chain_draws", "chain_columns")
+    return [(KERNELS, name, MethodType(getattr(OpSet, name), KERNELS)) for name in names]
+
+
+def compiled_chain() -> Cases:
+    """A chain's columns and draws in one call of a kernel, against torch with the small kernels."""
+    off = patched(*in_torch())
     yield from chain_cases(off, patched(), bends=True)
-    for name in (RELU, TANH):
-        line = f"taylor, hessian, {name}, K = 16"
-        yield Case(line, estimate_trace(workload(name), "hessian", "taylor", 16), off)
     yield Case(f"training step with a reading, {RELU}", training_step(workload(RELU)), off)
 
 
 def chain() -> Cases:
     """Recognising a chain of layers, compiled or not, against the general form of activation space."""
-    from metacurv import _kernels
-    from metacurv.estimators import opened, step_reading
+    from metacurv.estimators.select import measured_batch
+    from metacurv.optim.reciprocal import step_reading
 
-    find = [(module, "find_chain", nothing) for module in (opened, step_reading)]
+    find = [(module, "find_chain", nothing) for module in (measured_batch, step_reading)]
     off = patched(*find)
     yield from chain_cases(off, patched())
     yield Case(f"training step with a reading, {RELU}", training_step(workload(RELU)), off)
     for name in (TANH, TANH_TRAINED):  # exact as a chain, else by draws
         line = f"auto, hessian to 1 %, {name}"
         yield Case(line, hessian_to_error(workload(name), 0.01), off, rtol=0.05)
-    in_torch = (_kernels, "chain_is_compiled", no)
     note = "both sides without the compiled chain"
-    yield from chain_cases(patched(in_torch, *find), patched(in_torch), note)
+    yield from chain_cases(patched(*in_torch(), *find), patched(*in_torch()), note)
     yield from chain_cases(off, patched(), in_double=True)
 
 
 def replicated_pull() -> Cases:
     """Many cotangents at once by rules, against a backward pass of the engine for each."""
-    from metacurv.estimators import activation_space, examine, opened
+    from metacurv.estimators.activation import examine, space
+    from metacurv.estimators.select import measured_batch
 
-    find = (opened, "find_chain", nothing)
+    find = (measured_batch, "find_chain", nothing)
     # What is known of a graph holds the plan of its pull.
     known: OrderedDict[object, object] = OrderedDict()
     one_by_one = [(examine, "plan_pull", nothing), (examine, "_examined", known)]
-    part = (activation_space, "ReplicatedPull")
+    part = (space, "ReplicatedPull")
     for name in (DIGITS, CHARACTERS, RELU, TANH):
         problem = workload(name)
         both, note = ([find], "both sides without chains") if name in (RELU, TANH) else ([], "")

@@ -6,14 +6,12 @@ from collections.abc import Callable
 
 from benchmarks.road_activation import chain, compiled_chain, replicated_pull
 from benchmarks.road_case import Cases
-from benchmarks.road_hutchinson import forward_over_reverse, linear_factors, signed_matmul
+from benchmarks.road_hutchinson import forward_over_reverse
 from benchmarks.road_kernels import row_products, softmax_factor
 
 ROADS: dict[str, Callable[[], Cases]] = {
     road.__name__: road
     for road in (
-        signed_matmul,
-        linear_factors,
         forward_over_reverse,
         compiled_chain,
         chain,
