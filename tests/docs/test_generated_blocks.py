@@ -44,6 +44,11 @@ def roads() -> str:
     return str(import_module("benchmarks.road_page").page_block(stored))
 
 
+def suite() -> str:
+    stored = json.loads((ROOT / "benchmarks/results/suite_times.json").read_text())
+    return str(import_module("benchmarks.suite_times").page_block(stored))
+
+
 def experiment() -> str:
     script = ROOT / "docs/mnist1d/publish.py"
     spec = spec_from_file_location("publish", script)
@@ -67,6 +72,7 @@ def experiment() -> str:
         ("results/mnist1d.md", "experiment", experiment),
         ("results/speed.md", "speed", speed),
         ("start/install.md", "install", install),
+        ("develop/test.md", "suite", suite),
     ],
     ids=[
         "roads",
@@ -79,6 +85,7 @@ def experiment() -> str:
         "experiment",
         "speed",
         "install",
+        "suite",
     ],
 )
 def test_block(page: str, name: str, made: Callable[[], str]) -> None:
