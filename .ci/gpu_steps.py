@@ -1,0 +1,142 @@
+"""The steps of .ci/gpu, in their order, and the seconds that each may take."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpu_wheels import WHEELS
+
+ROOT = Path(__file__).resolve().parent.parent
+HERE = ".ci"
+FOUND = 9  # the status of compute-sanitizer where it has found a fault
+
+# Our kernels alone, by their namespace: torch's would take minutes, and ask the driver for what it refuses, on purpose.
+SANITIZER = ("--kernel-name", "kernel_substring=metacurv", "--report-api-errors", "no")
+# Left out: graphs, which cannot be captured without torch's cache of memory, on which memcheck would see no bounds; what is
+# about time; and sizes that add blocks of the same kind.
+NOT_SANITIZED = ("captured", "waits", "stream", "elements", "100003", "20000001", "[1000]")
+
+SEES_A_GPU = """
+import metacurv, torch
+print("torch", torch.__version__, "for CUDA", torch.version.cuda, "and", metacurv.build_info())
+assert metacurv.cuda_compiled(), "the CUDA kernels are not in this build"
+if torch.cuda.is_available():
+    print("GPU:", torch.cuda.get_device_name(), torch.cuda.get_device_capability())
+else:
+    print("no GPU: torch.cuda.is_available() is False")
+"""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command.
+
+    Attributes:
+        seconds: that it may take.
+        expect: a regular expression that its output must match somewhere.
+        exit_code: the status that it must end with.
+        under: a command that runs ``command``, left away in a rehearsal.
+        needs_gpu: in a rehearsal it is only named.
+        environ: variables that it gets.
+        result: a JSON file that it writes.
+    """
+
+    name: str
+    command: Sequence[str]
+    seconds: int
+    expect: str = ""
+    exit_code: int = 0
+    under: Sequence[str] = ()
+    needs_gpu: bool = False
+    environ: tuple[tuple[str, str], ...] = ()
+    result: Path | None = None
+
+
+def steps(work: Path, wheelhouse: Path, *, rehearse: bool) -> list[Step]:
+    """All of them; ``work`` is for what they leave to each other."""
+    python = str(work / "venv" / "bin" / "python")
+    pip = (python, "-m", "pip", "install", "--no-index", "--no-deps")
+    passes = r"(?m)^=* ?\d+ skipped" if rehearse else r"\d+ passed"
+    planted = str(work / "planted")
+    return [
+        Step("environment", (sys.executable, f"{HERE}/gpu_environment.py", str(work / "venv")), 15),
+        Step("wheels", (*pip, "--find-links", str(wheelhouse), *WHEELS), 20),
+        Step(
+            "build for this card",
+            (*pip, "--no-build-isolation", "-v", "-e", "."),
+            # Two cores compile for both usual architectures in a rehearsal.
+            300 if rehearse else 80,
+            expect="and CUDA kernels for",
+            environ=(("METACURV_CUDA", "1"), ("METACURV_REQUIRE_NATIVE", "1")),
+        ),
+        Step("GPU", (python, "-c", SEES_A_GPU), 15, expect="^no GPU" if rehearse else "^GPU:"),
+        Step("self-check", (python, "-m", "metacurv"), 20, expect="checks passed"),
+        Step("pytest -m gpu", _pytest(python, *gpu_tests(), workers=_workers()), 85, expect=passes),
+        Step("planted faults", (_cuda("nvcc"), "-o", planted, f"{HERE}/gpu_planted.cu"), 15),
+        _sees(planted, "memcheck", r"Invalid __global__ write"),
+        _sees(planted, "racecheck", r"RACECHECK SUMMARY: [1-9]"),
+        _sanitized(python, "memcheck", 65, passes, PYTORCH_NO_CUDA_MEMORY_CACHING="1"),
+        _sanitized(python, "racecheck", 40, passes),
+        _measured(python, work / "ops.json", "ops and training steps", "report.py", 75, rehearse),
+        _measured(python, work / "traces.json", "traces", "device_traces.py", 85, rehearse),
+    ]
+
+
+def gpu_tests() -> list[str]:
+    """The files with tests of mark gpu. Others are not collected: some need packages that are not carried."""
+    marks = re.compile(r"\bDEVICES\b|\bmark\.gpu\b|\bneeds_gpu\b")
+    files = sorted((ROOT / "tests").glob("test_*.py"))
+    return [f"tests/{path.name}" for path in files if marks.search(path.read_text())]
+
+
+def _workers() -> int:
+    """Processes for pytest, 0 for none beside it. Each has a CUDA context and collects all tests, so there are few."""
+    return min(8, (os.cpu_count() or 1) // 4 * 2)
+
+
+def _pytest(python: str, *arguments: str, workers: int = 0) -> tuple[str, ...]:
+    return (python, "-m", "pytest", "-q", "-m", "gpu", "-n", str(workers), *arguments)
+
+
+def _sanitizer(tool: str) -> tuple[str, ...]:
+    status = ("--error-exitcode", str(FOUND))
+    return (_cuda("compute-sanitizer"), "--tool", tool, *status, *SANITIZER)
+
+
+def _sees(program: str, tool: str, expect: str) -> Step:
+    name = f"{tool} sees a planted fault"
+    command = (*_sanitizer(tool), program, tool)
+    return Step(name, command, 10, expect, exit_code=FOUND, needs_gpu=True)
+
+
+def _sanitized(python: str, tool: str, seconds: int, expect: str, **environ: str) -> Step:
+    chosen = ("tests/test_cuda.py", "-k", " and ".join(f"not {each}" for each in NOT_SANITIZED))
+    return Step(
+        f"{tool} of the ops",
+        _pytest(python, *chosen),
+        seconds,
+        expect,
+        under=_sanitizer(tool),
+        environ=tuple(environ.items()),
+    )
+
+
+def _measured(
+    python: str, result: Path, what: str, script: str, seconds: int, rehearse: bool
+) -> Step:
+    where = ("--device", "cpu", "--small") if rehearse else ("--device", "cuda")
+    command = (python, f"benchmarks/{script}", *where, "--output", str(result))
+    return Step(f"benchmark: {what}", command, seconds, result=result)
+
+
+def _cuda(name: str) -> str:
+    """The tool ``name`` of the CUDA toolkit; its bare name, which then fails to run, where it is not found."""
+    homes = [os.environ.get("CUDA_HOME", ""), "/usr/local/cuda"]
+    folders = [os.environ.get("PATH", os.defpath), *(f"{home}/bin" for home in homes if home)]
+    return shutil.which(name, path=os.pathsep.join(folders)) or name
