@@ -62,6 +62,8 @@ def run_all(todo: Sequence[Step], output: Path, *, seconds: float, rehearse: boo
     venv = str(WORK / "venv")
     environ = {name: value for name, value in os.environ.items() if not name.startswith("METACURV")}
     environ |= {"VIRTUAL_ENV": venv, "PATH": f"{venv}/bin{os.pathsep}{os.environ['PATH']}"}
+    if rehearse:
+        environ["CUDA_VISIBLE_DEVICES"] = ""
     done: list[Done] = []
     for step in todo:
         done.append(run(step, environ, left=end - time.monotonic(), rehearse=rehearse))

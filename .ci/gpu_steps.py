@@ -16,8 +16,10 @@ ROOT = Path(__file__).resolve().parent.parent
 HERE = ".ci"
 FOUND = 9  # the status of compute-sanitizer where it has found a fault
 
-# Our kernels alone, by their namespace: torch's would take minutes, and ask the driver for what it refuses, on purpose.
-SANITIZER = ("--kernel-name", "kernel_substring=metacurv", "--report-api-errors", "no")
+# Our kernels alone, by their namespace: torch's would take minutes.
+OURS = ("--kernel-name", "kernel_substring=metacurv")
+# torch asks the driver for things that it refuses, and goes on: they are no faults of the kernels.
+TOOLS = {"memcheck": ("--report-api-errors", "no"), "racecheck": ()}
 # Left out: graphs, which cannot be captured without torch's cache of memory, on which memcheck would see no bounds; what is
 # about time; and sizes that add blocks of the same kind.
 NOT_SANITIZED = ("captured", "waits", "stream", "elements", "100003", "20000001", "[1000]")
@@ -101,12 +103,23 @@ def _workers() -> int:
 
 
 def _pytest(python: str, *arguments: str, workers: int = 0) -> tuple[str, ...]:
-    return (python, "-m", "pytest", "-q", "-m", "gpu", "-n", str(workers), *arguments)
+    return (
+        python,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "gpu",
+        "-n",
+        str(workers),
+        "--durations=10",
+        *arguments,
+    )
 
 
 def _sanitizer(tool: str) -> tuple[str, ...]:
     status = ("--error-exitcode", str(FOUND))
-    return (_cuda("compute-sanitizer"), "--tool", tool, *status, *SANITIZER)
+    return (_cuda("compute-sanitizer"), "--tool", tool, *TOOLS[tool], *status, *OURS)
 
 
 def _sees(program: str, tool: str, expect: str) -> Step:
@@ -123,6 +136,7 @@ def _sanitized(python: str, tool: str, seconds: int, expect: str, **environ: str
         seconds,
         expect,
         under=_sanitizer(tool),
+        needs_gpu=tool == "racecheck",  # memcheck's step has rehearsed the same tests
         environ=tuple(environ.items()),
     )
 
