@@ -1,5 +1,5 @@
-// A fault for each tool of compute-sanitizer to find, in our namespace, by which .ci/gpu tells it what to look at: if it
-// does not find them here, what it says of the ops means nothing.
+// A fault for each tool of compute-sanitizer to find, in our namespace, by which .ci/gpu tells it
+// what to look at: if it does not find them here, what it says of the ops means nothing.
 #include <cstdio>
 #include <cstring>
 
