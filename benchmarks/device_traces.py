@@ -57,7 +57,7 @@ SMALL = Sizes(width=16, batch=8, probes=2, seconds=0.001, compiler="aot_eager")
 
 @dataclass(frozen=True)
 class Row:
-    """Medians in milliseconds; ``ratio`` is the other's over ours."""
+    """Medians in milliseconds; ``ratio`` is the other's over ours. Beside it, what a time is worth: standard errors."""
 
     network: str
     ours: str
@@ -65,6 +65,8 @@ class Row:
     ours_ms: float
     other_ms: float
     ratio: float
+    ours_stderr: float
+    other_stderr: float
     agree: bool
 
 
@@ -197,23 +199,34 @@ def rows(device: str, activation: str, sizes: Sizes) -> list[Row]:
     }
     by_hand = [lambda each=each: each(in_torch) for each in others.values()]
     times = medians([*ours.values(), *by_hand], device, sizes.seconds)
+    judged = zip(ours, times, (True, right), (reference.stderr, chosen.stderr), strict=False)
     return [
-        Row(activation, mine, other, times[i], times[2 + j], times[2 + j] / times[i], same)
-        for i, (mine, well) in enumerate(zip(ours, (True, right), strict=True))
-        for j, other in enumerate(others)
-        for same in [well and agree[j]]
+        Row(
+            activation,
+            mine,
+            other,
+            ms,
+            other_ms,
+            other_ms / ms,
+            stderr,
+            reference.stderr,
+            well and same,
+        )
+        for mine, ms, well, stderr in judged
+        for other, other_ms, same in zip(others, times[len(ours) :], agree, strict=True)
     ]
 
 
 def run(device: str, out: Path, sizes: Sizes) -> int:
     """Measures all, prints a table, writes ``out``. Returns: 1 where a result is wrong, else 0."""
-    print(f"{'':54} {'ours, ms':>10} {'other, ms':>10} {'ratio':>7}")
+    print(f"{'':54} {'ours, ms':>10} {'other, ms':>10} {'ratio':>7}   errors")
     found: list[Row] = []
     for activation in ACTIVATIONS:
         for row in rows(device, activation, sizes):
             name = f"{row.network}: {row.ours} / {row.other}"
             wrong = "" if row.agree else "  WRONG"
-            print(f"{name:54} {row.ours_ms:10.2f} {row.other_ms:10.2f} {row.ratio:7.2f}{wrong}")
+            times = f"{row.ours_ms:10.2f} {row.other_ms:10.2f} {row.ratio:7.2f}"
+            print(f"{name:54} {times}   {row.ours_stderr:.2g} / {row.other_stderr:.2g}{wrong}")
             found.append(row)
         content: dict[str, Any] = {
             "command": f"python benchmarks/device_traces.py --device {device}",
