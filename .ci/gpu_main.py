@@ -12,6 +12,7 @@ import argparse
 import os
 import shutil
 import sys
+import sysconfig
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,9 +60,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def run_all(todo: Sequence[Step], output: Path, *, seconds: float, rehearse: bool) -> bool:
     """Runs ``todo``, reports after each step, and returns whether all is well."""
     end = time.monotonic() + seconds
-    venv = str(WORK / "venv")
+    venv = WORK / "venv"
+    # What pip finds beside this Python it does not install again, so ninja may be there.
+    path = (str(venv / "bin"), sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath))
     environ = {name: value for name, value in os.environ.items() if not name.startswith("METACURV")}
-    environ |= {"VIRTUAL_ENV": venv, "PATH": f"{venv}/bin{os.pathsep}{os.environ['PATH']}"}
+    environ |= {"VIRTUAL_ENV": str(venv), "PATH": os.pathsep.join(path)}
     if rehearse:
         environ["CUDA_VISIBLE_DEVICES"] = ""
     done: list[Done] = []
