@@ -82,8 +82,16 @@ def _as_json(done: Done, rehearse: bool) -> dict[str, Any]:
         "last_lines": done.output.splitlines()[-20:],
     }
     if step.result:
-        found["result"] = json.loads(step.result.read_text()) if step.result.exists() else None
+        found["result"] = _result(step.result)
     return found
+
+
+def _result(path: Path) -> Any:
+    """None where the step has not come so far, or was stopped while it wrote."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _commit() -> str:

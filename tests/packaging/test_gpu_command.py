@@ -124,18 +124,19 @@ def test_no_step_begins_after_the_end(tmp_path: Path) -> None:
 
 
 def test_a_rehearsal_names_what_it_left_out_and_is_no_proof(tmp_path: Path) -> None:
-    result = tmp_path / "result.json"
+    result, half = tmp_path / "result.json", tmp_path / "half.json"
     todo = [
         Step("on a GPU", ("/nowhere/needs-it",), 20, needs_gpu=True),
         python("under", "pass", under=("/nowhere/tool", "--option")),
         python("measured", f"open({str(result)!r}, 'w').write('[1]')", result=result),
+        python("stopped", f"open({str(half)!r}, 'w').write('[1')", result=half),
     ]
     assert gpu_main.run_all(todo, tmp_path / "out", seconds=60, rehearse=True)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"gpu.json", "gpu.txt"}
     found = json.loads((tmp_path / "out" / "gpu.json").read_text())
     assert found["gpu_was_used"] is False
-    assert [each["outcome"] for each in found["steps"]] == ["needs a GPU", "passed", "passed"]
-    assert found["steps"][2]["result"] == [1]
+    assert [each["outcome"] for each in found["steps"]] == ["needs a GPU"] + ["passed"] * 3
+    assert [each.get("result") for each in found["steps"]] == [None, None, [1], None]
     text = (tmp_path / "out" / "gpu.txt").read_text()
     assert text.startswith(gpu_report.REHEARSED)
     assert "$ /nowhere/needs-it" in text
