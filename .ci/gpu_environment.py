@@ -6,7 +6,6 @@ file shows it. pip is seen too, so none is installed: that would need ensurepip,
 
 from __future__ import annotations
 
-import site
 import sys
 import venv
 from pathlib import Path
@@ -15,8 +14,8 @@ from pathlib import Path
 def main(folder: str) -> None:
     venv.EnvBuilder(system_site_packages=True, clear=True, symlinks=True).create(folder)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    seen = "".join(f"{path}\n" for path in site.getsitepackages())
-    Path(folder, "lib", version, "site-packages", "of_the_machine.pth").write_text(seen)
+    seen = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    Path(folder, "lib", version, "site-packages", "of_the_machine.pth").write_text("\n".join(seen))
 
 
 if __name__ == "__main__":
