@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,6 +23,9 @@ from benchmarks import device_ddp
 from benchmarks.device_case import Outcome, measure
 from benchmarks.device_ops import op_cases
 from benchmarks.device_steps import step_cases
+
+# Sizes and seconds with which all of it runs in a moment, on two cores too.
+SMALL: dict[str, Any] = {"numel": 5000, "width": 16, "steps": 2, "seconds": 0.001}
 
 
 def run(

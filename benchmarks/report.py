@@ -20,7 +20,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(HERE.parent))  # run by its path, python sees this folder alone
 
 from benchmarks.estimate_lines import is_race  # noqa: E402
-from benchmarks.on_device import run, why_not  # noqa: E402
+from benchmarks.on_device import SMALL, run, why_not  # noqa: E402
 from benchmarks.page_block import ROOT, marks, write_block  # noqa: E402
 from benchmarks.plot import draw  # noqa: E402
 from benchmarks.table import (  # noqa: E402
@@ -82,6 +82,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "table and writes benchmarks/results/DEVICE.json. For a GPU there is nothing else to run first",
     )
     parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="with --device: write there instead",
+    )
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="with --device: small sizes and hardly any time, only to see that all of it runs",
+    )
+    parser.add_argument(
         "--slack",
         type=float,
         default=0.0,
@@ -104,7 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if why := why_not(options.device):
             print(f"report.py: --device {options.device}: {why}", file=sys.stderr)
             return 2
-        return run(options.device, RESULTS / f"{options.device}.json")
+        out = options.output or RESULTS / f"{options.device}.json"
+        return run(options.device, out, **(SMALL if options.small else {}))
     try:
         paths = options.results or saved_results()
         results = [load(path) for path in paths]

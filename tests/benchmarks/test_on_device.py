@@ -29,7 +29,7 @@ def test_every_case_agrees_and_is_written(
     on_device: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "cpu.json"
-    assert on_device.run("cpu", out, numel=5000, width=16, steps=2, seconds=0.001) == 0
+    assert on_device.run("cpu", out, **on_device.SMALL) == 0
     printed = capsys.readouterr().out
     assert "signed_sum, 5,000 x bfloat16" in printed
     assert "WRONG" not in printed
