@@ -37,7 +37,9 @@ def edges(root: Path) -> dict[str, set[str]]:
         }
         - {name}
         for name, module in found.items()
-        if name.split(".")[1:2] and name.split(".")[1] not in LEFT_OUT and not module.is_package
+        if name.split(".")[1:2]
+        and name.split(".")[1] not in LEFT_OUT | architecture.EVERYWHERE
+        and not module.is_package
     }
 
 
@@ -58,18 +60,24 @@ def height(name: str, graph: dict[str, set[str]], known: dict[str, int]) -> int:
 
 def ordered(graph: dict[str, set[str]]) -> list[str]:
     """The modules by folder, folders and modules with the longest ways of imports below them first."""
-    known: dict[str, int] = {}
-    for name in graph:
-        height(name, graph, known)
-    folders: dict[str, list[str]] = {}
-    for name in graph:
-        folders.setdefault(name.rpartition(".")[0], []).append(name)
-    tallest = {folder: max(known[n] for n in names) for folder, names in folders.items()}
-    return [
-        name
-        for folder in sorted(folders, key=lambda f: (-tallest[f], f))
-        for name in sorted(folders[folder], key=lambda n: (-known[n], n))
-    ]
+
+    def folder(name: str) -> str:
+        return name.rpartition(".")[0]
+
+    folders: dict[str, set[str]] = {folder(name): set() for name in graph}
+    for name, targets in graph.items():
+        folders[folder(name)] |= {folder(t) for t in targets} & folders.keys() - {folder(name)}
+    of_folders: dict[str, int] = {}
+    of_modules: dict[str, int] = {}
+    return sorted(
+        graph,
+        key=lambda name: (
+            -height(folder(name), folders, of_folders),
+            folder(name),
+            -height(name, graph, of_modules),
+            name,
+        ),
+    )
 
 
 def draw(ax: Axes, graph: dict[str, set[str]], title: str) -> None:
