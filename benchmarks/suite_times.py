@@ -91,8 +91,8 @@ def page_block(stored: Mapping[str, Any]) -> str:
             for folder, proves in FOLDERS.items()
         ),
         "",
-        f'Seconds of a folder are added up over {stored["cores"]} workers. From start to end the quick part (`-m "not slow"`) took '
-        f"{quick['wall']} s on {stored['cores']} cores, the whole {whole['wall']} s.",
+        f"Seconds of a folder are added up over {stored['cores']} workers. From start to end the quick part, "
+        f'`-m "not slow"`, took {quick["wall"]} s on {stored["cores"]} cores, the whole {whole["wall"]} s.',
     ]
     return "\n".join(lines)
 

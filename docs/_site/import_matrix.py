@@ -15,9 +15,12 @@ from typing import Any
 import architecture
 import matplotlib
 
+sys.path.append(str(architecture.ROOT))
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+
+from benchmarks.page_block import write_block
 
 OUT = architecture.DEVELOP / "imports.json"
 PICTURE = architecture.DEVELOP / "imports.png"
@@ -113,6 +116,17 @@ def lines(root: Path) -> dict[str, int]:
     return count
 
 
+def page_block(stored: dict[str, Any]) -> str:
+    """The table of lines by folder, of those that both have and those that one of them has."""
+    before, after = stored["before"], stored["after"]
+    rows = [
+        f"| `{folder}/` | {before.get(folder, '')} | {after.get(folder, '')} |"
+        for folder in sorted({*before, *after})
+    ]
+    total = f"| all | {sum(before.values())} | {sum(after.values())} |"
+    return "\n".join([f"| folder | `{stored['commit']}` | now |", "|---|---|---|", *rows, total])
+
+
 def main() -> None:
     here, before = architecture.ROOT, Path(sys.argv[1]).resolve()
     figure, axes = plt.subplots(1, 2, figsize=(11, 5.2), layout="constrained")
@@ -121,6 +135,7 @@ def main() -> None:
     figure.savefig(PICTURE, dpi=130)
     stored = {"commit": sys.argv[2], "before": lines(before), "after": lines(here)}
     OUT.write_text(json.dumps(stored, indent=1) + "\n")
+    write_block(architecture.DEVELOP / "architecture.md", "lines", page_block(stored))
 
 
 if __name__ == "__main__":

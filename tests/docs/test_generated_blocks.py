@@ -17,6 +17,7 @@ DOCS = ROOT / "docs"
 @pytest.fixture(autouse=True)
 def _benchmarks_importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.syspath_prepend(str(DOCS / "_site"))
 
 
 def rules(name: str) -> Callable[[], str]:
@@ -42,6 +43,11 @@ def install() -> str:
 def roads() -> str:
     stored = json.loads((ROOT / "benchmarks/results/roads.json").read_text())
     return str(import_module("benchmarks.road_page").page_block(stored))
+
+
+def lines() -> str:
+    site = import_module("import_matrix")
+    return str(site.page_block(json.loads(site.OUT.read_text())))
 
 
 def suite() -> str:
@@ -73,6 +79,7 @@ def experiment() -> str:
         ("results/speed.md", "speed", speed),
         ("start/install.md", "install", install),
         ("develop/test.md", "suite", suite),
+        ("develop/architecture.md", "lines", lines),
     ],
     ids=[
         "roads",
@@ -86,6 +93,7 @@ def experiment() -> str:
         "speed",
         "install",
         "suite",
+        "lines",
     ],
 )
 def test_block(page: str, name: str, made: Callable[[], str]) -> None:
