@@ -2,7 +2,7 @@
 
     python benchmarks/report.py --device cuda
 
-No GPU has run this yet; ``--device cpu`` runs all of it but captured graphs. A ratio is the other's median time over ours in
+``--device cpu`` runs all of it but captured graphs. A ratio is the other's median time over ours in
 one run; bandwidth is that of what an op has to read and write. Results go to benchmarks/results/DEVICE.json as they come.
 """
 

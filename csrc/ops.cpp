@@ -26,7 +26,7 @@
 // tensors, products: T tensors; numbers, offsets: [T]; probe, count: 0-dim int64; mean, m2: [T + 1]
 // float64. The overloads `number` (CPU only) take the probe as a number: making a tensor of it
 // costs as much as filling a few thousand elements. Signs follow the contract in philox.h. The
-// Python docstrings (metacurv/ops.py) give the formulas.
+// Python docstrings (metacurv/ops) give the formulas.
 STABLE_TORCH_LIBRARY(metacurv, m) {
   m.def(
       "rademacher_(Tensor(a!)[] tensors, int seed, Tensor probe, int[] numbers, int[] offsets) -> "

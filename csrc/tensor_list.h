@@ -2,7 +2,7 @@
 //
 // `tensors`: T dense tensors of any shape; `numbers`: [T] parameter numbers; `offsets`: [T] index
 // of each tensor's first element in its unsharded parameter; `probe`: 0-dim int64 on the same
-// device. The Python layer (metacurv/ops.py) raises the friendly errors; these checks guard direct
+// device. The Python layer (metacurv/ops) raises the friendly errors; these checks guard direct
 // callers of torch.ops.
 #pragma once
 

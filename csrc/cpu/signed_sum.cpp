@@ -1,9 +1,9 @@
 // signed_sum: sum of v_i x_i per tensor, the signs v made in registers from the counter.
 // hutchinson_accumulate_: the same sums folded into a running mean and M2 (Welford 1962).
 //
-// Order of summation, fixed and equal to the torch twin's (metacurv/_reference.py): within a chunk,
-// lane i % 32 adds its elements in index order in float64; the 32 lanes are halved as a tree;
-// chunks are added in order.
+// Order of summation, fixed and equal to the torch twin's (metacurv/ops/_reference): within a
+// chunk, lane i % 32 adds its elements in index order in float64; the 32 lanes are halved as a
+// tree; chunks are added in order.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 

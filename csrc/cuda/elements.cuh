@@ -1,7 +1,5 @@
 // The four element types of the list ops: how a kernel reads them (Bits), adds them (Sum) and
 // writes +1 (kOne).
-//
-// Compiled for sm_75 ... sm_120 with 0 spills and emulated on a CPU; never run on a GPU.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,4 @@
 // Kernel of rademacher_: every tensor of a table becomes a probe, entries +1 and -1.
-//
-// Compiled for sm_75 ... sm_120 with 0 spills and emulated on a CPU; never run on a GPU.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,4 @@
 // Kernel of reciprocal_lr_: the reciprocal rule on one number, by one thread.
-//
-// Compiled for sm_75 ... sm_120 with 0 spills and emulated on a CPU; never run on a GPU.
 #pragma once
 
 #include "../reciprocal_lr.h"

@@ -1,7 +1,5 @@
 // Kernels of row_products: squared norms of the rows of a; sums over tiles of a draw; sums of
 // those. All in float64, in an order that depends on the shapes only.
-//
-// Compiled for sm_75 ... sm_120 with 0 spills and emulated on a CPU; never run on a GPU.
 #pragma once
 
 #include <cstdint>

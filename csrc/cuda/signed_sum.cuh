@@ -3,8 +3,6 @@
 //
 // Order of summation: a thread adds at most 128 elements in float32 (float64 tensors: float64),
 // then float64 over lanes, warps and, in the second kernel (finish_sums.cuh), tiles.
-//
-// Compiled for sm_75 ... sm_120 with 0 spills and emulated on a CPU; never run on a GPU.
 #pragma once
 
 #include <cstdint>

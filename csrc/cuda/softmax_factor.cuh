@@ -1,7 +1,5 @@
 // Kernel of softmax_factor: u = root (t - t^2 sum_c t) with t = sqrt_p v. A row is read twice, the
 // second time from cache where it fits; its signs are made twice only where they take many words.
-//
-// Compiled for sm_75 ... sm_120 with 0 spills and emulated on a CPU; never run on a GPU.
 #pragma once
 
 #include <cstdint>

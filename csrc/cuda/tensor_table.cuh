@@ -1,8 +1,6 @@
 // A list of tensors as one kernel argument, passed by value, so that no launch copies anything to
 // the device first (such a copy could not be captured in a CUDA graph). Host code fills it:
 // launch_plan.h.
-//
-// Compiled for sm_75 ... sm_120 with 0 spills and emulated on a CPU; never run on a GPU.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,5 @@
 // Threads of a warp, and sums over a warp and a thread block in a fixed order, so that two runs
 // give the same bits.
-//
-// Compiled for sm_75 ... sm_120 with 0 spills and emulated on a CPU; never run on a GPU.
 #pragma once
 
 namespace metacurv {

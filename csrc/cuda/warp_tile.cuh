@@ -1,6 +1,4 @@
 // One warp's share of a tile: its sign words, and the walk over its elements that the list ops use.
-//
-// Compiled for sm_75 ... sm_120 with 0 spills and emulated on a CPU; never run on a GPU.
 #pragma once
 
 #include <cstdint>
