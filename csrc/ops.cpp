@@ -26,7 +26,7 @@
 // tensors, products: T tensors; numbers, offsets: [T]; probe, count: 0-dim int64; mean, m2: [T + 1]
 // float64. The overloads `number` (CPU only) take the probe as a number: making a tensor of it
 // costs as much as filling a few thousand elements. Signs follow the contract in philox.h. The
-// Python docstrings (metacurv/ops.py) give the formulas.
+// Python docstrings (metacurv/ops/) give the formulas.
 STABLE_TORCH_LIBRARY(metacurv, m) {
   m.def(
       "rademacher_(Tensor(a!)[] tensors, int seed, Tensor probe, int[] numbers, int[] offsets) -> "
@@ -43,14 +43,6 @@ STABLE_TORCH_LIBRARY(metacurv, m) {
   m.def(
       "hutchinson_accumulate_(Tensor(a!) mean, Tensor(b!) m2, Tensor(c!) count, Tensor[] products, "
       "int seed, Tensor probe, int[] numbers, int[] offsets) -> ()");
-  m.def(
-      "softmax_factor(Tensor sqrt_p, Tensor root, int seed, Tensor probe, int number, int "
-      "n_probes) "
-      "-> Tensor");
-  m.def(
-      "softmax_factor.number(Tensor sqrt_p, Tensor root, int seed, int probe, int number, int "
-      "n_probes) -> Tensor");
-  m.def("row_products(Tensor a, Tensor u, Tensor w) -> Tensor");
   m.def(
       "chain_draws(Tensor log_p, Tensor sample_weight, int seed, int probe, int n_probes, Tensor[] "
       "inputs, Tensor[] weights, Tensor[] slopes, bool[] rectified) -> Tensor");
