@@ -49,11 +49,11 @@ def layer_products(a: Tensor, u: Tensor, w: Tensor) -> Tensor:
     """Returns sum_n ||a_n||^2 (u_rn . w_rn) and sum_n u_rn . w_rn for every r: float64 [R, 2].
 
     With a_n the input of a linear layer for example n, and u_rn, w_rn cotangents of its output, these are the shares of the
-    layer's weight and bias in sum_n <u_rn a_n', w_rn a_n'>: outer products that are never made. Products along a row are taken
-    in the tensors' own dtype, sums over n in float64.
+    layer's weight and bias in sum_n <u_rn a_n', w_rn a_n'>: outer products that are never made. The terms for each n are
+    computed in the tensors' own dtype, sums over n in float64.
 
     a: [N, I]; u, w: [R, N, O].
     """
-    norms = torch.linalg.vecdot(a, a).to(torch.float64)
-    products = torch.linalg.vecdot(u, w).to(torch.float64)
-    return torch.stack([products @ norms, products.sum(1)], dim=1)
+    plain = torch.linalg.vecdot(u, w)
+    weighted = plain * torch.linalg.vecdot(a, a)
+    return torch.stack([weighted, plain], dim=1).sum(2, dtype=torch.float64)
