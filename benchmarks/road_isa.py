@@ -45,12 +45,6 @@ def isa_cases() -> Iterator[Case]:
         if exponent == 20:
             make = partial(rademacher_of, 1 << exponent, dtype)
             yield Case(f"rademacher_, {size}", make, in_table=has_line)
-    for dtype in (torch.float32, torch.float64):
-        name = str(dtype)[6:]
-        make = partial(softmax_factor_of, dtype)
-        yield Case(f"alone: softmax_factor, 16 draws, [1024, 94], {name}", make, in_table=False)
-        make = partial(row_products_of, dtype)
-        yield Case(f"alone: row_products, [16, 100, 100], {name}", make, in_table=False)
 
 
 def signed_sum_of(n: int, dtype: torch.dtype) -> Call:
@@ -70,25 +64,6 @@ def rademacher_of(n: int, dtype: torch.dtype) -> Call:
         return x
 
     return fill
-
-
-def softmax_factor_of(dtype: torch.dtype) -> Call:
-    from metacurv import _kernels
-
-    generator = torch.Generator().manual_seed(0)
-    p = torch.randn(1024, 94, dtype=dtype, generator=generator).softmax(1)
-    arguments = (p.sqrt(), torch.ones(1024, dtype=dtype), 0, 1, 0, 16)
-    return lambda: _kernels.softmax_factor(*arguments)
-
-
-def row_products_of(dtype: torch.dtype) -> Call:
-    from metacurv import _kernels
-
-    generator = torch.Generator().manual_seed(0)
-    a = torch.randn(100, 100, dtype=dtype, generator=generator)
-    u = torch.randn(16, 100, 100, dtype=dtype, generator=generator)
-    w = u + 1
-    return lambda: _kernels.row_products(a, u, w)
 
 
 class There:

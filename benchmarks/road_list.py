@@ -7,7 +7,6 @@ from collections.abc import Callable
 from benchmarks.road_activation import chain, compiled_chain, replicated_pull
 from benchmarks.road_case import Cases
 from benchmarks.road_hutchinson import forward_over_reverse
-from benchmarks.road_kernels import row_products, softmax_factor
 
 ROADS: dict[str, Callable[[], Cases]] = {
     road.__name__: road
@@ -16,7 +15,5 @@ ROADS: dict[str, Callable[[], Cases]] = {
         compiled_chain,
         chain,
         replicated_pull,
-        softmax_factor,
-        row_products,
     )
 }

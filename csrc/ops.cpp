@@ -44,14 +44,6 @@ STABLE_TORCH_LIBRARY(metacurv, m) {
       "hutchinson_accumulate_(Tensor(a!) mean, Tensor(b!) m2, Tensor(c!) count, Tensor[] products, "
       "int seed, Tensor probe, int[] numbers, int[] offsets) -> ()");
   m.def(
-      "softmax_factor(Tensor sqrt_p, Tensor root, int seed, Tensor probe, int number, int "
-      "n_probes) "
-      "-> Tensor");
-  m.def(
-      "softmax_factor.number(Tensor sqrt_p, Tensor root, int seed, int probe, int number, int "
-      "n_probes) -> Tensor");
-  m.def("row_products(Tensor a, Tensor u, Tensor w) -> Tensor");
-  m.def(
       "chain_draws(Tensor log_p, Tensor sample_weight, int seed, int probe, int n_probes, Tensor[] "
       "inputs, Tensor[] weights, Tensor[] slopes, bool[] rectified) -> Tensor");
   m.def(

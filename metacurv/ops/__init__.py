@@ -16,7 +16,6 @@ The generator is that of Salmon, Moraes, Dror, Shaw, "Parallel random numbers: a
 """
 
 from metacurv.ops.backend import as_int64, implementation
-from metacurv.ops.factors import row_products, softmax_factor
 from metacurv.ops.probes import hutchinson_accumulate_, rademacher_, signed_sum
 from metacurv.ops.rates import reciprocal_lr_
 
@@ -26,7 +25,5 @@ __all__ = [
     "implementation",
     "rademacher_",
     "reciprocal_lr_",
-    "row_products",
     "signed_sum",
-    "softmax_factor",
 ]

@@ -16,7 +16,6 @@ from torch.autograd.graph import increment_version
 from metacurv.ops._reference import SHAPES, OpSet
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_FLOATS = (torch.float32, torch.float64)
 
 # A layer whose weight has more elements than this falls out of a core's cache, and is left to torch's matrix product.
 _MOST_WEIGHT = 1 << 16
@@ -71,14 +70,6 @@ def _returns_nothing(*values: Any) -> None:
     """Stands for an op that only writes."""
 
 
-def _is_float(first: Tensor, *rest: Any) -> bool:
-    return first.dtype in _FLOATS
-
-
-def _are_alike(a: Tensor, u: Tensor, w: Tensor) -> bool:
-    return a.dtype in _FLOATS and u.dtype is a.dtype and w.dtype is a.dtype
-
-
 def _is_small_chain(log_p: Tensor, *rest: Any) -> bool:
     weights: Sequence[Tensor] = rest[-3]
     return (
@@ -96,7 +87,5 @@ class CompiledOps(OpSet):
     signed_sum = _kernel(OpSet.signed_sum)
     hutchinson_accumulate_ = _kernel(OpSet.hutchinson_accumulate_)
     reciprocal_lr_ = _kernel(OpSet.reciprocal_lr_)
-    softmax_factor = _kernel(OpSet.softmax_factor, serves=_is_float)
-    row_products = _kernel(OpSet.row_products, serves=_are_alike)
     chain_draws = _kernel(OpSet.chain_draws, serves=_is_small_chain)
     chain_columns = _kernel(OpSet.chain_columns, serves=_is_small_chain)

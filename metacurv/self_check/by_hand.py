@@ -55,21 +55,6 @@ def reciprocal_lr_(backend: str, device: torch.device) -> Pairs:
     return [(scale, [0.25])]
 
 
-def softmax_factor(backend: str, device: torch.device) -> Pairs:
-    """The vector t = (-1/2, 3/4) has the sum 1/4, and the result is 2 (t - t^2 / 4)."""
-    sqrt_p, root = torch.tensor([[0.5, 0.75]], device=device), torch.tensor([2.0], device=device)
-    where = {"seed": 0, "probe": 0, "number": 0, "n_probes": 1}
-    factor = ops.softmax_factor(sqrt_p, root, **where, backend=backend)
-    return [(factor, [[[-1.125, 1.21875]]])]
-
-
-def row_products(backend: str, device: torch.device) -> Pairs:
-    """The rows have squared norms 5 and 9, so the sums are 5 * 1 + 9 * 4 and 1 + 4."""
-    a = torch.tensor([[1.0, 2.0], [3.0, 0.0]], device=device)
-    u = torch.tensor([[[1.0], [2.0]]], device=device)
-    return [(ops.row_products(a, u, u, backend=backend), [[41.0, 5.0]])]
-
-
 # One linear layer without a bias and an input (3, 4), under a softmax with two classes of probability 1/2.
 
 

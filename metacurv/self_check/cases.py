@@ -76,28 +76,6 @@ def reciprocal_lr_(backend: str, device: torch.device) -> Sequence[Tensor]:
     return scales
 
 
-def softmax_factor(backend: str, device: torch.device) -> Sequence[Tensor]:
-    """The rows are shorter than a word of signs, and longer than a thousand."""
-    where = {"seed": _SEED, "probe": _PROBE, "number": 5, "n_probes": 3}
-    factors = []
-    for dtype in (torch.float32, torch.float64):
-        for rows, classes in ((33, 10), (3, 2051)):
-            sqrt_p = _numbers(device, rows, classes, dtype=dtype).clamp(-1, 1)
-            root = _numbers(device, rows, dtype=dtype).abs()
-            factors.append(ops.softmax_factor(sqrt_p, root, **where, backend=backend))
-    return factors
-
-
-def row_products(backend: str, device: torch.device) -> Sequence[Tensor]:
-    """The products are of two cotangents that differ, and of one with itself."""
-    sums = []
-    for dtype in (torch.float32, torch.float64):
-        a = _numbers(device, 53, 41, dtype=dtype)
-        u, w = (_numbers(device, n, 53, 10, dtype=dtype)[:2] for n in (2, 3))
-        sums += [ops.row_products(a, u, other, backend=backend) for other in (w, u)]
-    return sums
-
-
 # Three linear layers of widths 10, 37, 9 and 100 from the top, a ReLU and another activation between them.
 
 

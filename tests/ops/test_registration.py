@@ -33,8 +33,6 @@ def calls(dtype):
         "signed_sum": (tensor_list(dtype), *common),
         "hutchinson_accumulate_": (*statistics(5), tensor_list(dtype), *common),
         "reciprocal_lr_": (torch.tensor(1.0), torch.tensor(5.0, dtype=torch.float64), 0.1),
-        "softmax_factor": (torch.rand(9, 7), torch.rand(9), -1, torch.tensor(3), 2**32 - 1, 2),
-        "row_products": (torch.randn(9, 7), torch.randn(2, 9, 5), torch.randn(2, 9, 5)),
         "chain_draws": (*softmax(), -1, 3, 2, *chain()),
         "chain_columns": (*softmax(), 1, 4, *chain()),
     }
@@ -66,14 +64,11 @@ def test_opcheck(name, dtype):
 
 @needs_native
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", ["rademacher_", "signed_sum", "softmax_factor"])
+@pytest.mark.parametrize("name", ["rademacher_", "signed_sum"])
 def test_opcheck_with_the_probe_as_a_number(name, dtype):
-    arguments = calls(dtype)[name]
-    probe = 3 if name == "softmax_factor" else 2
+    tensors, seed, probe, *coordinates = calls(dtype)[name]
     op = getattr(torch.ops.metacurv, name).number
-    results = torch.library.opcheck(
-        op, (*arguments[:probe], int(arguments[probe]), *arguments[probe + 1 :])
-    )
+    results = torch.library.opcheck(op, (tensors, seed, int(probe), *coordinates))
     assert set(results.values()) == {"SUCCESS"}
 
 
@@ -97,8 +92,6 @@ def test_schemas_declare_what_is_written():
     assert written("signed_sum") == []
     assert written("hutchinson_accumulate_") == ["mean", "m2", "count"]
     assert written("reciprocal_lr_") == ["scale"]
-    assert written("softmax_factor") == []
-    assert written("row_products") == []
     assert written("chain_draws") == []
     assert written("chain_columns") == []
 
@@ -110,12 +103,6 @@ def test_shapes_without_data():
         tensors = [torch.empty(3), torch.empty(4, 5, dtype=torch.bfloat16)]
         ops.rademacher_(tensors, seed=0, probe=0)
         assert ops.signed_sum(tensors, seed=0, probe=0).shape == (2,)
-        v = {"seed": 0, "number": 0, "n_probes": 4}
-        for probe in (0, torch.tensor(0)):
-            factor = ops.softmax_factor(torch.empty(3, 5), torch.empty(3), probe=probe, **v)
-            assert (factor.shape, factor.dtype) == ((4, 3, 5), torch.float32)
-        sums = ops.row_products(torch.empty(3, 5), torch.empty(4, 3, 2), torch.empty(4, 3, 2))
-        assert (sums.shape, sums.dtype) == ((4, 2), torch.float64)
         draws = torch.ops.metacurv.chain_draws(*softmax(), 0, 0, 4, *chain())
         assert (draws.shape, draws.dtype) == ((4, 6), torch.float64)
         columns = torch.ops.metacurv.chain_columns(*softmax(), 1, 4, *chain())
@@ -143,14 +130,6 @@ def accumulate(mean, m2, count, x):
     return mean + m2
 
 
-def factor(sqrt_p, root):
-    return ops.softmax_factor(sqrt_p, root, seed=1, probe=3, number=2, n_probes=2).abs()
-
-
-def multiply_rows(a, u):
-    return ops.row_products(a, u, u) + ops.row_products(a, u, u.cos())
-
-
 def scale_lr(scale, trace):
     ops.reciprocal_lr_(scale, trace, alpha=0.5)
     return scale * 2
@@ -160,14 +139,6 @@ COMPILED = [
     pytest.param(fill, lambda: (torch.zeros(50),), id="rademacher_"),
     pytest.param(add_up, lambda: (torch.linspace(-1, 3, 50),), id="signed_sum"),
     pytest.param(accumulate, lambda: (*statistics(2), torch.ones(50)), id="hutchinson_accumulate_"),
-    pytest.param(
-        factor, lambda: (torch.linspace(0, 1, 15).view(5, 3), torch.ones(5)), id="softmax_factor"
-    ),
-    pytest.param(
-        multiply_rows,
-        lambda: (torch.ones(5, 3), torch.linspace(-1, 3, 40).view(2, 5, 4)),
-        id="row_products",
-    ),
     pytest.param(scale_lr, lambda: (torch.ones(()), torch.tensor(2.0)), id="reciprocal_lr_"),
 ]
 

@@ -28,7 +28,11 @@ from metacurv.estimators.graph.differentiate import (
 from metacurv.estimators.problem.elsewhere import Again
 from metacurv.estimators.problem.numerics import wide, wide_dtype
 from metacurv.ops._reference import OpSet
-from metacurv.ops._reference.chains import reflected_columns
+from metacurv.ops._reference.factors import (
+    fill_with_probes,
+    random_products,
+    reflected_columns,
+)
 
 Pair = tuple[Tensor, Tensor]
 
@@ -45,12 +49,7 @@ class Signs:
     def like(self, x: Tensor, number: int = 0) -> Tensor:
         """Returns signs [n, *x.shape] of x's dtype, float32 at least."""
         signs = torch.empty((self.n, *x.shape), dtype=wide_dtype(x.dtype), device=x.device)
-        index = torch.full((), self.first, dtype=torch.int64, device=x.device)
-        for k in range(self.n):
-            if k:
-                index.add_(1)
-            self.run.rademacher_([signs[k]], self.key, index, [number], [0])
-        return signs
+        return fill_with_probes(self.run, signs, self.key, self.first, number)
 
 
 class OutputFactor:
@@ -118,9 +117,7 @@ class SoftmaxFactor(OutputFactor):
 
     def draw(self, signs: Signs) -> Pair:
         """Returns (u, w) for every probe: [n, *shape]. Signs are numbered with the classes along the last axis."""
-        return self._pair(
-            signs.run.softmax_factor(self._sqrt_p, self._root, signs.key, signs.first, 0, signs.n)
-        )
+        return self._pair(random_products(self._sqrt_p, self._root, signs.like(self._sqrt_p)))
 
     def columns(self, start: int, stop: int) -> Pair:
         """Returns (u, w) of columns ``start`` ... ``stop - 1``: [stop - start, *shape].

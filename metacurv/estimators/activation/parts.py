@@ -18,7 +18,7 @@ from metacurv.estimators.graph.sites import Site, layer_input
 from metacurv.estimators.graph.walk import Walk
 from metacurv.estimators.problem.numerics import wide
 from metacurv.estimators.problem.parameters import NumberedParameter
-from metacurv.ops._reference import OpSet
+from metacurv.ops._reference.factors import layer_products
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,6 @@ class Parts:
         walk: the walk over this very graph.
         examined: what is known about such graphs.
         parameters: all parameters to be measured.
-        run: the ops, with or without kernels.
     """
 
     def __init__(
@@ -88,10 +87,8 @@ class Parts:
         walk: Walk,
         examined: Examined,
         parameters: Sequence[NumberedParameter],
-        run: OpSet,
     ) -> None:
         self._size = len(parameters)
-        self._run = run
         self._slot = {node: slot for slot, node in enumerate(examined.plan.site_nodes)}
         self._parts: list[tuple[tuple[int, ...], Part]] = []
         slot = len(self._slot)
@@ -126,7 +123,7 @@ class Parts:
 
     def _layer(self, walk: Walk, part: PartPlan) -> Part:
         # The closure holds no self: a cycle would keep the graph until the collector runs.
-        node, run = part.sites[0].node, self._run
+        node = part.sites[0].node
         slot = self._slot[node]
 
         def of(of_u: Cotangents, of_w: Cotangents) -> Tensor | None:
@@ -134,9 +131,8 @@ class Parts:
             if u is None or w is None:
                 return None
             from_u = wide(u)
-            both: Tensor = run.row_products(
-                wide(layer_input(walk, node)).detach(), from_u, from_u if w is u else wide(w)
-            )
+            a = wide(layer_input(walk, node)).detach()
+            both = layer_products(a, from_u, from_u if w is u else wide(w))
             return both if len(part.sites) == 2 else both[:, :1]
 
         return of

@@ -17,6 +17,8 @@ import math
 import torch
 from torch import Tensor
 
+from metacurv.ops._reference.factors import layer_products
+
 # Elements of a temporary: larger products are made a few examples at a time.
 _CHUNK = 1 << 22
 
@@ -35,8 +37,9 @@ def shared_products(a: Tensor, u: Tensor, w: Tensor) -> Tensor:
     n, groups, places, inputs = a.shape
     draws, outputs = u.shape[0], u.shape[-1]
     if places == 1:
-        norms = row_products(a, a).reshape(-1)
-        return (row_products(u, w).reshape(draws, -1) @ norms).to(torch.float64)
+        of_u = u.reshape(draws, -1, outputs)
+        of_w = of_u if u is w else w.reshape(of_u.shape)
+        return layer_products(a.reshape(-1, inputs), of_u, of_w)[:, 0]
     sides = 1 if u is w else 2
     by_places = places * places * (outputs + inputs / draws)
     by_gradients = places * inputs * outputs * sides

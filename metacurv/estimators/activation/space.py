@@ -118,7 +118,7 @@ class ActivationSpace:
             if examined.pull is None
             else ReplicatedPull(walk, examined.pull, nodes)
         )
-        self._parts = Parts(walk, examined, parameters, run)
+        self._parts = Parts(walk, examined, parameters)
         self._bends = self._curvatures(loss) if kind == "hessian" and plan.smooth else {}
         self.column_count = self.factor.columns_per_sample
         # Bytes of a cotangent at the boundary and all sites, and as much again for products made of it.

@@ -4,7 +4,7 @@ Each method does in plain tensor arithmetic, on any device and without a host sy
 CPU the two agree bit for bit, sums included: the order of summation is part of the specification.
 """
 
-from metacurv.ops._reference import chains, factors, probes, rates
+from metacurv.ops._reference import chains, probes, rates
 
 
 class OpSet(chains.ChainOps, rates.RateOps):
@@ -12,6 +12,6 @@ class OpSet(chains.ChainOps, rates.RateOps):
 
 
 # What kernels return of fake tensors, by the name of the overload.
-SHAPES = {**probes.SHAPES, **factors.SHAPES, **chains.SHAPES}
+SHAPES = {**probes.SHAPES, **chains.SHAPES}
 
 __all__ = ["SHAPES", "OpSet"]

@@ -1,4 +1,4 @@
-"""Compositions of smaller ops that make ``chain_draws`` and ``chain_columns``, for any device and dtype.
+"""The twins of ``chain_draws`` and ``chain_columns``, for any device and dtype.
 
 A chain is a stack of layers between a softmax and the data, given from the top: L ``inputs`` [N, I] of the layers, L - 1
 ``weights`` [O, I], and for each layer but the last what lies below it: the ``slopes`` [N, I] of an elementwise function, or
@@ -14,11 +14,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from metacurv.ops._reference.factors import FactorOps
+from metacurv.ops._reference.factors import (
+    fill_with_probes,
+    layer_products,
+    random_products,
+    reflected_columns,
+)
+from metacurv.ops._reference.probes import ProbeOps
 
 
-class ChainOps(FactorOps):
-    """The ops on a whole chain, made of those on one layer."""
+class ChainOps(ProbeOps):
+    """The ops on a whole chain."""
 
     def chain_draws(
         self,
@@ -32,13 +38,14 @@ class ChainOps(FactorOps):
         slopes: Sequence[Tensor],
         rectified: Sequence[bool],
     ) -> Tensor:
-        """Sums squared per-example gradients for random cotangents u = ``softmax_factor``, whose signs take parameter number 0.
+        """Sums squared per-example gradients for ``random_products`` u, whose signs take parameter number 0.
 
         log_p: [N, C]; sample_weight: [N], or [1] for all, >= 0. Returns float64 [n_probes, 2 L].
         """
         sqrt_p, root = _roots(log_p, sample_weight)
-        u = self.softmax_factor(sqrt_p, root, seed, probe, 0, n_probes)
-        return self._products(u, inputs, weights, slopes, rectified)
+        signs = sqrt_p.new_empty(n_probes, *sqrt_p.shape)
+        u = random_products(sqrt_p, root, fill_with_probes(self, signs, seed, probe))
+        return _products(u, inputs, weights, slopes, rectified)
 
     def chain_columns(
         self,
@@ -56,39 +63,21 @@ class ChainOps(FactorOps):
         log_p: [N, C]; sample_weight: [N], or [1] for all, >= 0. Returns float64 [stop - start, 2 L].
         """
         u = reflected_columns(*_roots(log_p, sample_weight), start, stop)
-        return self._products(u, inputs, weights, slopes, rectified)
-
-    def _products(
-        self,
-        u: Tensor,
-        inputs: Sequence[Tensor],
-        weights: Sequence[Tensor],
-        slopes: Sequence[Tensor],
-        rectified: Sequence[bool],
-    ) -> Tensor:
-        blocks = [self.row_products(inputs[0], u, u)]
-        for a, weight, slope, is_rectified in zip(
-            inputs[1:], weights, slopes, rectified, strict=True
-        ):
-            u = (u @ weight).mul_((slope > 0) if is_rectified else slope)
-            blocks.append(self.row_products(a, u, u))
-        return torch.cat(blocks, dim=1)
+        return _products(u, inputs, weights, slopes, rectified)
 
 
-def reflected_columns(q: Tensor, root: Tensor, start: int, stop: int) -> Tensor:
-    """Returns columns start + 1 ... stop of diag(root q) (I - v v' / (1 + q_0)) with v = q + e_0.
-
-    The second factor is a reflection that takes q to -e_0. q: [N, C], rows of length 1; root: [N]. The result is [stop - start,
-    N, C].
-    """
-    scaled = q * root.unsqueeze(1)
-    v = q.clone()
-    v[:, 0] += 1
-    chosen = slice(start + 1, stop + 1)
-    factors = (q[:, chosen] / v[:, :1]).t().unsqueeze(2)  # [R, N, 1]
-    columns = factors * (scaled * v).neg_()
-    columns[:, :, chosen].diagonal(dim1=0, dim2=2).add_(scaled[:, chosen])
-    return columns
+def _products(
+    u: Tensor,
+    inputs: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    slopes: Sequence[Tensor],
+    rectified: Sequence[bool],
+) -> Tensor:
+    blocks = [layer_products(inputs[0], u, u)]
+    for a, weight, slope, is_rectified in zip(inputs[1:], weights, slopes, rectified, strict=True):
+        u = (u @ weight).mul_((slope > 0) if is_rectified else slope)
+        blocks.append(layer_products(a, u, u))
+    return torch.cat(blocks, dim=1)
 
 
 def _roots(log_p: Tensor, sample_weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Factors of a loss's Hessian and products of per-example gradients, in plain torch."""
+"""Factors of the Hessian of softmax cross-entropy, and products of per-example gradients: what chains and estimators share."""
 
 from __future__ import annotations
 
@@ -6,70 +6,54 @@ import torch
 from torch import Tensor
 
 from metacurv.ops._reference.probes import ProbeOps
-from metacurv.ops._reference.scalars import scalar
-from metacurv.ops._reference.sums import PIECE, halved, in_order
-
-SUM_LANES = 32  # partial sums of a row of softmax_factor
 
 
-class FactorOps(ProbeOps):
-    """The ops of activation space."""
-
-    def softmax_factor(
-        self,
-        sqrt_p: Tensor,
-        root: Tensor,
-        seed: int,
-        probe: int | Tensor,
-        number: int,
-        n_probes: int,
-    ) -> Tensor:
-        """Returns u_k = root (t - t^2 sum_c t) with t = sqrt_p v_k: sqrt_p [M, C], root [M] -> u [n_probes, M, C].
-
-        Element c of a row is added to lane c % 32 in index order, in float64; then the lanes are halved as a tree. The sum is
-        rounded to sqrt_p's dtype, in which the rest is done.
-        """
-        u = sqrt_p.new_empty(n_probes, *sqrt_p.shape)
-        if u.numel() == 0:
-            return u
-        first = scalar(probe, torch.int64, sqrt_p.device)
-        for k in range(n_probes):
-            self.rademacher_([u[k]], seed, first + k, [number], [0])
-            t = sqrt_p * u[k]
-            sums = _row_sums(t).to(t.dtype)
-            u[k] = root.unsqueeze(1) * (t - t * t * sums.unsqueeze(1))
-        return u
-
-    def row_products(self, a: Tensor, u: Tensor, w: Tensor) -> Tensor:
-        """Returns sum_n ||a_n||^2 (u_rn . w_rn) and sum_n u_rn . w_rn: a [N, I], u and w [R, N, O] -> float64 [R, 2]."""
-        norms = a.to(torch.float64).square().sum(1)
-        draws = max(1, PIECE // max(1, u.shape[1] * u.shape[2]))
-        products = torch.cat(
-            [
-                (u_piece.to(torch.float64) * w_piece.to(torch.float64)).sum(2)
-                for u_piece, w_piece in zip(
-                    torch.split(u, draws), torch.split(w, draws), strict=True
-                )
-            ]
-        )
-        return torch.stack([products @ norms, products.sum(1)], dim=1)
-
-
-def _row_sums(rows: Tensor) -> Tensor:
-    """Returns the sum of each row of [M, C]: float64 [M]."""
-    steps = -(-rows.shape[1] // SUM_LANES)
-    padded = torch.nn.functional.pad(rows.to(torch.float64), (0, steps * SUM_LANES - rows.shape[1]))
-    return halved(in_order(padded.view(-1, steps, SUM_LANES), dim=1))
-
-
-def _factors(
-    sqrt_p: Tensor, root: Tensor, seed: int, probe: int | Tensor, number: int, n_probes: int
+def fill_with_probes(
+    run: ProbeOps, signs: Tensor, seed: int, first: int, number: int = 0
 ) -> Tensor:
-    return sqrt_p.new_empty(n_probes, *sqrt_p.shape)
+    """Fills row k of ``signs`` [K, ...] with the signs of probe ``first`` + k, modulo 2^32, and returns ``signs``."""
+    for k, row in enumerate(signs):
+        run.rademacher_([row], seed, (first + k) % (1 << 32), [number], [0])
+    return signs
 
 
-def _pairs(a: Tensor, u: Tensor, w: Tensor) -> Tensor:
-    return a.new_empty(u.shape[0], 2, dtype=torch.float64)
+def random_products(sqrt_p: Tensor, root: Tensor, signs: Tensor) -> Tensor:
+    """Returns products S e with a factor S of the Hessian s (diag(p) - p p') in the logits, and overwrites the signs e.
+
+    S = sqrt(s) (diag(sqrt p) - p sqrt(p)'), since sqrt(p)' sqrt(p) = 1. With t = sqrt(p) e entry by entry, t^2 = p, and
+    S e = sqrt(s) (t - t^2 sum_c t).
+
+    sqrt_p: [M, C]; root: [M], the square roots of s; signs: [K, M, C]. The result is [K, M, C].
+    """
+    t = signs.mul_(sqrt_p)
+    return t.addcmul_(t.square(), t.sum(-1, keepdim=True), value=-1).mul_(root.unsqueeze(-1))
 
 
-SHAPES = {"softmax_factor": _factors, "softmax_factor.number": _factors, "row_products": _pairs}
+def reflected_columns(q: Tensor, root: Tensor, start: int, stop: int) -> Tensor:
+    """Returns columns start + 1 ... stop of diag(root q) (I - v v' / (1 + q_0)) with v = q + e_0.
+
+    The second factor is a reflection that takes q to -e_0. q: [N, C], rows of length 1; root: [N]. The result is [stop - start,
+    N, C].
+    """
+    scaled = q * root.unsqueeze(1)
+    v = q.clone()
+    v[:, 0] += 1
+    chosen = slice(start + 1, stop + 1)
+    factors = (q[:, chosen] / v[:, :1]).t().unsqueeze(2)  # [R, N, 1]
+    columns = factors * (scaled * v).neg_()
+    columns[:, :, chosen].diagonal(dim1=0, dim2=2).add_(scaled[:, chosen])
+    return columns
+
+
+def layer_products(a: Tensor, u: Tensor, w: Tensor) -> Tensor:
+    """Returns sum_n ||a_n||^2 (u_rn . w_rn) and sum_n u_rn . w_rn for every r: float64 [R, 2].
+
+    With a_n the input of a linear layer for example n, and u_rn, w_rn cotangents of its output, these are the shares of the
+    layer's weight and bias in sum_n <u_rn a_n', w_rn a_n'>: outer products that are never made. The terms for each n are
+    computed in the tensors' own dtype, sums over n in float64.
+
+    a: [N, I]; u, w: [R, N, O].
+    """
+    plain = torch.linalg.vecdot(u, w)
+    weighted = plain * torch.linalg.vecdot(a, a)
+    return torch.stack([weighted, plain], dim=1).sum(2, dtype=torch.float64)

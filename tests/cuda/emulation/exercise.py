@@ -35,8 +35,6 @@ FILES = {
     "rademacher_": {"rademacher"},
     "statistics": {"signed_sum"},
     "signed_sum": {"signed_sum"},
-    "softmax_factor": {"softmax_factor"},
-    "row_products": {"row_products"},
     "reciprocal_lr_": {"reciprocal_lr"},
 }
 
@@ -124,41 +122,6 @@ def cases() -> dict[str, Case]:
             return [mean, m2, count]
 
         found[f"statistics of {n} tensors"] = accumulate_ones
-    for dtype in DTYPES[:2]:
-        # A warp makes the signs of 1024 elements at a time; the last two take several turns.
-        for rows, cols in ((1, 1), (9, 37), (3, 2051), (2, 1500), (1, 9001)):
-
-            def factor(ops, rows=rows, cols=cols, dtype=dtype):
-                # t - t^2 sum t of whole numbers is exact; a root of a power of two keeps that
-                x = whole_numbers(rows, cols, dtype=dtype).clamp(-1, 1)
-                root = 0.5 ** whole_numbers(rows, dtype=dtype).abs()
-                strided = x.t().contiguous().t(), root.expand(2, rows).t().contiguous()[:, 0]
-                return [
-                    ops.softmax_factor(*factors, SEED, PROBE, 5, 3)
-                    for factors in ((x, root), strided)
-                ]
-
-            found[f"softmax_factor, {str(dtype)[6:]}, {rows} x {cols}"] = factor
-        for draws, rows, inputs, cols in (
-            (1, 1, 1, 1),
-            (2, 19, 41, 10),
-            (2, 11, 3, 1500),
-            (1, 40, 2, 3),
-            (1, 2049, 1, 1024),  # 257 tiles, of which a finishing thread adds two
-        ):
-
-            def products(ops, shape=(draws, rows, cols), inputs=inputs, dtype=dtype):
-                a = whole_numbers(shape[1], inputs, dtype=dtype)
-                u, w = (whole_numbers(*shape, dtype=dtype, seed=seed) for seed in (1, 2))
-                sums = [ops.row_products(a, u, w), ops.row_products(a, u, u)]
-                if u.numel() < 1e6:
-                    strided = (
-                        x.transpose(-1, -2).contiguous().transpose(-1, -2) for x in (a, u, w)
-                    )
-                    sums.append(ops.row_products(*strided))
-                return sums
-
-            found[f"row_products, {str(dtype)[6:]}, {draws} x {rows} x {cols}"] = products
     found["reciprocal_lr_"] = shrink_scales
     return found
 

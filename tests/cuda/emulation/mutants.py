@@ -3,7 +3,7 @@
 Faults, in the kernels, in the formulas they share with the CPU and in the code that launches them: every barrier left out,
 every shuffle's mask cut, every comparison shifted by one or turned round, every "+ 1" and "- 1" dropped, every index one
 further, every product of indices in 32 bits, every sum overwritten instead of added to, every choice by a flag turned round,
-every strided tensor not packed, every count left out, every guarded return taken out. Checks, cheapest first: the compiler;
+every count left out, every guarded return taken out. Checks, cheapest first: the compiler;
 under six schedules ("exercise.py") the emulator, which sees threads that wait in vain, wrong masks and places that do not
 exist, and the comparison with the twins; launches counted by hand, and single blocks of large ones ("test_launches.py"); the
 first again under AddressSanitizer and ThreadSanitizer. Prints a line a fault, saves a table, and exits with 1 when a fault

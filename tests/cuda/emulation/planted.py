@@ -14,17 +14,13 @@ KERNELS = SOURCES / "cuda"
 FORMULAS = [SOURCES / f"{name}.h" for name in ("philox", "reciprocal_lr")]
 _SHIFTED = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "=="}
 
-_PRODUCT = re.compile(
-    r"^\s*(?:(?:const )?u?int64_t \w+ =|.*\* const \w+ = arguments\.\w+ \+) (.*\*.*);$"
-)
+_PRODUCT = re.compile(r"^\s*(?:const )?u?int64_t \w+ = (.*\*.*);$")
 _PRODUCT_IN_BRACKETS = re.compile(r"(?<=[\w\]])\[(\w+ \* [^]]*)\]")
 _INDEX = re.compile(r"(?<=[\w\]])\[([^][&]*[a-z][^][]*)\]")
 # Before the size of an array that is declared.
 _DECLARED = re.compile(r"\b\w+ (\w+|\(&\w+\))(\[\w+\])*$")
 
 _SAME_AT_EQUALITY = "both branches give the same number where the two are equal"
-_MANY_ROWS = "rows beyond 2^32: memory for them is out of reach here"
-_GRID = "a grid has no more than 2^31 blocks"
 _LARGEST = "refuses a grid of 2^31 - 1 blocks too: memory for one is out of reach here"
 # (file, beginning of the line, to its end where that is \n, kind) -> why the change is no fault
 EQUIVALENT = {
@@ -35,24 +31,6 @@ EQUIVALENT = {
     ("reciprocal_lr.h", "const double kept", "<= as <"): _SAME_AT_EQUALITY,
     ("reciprocal_lr.h", "const double scale", "> as >="): _SAME_AT_EQUALITY,
     ("reciprocal_lr.h", "return scale > kMinScale", "> as >="): _SAME_AT_EQUALITY,
-    ("row_products.cu", "STD_TORCH_CHECK(blocks <=", "<= as <"): _LARGEST,
-    ("row_products.cuh", "const int64_t col_step", "in 32 bits"): "between 0 and kProductThreads",
-    ("row_products.cuh", "const int64_t row = static_cast<int64_t>(blockIdx", "in 32 bits"): _MANY_ROWS,
-    ("row_products.cuh", "const int64_t tile", "in 32 bits"): _GRID,
-    ("row_products.cuh", "double* const out = arguments.partials", "in 32 bits"): _GRID,
-    ("row_products.cuh", "int64_t col = i", "in 32 bits"): "rows of 2^32 columns: two of them are out of reach here",
-    ("row_products.cuh", "sum += partials[", "in 32 bits"): _GRID,
-    ("row_products.cuh", "sums[kColumns", "in 32 bits"): _GRID,
-    ("softmax_factor.cu", "STD_TORCH_CHECK(blocks <=", "<= as <"): _LARGEST,
-    ("softmax_factor.cu", "const int64_t blocks", "in 32 bits"): _MANY_ROWS,
-    ("softmax_factor.cuh", "const int first = start < 0", "< as <="): _SAME_AT_EQUALITY,
-    ("softmax_factor.cuh", "const int64_t index", "in 32 bits"): _MANY_ROWS,
-    ("softmax_factor.cuh", "const int64_t row", "in 32 bits"): _MANY_ROWS,
-    ("softmax_factor.cuh", "for (; origin < end;", "< as <="): "one more turn, of a piece with no element of the row",
-    ("softmax_factor.cuh", "for (int step = 0; step < kPieceWords", "< as <="): "no element of the piece is that far",
-    ("softmax_factor.cuh", "reinterpret_cast<Pack<uint32_t>&>(words", "in 32 bits"): "below kPieceWords",
-    ("softmax_factor.cuh", "return;\n", "no return"): "words that are there are made again",
-    ("softmax_factor.cuh", "static_cast<int>(end - origin", "< as <="): _SAME_AT_EQUALITY,
     ("tensor_table.cuh", "for (int d = tensor.first_dimension", "> as >="): "the last quotient is 0 then, and the sum the same",
     ("warp_tile.cuh", "__device__ __forceinline__ bool is_empty", ">= as >"): "an empty tile is walked over in vain",
     ("warp_tile.cuh", "const int first_step", "no - 1"): "a step's elements go one by one, not in packs: slower",
@@ -132,8 +110,6 @@ def _changes(code: str) -> Iterator[tuple[str, str]]:
     yield from _index_changes(code)
     for match in re.finditer(r"(?<![<>] )(?<![<>=!]= )\b([a-z]\w*(?:\.\w+)?) \? ", code):
         yield "branches exchanged", f"{code[: match.start()]}!{code[match.start() :]}"
-    for match in re.finditer(r"\bpacked\((\w+)\)(?! \{)", code):
-        yield f"{match[1]} not packed", f"{code[: match.start()]}{match[1]}{code[match.end() :]}"
     if re.fullmatch(r"\s*\+\+\w+;", code):
         yield "not counted", ""
     if code.strip() == "return;":

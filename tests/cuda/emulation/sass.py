@@ -194,25 +194,9 @@ def _packed(kernel: str, access: str) -> Iterator[Work]:
         yield Work(kernel, dtype, size, access, 8, 8 * 16 // size, place)
 
 
-def _factor(scalar: str, size: int, access: str) -> Iterator[Work]:
-    """A row by a warp, or by a block of eight."""
-    for warps in (1, 8):
-        kernel = f"softmax_factor_kernel<{scalar}, {warps}>"
-        yield Work(kernel, "sum", size, access, 4, 4, 0)
-        yield Work(kernel, "u", 2 * size, access, 4, 4, 1)
-
-
 WORK = (
     *_packed("rademacher_kernel", "LDS"),
     *_packed("signed_sum_kernel", r"LDG\.E\.128"),
-    Work("row_products_kernel<float>", "u and w", 8, r"LDG\.E", 8, 4),
-    Work("row_products_kernel<float>", "u twice", 4, r"LDG\.E", 4, 4),
-    Work("row_products_kernel<double>", "u and w", 16, r"LDG\.E\.64", 12, 4),
-    Work("row_products_kernel<double>", "u twice", 8, r"LDG\.E\.64", 8, 4),
-    Work("squared_norms_kernel<float>", "", 4, r"LDG\.E", 4, 4),
-    Work("squared_norms_kernel<double>", "", 8, r"LDG\.E\.64", 4, 4),
-    *_factor("float", 4, r"LDG\.E"),
-    *_factor("double", 8, r"LDG\.E\.64"),
 )
 
 Codes = dict[str, dict[str, Code]]  # architecture -> readable name

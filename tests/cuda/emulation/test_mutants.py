@@ -125,6 +125,6 @@ def test_what_no_check_can_see_is_reported(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_missing_barrier_is_seen(tmp_path: Path) -> None:
-    done = run(tmp_path, "--file", "softmax_factor.cuh", "--kind", "no __syncthreads")
+    done = run(tmp_path, "--file", "finish_sums.cuh", "--kind", "no __syncthreads")
     assert done.returncode == 0, done.stdout
     assert "| values |" in (tmp_path / "table.md").read_text()
