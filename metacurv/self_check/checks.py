@@ -1,4 +1,4 @@
-"""A check is a function with a name; those here use the package as its users do, for a measurement and a training by each rule."""
+"""A check is a function with a name; those here use the package as its users do, for a measurement and for trainings."""
 
 from __future__ import annotations
 

@@ -72,8 +72,8 @@ def signed_sum(backend: str, device: torch.device) -> Results:
 
     tensors, offsets = _lists(device)
     for probe in (_PROBE, torch.tensor(_PROBE, device=device)):
-        where = {"seed": _SEED, "probe": probe, "offsets": offsets}
-        yield ops.signed_sum(tensors, **where, backend=backend), None
+        total = ops.signed_sum(tensors, seed=_SEED, probe=probe, offsets=offsets, backend=backend)
+        yield total, None
 
 
 def hutchinson_accumulate_(backend: str, device: torch.device) -> Results:
@@ -147,45 +147,37 @@ def row_products(backend: str, device: torch.device) -> Results:
             yield ops.row_products(a, u, other, backend=backend), None
 
 
-# What stands before an op's own numbers (log p, and the weights of the examples), and what stands after them (the layers' inputs
-# and weights, the slopes between them, and which of these are those of a ReLU).
-_Chain = tuple[list[Any], list[Any]]
+def _one_layer(device: torch.device, *numbers: int) -> list[Any]:
+    """Returns the arguments of a chain op, with ``numbers`` among them.
 
-
-def _one_layer(device: torch.device) -> _Chain:
-    """Returns a linear layer without a bias and an input (3, 4), under a softmax with two classes of probability 1/2."""
+    The layer is linear, without a bias and with an input (3, 4), under a softmax with two classes of probability 1/2.
+    """
     log_p = torch.full((1, 2), math.log(0.5), device=device)
     inputs = [torch.tensor([[3.0, 4.0]], device=device)]
-    return [log_p, torch.ones(1, device=device)], [inputs, [], [], []]
+    return [log_p, torch.ones(1, device=device), *numbers, inputs, [], [], []]
 
 
-def _three_layers(device: torch.device) -> _Chain:
-    """Returns linear layers of widths 10, 37, 9 and 100 from the top, a ReLU and another activation between them."""
-    log_p = _numbers(device, 50, 10).log_softmax(1)
+def _three_layers(device: torch.device, *numbers: int) -> list[Any]:
+    """Returns the arguments for linear layers of widths 10, 37, 9 and 100 from the top, with a ReLU and another activation."""
+    log_p, weight = _numbers(device, 50, 10).log_softmax(1), _numbers(device, 50).abs()
     inputs = [_numbers(device, 50, width) for width in (37, 9, 100)]
     weights = [_numbers(device, 10, 37), _numbers(device, 37, 9)]
-    slopes = [inputs[0], _numbers(device, 50, 9)]
-    return [log_p, _numbers(device, 50).abs()], [inputs, weights, slopes, [True, False]]
+    slopes, are_of_relu = [inputs[0], _numbers(device, 50, 9)], [True, False]
+    return [log_p, weight, *numbers, inputs, weights, slopes, are_of_relu]
 
 
 def chain_draws(backend: str, device: torch.device) -> Results:
     """The factor times (-1, 1) has the squared norm 1, so its outer product with the input has 25."""
-    run = ops.implementation(backend, device)
-    loss, layers = _one_layer(device)
-    yield run.chain_draws(*loss, 0, 0, 1, *layers), [[25.0, 1.0]]
-
-    loss, layers = _three_layers(device)
-    yield run.chain_draws(*loss, -3, _PROBE, 3, *layers), None
+    draws = ops.implementation(backend, device).chain_draws
+    yield draws(*_one_layer(device, 0, 0, 1)), [[25.0, 1.0]]
+    yield draws(*_three_layers(device, -3, _PROBE, 3)), None
 
 
 def chain_columns(backend: str, device: torch.device) -> Results:
     """The factor of diag(p) - p p' has one column, whose squared norm is the trace, 1/2."""
-    run = ops.implementation(backend, device)
-    loss, layers = _one_layer(device)
-    yield run.chain_columns(*loss, 0, 1, *layers), [[12.5, 0.5]]
-
-    loss, layers = _three_layers(device)
-    yield run.chain_columns(*loss, 0, 9, *layers), None
+    columns = ops.implementation(backend, device).chain_columns
+    yield columns(*_one_layer(device, 0, 1)), [[12.5, 0.5]]
+    yield columns(*_three_layers(device, 0, 9)), None
 
 
 @dataclass(frozen=True)
