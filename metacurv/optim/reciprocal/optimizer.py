@@ -11,9 +11,11 @@ from torch.optim import Optimizer
 from metacurv import _validate
 from metacurv.estimators.problem.trace_estimate import TraceEstimate
 from metacurv.optim.meta_curvature_lr import MetaCurvatureLR
-from metacurv.optim.reciprocal.control import Estimator, TraceControl
+from metacurv.optim.reciprocal.control import TraceControl
+from metacurv.optim.reciprocal.readings import Estimator, Readings
 from metacurv.optim.reciprocal.record import UpdateRecord
 from metacurv.optim.reciprocal.rule import ReciprocalRule
+from metacurv.processes.ranks import Ranks
 
 
 class ReciprocalLR(MetaCurvatureLR, rule=ReciprocalRule.name):
@@ -83,18 +85,19 @@ class ReciprocalLR(MetaCurvatureLR, rule=ReciprocalRule.name):
             raise ValueError(
                 f"rule must be {ReciprocalRule.name!r} for a ReciprocalLR, got {_validate.describe(rule)}"
             )
+        stepped = [p for group in optimizer.param_groups for p in group["params"]]
         self._control = TraceControl(
             optimizer,
-            alpha=alpha,
-            update_freq=update_freq,
-            n_hutchinson_samples=n_hutchinson_samples,
-            seed=seed,
+            ReciprocalRule(alpha, backend),
+            Readings(model, stepped, estimator),
+            Ranks(model, process_group),
+            update_freq=_validate.integer("update_freq", update_freq, low=1),
+            n_hutchinson_samples=_validate.integer(
+                "n_hutchinson_samples", n_hutchinson_samples, low=1, high=1 << 32
+            ),
             smoothing=smoothing,
+            seed=_validate.seed(seed),
             on_update=_validate.callback("on_update", on_update),
-            backend=backend,
-            model=model,
-            estimator=estimator,
-            process_group=process_group,
         )
 
     @property
@@ -118,7 +121,8 @@ class ReciprocalLR(MetaCurvatureLR, rule=ReciprocalRule.name):
 
     @update_freq.setter
     def update_freq(self, value: int) -> None:
-        self._control.update_freq = value
+        self._control.update_freq = _validate.integer("update_freq", value, low=1)
+        self._control.listen_if_due()
 
     @property
     def n_hutchinson_samples(self) -> int:
@@ -127,17 +131,18 @@ class ReciprocalLR(MetaCurvatureLR, rule=ReciprocalRule.name):
 
     @n_hutchinson_samples.setter
     def n_hutchinson_samples(self, value: int) -> None:
-        self._control.n_hutchinson_samples = value
+        checked = _validate.integer("n_hutchinson_samples", value, low=1, high=1 << 32)
+        self._control.n_hutchinson_samples = checked
 
     @property
     def estimator(self) -> Estimator:
         """The name of the estimator that measures the loss given to ``update_curvature``."""
-        return self._control.estimator
+        return self._control.readings.estimator
 
     @property
     def last_estimate(self) -> TraceEstimate | None:
         """The latest reading, or None before the first (and after loading a checkpoint)."""
-        return self._control.last_estimate
+        return None if self._control.last is None else self._control.last.estimate()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clears the gradients, as the base optimizer does.
