@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.optim import Optimizer
 
+from metacurv.optim.group_parameters import all_parameters
 from metacurv.processes.local_tensors import is_spread, local, sum_over_shards
 
 Rate = float | Tensor
@@ -50,9 +51,7 @@ def is_dry(base: Optimizer) -> bool:
         # Looking at a rate on a GPU would wait for the GPU, and none is zero there.
         if (isinstance(lr, Tensor) and lr.is_cuda) or lr != 0:
             return False
-    gradients = [
-        p.grad for group in base.param_groups for p in group["params"] if p.grad is not None
-    ]
+    gradients = [p.grad for p in all_parameters(base) if p.grad is not None]
     return bool(gradients) and not has_entries(gradients)
 
 

@@ -19,6 +19,7 @@ from metacurv.estimators.problem.user_state import recording
 from metacurv.optim.base_step import is_dry
 from metacurv.optim.carried_state import put_in, taken_out
 from metacurv.optim.eagerly import eagerly
+from metacurv.optim.group_parameters import all_parameters
 
 
 class OptimizerWrapper(Optimizer):
@@ -45,7 +46,7 @@ class OptimizerWrapper(Optimizer):
                 "optimizer must step from one gradient, got LBFGS, whose line search evaluates its closure several "
                 "times within one step and sets its own step lengths"
             )
-        if any(hasattr(p, "ds_id") for group in optimizer.param_groups for p in group["params"]):
+        if any(hasattr(parameter, "ds_id") for parameter in all_parameters(optimizer)):
             raise TypeError(
                 "optimizer must hold the model's own parameters, got those of DeepSpeed's ZeRO stage 3, which puts flat parts "
                 "of them in their place; stages 1 and 2, or FSDP's fully_shard, leave them"
@@ -106,7 +107,7 @@ class OptimizerWrapper(Optimizer):
             TypeError: the curvature of a parameter cannot be measured, because of its type; nothing is added.
             ValueError: a parameter is on another device, or in a group already; nothing is added.
         """
-        held = [tensor for group in self.param_groups for tensor in group["params"]]
+        held = all_parameters(self._base)
         # torch's own checks first: what it adds is well formed.
         self._base.add_param_group(param_group)
         added = self.param_groups[-1]["params"]
@@ -159,8 +160,7 @@ class OptimizerWrapper(Optimizer):
             raise ValueError(
                 f"state_dict must be that of an optimizer, lacks {missing}, got keys {sorted(state_dict)}"
             )
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        own, dropped, of_base = taken_out(state_dict, parameters)
+        own, dropped, of_base = taken_out(state_dict, all_parameters(self._base))
         load_own = self._control.checked_own_state(own, dropped)
         self._base.load_state_dict(of_base)
         load_own()

@@ -17,11 +17,10 @@ from metacurv.estimators.problem.parameters import NumberedParameter, number_par
 from metacurv.estimators.statistics.moments import TraceReading
 from metacurv.ops._reference.rates import MIN_SCALE
 from metacurv.optim.base_step import Rate, stays_on_device, step_base_at
-from metacurv.optim.group_parameters import named_parameters
-from metacurv.optim.reciprocal.readings import Readings
+from metacurv.optim.group_parameters import all_parameters, named_parameters
+from metacurv.optim.reciprocal.readings import Probing, Readings
 from metacurv.optim.reciprocal.record import UpdateRecord
 from metacurv.optim.reciprocal.rule import BiasCorrectedEma, ReciprocalRule
-from metacurv.optim.reciprocal.step_reading import Probing
 from metacurv.processes.ranks import Ranks
 
 _STATE_VERSION = 1
@@ -112,9 +111,7 @@ class TraceControl:
 
         They are numbered anew only where a parameter was added, removed, frozen or thawed.
         """
-        key = [
-            (id(p), p.requires_grad) for group in self._base.param_groups for p in group["params"]
-        ]
+        key = [(id(p), p.requires_grad) for p in all_parameters(self._base)]
         if self._numbered is None or self._numbered[0] != key:
             found = number_parameters(named_parameters(self._base), may_be_frozen=True)
             self._numbered = key, found
@@ -182,7 +179,7 @@ class TraceControl:
             "the number of steps": float(self._steps),
             **{f"the learning rate of group {g}": rate for g, rate in rates},
         }
-        device = next(p.device for group in self._base.param_groups for p in group["params"])
+        device = all_parameters(self._base)[0].device
         like = torch.empty(2, dtype=torch.float64, device=device)
         mean, m2 = self._ranks.mean(numbers, like).unbind()
         (reading,) = here
@@ -229,7 +226,7 @@ class TraceControl:
         self.listen_if_due()
         if self._is_due():
             # The next backward pass adds to gradients that are not set to None.
-            parameters = (p for group in self._base.param_groups for p in group["params"])
+            parameters = all_parameters(self._base)
             self._before = {p: p.grad for p in parameters if p.grad is not None}
 
     def forget_gradients(self) -> None:
@@ -250,8 +247,7 @@ class TraceControl:
         """
         carriers = [
             (parameter, gradient)
-            for group in self._base.param_groups
-            for parameter in group["params"]
+            for parameter in all_parameters(self._base)
             if (gradient := parameter.grad) is not None and gradient.requires_grad
         ]
         if not carriers:

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from metacurv import _validate
 from metacurv.estimators.problem.trace_estimate import TraceEstimate
+from metacurv.optim.group_parameters import all_parameters
 from metacurv.optim.meta_curvature_lr import MetaCurvatureLR
 from metacurv.optim.reciprocal.control import TraceControl
 from metacurv.optim.reciprocal.readings import Estimator, Readings
@@ -21,10 +22,9 @@ from metacurv.processes.ranks import Ranks
 class ReciprocalLR(MetaCurvatureLR, rule=ReciprocalRule.name):
     """Shrinks the learning rate as the trace of the loss's Hessian grows: lr / (1 + alpha max(tr H, 0)).
 
-    This is the rule of the experiment that the package starts from. There it lost to plain Adam, since the trace grows during
-    training and the rule can only shrink the rate; ``DirectionalLR`` is the rule that finds a rate. The trace of every
-    ``update_freq``-th step is measured, either from the loss that ``update_curvature`` is given (left), or from gradients that
-    carry a graph (right):
+    In the experiment that the package starts from it lost to plain Adam, since the trace grows during training;
+    ``DirectionalLR`` is the rule that finds a rate. The trace of every ``update_freq``-th step is measured, either from the
+    loss that ``update_curvature`` is given (left), or from gradients that carry a graph (right):
 
         opt.zero_grad()                          opt.zero_grad()
         loss = loss_fn(model(x), y)              loss = loss_fn(model(x), y)
@@ -85,11 +85,10 @@ class ReciprocalLR(MetaCurvatureLR, rule=ReciprocalRule.name):
             raise ValueError(
                 f"rule must be {ReciprocalRule.name!r} for a ReciprocalLR, got {_validate.describe(rule)}"
             )
-        stepped = [p for group in optimizer.param_groups for p in group["params"]]
         self._control = TraceControl(
             optimizer,
             ReciprocalRule(alpha, backend),
-            Readings(model, stepped, estimator),
+            Readings(model, all_parameters(optimizer), estimator),
             Ranks(model, process_group),
             update_freq=_validate.integer("update_freq", update_freq, low=1),
             n_hutchinson_samples=_validate.integer(
