@@ -56,7 +56,7 @@ class TraceControl:
         self.seed = seed
         self.on_update = on_update
         self._ema = BiasCorrectedEma(smoothing)
-        self._numbered: tuple[list[tuple[int, bool]], list[NumberedParameter]] | None = None
+        self._numbered: dict[tuple[tuple[int, bool], ...], list[NumberedParameter]] = {}
         if rule.alpha:  # something will be measured
             number_parameters(named_parameters(base), may_be_frozen=True)  # checks them
         self._reset()
@@ -111,15 +111,15 @@ class TraceControl:
 
         They are numbered anew only where a parameter was added, removed, frozen or thawed.
         """
-        key = [(id(p), p.requires_grad) for p in all_parameters(self._base)]
-        if self._numbered is None or self._numbered[0] != key:
+        key = tuple((id(p), p.requires_grad) for p in all_parameters(self._base))
+        if key not in self._numbered:
             found = number_parameters(named_parameters(self._base), may_be_frozen=True)
-            self._numbered = key, found
-        if not self._numbered[1]:
+            self._numbered = {key: found}
+        if not self._numbered[key]:
             raise ValueError(
                 f"optimizer must hold a parameter that requires a gradient, got {len(key)} frozen ones"
             )
-        return self._numbered[1]
+        return self._numbered[key]
 
     def _probing(self) -> Probing:
         """Returns the probes of the next reading; each rank has its own, or their noise would not average out."""
@@ -143,10 +143,7 @@ class TraceControl:
         smoothed = self._ema.update(reading.trace)
         scale = self._scale.to(reading.trace.device, copy=True)
         self.rule.update_(scale, smoothed)
-        if scale.is_cpu and not stays_on_device(self._base):
-            self._skipped = self._skipped + int(not math.isfinite(reading.trace.item()))
-        else:  # without waiting for the device
-            self._skipped = self._skipped.to(scale.device) + ~torch.isfinite(reading.trace)
+        self._skipped = self._skipped.to(scale.device) + ~torch.isfinite(reading.trace)
         self._set_scale(scale)
         if self.on_update is not None:
             estimate = reading.estimate()
