@@ -35,7 +35,7 @@ from metacurv.optim.reciprocal.step_capture import StepCapture
 from metacurv.processes.fully_sharded import whole_parameters
 
 Estimator = Literal["hutchinson", "activation", "exact", "auto"]
-Parameters = list[NumberedParameter]
+NumberedParameters = list[NumberedParameter]
 
 _MAX_MEMORY = 1 << 28
 _WHY = {
@@ -99,7 +99,7 @@ class Readings:
             self._capture.listen(on)
 
     def of_loss(
-        self, loss: Tensor, parameters: Parameters, probing: Probing, *, finite: bool
+        self, loss: Tensor, parameters: NumberedParameters, probing: Probing, *, finite: bool
     ) -> TraceReading:
         """Measures ``loss`` once it has been checked; it is to be ``finite`` where looking at it is allowed."""
         parts = {p.name: p.tensor for p in parameters}
@@ -112,7 +112,7 @@ class Readings:
                 return self._measured(loss, [replace(p, tensor=t) for p, t in pairs], probing)
 
     def of_gradients(
-        self, parameters: Parameters, before: Mapping[Tensor, Tensor], probing: Probing
+        self, parameters: NumberedParameters, before: Mapping[Tensor, Tensor], probing: Probing
     ) -> TraceReading:
         """Measures from the graph of the gradients; for ``before`` see ``check_gradient_graph``."""
         check_gradient_graph(parameters, before)
@@ -120,7 +120,9 @@ class Readings:
         reading = read_trace(DoubleBackward(gradients, parameters), **probing)
         return reading if self.estimator == "hutchinson" else replace(reading, why=_FROM_GRADIENTS)
 
-    def _measured(self, loss: Tensor, parameters: Parameters, probing: Probing) -> TraceReading:
+    def _measured(
+        self, loss: Tensor, parameters: NumberedParameters, probing: Probing
+    ) -> TraceReading:
         if self._capture is None:
             return trace_of_loss(loss, parameters, **probing)
         try:
@@ -143,7 +145,7 @@ class Readings:
         return replace(trace_of_loss(loss, parameters, **probing), why=why)
 
     def _of_pass(
-        self, capture: StepCapture, loss: Tensor, parameters: Parameters, probing: Probing
+        self, capture: StepCapture, loss: Tensor, parameters: NumberedParameters, probing: Probing
     ) -> TraceReading:
         """Measures in activation space, on the device, reusing the forward pass that made the loss; its graph stays usable.
 
@@ -174,7 +176,7 @@ class Readings:
         )
 
     def _space(
-        self, capture: StepCapture, loss: Tensor, parameters: Parameters, probing: Probing
+        self, capture: StepCapture, loss: Tensor, parameters: NumberedParameters, probing: Probing
     ) -> tuple[ChainSpace | ActivationSpace, bool]:
         """Returns the loss in activation space, as a chain where it is one, and whether to take its columns."""
         of_pass = capture.find(loss)
@@ -192,9 +194,10 @@ class Readings:
                 return ChainSpace(chain, parameters, run, _MAX_MEMORY), is_exact
         with torch.no_grad():
             walk, examined = examine(loss, parameters, *of_pass, "hessian")
-            if examined.plan.obstacle is not None:
-                raise NotInActivationSpace(examined.plan.obstacle)
-            is_exact = not examined.plan.smooth and takes(examined.columns)
+            plan = examined.plan
+            if plan.obstacle is not None:
+                raise NotInActivationSpace(plan.obstacle)
+            is_exact = not plan.smooth and takes(examined.columns)
             if self.estimator == "exact" and not is_exact:
                 raise NotInActivationSpace(
                     "columns give the Hessian only where a network is linear in pieces or a plain stack of layers under "
