@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import torch
 
-from metacurv.self_check.checks import checks, explanation
+from metacurv.self_check.checks import Check, whole_checks
 from metacurv.self_check.installed import installed
+from metacurv.self_check.op_checks import has_kernels, op_checks
 
 _DESCRIPTION = """
 Prints what is installed (versions, compiled kernels, instruction set, CUDA), and checks in a few seconds that it works:
@@ -21,6 +22,12 @@ checks run on the CPU, and on every GPU that torch sees. (No GPU has run the CUD
 
 The exit status is 0 where everything is well, and 1 where a check failed. Paste the whole output into a bug report.
 """
+
+_COMPARED = "Each op: its compiled kernel and its torch twin against numbers worked out by hand, and against each other."
+_TWINS_ALONE = (
+    "No kernels are loaded for this device, so there is nothing to compare the torch twins with. Each op: its twin "
+    "against numbers worked out by hand."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,9 +54,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failures else 0
 
 
+def checks(device: torch.device) -> list[Check]:
+    """Lists the checks on a device, from the generator of random numbers to a training."""
+    backend = "native" if has_kernels(device) else "reference"
+    return op_checks(device) + whole_checks(backend, device)
+
+
 def _run(device: torch.device) -> list[bool]:
     """Prints a line for each check, and returns which of them failed."""
-    print(f"\nself-check on {device}\n{textwrap.fill(explanation(device), 100)}\n")
+    print(f"\nself-check on {device}")
+    explanation = _COMPARED if has_kernels(device) else _TWINS_ALONE
+    print(f"{textwrap.fill(explanation, 100)}\n")
     todo = checks(device)
     width = max(len(check.name) for check in todo) + 2
     failed = []

@@ -27,15 +27,13 @@ def describe(value: Any) -> str:
 
 def integer(name: str, value: Any, *, low: int, high: int | None = None) -> int:
     """Returns ``value`` as an int with ``low <= value`` (and ``value < high``), else raises TypeError or ValueError."""
-    if type(value) is int and low <= value and (high is None or value < high):
-        return value
+    is_integer = isinstance(value, Integral) and not isinstance(value, bool)
+    if is_integer and low <= value and (high is None or value < high):
+        return int(value)
     bounds = f">= {low}" if high is None else f"in [{low}, {high})"
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an integer {bounds}, got {describe(value)}")
-    result = int(value)
-    if result < low or (high is not None and result >= high):
-        raise ValueError(f"{name} must be {bounds}, got {result}")
-    return result
+    if is_integer:
+        raise ValueError(f"{name} must be {bounds}, got {int(value)}")
+    raise TypeError(f"{name} must be an integer {bounds}, got {describe(value)}")
 
 
 def real(
@@ -51,18 +49,16 @@ def real(
 
     The bounds are ``low <= value``, ``above < value``, ``value < below`` and ``value <= high``. nan and infinity are refused.
     """
-    inside = type(value) is float and low <= value < below and above < value <= high
-    if inside and math.isfinite(value):
-        return float(value)
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    result = float(value) if is_number else math.nan
+    if math.isfinite(result) and low <= result < below and above < result <= high:
+        return result
     bounds = ((">=", low), (">", above), ("<", below), ("<=", high))
     limits = [f"{sign} {bound:g}" for sign, bound in bounds if math.isfinite(bound)]
     needs = " ".join(["a finite number", " and ".join(limits)]).rstrip()
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be {needs}, got {describe(value)}")
-    result = float(value)
-    if not (math.isfinite(result) and low <= result < below and above < result <= high):
+    if is_number:
         raise ValueError(f"{name} must be {needs}, got {result}")
-    return result
+    raise TypeError(f"{name} must be {needs}, got {describe(value)}")
 
 
 def seed(value: Any) -> int:

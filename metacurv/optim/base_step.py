@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.optim import Optimizer
 
+from metacurv.optim.group_parameters import all_parameters
 from metacurv.processes.local_tensors import is_spread, local, sum_over_shards
 
 Rate = float | Tensor
@@ -29,7 +30,10 @@ def step_base_at(base: Optimizer, rates: Sequence[Rate]) -> None:
             elif id(lr) not in tensors:
                 memory = lr.detach()  # a leaf that requires a gradient may not change in place
                 tensors[id(lr)] = (memory, memory.clone())
-                _set(memory, rate)
+                if isinstance(rate, Tensor):
+                    memory.copy_(rate)
+                else:
+                    memory.fill_(rate)
         base.step()
     finally:
         for group, lr in numbers:
@@ -43,11 +47,11 @@ def is_dry(base: Optimizer) -> bool:
 
     ``torch.distributed.checkpoint`` takes such a step to see what there is to load.
     """
-    if any(_is_not_zero(group["lr"]) for group in base.param_groups):
-        return False
-    gradients = [
-        p.grad for group in base.param_groups for p in group["params"] if p.grad is not None
-    ]
+    for lr in (group["lr"] for group in base.param_groups):
+        # Looking at a rate on a GPU would wait for the GPU, and none is zero there.
+        if (isinstance(lr, Tensor) and lr.is_cuda) or lr != 0:
+            return False
+    gradients = [p.grad for p in all_parameters(base) if p.grad is not None]
     return bool(gradients) and not has_entries(gradients)
 
 
@@ -70,15 +74,3 @@ def stays_on_device(base: Optimizer) -> bool:
         group.get("capturable") and group["params"] and group["params"][0].is_cuda
         for group in base.param_groups
     )
-
-
-def _set(memory: Tensor, rate: Rate) -> None:
-    if isinstance(rate, Tensor):
-        memory.copy_(rate)
-    else:
-        memory.fill_(rate)
-
-
-def _is_not_zero(lr: Rate) -> bool:
-    """Tells whether a learning rate is not zero; looking at one on a GPU would wait for the GPU, and none is zero there."""
-    return lr.is_cuda or bool(lr) if isinstance(lr, Tensor) else lr != 0

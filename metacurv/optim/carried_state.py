@@ -17,9 +17,8 @@ from torch import Tensor
 
 from metacurv import _validate
 
-NUMBERS = "metacurv"  # in the first group
+NUMBERS = "metacurv"  # in the first group; entries of a parameter's state begin with it and "_"
 OTHERS = "metacurv_tensors"  # beside it
-_PREFIX = "metacurv_"  # of entries of a parameter's state
 _STANDS_FOR, _EACH = "$at", "$each"
 
 
@@ -31,9 +30,34 @@ def put_in(own: dict[str, Any], state_dict: dict[str, Any]) -> dict[str, Any]:
     """Returns the state dict of a base optimizer with ``own`` in it; the tensors are not copied."""
     groups = [dict(group) for group in state_dict["param_groups"]]
     state = {key: dict(entries) for key, entries in state_dict["state"].items()}
-    writer = _Writer(_keys(groups), state)
-    groups[0][NUMBERS] = json.dumps(writer.numbers(own, ""))
-    groups[0][OTHERS] = writer.others
+    others: dict[str, Any] = {}
+    keys = _keys(groups)
+
+    def put(value: Any, path: str, parameter: int | None) -> None:
+        if parameter is None:
+            others[path[1:]] = value
+        else:
+            state.setdefault(keys[parameter], {})[f"{NUMBERS}{path}"] = value
+
+    def numbers(value: Any, path: str, parameter: int | None = None) -> Any:
+        """Returns ``value``, which stands at ``path``, with the places of tensors instead of them."""
+        if isinstance(value, OfParameters):
+            if value and all(isinstance(x, Tensor) for x in value):
+                for index, x in enumerate(value):
+                    put(x, path, index)
+                return {_EACH: path}
+            return {_EACH: [numbers(x, path, i) for i, x in enumerate(value)]}
+        if isinstance(value, dict):
+            return {key: numbers(x, f"{path}_{key}", parameter) for key, x in value.items()}
+        if isinstance(value, list):
+            return [numbers(x, f"{path}_{i}", parameter) for i, x in enumerate(value)]
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        put(value, path, parameter)  # a tensor, or an object of a base of the user's
+        return {_STANDS_FOR: path}
+
+    groups[0][NUMBERS] = json.dumps(numbers(own, ""))
+    groups[0][OTHERS] = others
     return {**state_dict, "state": state, "param_groups": groups}
 
 
@@ -54,28 +78,54 @@ def taken_out(
         ValueError: the entry is no string of JSON.
     """
     groups = [dict(group) for group in state_dict["param_groups"]]
-    state_dict = dict(state_dict)
-    former = state_dict.pop(NUMBERS, None)  # where releases before 0.2 kept it
-    numbers = groups[0].pop(NUMBERS, None) if groups else None
+    of_base = {**state_dict, "state": {}, "param_groups": groups}
+    former = of_base.pop(NUMBERS, None)  # where releases before 0.2 kept it
+    written = groups[0].pop(NUMBERS, None) if groups else None
     others = groups[0].pop(OTHERS, {}) if groups else {}
-    state = {}
     for key, entries in state_dict["state"].items():
-        is_ours = isinstance(entries, dict) and any(_is_ours(name) for name in entries)
-        of_base = {n: v for n, v in entries.items() if not _is_ours(n)} if is_ours else entries
-        if of_base or not is_ours:
-            state[key] = of_base
-    of_base = {**state_dict, "state": state, "param_groups": groups}
-    if numbers is None:
+        has_ours = isinstance(entries, dict) and any(map(_is_ours, entries))
+        kept = {n: v for n, v in entries.items() if not _is_ours(n)} if has_ours else entries
+        if kept or not has_ours:
+            of_base["state"][key] = kept
+    if written is None:
         return former, [], of_base
     try:
-        written = json.loads(numbers)
+        numbers = json.loads(written)
     except (TypeError, ValueError):
         raise ValueError(
-            f"state_dict['param_groups'][0][{NUMBERS!r}] must be a string of JSON, got {_validate.describe(numbers)}"
+            f"state_dict['param_groups'][0][{NUMBERS!r}] must be a string of JSON, got {_validate.describe(written)}"
         ) from None
-    reader = _Reader(_keys(groups), state_dict["state"], others, parameters)
-    own = reader.value(written)
-    return own, sorted(reader.missing), of_base
+    keys = _keys(groups)
+    missing: set[str] = set()
+
+    def get(path: str, parameter: int | None) -> Any:
+        if parameter is None:
+            found = others.get(path[1:])
+        else:
+            found = state_dict["state"].get(keys[parameter], {}).get(f"{NUMBERS}{path}")
+            own = parameters[parameter] if parameter < len(parameters) else None
+            if found is None and own is not None and not own.requires_grad:
+                found = own.detach()  # it has not moved
+        if found is None:
+            missing.add(path[1:])
+        return found
+
+    def value(numbers: Any, parameter: int | None = None) -> Any:
+        """Returns what ``put_in`` made ``numbers`` of."""
+        if isinstance(numbers, list):
+            return [value(x, parameter) for x in numbers]
+        if not isinstance(numbers, dict):
+            return numbers
+        if numbers.keys() == {_EACH}:
+            each = numbers[_EACH]
+            if isinstance(each, str):
+                return OfParameters(get(each, i) for i in range(len(keys)))
+            return OfParameters(value(x, i) for i, x in enumerate(each))
+        if numbers.keys() == {_STANDS_FOR}:
+            return get(numbers[_STANDS_FOR], parameter)
+        return {key: value(x, parameter) for key, x in numbers.items()}
+
+    return value(numbers), sorted(missing), of_base
 
 
 def _keys(groups: Sequence[dict[str, Any]]) -> list[Any]:
@@ -84,79 +134,4 @@ def _keys(groups: Sequence[dict[str, Any]]) -> list[Any]:
 
 
 def _is_ours(name: Any) -> bool:
-    return isinstance(name, str) and name.startswith(_PREFIX)
-
-
-class _Writer:
-    """Puts tensors into ``state`` and ``others``, and leaves their names in their places."""
-
-    def __init__(self, keys: list[Any], state: dict[Any, dict[str, Any]]) -> None:
-        self._keys, self._state = keys, state
-        self.others: dict[str, Any] = {}
-
-    def numbers(self, value: Any, path: str, parameter: int | None = None) -> Any:
-        """Returns ``value``, which stands at ``path``, without tensors."""
-        if isinstance(value, OfParameters):
-            if value and all(isinstance(x, Tensor) for x in value):
-                for index, x in enumerate(value):
-                    self._put(x, path, index)
-                return {_EACH: path}
-            return {_EACH: [self.numbers(x, path, i) for i, x in enumerate(value)]}
-        if isinstance(value, dict):
-            return {key: self.numbers(x, f"{path}_{key}", parameter) for key, x in value.items()}
-        if isinstance(value, list):
-            return [self.numbers(x, f"{path}_{i}", parameter) for i, x in enumerate(value)]
-        if value is None or isinstance(value, (bool, int, float, str)):
-            return value
-        self._put(value, path, parameter)  # a tensor, or an object of a base of the user's
-        return {_STANDS_FOR: path}
-
-    def _put(self, value: Any, path: str, parameter: int | None) -> None:
-        if parameter is None:
-            self.others[path[1:]] = value
-        else:
-            entries = self._state.setdefault(self._keys[parameter], {})
-            entries[f"{_PREFIX}{path[1:]}"] = value
-
-
-class _Reader:
-    """Puts tensors back into their places."""
-
-    def __init__(
-        self,
-        keys: list[Any],
-        state: dict[Any, dict[str, Any]],
-        others: dict[str, Any],
-        parameters: Sequence[Tensor],
-    ) -> None:
-        self._keys, self._state, self._others, self._parameters = keys, state, others, parameters
-        self.missing: set[str] = set()
-
-    def value(self, written: Any, parameter: int | None = None) -> Any:
-        """Returns what ``_Writer.numbers`` was given."""
-        if isinstance(written, list):
-            return [self.value(x, parameter) for x in written]
-        if not isinstance(written, dict):
-            return written
-        if written.keys() == {_EACH}:
-            each = written[_EACH]
-            if isinstance(each, str):
-                return OfParameters(self._get(each, i) for i in range(len(self._keys)))
-            return OfParameters(self.value(x, i) for i, x in enumerate(each))
-        if written.keys() == {_STANDS_FOR}:
-            return self._get(written[_STANDS_FOR], parameter)
-        return {key: self.value(x, parameter) for key, x in written.items()}
-
-    def _get(self, path: str, parameter: int | None) -> Any:
-        name = path[1:]
-        if parameter is None:
-            found = self._others.get(name)
-        else:
-            entries = self._state.get(self._keys[parameter], {})
-            found = entries.get(f"{_PREFIX}{name}")
-            own = self._parameters[parameter] if parameter < len(self._parameters) else None
-            if found is None and own is not None and not own.requires_grad:
-                found = own.detach()  # it has not moved
-        if found is None:
-            self.missing.add(name)
-        return found
+    return isinstance(name, str) and name.startswith(f"{NUMBERS}_")

@@ -8,19 +8,18 @@ from typing import Any
 
 import torch
 
-_UNTRACED: list[
-    Callable[..., Any]
-] = []  # one, once it is needed: importing the compiler takes a second
+# One caller, once it is needed: importing the compiler takes a second.
+_UNTRACED: list[Callable[[Callable[[], Any]], Any]] = []
 
 
-def eagerly(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Returns ``function(*arguments)``, of which no frame is compiled; where nobody has compiled anything, that is all."""
+def eagerly(function: Callable[[], Any]) -> Any:
+    """Calls a function, of which no frame is compiled; where nobody has compiled anything, that is all."""
     if "torch._dynamo" not in sys.modules:
-        return function(*arguments)
+        return function()
     if not _UNTRACED:
         _UNTRACED.append(torch.compiler.disable(_call))  # type: ignore[no-untyped-call]
-    return _UNTRACED[0](function, *arguments)
+    return _UNTRACED[0](function)
 
 
-def _call(function: Callable[..., Any], *arguments: Any) -> Any:
-    return function(*arguments)
+def _call(function: Callable[[], Any]) -> Any:
+    return function()

@@ -8,23 +8,24 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
+def all_parameters(optimizer: Optimizer) -> list[Tensor]:
+    """Returns the parameters of all groups."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
 def named_parameters(optimizer: Optimizer) -> list[tuple[str, Tensor]]:
     """Returns all parameters in ``param_groups`` order, which is their numbering.
 
     Names are those the base optimizer was given, with the group's index in front where two groups share one; else positions.
     """
-    named: list[tuple[str, Tensor]] = []
-    for group in optimizer.param_groups:
-        names = group.get("param_names") or [
-            str(len(named) + i) for i in range(len(group["params"]))
-        ]
-        named.extend(zip(names, group["params"], strict=True))
-    if len({name for name, _ in named}) == len(named):
-        return named
-    groups = [index for index, group in enumerate(optimizer.param_groups) for _ in group["params"]]
-    return [
-        (f"{group}.{name}", tensor) for group, (name, tensor) in zip(groups, named, strict=True)
-    ]
+    found: list[tuple[int, str, Tensor]] = []
+    for index, group in enumerate(optimizer.param_groups):
+        positions = range(len(found), len(found) + len(group["params"]))
+        names = group.get("param_names") or map(str, positions)
+        found += [(index, *pair) for pair in zip(names, group["params"], strict=True)]
+    if len({name for _, name, _ in found}) == len(found):
+        return [(name, tensor) for _, name, tensor in found]
+    return [(f"{index}.{name}", tensor) for index, name, tensor in found]
 
 
 def check_model_has_some(model: nn.Module, stepped: Iterable[Tensor]) -> None:

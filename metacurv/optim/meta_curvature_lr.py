@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from metacurv import _validate
-from metacurv.estimators.problem.user_state import recording
-from metacurv.optim.base_step import is_dry
-from metacurv.optim.eagerly import eagerly
 from metacurv.optim.wrapper import OptimizerWrapper
 
 if TYPE_CHECKING:
@@ -21,8 +17,9 @@ if TYPE_CHECKING:
     from metacurv.optim.directional.optimizer import DirectionalLR
     from metacurv.optim.directional.record import DirectionalRecord
     from metacurv.optim.directional.rule import DirectionalRule
-    from metacurv.optim.reciprocal.control import Estimator, TraceControl
+    from metacurv.optim.reciprocal.control import TraceControl
     from metacurv.optim.reciprocal.optimizer import ReciprocalLR
+    from metacurv.optim.reciprocal.readings import Estimator
     from metacurv.optim.reciprocal.record import UpdateRecord
     from metacurv.optim.reciprocal.rule import ReciprocalRule
 
@@ -182,54 +179,6 @@ class MetaCurvatureLR(OptimizerWrapper):
         """
         return False
 
-    # What OptimizerWrapper asks for.
-
-    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
-        if torch._C._current_graph_task_id() != -1:
-            raise RuntimeError(
-                "step() must not be called within a backward pass, as optimizers in the backward pass (optimizer_in_bwd) do: "
-                "the gradients of a step are measured together"
-            )
-        result = None
-        if closure is not None:
-            with torch.enable_grad():
-                result = closure()
-        with recording():
-            if not self._base.state and is_dry(self._base):
-                self._base.step()
-            else:
-                eagerly(self._control.step)
-        return result
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group to the base optimizer; its parameters get the next parameter numbers.
-
-        Args:
-            param_group: a dict with "params" and the group's options, as ``torch.optim.Optimizer.add_param_group`` takes it.
-
-        Raises:
-            TypeError: the curvature of a parameter cannot be measured, because of its type; nothing is added.
-            ValueError: a parameter is on another device, or in a group already; nothing is added.
-        """
-        held = [tensor for group in self.param_groups for tensor in group["params"]]
-        # torch's own checks first: what it adds is well formed.
-        super().add_param_group(param_group)
-        added = self.param_groups[-1]["params"]
-        try:
-            for index, tensor in enumerate(added):
-                _validate.real_tensor(f"param_group['params'][{index}]", tensor)
-            _validate.same_device("parameters", [*held[:1], *added])
-            self._control.group_added()
-        except (TypeError, ValueError):
-            self.param_groups.pop()
-            raise
-
-    def _own_state(self) -> dict[str, Any]:
-        return self._control.own_state()
-
-    def _checked_own_state(self, state: Any, missing: Sequence[str]) -> Callable[[], None]:
-        return self._control.checked_own_state(state, missing)
-
     def __repr__(self) -> str:
         return f"MetaCurvatureLR({self._control.describe()},\n{self.optimizer!r})"
 
@@ -252,14 +201,14 @@ def _chosen_rule(options: dict[str, Any]) -> str:
     """
     classes = MetaCurvatureLR._of_rule
     directional, reciprocal = "directional", "reciprocal"
-    own = {name: inspect.signature(cls).parameters.keys() for name, cls in classes.items()}
+    takes = {name: inspect.signature(cls).parameters.keys() for name, cls in classes.items()}
     for name in options:
-        if name not in own[directional] | own[reciprocal]:
+        if name not in takes[directional] | takes[reciprocal]:
             base = "; it belongs to the base optimizer" if name == "lr" else ""
             raise TypeError(f"MetaCurvatureLR takes no argument {name!r}{base}")
-    wanted = {  # by those that only one of them takes
-        directional: [name for name in options if name not in own[reciprocal]],
-        reciprocal: [name for name in options if name not in own[directional]],
+    wanted = {  # by options that the other rule does not take
+        directional: [name for name in options if name not in takes[reciprocal]],
+        reciprocal: [name for name in options if name not in takes[directional]],
     }
     if "rule" in options:
         rule = options["rule"]
@@ -274,11 +223,9 @@ def _chosen_rule(options: dict[str, Any]) -> str:
     other = reciprocal if chosen == directional else directional
     if wanted[other]:
         name = wanted[other][0]
-        way_out = (
-            f"leave out either it or {wanted[chosen][0]}"
-            if wanted[chosen]
-            else f"did you mean rule={other!r}?"
-        )
+        way_out = f"did you mean rule={other!r}?"
+        if wanted[chosen]:
+            way_out = f"leave out either it or {wanted[chosen][0]}"
         raise ValueError(
             f"{name} must be left out with rule={chosen!r}; rule={other!r} takes it, got "
             f"{_validate.describe(options[name])}; {way_out}"

@@ -1,20 +1,25 @@
 """An optimizer around an optimizer: everything torch expects of one, with the groups and state of the base.
 
-Nothing here knows about curvature; ``optimizer.py`` adds it. The contract is in the tests, ``tests/optim/drop_in``.
+Nothing here knows a rule; the classes that derive from it bring one. The contract is in the tests, ``tests/optim/drop_in``.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 from metacurv import _validate
 from metacurv._warnings import warn_user
+from metacurv.estimators.problem.user_state import recording
+from metacurv.optim.base_step import is_dry
 from metacurv.optim.carried_state import put_in, taken_out
+from metacurv.optim.eagerly import eagerly
+from metacurv.optim.group_parameters import all_parameters
 
 
 class OptimizerWrapper(Optimizer):
@@ -24,6 +29,8 @@ class OptimizerWrapper(Optimizer):
     hooks without touching them (a test pins that). There is no ``__getattr__``: forwarding would leak private flags of the
     base, such as ``_step_supports_amp_scaling``, which makes GradScaler step on scaled gradients.
     """
+
+    _control: Any  # takes the steps, and has a state of its own
 
     def __init__(self, optimizer: Optimizer) -> None:
         if not isinstance(optimizer, Optimizer):
@@ -39,7 +46,7 @@ class OptimizerWrapper(Optimizer):
                 "optimizer must step from one gradient, got LBFGS, whose line search evaluates its closure several "
                 "times within one step and sets its own step lengths"
             )
-        if any(hasattr(p, "ds_id") for group in optimizer.param_groups for p in group["params"]):
+        if any(hasattr(parameter, "ds_id") for parameter in all_parameters(optimizer)):
             raise TypeError(
                 "optimizer must hold the model's own parameters, got those of DeepSpeed's ZeRO stage 3, which puts flat parts "
                 "of them in their place; stages 1 and 2, or FSDP's fully_shard, leave them"
@@ -91,26 +98,29 @@ class OptimizerWrapper(Optimizer):
         self._base.zero_grad(set_to_none)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group to the base optimizer.
+        """Adds a group to the base optimizer; its parameters get the next parameter numbers.
 
         Args:
             param_group: a dict with "params" and the group's options, as ``torch.optim.Optimizer.add_param_group`` takes it.
+
+        Raises:
+            TypeError: the curvature of a parameter cannot be measured, because of its type; nothing is added.
+            ValueError: a parameter is on another device, or in a group already; nothing is added.
         """
+        held = all_parameters(self._base)
+        # torch's own checks first: what it adds is well formed.
         self._base.add_param_group(param_group)
+        added = self.param_groups[-1]["params"]
+        try:
+            for index, tensor in enumerate(added):
+                _validate.real_tensor(f"param_group['params'][{index}]", tensor)
+            _validate.same_device("parameters", [*held[:1], *added])
+            self._control.group_added()
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
 
     # State dicts: the base's, with our own state in it. Hooks registered here fire here, once.
-
-    def _own_state(self) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def _checked_own_state(self, state: Any, missing: Sequence[str]) -> Callable[[], None]:
-        """Checks ``state`` (None: a checkpoint of the bare base) and returns a function that loads it.
-
-        Args:
-            state: what ``_own_state`` returned, with None for each tensor that is missing.
-            missing: their names.
-        """
-        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the base's state dict with the state in it that resumes the curvature part bit for bit.
@@ -123,7 +133,7 @@ class OptimizerWrapper(Optimizer):
         """
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
-        state = put_in(self._own_state(), self._base.state_dict())
+        state = put_in(self._control.own_state(), self._base.state_dict())
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             replaced = post_hook(self, state)
             state = state if replaced is None else replaced
@@ -150,9 +160,8 @@ class OptimizerWrapper(Optimizer):
             raise ValueError(
                 f"state_dict must be that of an optimizer, lacks {missing}, got keys {sorted(state_dict)}"
             )
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        own, dropped, of_base = taken_out(state_dict, parameters)
-        load_own = self._checked_own_state(own, dropped)
+        own, dropped, of_base = taken_out(state_dict, all_parameters(self._base))
+        load_own = self._control.checked_own_state(own, dropped)
         self._base.load_state_dict(of_base)
         load_own()
         if own is None:
@@ -184,8 +193,22 @@ class OptimizerWrapper(Optimizer):
 
     # Stepping.
 
-    def _step(self, closure: Callable[[], Any] | None) -> Any:
-        raise NotImplementedError
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
+        if torch._C._current_graph_task_id() != -1:
+            raise RuntimeError(
+                "step() must not be called within a backward pass, as optimizers in the backward pass (optimizer_in_bwd) do: "
+                "the gradients of a step are measured together"
+            )
+        result = None
+        if closure is not None:
+            with torch.enable_grad():
+                result = closure()
+        with recording():
+            if not self._base.state and is_dry(self._base):
+                self._base.step()
+            else:
+                eagerly(self._control.step)
+        return result
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Takes one step of the base optimizer, between the step hooks registered on this wrapper.

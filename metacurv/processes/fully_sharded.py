@@ -72,7 +72,7 @@ def whole_parameters(
         return
     flags = ("reduce_grads", "all_reduce_grads", "reshard_after_backward", "post_forward_mesh_info")
     before = [(group, {flag: getattr(group, flag) for flag in flags}) for group in groups]
-    held = [module for module in modules if not _is_sharded(module)]
+    sharded = [module for module in modules if all(group.is_sharded for group in _groups(module))]
     try:
         for group in groups:
             group.reduce_grads = group.all_reduce_grads = group.reshard_after_backward = False
@@ -87,9 +87,8 @@ def whole_parameters(
         for group, values in before:
             for flag, value in values.items():
                 setattr(group, flag, value)
-        for module in modules:
-            if module not in held:
-                module.reshard()
+        for module in sharded:
+            module.reshard()
 
 
 @contextmanager
@@ -153,7 +152,3 @@ def _groups(module: Any) -> list[Any]:
     if hasattr(state, "_fsdp_param_groups"):
         return list(state._fsdp_param_groups)
     return [] if state._fsdp_param_group is None else [state._fsdp_param_group]
-
-
-def _is_sharded(module: Any) -> bool:
-    return all(group.is_sharded for group in _groups(module))

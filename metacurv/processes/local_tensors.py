@@ -44,22 +44,20 @@ def sum_over_shards(parts: Sequence[Tensor], of: Sequence[Tensor]) -> Tensor:
     Returns:
         The sum, the same on every process. Where no tensor is spread, nothing is communicated.
     """
-    own = [part for part, tensor in zip(parts, of, strict=True) if not is_spread(tensor)]
+    whole: list[Tensor] = []
     spread: dict[tuple[Any, Any], list[Tensor]] = {}
     for part, tensor in zip(parts, of, strict=True):
         if is_spread(tensor):
             key = tensor.device_mesh, tensor.placements  # type: ignore[attr-defined]
             spread.setdefault(key, []).append(part)
-    sums = [torch.stack(own).sum(0)] if own else []
+        else:
+            whole.append(part)
+    sums = [torch.stack(whole).sum(0)] if whole else []
     for (mesh, placements), numbers in spread.items():
-        sums.append(_sum_over(mesh, placements, torch.stack(numbers).sum(0)))
+        from torch.distributed.tensor import DTensor, Partial, Replicate
+
+        # Along the other dimensions of the mesh all hold the same.
+        as_parts = [Partial() if placement.is_shard() else Replicate() for placement in placements]
+        total = torch.stack(numbers).sum(0)
+        sums.append(DTensor.from_local(total, mesh, as_parts, run_check=False).full_tensor())
     return torch.stack(sums).sum(0)
-
-
-def _sum_over(mesh: Any, placements: Sequence[Any], number: Tensor) -> Tensor:
-    """Adds up over those dimensions of the mesh along which the tensors are split; along the others all hold the same."""
-    from torch.distributed.tensor import DTensor, Partial, Replicate
-
-    as_parts = [Partial() if placement.is_shard() else Replicate() for placement in placements]
-    whole: Tensor = DTensor.from_local(number, mesh, as_parts, run_check=False).full_tensor()
-    return whole

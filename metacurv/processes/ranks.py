@@ -69,9 +69,8 @@ class Ranks:
     @property
     def _group(self) -> ProcessGroup | None:
         """The group, None for this process alone; it may have been initialised after the optimizer was wrapped."""
-        if self._chosen is False or not torch.distributed.is_available():
-            return None
-        if not torch.distributed.is_initialized():
+        is_usable = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if self._chosen is False or not is_usable:
             return None
         of_model = None if self._model is None else self._model.process_group
         return self._chosen or of_model or torch.distributed.group.WORLD
@@ -102,8 +101,8 @@ class Ranks:
             RuntimeError: measuring failed on another rank.
             ValueError: numbers that must be the same differ.
         """
-        group = self._group
-        if group is None or torch.distributed.get_world_size(group) == 1:
+        count = self.count
+        if count == 1:
             return measure()
         if self._model is not None and self._model._join_config.enable:
             raise RuntimeError(
@@ -115,12 +114,11 @@ class Ranks:
             measured = measure()
         except BaseException as error:  # the others wait for this rank's numbers
             failure, measured = error, torch.zeros_like(like)
-        count = torch.distributed.get_world_size(group)
         here = torch.tensor(list(self.same.values()), dtype=torch.float64)
         failed = torch.tensor([float(failure is not None)], dtype=torch.float64)
         known = torch.cat([here, here.square(), failed]).to(like.device)
         sent = torch.cat([measured.flatten().double(), known])
-        torch.distributed.all_reduce(sent, group=group)
+        torch.distributed.all_reduce(sent, group=self._group)
         _let_go_before_python_ends()
         if failure is not None:
             raise failure
@@ -184,8 +182,3 @@ def call_each(calls: Iterable[Callable[[], Returned]]) -> list[Returned]:
     if failure is not None:
         raise failure
     return returned
-
-
-def one_copy(model: nn.Module) -> nn.Module:
-    """Returns the module that a ``DistributedDataParallel`` wraps, since the wrapper may change the output; else ``model``."""
-    return model.module if isinstance(model, DistributedDataParallel) else model

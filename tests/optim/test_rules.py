@@ -9,8 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metacurv.optim.reciprocal.rule import ReciprocalRule
-from metacurv.optim.reciprocal.smoothing import BiasCorrectedEma
+from metacurv.optim.reciprocal.rule import BiasCorrectedEma, ReciprocalRule
 from tests.helpers import BACKENDS, property_test
 
 INF, NAN = float("inf"), float("nan")

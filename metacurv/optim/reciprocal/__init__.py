@@ -1,5 +1,5 @@
 """The reciprocal rule at work: the learning rate from the trace of the Hessian of the loss that the loop hands over.
 
-``optimizer`` is what a user holds, ``control`` measures and steps, ``step_capture`` finds the forward pass of the loss, and
-``record`` is what a callback gets. The rule itself is in ``metacurv.optim.reciprocal.rule``.
+``optimizer`` is what a user holds, ``control`` steps, ``readings`` measures, ``step_capture`` finds the forward pass of the
+loss, ``record`` is what a callback gets, and ``rule`` is the rule itself.
 """

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
 
 from torch import Tensor
-from torch.autograd.graph import Node
 
 from metacurv.estimators.graph.custom_functions import check_differentiable, custom_functions
 from metacurv.estimators.graph.differentiate import refuse_cut_graph
@@ -14,10 +12,8 @@ from metacurv.estimators.graph.walk import nodes_below
 from metacurv.estimators.problem.errors import NotTwiceDifferentiableError
 from metacurv.estimators.problem.parameters import NumberedParameter
 
-_SUMS = (
-    "torch::autograd::CopyBackwards",
-    "AddBackward0",
-)  # by which gradients of several uses add up
+# Nodes by which gradients of several uses add up.
+_SUMS = ("torch::autograd::CopyBackwards", "AddBackward0")
 
 
 def check_gradient_graph(
@@ -40,33 +36,27 @@ def check_gradient_graph(
     functions = custom_functions(nodes_below(roots))
     check_differentiable(roots, [p.tensor for p in parameters])
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        if gradient is None:
-            continue
-        if gradient.grad_fn is None:
-            if functions:
-                _refuse(parameter.name, "carries no graph")
-        elif _has_bare_part(gradient.grad_fn, zeros=_is_zero(before.get(parameter.tensor))):
-            _refuse(parameter.name, "has a part without a graph")
+        what = ""
+        if gradient is not None and gradient.grad_fn is None:
+            what = "carries no graph" if functions else ""
+        elif gradient is not None and _has_bare_part(gradient, before.get(parameter.tensor)):
+            what = "has a part without a graph"
+        if what:
+            raise NotTwiceDifferentiableError(
+                f"the gradient of {parameter.name!r} {what}, after backward(create_graph=True): either the loss is linear "
+                "there, or a custom function without a second derivative is on the way, which the gradient cannot tell. Call "
+                "update_curvature(loss) between the forward and the backward pass instead, which can, and leave out "
+                "create_graph=True"
+            )
 
 
-def _has_bare_part(node: Node, *, zeros: bool) -> bool:
-    """Tells whether a sum of gradients has a term without a graph, beside the first one where that is known to be ``zeros``."""
-    bare, sums = 0, [node]
+def _has_bare_part(gradient: Tensor, before: Tensor | None) -> bool:
+    """Tells whether a sum of gradients has a term without a graph, beside the gradient ``before``, where that was zeros."""
+    assert gradient.grad_fn is not None
+    bare, sums = 0, [gradient.grad_fn]
     for node in sums:  # grows as it goes
         if node.name() in _SUMS:
             below = [edge for edge, _ in node.next_functions]
             bare += node.name() == "AddBackward0" and None in below
             sums.extend(edge for edge in below if edge is not None)
-    return bare > zeros
-
-
-def _is_zero(gradient: Tensor | None) -> bool:
-    return gradient is not None and not bool(gradient.count_nonzero())
-
-
-def _refuse(name: str, what: str) -> NoReturn:
-    raise NotTwiceDifferentiableError(
-        f"the gradient of {name!r} {what}, after backward(create_graph=True): either the loss is linear there, or a custom "
-        "function without a second derivative is on the way, which the gradient cannot tell. Call update_curvature(loss) "
-        "between the forward and the backward pass instead, which can, and leave out create_graph=True"
-    )
+    return bare > (before is not None and not bool(before.count_nonzero()))

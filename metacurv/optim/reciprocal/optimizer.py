@@ -10,19 +10,21 @@ from torch.optim import Optimizer
 
 from metacurv import _validate
 from metacurv.estimators.problem.trace_estimate import TraceEstimate
+from metacurv.optim.group_parameters import all_parameters
 from metacurv.optim.meta_curvature_lr import MetaCurvatureLR
-from metacurv.optim.reciprocal.control import Estimator, TraceControl
+from metacurv.optim.reciprocal.control import TraceControl
+from metacurv.optim.reciprocal.readings import Estimator, Readings
 from metacurv.optim.reciprocal.record import UpdateRecord
 from metacurv.optim.reciprocal.rule import ReciprocalRule
+from metacurv.processes.ranks import Ranks
 
 
 class ReciprocalLR(MetaCurvatureLR, rule=ReciprocalRule.name):
     """Shrinks the learning rate as the trace of the loss's Hessian grows: lr / (1 + alpha max(tr H, 0)).
 
-    This is the rule of the experiment that the package starts from. There it lost to plain Adam, since the trace grows during
-    training and the rule can only shrink the rate; ``DirectionalLR`` is the rule that finds a rate. The trace of every
-    ``update_freq``-th step is measured, either from the loss that ``update_curvature`` is given (left), or from gradients that
-    carry a graph (right):
+    In the experiment that the package starts from it lost to plain Adam, since the trace grows during training;
+    ``DirectionalLR`` is the rule that finds a rate. The trace of every ``update_freq``-th step is measured, either from the
+    loss that ``update_curvature`` is given (left), or from gradients that carry a graph (right):
 
         opt.zero_grad()                          opt.zero_grad()
         loss = loss_fn(model(x), y)              loss = loss_fn(model(x), y)
@@ -85,16 +87,16 @@ class ReciprocalLR(MetaCurvatureLR, rule=ReciprocalRule.name):
             )
         self._control = TraceControl(
             optimizer,
-            alpha=alpha,
-            update_freq=update_freq,
-            n_hutchinson_samples=n_hutchinson_samples,
-            seed=seed,
+            ReciprocalRule(alpha, backend),
+            Readings(model, all_parameters(optimizer), estimator),
+            Ranks(model, process_group),
+            update_freq=_validate.integer("update_freq", update_freq, low=1),
+            n_hutchinson_samples=_validate.integer(
+                "n_hutchinson_samples", n_hutchinson_samples, low=1, high=1 << 32
+            ),
             smoothing=smoothing,
+            seed=_validate.seed(seed),
             on_update=_validate.callback("on_update", on_update),
-            backend=backend,
-            model=model,
-            estimator=estimator,
-            process_group=process_group,
         )
 
     @property
@@ -118,7 +120,8 @@ class ReciprocalLR(MetaCurvatureLR, rule=ReciprocalRule.name):
 
     @update_freq.setter
     def update_freq(self, value: int) -> None:
-        self._control.update_freq = value
+        self._control.update_freq = _validate.integer("update_freq", value, low=1)
+        self._control.listen_if_due()
 
     @property
     def n_hutchinson_samples(self) -> int:
@@ -127,17 +130,18 @@ class ReciprocalLR(MetaCurvatureLR, rule=ReciprocalRule.name):
 
     @n_hutchinson_samples.setter
     def n_hutchinson_samples(self, value: int) -> None:
-        self._control.n_hutchinson_samples = value
+        checked = _validate.integer("n_hutchinson_samples", value, low=1, high=1 << 32)
+        self._control.n_hutchinson_samples = checked
 
     @property
     def estimator(self) -> Estimator:
         """The name of the estimator that measures the loss given to ``update_curvature``."""
-        return self._control.estimator
+        return self._control.readings.estimator
 
     @property
     def last_estimate(self) -> TraceEstimate | None:
         """The latest reading, or None before the first (and after loading a checkpoint)."""
-        return self._control.last_estimate
+        return None if self._control.last is None else self._control.last.estimate()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clears the gradients, as the base optimizer does.

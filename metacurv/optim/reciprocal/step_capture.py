@@ -8,9 +8,9 @@ without a loss, nothing is kept alive, and none of them is mistaken for another.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,35 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from metacurv import _validate
 from metacurv.estimators.activation.plan import NotInActivationSpace
 from metacurv.estimators.problem.batches import batch_size
-from metacurv.estimators.problem.errors import (
-    NotTwiceDifferentiableError,
-    explain_differentiation_errors,
-)
-from metacurv.estimators.problem.parameters import NumberedParameter
-from metacurv.estimators.statistics.moments import TraceReading
 from metacurv.optim.group_parameters import check_model_has_some
-from metacurv.optim.reciprocal.step_reading import read_step_trace
-
-ActivationEstimator = Literal["activation", "exact", "auto"]
-ACTIVATION_ESTIMATORS = get_args(ActivationEstimator)
-
-_WHY = {
-    "exact": "exact: it takes few columns of the loss's factor, a backward pass to the layers each",
-    "activation": "activation: a backward pass to the layers a sample; exact would take many, or is not right beside smooth "
-    "activations",
-}
-
-
-@dataclass(frozen=True)
-class ForwardPass:
-    """The forward pass that made a loss.
-
-    ``samples``: the number of examples in the batch. ``edge``: where the gradient in the output arrives, None where that is not
-    one tensor.
-    """
-
-    samples: int
-    edge: GradientEdge | None
 
 
 @dataclass(frozen=True)
@@ -112,52 +84,15 @@ class StepCapture:
         for node, number in nodes:
             _marks(node)[self._key] = _Mark(self._passes, samples, number if is_plain else None)
 
-    def read(
-        self,
-        loss: Tensor,
-        parameters: Sequence[NumberedParameter],
-        estimator: ActivationEstimator,
-        *,
-        seed: int,
-        first_probe: int,
-        n_samples: int,
-        backend: str,
-    ) -> TraceReading:
-        """Calls ``read_step_trace`` for a checked ``loss`` of the model that is listened to.
+    def find(self, loss: Tensor) -> tuple[GradientEdge | None, int]:
+        """Finds the pass whose output a checked ``loss`` was computed from, the last of them if there are several.
+
+        Returns:
+            Where the gradient in the output arrives, None where that is not one tensor; and the number of examples.
 
         Raises:
-            NotInActivationSpace: the result would be wrong there, or none of the passes made the loss.
-            ValueError: the graph of ``loss`` was freed, or a tensor in it changed since.
-            NotTwiceDifferentiableError: the loss has no second derivative in the model's output.
+            NotInActivationSpace: none of the passes made the loss.
         """
-        made_by = self._find(loss)
-        if made_by is None:
-            raise NotInActivationSpace(
-                "it does not come from a forward pass of model since this step became due (model must be what the loop "
-                "calls, and its output a tensor, or a tuple, list or dict of tensors)"
-            )
-        try:
-            reading = read_step_trace(
-                loss,
-                parameters,
-                edge=made_by.edge,
-                samples=made_by.samples,
-                estimator=estimator,
-                seed=seed,
-                first_probe=first_probe,
-                n_samples=n_samples,
-                backend=backend,
-            )
-        except NotTwiceDifferentiableError:
-            raise
-        except RuntimeError as error:  # most likely the graph has been freed
-            with explain_differentiation_errors("a backward pass from loss to the layers"):
-                raise error
-        why = _WHY[reading.method] if estimator == "auto" else "asked for by name"
-        return replace(reading, why=why)
-
-    def _find(self, loss: Tensor) -> ForwardPass | None:
-        """Returns the pass whose output ``loss`` was computed from, the last of them if there are several."""
         assert loss.grad_fn is not None  # check_loss saw to it
         nodes: list[Node] = [loss.grad_fn]
         seen = set(nodes)
@@ -173,10 +108,12 @@ class StepCapture:
                     seen.add(below)
                     nodes.append(below)
         if found is None:
-            return None
+            raise NotInActivationSpace(
+                "it does not come from a forward pass of model since this step became due (model must be what the loop "
+                "calls, and its output a tensor, or a tuple, list or dict of tensors)"
+            )
         mark, node = found
-        edge = None if mark.number is None else GradientEdge(node, mark.number)
-        return ForwardPass(mark.samples, edge)
+        return None if mark.number is None else GradientEdge(node, mark.number), mark.samples
 
 
 class _Hook:
@@ -187,9 +124,7 @@ class _Hook:
     """
 
     def __init__(self, capture: StepCapture | None) -> None:
-        self._capture: Callable[[], StepCapture | None] = (
-            weakref.ref(capture) if capture is not None else _nobody
-        )
+        self._capture = (lambda: None) if capture is None else weakref.ref(capture)
         self.handle: RemovableHandle | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -202,9 +137,8 @@ class _Hook:
             return  # a trace of the model is no pass, and the mark would break its graph
         capture = self._capture()
         if capture is not None:
-            capture.mark(
-                args[0] if args and isinstance(args[0], Tensor) else (args, kwargs), output
-            )
+            inputs = args[0] if args and isinstance(args[0], Tensor) else (args, kwargs)
+            capture.mark(inputs, output)
         elif self.handle is not None:
             self.handle.remove()
 
@@ -212,7 +146,3 @@ class _Hook:
 def _marks(node: Node) -> dict[Any, Any]:
     found: Any = node.metadata  # torch's stub has a method
     return found  # type: ignore[no-any-return]
-
-
-def _nobody() -> None:
-    return None

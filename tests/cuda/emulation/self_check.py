@@ -20,8 +20,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
+from metacurv.__main__ import checks
 from metacurv.ops import _native
-from metacurv.self_check.checks import checks
 from tests.cuda.emulation.stand_in import stand_in_device
 
 

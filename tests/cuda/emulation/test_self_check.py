@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from metacurv.self_check.checks import checks
+from metacurv.__main__ import checks
 from tests.cuda.emulation.build import run_on_stand_in
 
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from metacurv import MetaCurvatureLR, UpdateRecord
-from metacurv.optim.reciprocal.rule import ReciprocalRule
-from metacurv.optim.reciprocal.smoothing import BiasCorrectedEma
+from metacurv.optim.reciprocal.rule import BiasCorrectedEma, ReciprocalRule
 
 from .helpers import (
     assert_same,
