@@ -32,13 +32,11 @@ def choose_products(
     parameters: Sequence[NumberedParameter],
     backend: str,
     *,
-    keeps_samples: bool = False,
     again: Again | None = None,
 ) -> Products:
     """Returns the fastest way that serves the graph of ``loss``; on the reference backend autograd's.
 
-    keeps_samples: see ``DoubleBackward``; the other ways always keep them.
-    again: see ``check_differentiable``.
+    ``again``: see ``check_differentiable``.
     """
     assert loss.grad_fn is not None  # check_loss saw to it
     walk = walk_graph(loss.grad_fn, parameters)
@@ -54,7 +52,7 @@ def choose_products(
         products = by_rules
     else:
         gradients = gradient_graph(loss, [p.tensor for p in parameters], start=start)
-        products = DoubleBackward(gradients, parameters, keeps_samples=keeps_samples)
+        products = DoubleBackward(gradients, parameters)
     if start is not None:
         refuse_cut_graph(products.gradients)
     return products

@@ -18,7 +18,6 @@ from metacurv.estimators.probes.jvp import push_tangent
 from metacurv.estimators.probes.products import choose_products
 from metacurv.estimators.problem.loss_checks import without_hooks
 from metacurv.estimators.problem.model_loss import Forward, ModelLoss
-from metacurv.estimators.statistics.moments import SampleMoments, StreamedMoments
 
 
 class HessianSamples:
@@ -35,28 +34,18 @@ class HessianSamples:
         self._problem = problem
         with without_hooks(problem.parameters):
             self._products = choose_products(
-                forward.loss, problem.parameters, backend, keeps_samples=True, again=problem.again
+                forward.loss, problem.parameters, backend, again=problem.again
             )
         self._loop = ProbeLoop(self._products, seed=seed, backend=backend)
 
     def samples(self, first_probe: int, n_samples: int) -> Tensor:
         """Returns one row a probe: float64 [n_samples, parameters]."""
-        rows = []
-        column = {p.number: i for i, p in enumerate(self._problem.parameters)}
         with without_hooks(self._problem.parameters):
-            # Fewer than the moments merge at once, so that they are still there to be taken.
-            for start in range(0, n_samples, SampleMoments.BATCH - 1):
-                count = min(n_samples - start, SampleMoments.BATCH - 1)
-                self._loop.add(first_probe + start, count)
-                moments = self._products.moments
-                assert not isinstance(moments, StreamedMoments)
-                part = torch.zeros(
-                    count, len(column), dtype=torch.float64, device=self._problem.device
-                )
-                if moments.curved:
-                    part[:, [column[p.number] for p in moments.curved]] = moments.take()
-                rows.append(part)
-        return torch.cat(rows)
+            rows = torch.cat(list(self._loop.batches(first_probe, n_samples)))
+        column = {p.number: i for i, p in enumerate(self._problem.parameters)}
+        found = rows.new_zeros(n_samples, len(column))
+        found[:, [column[p.number] for p in self._products.curved]] = rows
+        return found
 
 
 class GaussNewtonSamples:

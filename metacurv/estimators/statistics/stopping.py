@@ -90,7 +90,7 @@ def sample(draw: Draw, groups: Groups, budget: Budget) -> Summary:
     if wanted == 1 and budget.rtol is None:  # one sample tells nothing about its own error
         row = groups.row_with_sums(draw(0, 1)[0])
         return Summary(row, [math.nan] * len(row), 1, converged=math.isfinite(row[-1]))
-    moments = RunningMoments(groups.columns, torch.device("cpu"))
+    moments = RunningMoments()
     while True:
         moments.add(groups.with_sums(draw(moments.count, wanted - moments.count)))
         if budget.rtol is None:
