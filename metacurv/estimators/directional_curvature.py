@@ -25,9 +25,9 @@ from metacurv.estimators.graph.differentiate import (
 from metacurv.estimators.probes.jvp import push_tangent
 from metacurv.estimators.problem.direction import Direction, read_direction
 from metacurv.estimators.problem.elsewhere import Again, elsewhere
-from metacurv.estimators.problem.loss_checks import check_loss, without_hooks
-from metacurv.estimators.problem.model_loss import ModelLoss
+from metacurv.estimators.problem.model_loss import ModelLoss, check_loss
 from metacurv.estimators.problem.parameters import number_parameters
+from metacurv.estimators.problem.user_state import without_hooks
 from metacurv.processes.fully_sharded import as_one_process
 from metacurv.processes.ranks import Ranks
 

@@ -27,9 +27,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from metacurv import _validate, ops
-from metacurv.estimators.problem.loss_checks import check_loss, without_hooks
-from metacurv.estimators.problem.model_loss import ModelLoss
+from metacurv.estimators.problem.model_loss import ModelLoss, check_loss
 from metacurv.estimators.problem.numerics import relative_step, root_mean_square
+from metacurv.estimators.problem.user_state import without_hooks
 from metacurv.ops.arguments import elements_overlap
 
 _COMPARED = 4  # probes by which two steps are compared

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from metacurv import ops
 from metacurv.estimators.probes.products import Products, choose_products
-from metacurv.estimators.problem.loss_checks import without_hooks
 from metacurv.estimators.problem.parameters import NumberedParameter
+from metacurv.estimators.problem.user_state import without_hooks
 from metacurv.estimators.statistics.moments import RunningMoments, TraceReading
 
 _BATCH = 64  # merging a batch costs a dozen small tensor operations, whatever its size

@@ -20,10 +20,9 @@ from metacurv import _validate
 from metacurv.estimators.graph.differentiate import refuse_cut_graph
 from metacurv.estimators.graph.walk import walk_graph
 from metacurv.estimators.problem.errors import explain_differentiation_errors
-from metacurv.estimators.problem.loss_checks import without_hooks
 from metacurv.estimators.problem.model_loss import ModelLoss, known_tensor
 from metacurv.estimators.problem.numerics import relative_step, root_mean_square
-from metacurv.estimators.problem.user_state import gradients_on
+from metacurv.estimators.problem.user_state import gradients_on, without_hooks
 
 
 class _ReadElsewhere(Exception):
@@ -99,7 +98,7 @@ def _push_double_backward(
 ) -> tuple[Tensor, Tensor]:
     """Returns the output and z' = d (u . J' w) / dw, taken at w = 0, since J' w is linear in w."""
     with problem.state_kept(), without_hooks(problem.parameters):
-        output = _one_tensor(problem.output())
+        output = _one_tensor(problem.forward().output)
         w = torch.zeros_like(output, requires_grad=True)
         asked = [p for p in problem.parameters if p.name in moving]
         with explain_differentiation_errors("differentiating the model's backward pass"):

@@ -16,8 +16,8 @@ from metacurv.estimators.graph.differentiate import refuse_cut_graph
 from metacurv.estimators.probes.hutchinson import ProbeLoop
 from metacurv.estimators.probes.jvp import push_tangent
 from metacurv.estimators.probes.products import choose_products
-from metacurv.estimators.problem.loss_checks import without_hooks
 from metacurv.estimators.problem.model_loss import Forward, ModelLoss
+from metacurv.estimators.problem.user_state import without_hooks
 
 
 class HessianSamples:

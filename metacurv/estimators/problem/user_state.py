@@ -1,12 +1,15 @@
-"""Keeps the user's state that a forward pass changes, and puts it back."""
+"""Keeps the user's state that passes change, and puts it back; leaves the modes and hooks that are not for a measurement."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
+
+from metacurv.estimators.problem.parameters import NumberedParameter
 
 
 class StateKept:
@@ -55,6 +58,33 @@ class _Buffer:
             with torch.no_grad(), keep_version(self._buffer):
                 self._buffer.copy_(self._value)
         module._buffers[name] = self._buffer
+
+
+@contextmanager
+def without_hooks(parameters: Sequence[NumberedParameter]) -> Iterator[None]:
+    """Switches the gradient hooks of leaf parameters off: a reading is not the user's backward pass."""
+    hooked = [(p.tensor, p.tensor._backward_hooks) for p in parameters if p.tensor._backward_hooks]
+    try:
+        for tensor, _ in hooked:
+            tensor._backward_hooks = None
+        yield
+    finally:
+        for tensor, hooks in hooked:
+            tensor._backward_hooks = hooks
+
+
+@contextmanager
+def without_module_hooks(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Switches full backward hooks of modules off: a measurement is not the user's backward pass."""
+    names = ("_backward_hooks", "_backward_pre_hooks")
+    held = [(m, name, getattr(m, name)) for m in modules for name in names if getattr(m, name)]
+    try:
+        for module, name, _ in held:
+            object.__setattr__(module, name, OrderedDict())
+        yield
+    finally:
+        for module, name, hooks in held:
+            object.__setattr__(module, name, hooks)
 
 
 def recording() -> AbstractContextManager[object]:

@@ -17,7 +17,7 @@ from metacurv._warnings import warn_user
 from metacurv.estimators.activation.plan import NotInActivationSpace
 from metacurv.estimators.probes.double_backward import DoubleBackward
 from metacurv.estimators.probes.hutchinson import read_trace, trace_of_loss
-from metacurv.estimators.problem.loss_checks import check_loss
+from metacurv.estimators.problem.model_loss import check_loss
 from metacurv.estimators.problem.parameters import NumberedParameter, number_parameters
 from metacurv.estimators.problem.trace_estimate import TraceEstimate
 from metacurv.estimators.problem.user_state import StateKept

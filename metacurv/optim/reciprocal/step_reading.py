@@ -17,11 +17,9 @@ from metacurv.estimators.activation.space import ActivationSpace
 from metacurv.estimators.mlp.recognise import find_chain
 from metacurv.estimators.mlp.second_derivatives import bend_columns
 from metacurv.estimators.mlp.space import ChainSpace
-from metacurv.estimators.problem.loss_checks import without_hooks
 from metacurv.estimators.problem.parameters import NumberedParameter
-from metacurv.estimators.problem.user_state import plain_arithmetic
-from metacurv.estimators.select.choice import worth_columns
-from metacurv.estimators.select.exact import exact_parts
+from metacurv.estimators.problem.user_state import plain_arithmetic, without_hooks
+from metacurv.estimators.select.methods import exact_parts, worth_columns
 from metacurv.estimators.statistics.moments import TraceReading
 
 MAX_MEMORY = 1 << 28
