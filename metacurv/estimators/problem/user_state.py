@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from metacurv.estimators.problem.parameters import NumberedParameter
 
@@ -27,7 +27,7 @@ class StateKept:
         is_cuda = self._device.type == "cuda"
         self._cuda = torch.cuda.get_rng_state(self._device) if is_cuda else None
         self._buffers = [
-            _Buffer(module, name, buffer)
+            (module, name, buffer, buffer._version, buffer.detach().clone())
             for module in self._modules
             if module._buffers
             for name, buffer in module._buffers.items()
@@ -38,26 +38,14 @@ class StateKept:
         torch.default_generator.set_state(self._cpu)
         if self._cuda is not None:
             torch.cuda.set_rng_state(self._cuda, self._device)
-        for buffer in self._buffers:
-            buffer.put_back()
-
-
-class _Buffer:
-    def __init__(self, module: nn.Module, name: str, buffer: Tensor) -> None:
-        self._place = (module, name)
-        self._buffer = buffer
-        self._version = buffer._version
-        self._value = buffer.detach().clone()
-
-    def put_back(self) -> None:
-        module, name = self._place
-        # Batch norm's kernels change running statistics without a new version number.
-        if module.training or self._buffer._version != self._version:
-            # The version number stays, since the graph of the pass may have saved the buffer.
-            keep_version = torch.autograd.grad_mode._unsafe_preserve_version_counter
-            with torch.no_grad(), keep_version(self._buffer):
-                self._buffer.copy_(self._value)
-        module._buffers[name] = self._buffer
+        for module, name, buffer, version, value in self._buffers:
+            # Batch norm's kernels change running statistics without a new version number.
+            if module.training or buffer._version != version:
+                # The version number stays, since the graph of the pass may have saved the buffer.
+                keep_version = torch.autograd.grad_mode._unsafe_preserve_version_counter
+                with torch.no_grad(), keep_version(buffer):
+                    buffer.copy_(value)
+            module._buffers[name] = buffer
 
 
 @contextmanager
