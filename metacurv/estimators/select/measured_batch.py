@@ -116,7 +116,8 @@ class MeasuredBatch:
         return chain
 
     @cached_property
-    def _activation_space(self) -> tuple[Walk, Examined] | NotInActivationSpace:
+    def _activation_space(self) -> tuple[Walk, Examined] | str:
+        """The walk and what was found out about the graph, or the reason why activation space does not serve."""
         # Under a checkpoint a look at what was saved runs the forward pass again.
         with without_hooks(self.problem.parameters), self.problem.state_kept():
             try:
@@ -129,9 +130,9 @@ class MeasuredBatch:
                     self.problem.again,
                 )
             except NotInActivationSpace as reason:
-                return reason.with_traceback(None)  # which holds the graph
+                return str(reason)
             except NotTwiceDifferentiableError as error:
-                return NotInActivationSpace(without_advice(error))
+                return without_advice(error)
 
     @property
     def obstacle(self) -> str | None:
@@ -139,15 +140,15 @@ class MeasuredBatch:
         if self.chain is not None:
             return None
         found = self._activation_space
-        if isinstance(found, NotInActivationSpace):
-            return str(found)
+        if isinstance(found, str):
+            return found
         return found[1].plan.obstacle if self.kind == "hessian" else None
 
     @property
     def _walk_and_examined(self) -> tuple[Walk, Examined]:
         """The walk and what was found out about the graph; defined only where there is no obstacle."""
         found = self._activation_space
-        assert not isinstance(found, NotInActivationSpace)
+        assert not isinstance(found, str)
         return found
 
     @property
@@ -184,16 +185,9 @@ class MeasuredBatch:
         if self.chain is not None and self.is_chain(for_columns=for_columns):
             return ChainSpace(self.chain, parameters, run, self.max_memory)
         walk, examined = self._walk_and_examined
-        apart = examined.apart if for_columns else 1
+        loss, apart = self.forward.loss, examined.apart if for_columns else 1
         return ActivationSpace(
-            self.forward.loss,
-            walk,
-            examined,
-            parameters,
-            apart,
-            self.kind,
-            run,
-            self.max_memory,
+            loss, walk, examined, parameters, apart, self.kind, run, self.max_memory
         )
 
 

@@ -1,9 +1,10 @@
-"""The four ways to a model's trace as objects, and the choice of the cheapest that is right for a batch."""
+"""The four ways to a model's trace as objects, and the choice of the cheapest that is right for a batch.
+
+``why_not`` of a method returns the reason why it would be wrong for a batch; None where it is right, as far as can be told
+before it runs. ``measure`` returns all parameters' parts, the layers, and the total, where ``why_not`` found nothing.
+"""
 
 from __future__ import annotations
-
-from abc import ABC, abstractmethod
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,21 +33,7 @@ _FEW_COLUMNS = 32
 _KINKS = 0.02
 
 
-class Method(ABC):
-    """One way to the trace of a batch."""
-
-    name: ClassVar[str]
-
-    @abstractmethod
-    def why_not(self, batch: MeasuredBatch) -> str | None:
-        """Returns the reason why it would be wrong here; None where it is right, as far as can be told before it runs."""
-
-    @abstractmethod
-    def measure(self, batch: MeasuredBatch, layers: Layers, budget: Budget) -> Summary:
-        """Returns all parameters' parts, the layers, and the total, of a batch for which ``why_not`` found nothing."""
-
-
-class Exact(Method):
+class Exact:
     """Every column of the loss's factor, and of smooth activations, pulled back once: no sampling error."""
 
     name = "exact"
@@ -71,7 +58,7 @@ class Exact(Method):
         return batch.quietly(columns, without_user_code=batch.is_chain(for_columns=True))
 
 
-class Activation(Method):
+class Activation:
     """Random combinations of columns: one backward pass to the layers a sample."""
 
     name = "activation"
@@ -90,7 +77,7 @@ class Activation(Method):
         return batch.quietly(samples, without_user_code=batch.is_chain(for_columns=False))
 
 
-class Hutchinson(Method):
+class Hutchinson:
     """Samples in parameter space."""
 
     name = "hutchinson"
@@ -119,7 +106,7 @@ class Hutchinson(Method):
         return batch.quietly(samples)
 
 
-class FiniteDifferences(Method):
+class FiniteDifferences:
     """Differences of gradients along random signs."""
 
     name = "finite_difference"
@@ -151,6 +138,7 @@ class FiniteDifferences(Method):
         return FiniteDifference(batch.problem, seed=batch.seed, backend=batch.backend)
 
 
+Method = Exact | Activation | Hutchinson | FiniteDifferences
 EXACT, ACTIVATION, HUTCHINSON = Exact(), Activation(), Hutchinson()
 FINITE_DIFFERENCES = FiniteDifferences()
 METHODS: dict[str, Method] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -38,28 +38,18 @@ def sample(draw: Draw, layers: Layers, budget: Budget) -> Summary:
     moments = RunningMoments()
     while True:
         moments.add(layers.with_sums(draw(moments.count, wanted - moments.count)))
+        count = moments.count
+        errors = (moments.m2 / ((count - 1 or math.nan) * count)).sqrt().tolist()
+        summary = Summary(moments.mean.tolist(), errors, count, converged=True)
+        value, error = summary.mean[-1], summary.stderr[-1]
+        if not math.isfinite(value):
+            return replace(summary, converged=False)
         if budget.rtol is None:
-            return _summary(moments, converged=True)
-        value, error = float(moments.mean[-1]), _total_error(moments)
-        is_known = moments.count >= MIN_SAMPLES
-        if not math.isfinite(value) or (is_known and error <= budget.rtol * abs(value)):
-            return _summary(moments, converged=True)
-        if moments.count >= budget.most:
-            return _summary(moments, converged=False)
+            return summary
+        if count >= MIN_SAMPLES and error <= budget.rtol * abs(value):
+            return summary
+        if count >= budget.most:
+            return replace(summary, converged=False)
         # The present estimate of the error says how many are needed; growth is bounded, since it may be a poor one.
-        needed = moments.count * (error / (budget.rtol * abs(value))) ** 2 if value else math.inf
-        step = min(needed, _GROWTH * moments.count, budget.most)
-        wanted = max(moments.count + 1, math.ceil(step))
-
-
-def _total_error(moments: RunningMoments) -> float:
-    if moments.count < 2:
-        return math.inf
-    return math.sqrt(float(moments.m2[-1]) / (moments.count - 1) / moments.count)
-
-
-def _summary(moments: RunningMoments, *, converged: bool) -> Summary:
-    degrees = moments.count - 1 or math.nan
-    errors = (moments.m2 / (degrees * moments.count)).sqrt().tolist()
-    is_finite = math.isfinite(float(moments.mean[-1]))
-    return Summary(moments.mean.tolist(), errors, moments.count, converged and is_finite)
+        needed = count * (error / (budget.rtol * abs(value))) ** 2 if value else math.inf
+        wanted = max(count + 1, math.ceil(min(needed, _GROWTH * count, budget.most)))

@@ -13,7 +13,7 @@ graph, and no H v.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -135,26 +135,19 @@ def _prepare_rules(loss: Tensor, steps: Sequence[Step]) -> None:
     sent: dict[int, Tensor | None] = {}
     arrived: dict[int, Tensor | None] = {}
 
-    def note_sent(index: int, position: int) -> Any:
-        def hook(gradients: Sequence[Tensor | None], _: Any) -> None:
-            sent[index] = gradients[position]
-
-        return hook
-
-    def note_arrived(index: int) -> Any:
-        def hook(gradients: Sequence[Tensor | None]) -> None:
-            arrived[index] = gradients[0]
-
-        return hook
+    def note(
+        into: dict[int, Tensor | None], index: int, position: int, gradients: Any, *_: Any
+    ) -> None:
+        into[index] = gradients[position]
 
     handles: list[Any] = []
     try:
         for index, step in enumerate(steps):
-            handles.append(step.node.register_prehook(note_arrived(index)))
+            handles.append(step.node.register_prehook(partial(note, arrived, index, 0)))
             is_foreign = len(handles[-1].hooks_dict_ref()) > 1  # the user has a hook on the node
             if step.upper is not None:
                 upper, position = step.upper
-                handles.append(upper.register_hook(note_sent(index, position)))
+                handles.append(upper.register_hook(partial(note, sent, index, position)))
                 is_foreign |= not step.is_last and len(handles[-1].hooks_dict_ref()) > 1
             if is_foreign:
                 raise NotApplicable
