@@ -15,7 +15,7 @@ from torch import Tensor
 from metacurv._warnings import warn_user
 from metacurv.estimators.graph.custom_functions import check_differentiable
 from metacurv.estimators.graph.differentiate import gradient_graph, refuse_cut_graph
-from metacurv.estimators.graph.walk import Walk, walk_graph
+from metacurv.estimators.graph.walk import walk_graph
 from metacurv.estimators.probes.double_backward import DoubleBackward
 from metacurv.estimators.problem.elsewhere import Again
 from metacurv.estimators.problem.errors import NotApplicable, explain_differentiation_errors
@@ -46,31 +46,20 @@ def choose_products(
     if again is None and has_custom_functions:
         _warn_of_module_hooks(walk.names)
     start = torch.ones_like(loss, requires_grad=True) if has_custom_functions else None
-    by_rules = None if backend == "reference" else _by_rules(loss, walk, parameters, start)
-    products: Products
-    if by_rules is not None:
-        products = by_rules
-    else:
+    products: Products | None = None
+    if backend != "reference":
+        with suppress(NotApplicable):
+            what = "reading what the forward pass saved"
+            with explain_differentiation_errors(what), torch.no_grad():
+                steps = plan_tangents(walk, parameters)
+            if steps is not None:
+                products = ForwardOverReverse(loss, parameters, steps, start=start)
+    if products is None:
         gradients = gradient_graph(loss, [p.tensor for p in parameters], start=start)
         products = DoubleBackward(gradients, parameters)
     if start is not None:
         refuse_cut_graph(products.gradients)
     return products
-
-
-def _by_rules(
-    loss: Tensor,
-    walk: Walk,
-    parameters: Sequence[NumberedParameter],
-    start: Tensor | None,
-) -> ForwardOverReverse | None:
-    """Returns the products by rules where the graph is a stack of known layers, else None."""
-    with suppress(NotApplicable):
-        with explain_differentiation_errors("reading what the forward pass saved"), torch.no_grad():
-            steps = plan_tangents(walk, parameters)
-        if steps is not None:
-            return ForwardOverReverse(loss, parameters, steps, start=start)
-    return None
 
 
 def _warn_of_module_hooks(names: Sequence[str]) -> None:

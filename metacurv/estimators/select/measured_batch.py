@@ -27,7 +27,6 @@ from metacurv.estimators.problem.errors import NotTwiceDifferentiableError, with
 from metacurv.estimators.problem.model_loss import Forward, ModelLoss, check_loss
 from metacurv.estimators.problem.user_state import plain_arithmetic, without_hooks
 
-Kind = Literal["hessian", "ggn"]
 T = TypeVar("T")
 
 
@@ -36,7 +35,7 @@ class MeasuredBatch:
     """One batch with its forward pass and the findings about it, kept so that looking at several methods costs one of each."""
 
     problem: ModelLoss
-    kind: Kind
+    kind: Literal["hessian", "ggn"]
     seed: int
     backend: str
     max_memory: int
@@ -46,10 +45,8 @@ class MeasuredBatch:
     def forward(self) -> Forward:
         """A forward pass, with a loss that can be measured."""
         forward = self._checked_forward()
-        is_compiled = self._whole_chain is None and any(
-            name.startswith(COMPILED) for name in _names(forward.loss)
-        )
-        if self.problem.eager or not is_compiled:
+        is_known = self.problem.eager or self._whole_chain is not None
+        if is_known or not any(name.startswith(COMPILED) for name in _names(forward.loss)):
             return forward
         # Compiled code is one node of the graph, with nothing to see inside and no second derivative.
         self.problem = dataclasses.replace(self.problem, eager=True)

@@ -26,15 +26,7 @@ from metacurv.estimators.graph.torch_private import output_of, saved, signed
 from metacurv.estimators.graph.walk import Walk
 from metacurv.estimators.problem.errors import NotApplicable
 from metacurv.estimators.problem.parameters import NumberedParameter
-from metacurv.estimators.tangents.rules import (
-    Elementwise,
-    FrozenLayer,
-    Layer,
-    LogSoftmax,
-    Reshape,
-    Rule,
-    Smooth,
-)
+from metacurv.estimators.tangents.rules import Layer, Linear, LogSoftmax, Rule, Smooth
 
 # Sums over activations are taken in the parameter's precision, which is too low in half types.
 _DTYPES = (torch.float32, torch.float64)
@@ -189,13 +181,16 @@ def _rule_of_other(walk: Walk, index: int, position: int) -> Rule | None:
             return found
 
         slope = times_slope(torch.ones(y.shape, dtype=y.dtype, device=y.device)).detach()
-        is_smooth = kind_of(name, node, [position]) == "smooth"
-        return Smooth(times_slope, slope, edge) if is_smooth else Elementwise(slope)
+        if kind_of(name, node, [position]) == "smooth":
+            return Smooth(times_slope, slope, edge)
+        return Linear(slope.mul, slope.mul)
     if name in VIEWS:
-        return Reshape(x.shape, y.shape)
+        before, after = x.shape, y.shape
+        return Linear(lambda tx: tx.reshape(after), lambda back: back.reshape(before))
     if name == LOG_SOFTMAX:
         return LogSoftmax(saved(node, "result"), signed(saved(node, "dim")))
     is_product = name == "MmBackward0" and position == 0
     if is_product or (name == "AddmmBackward0" and position == 1 and saved(node, "alpha") == 1):
-        return FrozenLayer(saved(node, "mat2"))
+        right = saved(node, "mat2").detach()
+        return Linear(lambda ta: ta @ right, lambda back: back @ right.t())
     return None

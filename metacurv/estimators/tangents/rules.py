@@ -62,15 +62,27 @@ class Rule(ABC):
 
 
 class Linear(Rule):
-    """A linear f that holds no probed parameter."""
+    """A linear f that holds no probed parameter: a view, a frozen layer, or ReLU and its kin, where f'' = 0 almost everywhere.
+
+    Args:
+        f: the map t(x) -> t(y).
+        transpose: the map t(dL/dy) -> t(dL/dx), its transpose.
+    """
+
+    def __init__(
+        self, f: Callable[[Tensor], Tensor], transpose: Callable[[Tensor], Tensor]
+    ) -> None:
+        self.f = f
+        self.transpose = transpose
+
+    def push(self, tangent: Tensor, probe: Probe) -> Tensor:
+        """Returns t(y) = f t(x)."""
+        return self.f(tangent)
 
     def pull(self, flow: Flow, probe: Probe) -> Flow:
         """Returns the flow with t(dL/dx) = f' t(dL/dy)."""
-        return flow if flow.cotangent is None else Flow(self.back(flow.cotangent), flow.product)
-
-    @abstractmethod
-    def back(self, cotangent: Tensor) -> Tensor:
-        """Applies f'."""
+        td = flow.cotangent
+        return flow if td is None else Flow(self.transpose(td), flow.product)
 
 
 class Layer(Rule):
@@ -140,52 +152,6 @@ class Layer(Rule):
         self.products[2:] = below, of_v
         del self.ta
         return Flow(back, below)
-
-
-class FrozenLayer(Linear):
-    """A linear layer z = a W' + b with neither W nor b probed; ``right`` is W'."""
-
-    def __init__(self, right: Tensor) -> None:
-        self.right = right.detach()
-
-    def push(self, tangent: Tensor, probe: Probe) -> Tensor:
-        """Returns t(z) = t(a) W'."""
-        return tangent @ self.right
-
-    def back(self, cotangent: Tensor) -> Tensor:
-        """Returns t(dL/dz) W."""
-        return cotangent @ self.right.t()
-
-
-class Reshape(Linear):
-    """An operation that gives the same elements another shape."""
-
-    def __init__(self, before: torch.Size, after: torch.Size) -> None:
-        self.before = before
-        self.after = after
-
-    def push(self, tangent: Tensor, probe: Probe) -> Tensor:
-        """Returns t(x) in the shape of y."""
-        return tangent.reshape(self.after)
-
-    def back(self, cotangent: Tensor) -> Tensor:
-        """Returns t(dL/dy) in the shape of x."""
-        return cotangent.reshape(self.before)
-
-
-class Elementwise(Linear):
-    """An elementwise f of slope f'(x), with f'' = 0 almost everywhere: ReLU and its kin, a dropout mask."""
-
-    def __init__(self, slope: Tensor) -> None:
-        self.slope = slope
-
-    def push(self, tangent: Tensor, probe: Probe) -> Tensor:
-        """Returns t(y) = f'(x) t(x)."""
-        return tangent * self.slope
-
-    def back(self, cotangent: Tensor) -> Tensor:
-        """Returns f'(x) t(dL/dy)."""
-        return cotangent * self.slope
 
 
 class Smooth(Rule):
