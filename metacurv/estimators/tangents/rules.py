@@ -6,8 +6,8 @@ With t the derivative along the probe v at fixed loss function (t(w) = v_w for a
     pull:  t(dL/dx) = f'(x)' t(dL/dy) + (f''(x) t(x))' dL/dy
 
 so one push from the parameters to the loss and one pull back give H v. Nothing here needs H v itself: a parameter's sample
-v_w . (H v)_w = <v_w, t(dL/dw)> is made of scalar products of activations, which the layers keep. Of these,
-<t(dL/dx), t(x)> = <t(dL/dy), t(y)> where f is linear and has no parameters, so that it goes down with the cotangent.
+v_w . (H v)_w = <v_w, t(dL/dw)> is made of scalar products of activations, which the layers keep. A linear f without parameters
+leaves the product <t(dL/dx), t(x)> as it is, so that it goes down with the cotangent.
 
 Nodes of the autograd graph give what the rules need, once for all probes: values they saved, and the slope f'(x) of an
 elementwise f, which is the node applied to ones, since a node *is* the map g -> f'(x)' g.
@@ -31,7 +31,7 @@ Probe = Mapping[int, Tensor]
 
 
 class Flow(NamedTuple):
-    """What flows back along an edge x: t(dL/dx) and the scalar product <t(dL/dx), t(x)> (0-dim); None stands for 0."""
+    """The flow back along an edge x: t(dL/dx), and the scalar product of that and t(x) (0-dim); None stands for 0."""
 
     cotangent: Tensor | None
     product: Tensor | None
