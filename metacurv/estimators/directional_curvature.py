@@ -9,7 +9,7 @@ double backward through model and loss (Pearlmutter 1994).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -25,9 +25,9 @@ from metacurv.estimators.graph.differentiate import (
 from metacurv.estimators.probes.jvp import push_tangent
 from metacurv.estimators.problem.direction import Direction, read_direction
 from metacurv.estimators.problem.elsewhere import Again, elsewhere
-from metacurv.estimators.problem.loss_checks import check_loss, without_hooks
-from metacurv.estimators.problem.model_loss import ModelLoss
+from metacurv.estimators.problem.model_loss import ModelLoss, check_loss
 from metacurv.estimators.problem.parameters import number_parameters
+from metacurv.estimators.problem.user_state import without_hooks
 from metacurv.processes.fully_sharded import as_one_process
 from metacurv.processes.ranks import Ranks
 
@@ -118,27 +118,18 @@ def directional_curvature(
         def measure_here() -> Tensor:
             moving = read_direction(direction, parameters)
             if kind == "hessian":
-                return torch.full_like(like, _along_hessian(problem, moving))
-            output, tangent = push_tangent(problem, moving, method, step)
-            return torch.full_like(like, _along_output(problem, output, tangent))
+                vectors = [moving.get(p.name) for p in parameters]
+                with problem.state_kept(), without_hooks(parameters):
+                    loss, leaves = problem.forward().loss, [p.tensor for p in parameters]
+                    value = _quadratic_form(loss, leaves, vectors, problem.again)
+            else:
+                output, tangent = push_tangent(problem, moving, method, step)
+                leaf = output.requires_grad_()
+                again = lambda: problem.loss_of(*elsewhere([leaf]))  # noqa: E731
+                value = _quadratic_form(problem.loss_of(leaf), [leaf], [tangent], again)
+            return torch.full_like(like, value)
 
         return float(ranks.mean(measure_here, like))
-
-
-def _along_output(problem: ModelLoss, output: Tensor, tangent: Tensor) -> float:
-    """Returns z' . H_out z'."""
-    leaf = output.requires_grad_()
-    return _quadratic_form(
-        problem.loss_of(leaf), [leaf], [tangent], lambda: problem.loss_of(*elsewhere([leaf]))
-    )
-
-
-def _along_hessian(problem: ModelLoss, moving: Mapping[str, Tensor]) -> float:
-    """Returns u . H u."""
-    vectors = [moving.get(p.name) for p in problem.parameters]
-    with problem.state_kept(), without_hooks(problem.parameters):
-        loss = problem.forward().loss
-        return _quadratic_form(loss, [p.tensor for p in problem.parameters], vectors, problem.again)
 
 
 def _quadratic_form(

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from metacurv import _validate
 from metacurv._warnings import warn_user
-from metacurv.estimators.problem.batches import adds_up, batches, checked_size, in_batch
+from metacurv.estimators.problem.batches import (
+    BatchSums,
+    adds_up,
+    batches,
+    checked_size,
+    in_batch,
+)
 from metacurv.estimators.problem.model_loss import LossFunction, ModelLoss
-from metacurv.estimators.problem.parameters import NumberedParameter, number_parameters
+from metacurv.estimators.problem.parameters import Layers, number_parameters
 from metacurv.estimators.problem.trace_estimate import TraceEstimate
-from metacurv.estimators.select.choice import choose_and_measure, measure_by_name
 from metacurv.estimators.select.measured_batch import MeasuredBatch
-from metacurv.estimators.select.methods import METHODS
-from metacurv.estimators.statistics.batch_sums import BatchSums
-from metacurv.estimators.statistics.stopping import Budget, Groups
+from metacurv.estimators.select.methods import METHODS, measure
+from metacurv.estimators.statistics.stopping import MIN_SAMPLES, Budget
 from metacurv.processes.fully_sharded import as_one_process
 from metacurv.processes.ranks import Ranks
 
@@ -120,15 +126,14 @@ def estimate_trace(
     checked_seed = _validate.seed(seed)
     memory = _validate.integer("max_memory", max_memory, low=1)
     ranks, is_sum = Ranks(model, process_group), adds_up(loss_fn)
-    with as_one_process(model):
+    are_processes = torch.distributed.is_available() and torch.distributed.is_initialized()
+    with as_one_process(model) if are_processes else nullcontext():
         parameters = number_parameters(model.named_parameters(), of_model=True)
-        layers = _layers(parameters)
-        groups = Groups([*layers.values()], len(parameters))
-        found = BatchSums(groups.columns, is_sum=is_sum)
+        layers = Layers(parameters)
+        found = BatchSums(is_sum=is_sum)
 
         def measure_here() -> None:
-            for batch_inputs, batch_targets in batches(inputs, targets):
-                index = found.count
+            for index, (batch_inputs, batch_targets) in enumerate(batches(inputs, targets)):
                 size = checked_size(batch_inputs, index, is_sum, batch_size)
                 problem = ModelLoss(
                     model, loss_fn, batch_inputs, batch_targets, parameters, pick=output
@@ -138,19 +143,16 @@ def estimate_trace(
                 batch_seed = (checked_seed + number * _SEED_STEP) % (1 << 64)
                 batch = MeasuredBatch(problem, kind, batch_seed, backend, memory)
                 with in_batch(index):
-                    if method == "auto":
-                        found.add(size, choose_and_measure(batch, groups, budget))
-                    else:
-                        found.add(size, measure_by_name(method, batch, groups, budget))
+                    found.add(size, measure(method, batch, layers, budget))
             if not found.count:
                 raise ValueError("inputs must give at least one batch, got none")
 
         if ranks.count == 1:
             measure_here()
         else:
-            found.over(ranks, measure_here, parameters[0].tensor.device)
+            found.over(ranks, measure_here, layers.columns, parameters[0].tensor.device)
     names = [parameter.name for parameter in parameters]
-    return _estimate(found, names, list(layers), kind, checked_seed, budget.rtol)
+    return _estimate(found, names, layers.names, kind, checked_seed, budget.rtol)
 
 
 def _check(
@@ -172,31 +174,22 @@ def _check(
             f"method must be one of auto, {', '.join(METHODS)}, got {_validate.describe(method)}"
         )
     most = _validate.integer("max_samples", max_samples, low=1, high=1 << 32)
-    least = None
-    if n_samples is not None:
-        least = _validate.integer("n_samples", n_samples, low=1, high=1 << 32)
-    tolerance = None
+    least = (
+        0 if n_samples is None else _validate.integer("n_samples", n_samples, low=1, high=1 << 32)
+    )
+    tolerance = None if least else _DEFAULT_RTOL
     if rtol is not None:
         tolerance = _validate.real("rtol", rtol, low=0, below=1)
         if tolerance == 0:
             raise ValueError(
                 "rtol must be > 0 and < 1, got 0.0 (method='exact' has no sampling error)"
             )
-        if least is not None and least > most:
+        if least > most:
             raise ValueError(
                 f"max_samples must be at least n_samples={least} where rtol is given, got {most}"
             )
-    elif least is None:
-        tolerance = _DEFAULT_RTOL
-    return Budget(least, tolerance, most)
-
-
-def _layers(parameters: list[NumberedParameter]) -> dict[str, list[int]]:
-    """Maps the names of the modules that own parameters to the parameters' indices."""
-    layers: dict[str, list[int]] = {}
-    for index, parameter in enumerate(parameters):
-        layers.setdefault(parameter.name.rpartition(".")[0], []).append(index)
-    return layers
+    first = least if tolerance is None else min(most, max(MIN_SAMPLES, least))
+    return Budget(first, tolerance, most)
 
 
 def _estimate(
@@ -211,7 +204,7 @@ def _estimate(
     combined, why = found.combined, found.why
     mean, error, n_samples = combined.mean, combined.stderr, combined.n_samples
     converged = each_converged = combined.converged
-    if rtol is not None and found.are_several:
+    if rtol is not None and found.count > 1:
         converged = error[-1] <= rtol * abs(mean[-1])
     if not math.isfinite(mean[-1]):
         why += f"; the trace is not finite ({mean[-1]})"

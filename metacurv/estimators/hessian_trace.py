@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,11 +9,10 @@ from torch import Tensor
 
 from metacurv import _validate
 from metacurv.estimators.probes.hutchinson import trace_of_loss
-from metacurv.estimators.problem.loss_checks import check_loss
-from metacurv.estimators.problem.parameters import NumberedParameter, Parameters, number_parameters
+from metacurv.estimators.problem.batches import BatchSums, Summary
+from metacurv.estimators.problem.model_loss import check_loss
+from metacurv.estimators.problem.parameters import Parameters, number_parameters
 from metacurv.estimators.problem.trace_estimate import TraceEstimate
-from metacurv.estimators.statistics.batch_sums import BatchSums
-from metacurv.estimators.statistics.stopping import Summary
 from metacurv.processes.ranks import Ranks
 
 
@@ -86,25 +84,18 @@ def hessian_trace(
 
     if ranks.count == 1:
         return measure_here()
-    return _mean_over(ranks, measure_here, parameters)
-
-
-def _mean_over(
-    ranks: Ranks, measure: Callable[[], TraceEstimate], parameters: list[NumberedParameter]
-) -> TraceEstimate:
-    """Returns the mean of what all ranks estimate; their errors are independent."""
-    sums = BatchSums(len(parameters) + 1, is_sum=False)
+    sums = BatchSums(is_sum=False)  # errors of ranks are independent
     estimates: list[TraceEstimate] = []
 
-    def measure_here() -> None:
-        found = measure()
+    def add_here() -> None:
+        found = measure_here()
         estimates.append(found)
         mean = [*found.per_parameter.values(), found.value]
         stderr = [*found.per_parameter_stderr.values(), found.stderr]
-        of_rank = Summary(mean, stderr, found.n_samples, converged=True)
-        sums.add(1, (found.method, found.why, of_rank))
+        summary = Summary(mean, stderr, found.n_samples, converged=True)
+        sums.add(1, (found.method, found.why, summary))
 
-    sums.over(ranks, measure_here, parameters[0].tensor.device)
+    sums.over(ranks, add_here, len(parameters) + 1, parameters[0].tensor.device)
     names, together = [p.name for p in parameters], sums.combined
     return replace(
         estimates[0],

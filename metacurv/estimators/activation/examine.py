@@ -42,7 +42,7 @@ from metacurv.estimators.graph.sites import Site
 from metacurv.estimators.graph.torch_private import output_of, run_backward
 from metacurv.estimators.graph.walk import Walk, walk_graph
 from metacurv.estimators.problem.elsewhere import Again
-from metacurv.estimators.problem.loss_checks import refuse_reentrant_checkpoints
+from metacurv.estimators.problem.errors import refuse_reentrant_checkpoints
 from metacurv.estimators.problem.numerics import wide_dtype
 from metacurv.estimators.problem.parameters import NumberedParameter
 

@@ -35,7 +35,7 @@ from metacurv.estimators.activation.pull_many import ReplicatedPull
 from metacurv.estimators.graph.second_derivative import second_derivative
 from metacurv.estimators.graph.torch_private import output_of, run_backward, saved
 from metacurv.estimators.graph.walk import Walk
-from metacurv.estimators.problem.numerics import how_many
+from metacurv.estimators.problem.batches import how_many
 from metacurv.estimators.problem.parameters import NumberedParameter
 from metacurv.ops._reference import OpSet
 

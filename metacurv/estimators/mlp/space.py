@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metacurv.estimators.mlp.recognise import Chain
-from metacurv.estimators.problem.numerics import how_many
+from metacurv.estimators.problem.batches import how_many
 from metacurv.estimators.problem.parameters import NumberedParameter
 from metacurv.ops._reference import OpSet
 

@@ -18,18 +18,19 @@ distance h, with a large variance. For such networks take an estimator that diff
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from metacurv import _validate, ops
-from metacurv.estimators.problem.loss_checks import check_loss, without_hooks
-from metacurv.estimators.problem.model_loss import ModelLoss
+from metacurv.estimators.problem.model_loss import ModelLoss, check_loss
 from metacurv.estimators.problem.numerics import relative_step, root_mean_square
+from metacurv.estimators.problem.user_state import without_hooks
 from metacurv.ops.arguments import elements_overlap
 
 _COMPARED = 4  # probes by which two steps are compared
@@ -141,23 +142,16 @@ class FiniteDifference:
                 tensor.copy_(value)
             torch.clear_autocast_cache()
 
-    def _draw(self, moved: list[Tensor], probe: Tensor) -> None:
-        """Writes the probe v into the parameters themselves, so that v takes no memory."""
-        ops.rademacher_(
-            moved, seed=self._seed, probe=probe, numbers=self._numbers, backend=self._backend
-        )
-
-    def _contract(self, tensors: list[Tensor], columns: list[int], probe: Tensor) -> Tensor:
-        """Returns v_p . x_p, float64, for tensors that belong to the parameters at ``columns``."""
+    def _probing(self, probe: Tensor, columns: Sequence[int]) -> dict[str, Any]:
+        """Returns the probe's part of a call of an op, for the parameters at ``columns``."""
         numbers = [self._numbers[t] for t in columns]
-        return ops.signed_sum(
-            tensors, seed=self._seed, probe=probe, numbers=numbers, backend=self._backend
-        )
+        return {"seed": self._seed, "probe": probe, "numbers": numbers, "backend": self._backend}
 
     def _refuse_shared_memory(self, moved: list[Tensor], probe: Tensor) -> None:
         """Raises ValueError where v . v does not count the elements: then one parameter's signs overwrote another's."""
-        self._draw(moved, probe)
-        counts = self._contract(moved, list(range(len(moved))), probe).tolist()
+        probing = self._probing(probe, range(len(moved)))
+        ops.rademacher_(moved, **probing)
+        counts = ops.signed_sum(moved, **probing).tolist()
         for parameter, count in zip(self.problem.parameters, counts, strict=True):
             if count != parameter.tensor.numel():
                 raise ValueError(
@@ -166,8 +160,8 @@ class FiniteDifference:
                 )
 
     def _move(self, moved: list[Tensor], here: list[Tensor], probe: Tensor, step: float) -> None:
-        """Moves the parameters to here + step v."""
-        self._draw(moved, probe)
+        """Moves the parameters to here + step v; v is written into the parameters themselves, so that it takes no memory."""
+        ops.rademacher_(moved, **self._probing(probe, range(len(moved))))
         for tensor, value in zip(moved, here, strict=True):
             torch.add(value, tensor, alpha=step, out=tensor)
         # In the caller's autocast region the cache holds casts of the weights at another point.
@@ -186,5 +180,5 @@ class FiniteDifference:
             raise ValueError("loss must depend on the model's parameters, got one that uses none")
         dense = [g.to_dense() if g.is_sparse else g for g in gradients if g is not None]
         slopes = torch.zeros(len(gradients), dtype=torch.float64, device=probe.device)
-        slopes[used] = self._contract(dense, used, probe)
+        slopes[used] = ops.signed_sum(dense, **self._probing(probe, used))
         return slopes

@@ -3,24 +3,28 @@
     tr H = E[v . H v],  v_i = +1 or -1 with equal probability      (Hutchinson 1990)
     Var[v . H v] = 2 (||H||_F^2 - sum_i H_ii^2)                    (Avron and Toledo 2011)
 
-The graph decides how v . H v is formed (``hessian_products``). Probes are written into one reused copy of the parameters,
+The graph decides how v . H v is formed (``choose_products``). Probes are written into one reused copy of the parameters,
 and v . H v is folded into running statistics on the device, so nothing waits for the host until the result is read.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from metacurv import ops
 from metacurv.estimators.probes.products import Products, choose_products
-from metacurv.estimators.problem.loss_checks import without_hooks
 from metacurv.estimators.problem.parameters import NumberedParameter
-from metacurv.estimators.statistics.moments import TraceReading
+from metacurv.estimators.problem.user_state import without_hooks
+from metacurv.estimators.statistics.moments import RunningMoments, TraceReading
+
+_BATCH = 64  # merging a batch costs a dozen small tensor operations, whatever its size
 
 
 class ProbeLoop:
-    """Adds samples v . H v to ``products.moments``, without a host sync; the probe's buffers serve all of them."""
+    """Draws samples v_p . (H v)_p by ``products``, without a host sync; the probe's buffers serve all of them."""
 
     def __init__(self, products: Products, *, seed: int, backend: str) -> None:
         self._products = products
@@ -33,26 +37,31 @@ class ProbeLoop:
             for p in products.probed
         ]
 
-    def add(self, first_probe: int, n_samples: int) -> None:
-        """Adds the samples of probes ``first_probe`` ... ``first_probe + n_samples - 1``."""
+    def batches(self, first_probe: int, n_samples: int) -> Iterator[Tensor]:
+        """Yields the samples of probes ``first_probe`` ... ``first_probe + n_samples - 1``: float64 [up to 64, curved]."""
         probe = torch.full((), first_probe, dtype=torch.int64, device=self._device)
         offsets = [0] * len(self._numbers)
-        for _ in range(n_samples):
-            self._run.rademacher_(self._vectors, self._key, probe, self._numbers, offsets)
-            self._products.accumulate(self._vectors, self._run, self._key, probe)
-            probe.add_(1)
+        for start in range(0, n_samples, _BATCH):
+            count = min(_BATCH, n_samples - start)
+            terms: list[Tensor] = []
+            for _ in range(count):
+                self._run.rademacher_(self._vectors, self._key, probe, self._numbers, offsets)
+                terms += self._products.terms(self._vectors, self._run, self._key, probe)
+                probe.add_(1)
+            yield self._products.samples(terms, count)
 
 
 def read_trace(
     products: Products, *, seed: int, first_probe: int, n_samples: int, backend: str
 ) -> TraceReading:
     """Averages v . H v over probes ``first_probe`` ... ``first_probe + n_samples - 1``, without a host sync."""
-    ProbeLoop(products, seed=seed, backend=backend).add(first_probe, n_samples)
-    mean, m2 = products.moments.moments()
+    moments = RunningMoments()
+    for batch in ProbeLoop(products, seed=seed, backend=backend).batches(first_probe, n_samples):
+        moments.add(torch.cat([batch, batch.sum(1, keepdim=True)], dim=1))
     return TraceReading(
-        mean=mean,
-        m2=m2,
-        curved=[p.name for p in products.moments.curved],
+        mean=moments.mean,
+        m2=moments.m2,
+        curved=[p.name for p in products.curved],
         names=[p.name for p in products.parameters],
         n_samples=n_samples,
         seed=seed,

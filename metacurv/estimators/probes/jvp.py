@@ -8,22 +8,23 @@ as the derivative of u . J' w in w instead, which needs no replacing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from metacurv import _validate
 from metacurv.estimators.graph.differentiate import refuse_cut_graph
 from metacurv.estimators.graph.walk import walk_graph
 from metacurv.estimators.problem.errors import explain_differentiation_errors
-from metacurv.estimators.problem.loss_checks import without_hooks
 from metacurv.estimators.problem.model_loss import ModelLoss, known_tensor
 from metacurv.estimators.problem.numerics import relative_step, root_mean_square
-from metacurv.estimators.problem.user_state import gradients_on
+from metacurv.estimators.problem.parameters import NumberedParameter
+from metacurv.estimators.problem.user_state import gradients_on, without_hooks
 
 
 class _ReadElsewhere(Exception):
@@ -99,23 +100,35 @@ def _push_double_backward(
 ) -> tuple[Tensor, Tensor]:
     """Returns the output and z' = d (u . J' w) / dw, taken at w = 0, since J' w is linear in w."""
     with problem.state_kept(), without_hooks(problem.parameters):
-        output = _one_tensor(problem.output())
+        output = _one_tensor(problem.forward().output)
         w = torch.zeros_like(output, requires_grad=True)
         asked = [p for p in problem.parameters if p.name in moving]
         with explain_differentiation_errors("differentiating the model's backward pass"):
-            pulled = torch.autograd.grad(
-                output, [p.tensor for p in asked], w, create_graph=True, allow_unused=True
-            )
-            live = [
-                (x, moving[p.name]) for p, x in zip(asked, pulled, strict=True) if x is not None
-            ]
-            refuse_cut_graph(x for x, _ in live)
-            if not live:
-                return output.detach(), torch.zeros_like(output)
-            (tangent,) = torch.autograd.grad(
-                [x for x, _ in live], w, [u for _, u in live], materialize_grads=True
-            )
+            tangent = push_through(pull_graph(output, asked, w), w, moving)
     return output.detach(), tangent
+
+
+def pull_graph(
+    output: Tensor | GradientEdge, parameters: Sequence[NumberedParameter], w: Tensor
+) -> dict[str, Tensor]:
+    """Returns J' w, as a function of w, of each parameter that the output depends on, by name."""
+    tensors = [p.tensor for p in parameters]
+    pulled = torch.autograd.grad(output, tensors, w, create_graph=True, allow_unused=True)
+    pairs = zip(parameters, pulled, strict=True)
+    live = {p.name: x for p, x in pairs if x is not None}
+    refuse_cut_graph(live.values())
+    return live
+
+
+def push_through(pulled: Mapping[str, Tensor], w: Tensor, vectors: Mapping[str, Tensor]) -> Tensor:
+    """Returns J v, as the derivative of v . J' w in w; ``pulled``: see ``pull_graph``, whose graph stays usable."""
+    if not pulled:
+        return torch.zeros_like(w, requires_grad=False)
+    along = [vectors[name] for name in pulled]
+    (tangent,) = torch.autograd.grad(
+        list(pulled.values()), w, along, retain_graph=True, materialize_grads=True
+    )
+    return tangent
 
 
 def _values(problem: ModelLoss) -> dict[str, Tensor]:

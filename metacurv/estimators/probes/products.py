@@ -12,13 +12,13 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
+from metacurv._warnings import warn_user
 from metacurv.estimators.graph.custom_functions import check_differentiable
 from metacurv.estimators.graph.differentiate import gradient_graph, refuse_cut_graph
-from metacurv.estimators.graph.walk import Walk, walk_graph
+from metacurv.estimators.graph.walk import walk_graph
 from metacurv.estimators.probes.double_backward import DoubleBackward
 from metacurv.estimators.problem.elsewhere import Again
 from metacurv.estimators.problem.errors import NotApplicable, explain_differentiation_errors
-from metacurv.estimators.problem.loss_checks import warn_of_module_hooks
 from metacurv.estimators.problem.parameters import NumberedParameter
 from metacurv.estimators.tangents.forward_over_reverse import ForwardOverReverse
 from metacurv.estimators.tangents.plan import plan_tangents
@@ -32,13 +32,11 @@ def choose_products(
     parameters: Sequence[NumberedParameter],
     backend: str,
     *,
-    keeps_samples: bool = False,
     again: Again | None = None,
 ) -> Products:
     """Returns the fastest way that serves the graph of ``loss``; on the reference backend autograd's.
 
-    keeps_samples: see ``DoubleBackward``; the other ways always keep them.
-    again: see ``check_differentiable``.
+    ``again``: see ``check_differentiable``.
     """
     assert loss.grad_fn is not None  # check_loss saw to it
     walk = walk_graph(loss.grad_fn, parameters)
@@ -46,30 +44,30 @@ def choose_products(
     # A once-differentiable function leaves its mark only on gradients that carry a graph on arrival.
     check_differentiable([loss.grad_fn], [p.tensor for p in parameters], again=again)
     if again is None and has_custom_functions:
-        warn_of_module_hooks(walk.names)
+        _warn_of_module_hooks(walk.names)
     start = torch.ones_like(loss, requires_grad=True) if has_custom_functions else None
-    by_rules = None if backend == "reference" else _by_rules(loss, walk, parameters, start)
-    products: Products
-    if by_rules is not None:
-        products = by_rules
-    else:
+    products: Products | None = None
+    if backend != "reference":
+        with suppress(NotApplicable):
+            what = "reading what the forward pass saved"
+            with explain_differentiation_errors(what), torch.no_grad():
+                steps = plan_tangents(walk, parameters)
+            if steps is not None:
+                products = ForwardOverReverse(loss, parameters, steps, start=start)
+    if products is None:
         gradients = gradient_graph(loss, [p.tensor for p in parameters], start=start)
-        products = DoubleBackward(gradients, parameters, keeps_samples=keeps_samples)
+        products = DoubleBackward(gradients, parameters)
     if start is not None:
         refuse_cut_graph(products.gradients)
     return products
 
 
-def _by_rules(
-    loss: Tensor,
-    walk: Walk,
-    parameters: Sequence[NumberedParameter],
-    start: Tensor | None,
-) -> ForwardOverReverse | None:
-    """Returns the products by rules where the graph is a stack of known layers, else None."""
-    with suppress(NotApplicable):
-        with explain_differentiation_errors("reading what the forward pass saved"), torch.no_grad():
-            steps = plan_tangents(walk, parameters)
-        if steps is not None:
-            return ForwardOverReverse(loss, parameters, steps, start=start)
-    return None
+def _warn_of_module_hooks(names: Sequence[str]) -> None:
+    """Warns if a graph's nodes show a full backward hook of a module, which a graph holds for good."""
+    if "BackwardHookFunctionBackward" in names:
+        warn_user(
+            "a full backward hook of a module stands in the graph of loss: it runs in every reading too, and where it changes "
+            "gradients, what is measured is no curvature of the loss. estimate_trace, which runs the model itself, leaves such "
+            "hooks out; else remove the hook before the forward pass",
+            UserWarning,
+        )

@@ -12,13 +12,12 @@ from torch import Tensor
 from metacurv import ops
 from metacurv.estimators.activation.loss_factor import GenericFactor
 from metacurv.estimators.graph.custom_functions import check_differentiable
-from metacurv.estimators.graph.differentiate import refuse_cut_graph
+from metacurv.estimators.graph.torch_private import run_backward
 from metacurv.estimators.probes.hutchinson import ProbeLoop
-from metacurv.estimators.probes.jvp import push_tangent
+from metacurv.estimators.probes.jvp import pull_graph, push_tangent, push_through
 from metacurv.estimators.probes.products import choose_products
-from metacurv.estimators.problem.loss_checks import without_hooks
 from metacurv.estimators.problem.model_loss import Forward, ModelLoss
-from metacurv.estimators.statistics.moments import SampleMoments, StreamedMoments
+from metacurv.estimators.problem.user_state import without_hooks
 
 
 class HessianSamples:
@@ -35,28 +34,18 @@ class HessianSamples:
         self._problem = problem
         with without_hooks(problem.parameters):
             self._products = choose_products(
-                forward.loss, problem.parameters, backend, keeps_samples=True, again=problem.again
+                forward.loss, problem.parameters, backend, again=problem.again
             )
         self._loop = ProbeLoop(self._products, seed=seed, backend=backend)
 
     def samples(self, first_probe: int, n_samples: int) -> Tensor:
         """Returns one row a probe: float64 [n_samples, parameters]."""
-        rows = []
-        column = {p.number: i for i, p in enumerate(self._problem.parameters)}
         with without_hooks(self._problem.parameters):
-            # Fewer than the moments merge at once, so that they are still there to be taken.
-            for start in range(0, n_samples, SampleMoments.BATCH - 1):
-                count = min(n_samples - start, SampleMoments.BATCH - 1)
-                self._loop.add(first_probe + start, count)
-                moments = self._products.moments
-                assert not isinstance(moments, StreamedMoments)
-                part = torch.zeros(
-                    count, len(column), dtype=torch.float64, device=self._problem.device
-                )
-                if moments.curved:
-                    part[:, [column[p.number] for p in moments.curved]] = moments.take()
-                rows.append(part)
-        return torch.cat(rows)
+            rows = torch.cat(list(self._loop.batches(first_probe, n_samples)))
+        column = {p.number: i for i, p in enumerate(self._problem.parameters)}
+        found = rows.new_zeros(n_samples, len(column))
+        found[:, [column[p.number] for p in self._products.curved]] = rows
+        return found
 
 
 class GaussNewtonSamples:
@@ -88,30 +77,17 @@ class GaussNewtonSamples:
         self._w = torch.zeros_like(output, requires_grad=True)
         self._pulled = self._pull_graph()
 
-    def _pull_graph(self) -> list[tuple[str, Tensor]] | None:
-        """Returns J' w of each parameter that the output depends on, as a function of w; None where that has no derivative."""
-        tensors = [p.tensor for p in self._problem.parameters]
-        check_differentiable([self._edge.node], tensors, only_linear=True)
+    def _pull_graph(self) -> dict[str, Tensor] | None:
+        """Returns ``pull_graph`` of the output; None where it has no derivative."""
+        parameters = self._problem.parameters
+        check_differentiable([self._edge.node], [p.tensor for p in parameters], only_linear=True)
         try:
             with torch.enable_grad():
-                pulled = torch.autograd.grad(
-                    [self._edge], tensors, [self._w], create_graph=True, allow_unused=True
-                )
-                live = [
-                    (p.name, x)
-                    for p, x in zip(self._problem.parameters, pulled, strict=True)
-                    if x is not None
-                ]
-                refuse_cut_graph(x for _, x in live)
-                torch.autograd.grad(
-                    [x for _, x in live], self._w, self._of(live), retain_graph=True
-                )
+                pulled = pull_graph(self._edge, parameters, self._w)
+                push_through(pulled, self._w, self._vectors)
         except RuntimeError:
             return None
-        return live
-
-    def _of(self, live: list[tuple[str, Tensor]]) -> list[Tensor]:
-        return [self._vectors[name] for name, _ in live]
+        return pulled
 
     def samples(self, first_probe: int, n_samples: int) -> Tensor:
         """Returns one row a probe: float64 [n_samples, parameters]."""
@@ -124,11 +100,7 @@ class GaussNewtonSamples:
         """Returns J v."""
         if self._pulled is None:
             return push_tangent(self._problem, self._vectors, "auto", None, of_logits=True)[1]
-        pulled = [x for _, x in self._pulled]
-        (tangent,) = torch.autograd.grad(
-            pulled, self._w, self._of(self._pulled), retain_graph=True, materialize_grads=True
-        )
-        return tangent
+        return push_through(self._pulled, self._w, self._vectors)
 
     def _sample(self, probe: int) -> Tensor:
         parameters = self._problem.parameters
@@ -138,22 +110,12 @@ class GaussNewtonSamples:
         vectors = list(self._vectors.values())
         self._run.rademacher_(vectors, self._key, index, numbers, [0] * len(numbers))
         cotangent = self._factor.times_hessian(self._push()).to(self._w.dtype)
-        products = torch.autograd.grad(
-            [self._edge],
-            [p.tensor for p in parameters],
-            [cotangent],
-            retain_graph=True,
-            allow_unused=True,
-        )
-        found = [
-            (i, x.to_dense() if x.is_sparse else x) for i, x in enumerate(products) if x is not None
-        ]
+        tensors = [p.tensor for p in parameters]
+        products = run_backward([self._edge], tensors, [cotangent])
+        used = [i for i, x in enumerate(products) if x is not None]
+        dense = [x.to_dense() if x.is_sparse else x for x in products if x is not None]
         sample = torch.zeros(len(parameters), dtype=torch.float64, device=device)
-        sample[[i for i, _ in found]] = self._run.signed_sum(
-            [x for _, x in found],
-            self._key,
-            index,
-            [numbers[i] for i, _ in found],
-            [0] * len(found),
+        sample[used] = self._run.signed_sum(
+            dense, self._key, index, [numbers[i] for i in used], [0] * len(used)
         )
         return sample

@@ -1,1 +1,1 @@
-"""What the user gave: model and loss, batches, parameters, state to be kept, and the result that goes back."""
+"""The user's side of a measurement: model and loss, batches, parameters, state to be kept, and the result that goes back."""

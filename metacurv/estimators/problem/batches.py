@@ -1,10 +1,13 @@
-"""The batches that a trace is measured over: a single one, or those of an iterable such as a data loader."""
+"""The batches that a trace is measured over: where they come from, their sizes, and the sum of what they give."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+import math
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +16,14 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader
 
 from metacurv import _validate
+from metacurv.processes.ranks import Ranks
+
+_MOST = 64  # beyond this number nothing gets faster
+
+
+def how_many(bytes_each: int, max_memory: int) -> int:
+    """Returns how many cotangents of ``bytes_each`` fit into ``max_memory``, one at least."""
+    return max(1, min(_MOST, max_memory // max(1, bytes_each)))
 
 
 def batches(inputs: Any, targets: Any) -> Iterator[tuple[Any, Any]]:
@@ -47,25 +58,21 @@ def batches(inputs: Any, targets: Any) -> Iterator[tuple[Any, Any]]:
             generator.set_state(before)
 
 
-def checked_size(inputs: Any, index: int, is_sum: bool, given: Any = None) -> int:
-    """Returns the weight of a batch among several: its number of examples.
+def checked_size(inputs: Any, index: int, is_sum: bool, given: Any) -> int:
+    """Returns the weight of batch ``index`` among several: its number of examples.
 
-    Args:
-        inputs: those of the batch.
-        index: its number.
-        is_sum: True where batches have no weights.
-        given: the number of examples as the caller gives it, or a function of the inputs that returns it.
+    ``is_sum``: True where batches have no weights. ``given``: that number from the caller, or a function of the inputs.
     """
     if given is not None:
         size = given(inputs) if callable(given) else given
         return _validate.integer("batch_size", size, low=1)
-    size = found_batch_size(inputs)
-    if size is None and index > 0 and not is_sum:
+    found = _length(inputs)
+    if found is None and index > 0 and not is_sum:
         raise ValueError(
             "inputs must hold a tensor whose length is the number of samples, which several batches are weighted by, got "
             f"{_validate.describe(inputs)} in batch {index} (counted from 0); batch_size= can give that number"
         )
-    return 1 if size is None else size
+    return 1 if found is None else found
 
 
 @contextmanager
@@ -87,12 +94,11 @@ def adds_up(loss_fn: Any) -> bool:
 
 def batch_size(inputs: Any) -> int:
     """Returns the length of the first tensor in ``inputs`` that has one; 1 where there is none."""
-    found = found_batch_size(inputs)
+    found = _length(inputs)
     return 1 if found is None else found
 
 
-def found_batch_size(inputs: Any) -> int | None:
-    """Returns the length of the first tensor in ``inputs`` that has one; None where there is none."""
+def _length(inputs: Any) -> int | None:
     if isinstance(inputs, Tensor):
         return len(inputs) if inputs.dim() else None
     parts: Iterable[Any] = ()
@@ -104,4 +110,92 @@ def found_batch_size(inputs: Any) -> int | None:
         parts = (getattr(inputs, field.name) for field in dataclasses.fields(inputs))
     elif not pytree.tree_is_leaf(inputs):
         parts = pytree.tree_leaves(inputs)
-    return next((size for part in parts if (size := found_batch_size(part)) is not None), None)
+    return next((size for part in parts if (size := _length(part)) is not None), None)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean and standard error over samples: lists of the parts', then the layers', then the total's."""
+
+    mean: list[float]
+    stderr: list[float]
+    n_samples: int
+    converged: bool
+
+
+Found = tuple[str, str, Summary]
+"""The method that measured a batch, the reason for it, and what it found."""
+
+
+class BatchSums:
+    """The traces of batches as one: weighted by size, or added up where the loss is a sum; their errors are independent."""
+
+    def __init__(self, *, is_sum: bool) -> None:
+        self._is_sum = is_sum
+        self._weights: list[int] = []
+        self._found: list[Found] = []
+        self._of_all: list[float] = []
+
+    @property
+    def count(self) -> int:
+        """The number of batches, on all processes together once ``over`` has run."""
+        return int(self._of_all[-1]) if self._of_all else len(self._found)
+
+    def add(self, size: int, found: Found) -> None:
+        """Adds a batch of ``size`` examples."""
+        self._weights.append(1 if self._is_sum else size)
+        self._found.append(found)
+
+    def over(
+        self, ranks: Ranks, measure: Callable[[], None], columns: int, device: torch.device
+    ) -> None:
+        """Calls ``measure``, which adds this process's batches, and takes those of all ranks for the result.
+
+        Args:
+            ranks: the processes that measure together, which must all call.
+            measure: measures here.
+            columns: the number of values of a batch: parts, layers and the total.
+            device: the device that the ranks exchange numbers by.
+        """
+
+        def numbers() -> Tensor:
+            measure()
+            return torch.tensor(self._numbers(), dtype=torch.float64, device=device)
+
+        like = torch.empty(2 * columns + 4, dtype=torch.float64, device=device)
+        self._of_all = (ranks.mean(numbers, like) * ranks.count).tolist()
+
+    def _numbers(self) -> list[float]:
+        """Returns numbers that add up over batches and processes: weighted means, squared errors, and four counts."""
+        summaries = [summary for _, _, summary in self._found]
+        means = zip(*(summary.mean for summary in summaries), strict=True)
+        errors = zip(*(summary.stderr for summary in summaries), strict=True)
+        return [
+            *(sum(map(operator.mul, self._weights, values)) for values in means),
+            *(sum((w * e) ** 2 for w, e in zip(self._weights, es, strict=True)) for es in errors),
+            sum(self._weights),
+            sum(summary.n_samples for summary in summaries),
+            sum(not summary.converged for summary in summaries),
+            len(summaries),
+        ]
+
+    @property
+    def combined(self) -> Summary:
+        """Mean, standard error, samples of all batches, and whether each of them converged."""
+        if not self._of_all and len(self._found) == 1:
+            return self._found[0][-1]
+        *sums, weight, samples, failed, _ = self._of_all or self._numbers()
+        by, n = 1.0 if self._is_sum else weight, len(sums) // 2
+        mean = [value / by for value in sums[:n]]
+        error = [math.sqrt(square) / by for square in sums[n:]]
+        return Summary(mean, error, round(samples), converged=not failed)
+
+    @property
+    def method(self) -> str:
+        """The methods of this process's batches."""
+        return " and ".join(dict.fromkeys(method for method, _, _ in self._found))
+
+    @property
+    def why(self) -> str:
+        """The reasons for them."""
+        return " | ".join(dict.fromkeys(why for _, why, _ in self._found))

@@ -23,21 +23,20 @@ def read_direction(
         TypeError: ``direction`` is not a tensor, list, tuple or mapping of dense real tensors.
         ValueError: an unknown name, a wrong number of tensors, shape or device, an entry that is not finite, or all zeros.
     """
-    parts = {
-        name: _checked(label, part, parameter)
-        for name, (label, part, parameter) in _parts(direction, parameters).items()
-    }
-    sizes = {name: float(part.abs().max()) for name, part in parts.items() if part.numel()}
-    moving = {name: parts[name] for name, size in sizes.items() if size > 0}
+    moving: dict[str, Tensor] = {}
+    for parameter, label, part in _labelled(direction, parameters):
+        value = _checked(label, part, parameter)
+        if value.numel() and float(value.abs().max()) > 0:
+            moving[parameter.name] = value
     if not moving:
         raise ValueError("direction must not be all zeros")
     return moving
 
 
-def _parts(
+def _labelled(
     direction: Direction, parameters: Sequence[NumberedParameter]
-) -> dict[str, tuple[str, Any, NumberedParameter]]:
-    """Maps each parameter's name to the part's name in errors, the part, and the parameter."""
+) -> list[tuple[NumberedParameter, str, Any]]:
+    """Returns parameters, each with its part's name in errors and the part."""
     if isinstance(direction, Tensor):
         sizes = [p.tensor.numel() for p in parameters]
         if direction.dim() != 1 or direction.numel() != sum(sizes):
@@ -47,7 +46,7 @@ def _parts(
             )
         _validate.real_tensor("direction", direction)
         pieces = zip(parameters, torch.split(direction, sizes), strict=True)
-        return {p.name: ("direction", piece.view(p.tensor.shape), p) for p, piece in pieces}
+        return [(p, "direction", piece.view(p.tensor.shape)) for p, piece in pieces]
     if isinstance(direction, Mapping):
         by_name = {p.name: p for p in parameters}
         for name in direction:
@@ -56,9 +55,7 @@ def _parts(
                     f"direction must name parameters of the model that require a gradient, got {name!r}; they are "
                     f"{', '.join(map(repr, by_name))}"
                 )
-        return {
-            name: (f"direction[{name!r}]", part, by_name[name]) for name, part in direction.items()
-        }
+        return [(by_name[name], f"direction[{name!r}]", part) for name, part in direction.items()]
     if not isinstance(direction, (list, tuple)):
         raise TypeError(
             f"direction must be a list or tuple of tensors, a mapping from parameter names to tensors, or one flat tensor, got "
@@ -69,10 +66,8 @@ def _parts(
             f"direction must have a tensor for each of the model's {len(parameters)} parameters that require a gradient, got "
             f"{len(direction)}"
         )
-    return {
-        p.name: (f"direction[{index}]", part, p)
-        for index, (p, part) in enumerate(zip(parameters, direction, strict=True))
-    }
+    pairs = enumerate(zip(parameters, direction, strict=True))
+    return [(p, f"direction[{index}]", part) for index, (p, part) in pairs]
 
 
 def _checked(label: str, part: Any, parameter: NumberedParameter) -> Tensor:

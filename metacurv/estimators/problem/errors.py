@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -63,3 +63,12 @@ def explain_differentiation_errors(what: str) -> Iterator[None]:
         if "out of memory" in message or "alloc" in message:
             raise
         raise NotTwiceDifferentiableError(f"{what} failed: {message}. {_ADVICE}.") from error
+
+
+def refuse_reentrant_checkpoints(names: Iterable[str]) -> None:
+    """Raises ValueError if the ``names`` of a graph's nodes show a reentrant checkpoint: its inside is not in the graph."""
+    if "CheckpointFunctionBackward" in names:
+        raise ValueError(
+            "model must not use torch.utils.checkpoint with use_reentrant=True, which hides the parameters inside it from "
+            "autograd.grad; pass use_reentrant=False"
+        )

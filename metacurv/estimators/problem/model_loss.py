@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,9 +15,15 @@ from torch.autograd.graph import GradientEdge
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
+from metacurv import _validate
 from metacurv.estimators.problem.elsewhere import elsewhere
 from metacurv.estimators.problem.parameters import NumberedParameter
-from metacurv.estimators.problem.user_state import StateKept, gradients_on, recording
+from metacurv.estimators.problem.user_state import (
+    StateKept,
+    gradients_on,
+    recording,
+    without_module_hooks,
+)
 
 LossFunction = Callable[[Any, Any], Tensor]
 
@@ -67,18 +73,14 @@ class ModelLoss:
             gradients_on(),
             self.state_kept(),
             self.ways_around(),
-            _without_backward_hooks(self._modules),
+            without_module_hooks(self._modules),
         ):
             output = self.picked(call_model(self.model, _out_of_inference(self.inputs)))
             tensor = known_tensor(output)
-            edge = output_edge(tensor)
+            node = None if tensor is None else tensor.grad_fn
+            edge = None if tensor is None or node is None else GradientEdge(node, tensor.output_nr)
             loss = self.loss_fn(output, _out_of_inference(self.targets))
             return Forward(output, tensor, loss, edge)
-
-    def output(self) -> Any:
-        """Runs one pass as ``forward`` does, without the loss."""
-        with gradients_on(), self.state_kept(), self.ways_around():
-            return self.picked(call_model(self.model, _out_of_inference(self.inputs)))
 
     def picked(self, output: Any) -> Any:
         """Returns what ``loss_fn`` gets of a model's output."""
@@ -102,7 +104,7 @@ class ModelLoss:
         """Returns the loss of one pass with all parameters elsewhere, with its graph."""
         moved = elsewhere([p.tensor for p in self.parameters])
         values = {p.name: x for p, x in zip(self.parameters, moved, strict=True)}
-        with gradients_on(), self.ways_around(), _without_backward_hooks(self._modules):
+        with gradients_on(), self.ways_around(), without_module_hooks(self._modules):
             return self.loss_of(self.forward_with(values))
 
     def ways_around(self) -> AbstractContextManager[object]:
@@ -125,17 +127,28 @@ class ModelLoss:
         return list(self.model.modules())
 
 
+def check_loss(loss: Tensor, *, finite: bool = True) -> None:
+    """Raises unless ``loss`` is a real scalar with a graph (and a finite value, which costs a host sync on CUDA)."""
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"loss must be a Tensor, got {_validate.describe(loss)}")
+    if loss.numel() != 1:
+        raise ValueError(f"loss must be a scalar, got shape {tuple(loss.shape)}")
+    _validate.real_tensor("loss", loss)
+    if not loss.requires_grad or loss.grad_fn is None:
+        got = "a leaf" if loss.requires_grad else "a detached tensor"
+        raise ValueError(
+            f"loss must carry a graph (be computed from the parameters with gradients enabled), got {got}"
+        )
+    if loss.is_meta:
+        raise ValueError("loss must hold a value, got a tensor on the meta device")
+    if finite and not math.isfinite(value := loss.item()):
+        raise ValueError(f"loss must be finite, got {value}")
+
+
 def known_tensor(output: Any) -> Tensor | None:
     """Returns the tensor that a loss is of: the output itself, or the logits of an output object as transformers has them."""
     logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
     return logits if isinstance(logits, Tensor) else None
-
-
-def output_edge(output: Any) -> GradientEdge | None:
-    """Returns the edge where the gradient in a model's output arrives; None for anything but one tensor with a graph."""
-    if not isinstance(output, Tensor) or output.grad_fn is None:
-        return None
-    return GradientEdge(output.grad_fn, output.output_nr)
 
 
 def call_model(model: Callable[..., Any], inputs: Any) -> Any:
@@ -162,20 +175,6 @@ def _out_of_inference(value: Any) -> Any:
         return leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf
 
     return usable(value) if isinstance(value, Tensor) else pytree.tree_map(usable, value)
-
-
-@contextmanager
-def _without_backward_hooks(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Switches full backward hooks of modules off: a measurement is not the user's backward pass."""
-    names = ("_backward_hooks", "_backward_pre_hooks")
-    held = [(m, name, getattr(m, name)) for m in modules for name in names if getattr(m, name)]
-    try:
-        for module, name, _ in held:
-            object.__setattr__(module, name, OrderedDict())
-        yield
-    finally:
-        for module, name, hooks in held:
-            object.__setattr__(module, name, hooks)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Sizes and precisions: of sums and factors, of the steps of differences, and how much is computed at once."""
+"""Precisions of sums and factors, and the steps of differences."""
 
 from __future__ import annotations
 
@@ -7,14 +7,6 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
-
-_MOST = 64  # beyond this number nothing gets faster
-
-
-def how_many(bytes_each: int, max_memory: int) -> int:
-    """Returns how many cotangents of ``bytes_each`` fit into ``max_memory``, one at least."""
-    return max(1, min(_MOST, max_memory // max(1, bytes_each)))
-
 
 _WIDE = (torch.float32, torch.float64)
 

@@ -1,11 +1,13 @@
-"""Turns what a user calls parameters into a checked, numbered list."""
+"""Turns what a user calls parameters into a checked, numbered list, and the list into layers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import Module
 
@@ -48,7 +50,7 @@ def number_parameters(
             f"{_validate.describe(params)}{of}"
         )
     name_of_all = "model" if of_model else "params"
-    entries = list(params.items() if isinstance(params, Mapping) else params)
+    entries: list[Any] = list(params.items() if isinstance(params, Mapping) else params)
     if not entries:
         raise ValueError(
             f"{name_of_all} must hold at least one parameter, got none"
@@ -57,7 +59,8 @@ def number_parameters(
     numbered: list[NumberedParameter] = []
     seen: set[int] = set()
     for number, entry in enumerate(entries):
-        name, tensor = _name_and_tensor(number, entry)
+        is_named = isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str)
+        name, tensor = entry if is_named else (str(number), entry)
         # The name is made up for errors only: this runs in every measurement.
         any_kind = (of_model or may_be_frozen) and not tensor.requires_grad
         if not any_kind and not _validate.is_real_tensor(tensor):
@@ -79,7 +82,33 @@ def number_parameters(
     return numbered
 
 
-def _name_and_tensor(number: int, entry: Any) -> tuple[str, Any]:
-    if isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str):
-        return entry
-    return str(number), entry
+class Layers:
+    """The modules that own parameters: sums of parts that are reported beside them, with the total as the last.
+
+    ``names``: the modules' names. ``columns``: the number of all values: parts, layers and total.
+    """
+
+    def __init__(self, parameters: Sequence[NumberedParameter]) -> None:
+        members: dict[str, list[int]] = {}
+        for index, parameter in enumerate(parameters):
+            members.setdefault(parameter.name.rpartition(".")[0], []).append(index)
+        self.names = list(members)
+        self.columns = len(parameters) + len(members) + 1
+        self._members = tuple(map(tuple, members.values()))
+
+    def row_with_sums(self, row: Tensor) -> list[float]:
+        """Extends float64 [parts] to a list of parts, layers and total, on the host."""
+        parts: list[float] = row.tolist()
+        return [*parts, *(sum(parts[i] for i in layer) for layer in self._members), sum(parts)]
+
+    def with_sums(self, samples: Tensor) -> Tensor:
+        """Extends float64 [m, parts] to [m, parts + layers + 1], on the host."""
+        rows = samples.cpu()
+        return torch.cat([rows, rows @ _sums_table(self._members, rows.shape[1])], dim=1)
+
+
+@lru_cache(maxsize=16)
+def _sums_table(members: tuple[tuple[int, ...], ...], parts: int) -> Tensor:
+    """Returns float64 [parts, layers + 1], of zeros and ones, by which sums are products."""
+    columns = [[float(part in layer) for part in range(parts)] for layer in members]
+    return torch.tensor([*columns, [1.0] * parts], dtype=torch.float64, device="cpu").t()

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import html
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,13 +28,12 @@ _LINE = "border-bottom: 1px solid rgba(128, 128, 128, 0.5);"
 _WHY = f"{_LEFT} max-width: 44em; white-space: normal;"
 
 
-@dataclass(frozen=True)
-class Part:
-    """One row or bar. ``stderr``: None where it is not known."""
+class Part(NamedTuple):
+    """One row or bar. ``stderr``: nan where it is not known."""
 
     name: str
     value: float
-    stderr: float | None
+    stderr: float
     is_rest: bool = False
 
 
@@ -44,7 +42,7 @@ def is_exact(estimate: TraceEstimate) -> bool:
     return estimate.n_samples == 0 and estimate.stderr == 0
 
 
-def parts(estimate: TraceEstimate, most: int) -> tuple[str, list[Part]]:
+def _parts(estimate: TraceEstimate, most: int) -> tuple[str, list[Part]]:
     """Returns what the parts are, "layer" or "parameter", and at most ``most`` of them in the model's order.
 
     The last one stands for all that were left out. Their errors are not independent, so their sum has no error.
@@ -52,29 +50,30 @@ def parts(estimate: TraceEstimate, most: int) -> tuple[str, list[Part]]:
     noun, values, errors = "layer", estimate.per_layer, estimate.per_layer_stderr
     if not values:
         noun, values, errors = "parameter", estimate.per_parameter, estimate.per_parameter_stderr
-    shown = list(values)
-    if len(shown) > most:
-        largest = sorted(shown, key=lambda name: abs(values[name]), reverse=True)[: most - 1]
-        shown = [name for name in shown if name in set(largest)]
-    found = [
-        Part(name or "(the model itself)", values[name], _known(errors[name])) for name in shown
-    ]
-    if left := values.keys() - set(shown):
+    largest = set(values)
+    if len(values) > most:
+        by_size = sorted(values, key=lambda name: abs(values[name]), reverse=True)
+        largest = set(by_size[: most - 1])
+    shown = [name for name in values if name in largest]
+    found = [Part(name or "(the model itself)", values[name], errors[name]) for name in shown]
+    if left := values.keys() - largest:
         rest = math.fsum(values[name] for name in left)
-        found.append(Part(f"{len(left)} other {noun}s", rest, None, is_rest=True))
+        found.append(Part(f"{len(left)} other {noun}s", rest, math.nan, is_rest=True))
     return noun, found
 
 
-def _known(error: float) -> float | None:
-    return None if math.isnan(error) else error
-
-
 def as_html(estimate: TraceEstimate) -> str:
-    """Two tables: the estimate, and its parts. Plain HTML without scripts, classes or outside resources."""
+    """Returns two tables: the estimate, and its parts. It is plain HTML without scripts, classes or outside resources."""
+
+    def error_text(stderr: float, unknown: str = "unknown") -> str:
+        if is_exact(estimate):
+            return "exact"
+        return unknown if math.isnan(stderr) else f"{stderr:.2g}"
+
     rows = {
         "matrix": _matrix(estimate),
         "trace": f"{estimate.value:.6g}",
-        "standard error": _error(estimate, _known(estimate.stderr)),
+        "standard error": error_text(estimate.stderr),
         "method": estimate.method,
         "samples": str(estimate.n_samples),
     }
@@ -82,60 +81,51 @@ def as_html(estimate: TraceEstimate) -> str:
         rows["why this method"] = estimate.why
     if not estimate.converged:
         rows["note"] = "the standard error that was asked for was not reached"
+    noun, found = _parts(estimate, TABLE_ROWS)
     lines = [f"<table {_TABLE}>"]
+    for name, text in rows.items():
+        cell = f'<td style="{_WHY}">{html.escape(text)}</td>'
+        lines.append(f'<tr><th style="{_LEFT}">{name}</th>{cell}</tr>')
     lines += [
-        f'<tr><th style="{_LEFT}">{name}</th><td style="{_WHY}">{html.escape(text)}</td></tr>'
-        for name, text in rows.items()
-    ]
-    lines.append("</table>")
-    noun, found = parts(estimate, TABLE_ROWS)
-    lines += [
+        "</table>",
         f"<table {_TABLE}>",
         f'<tr><th style="{_LEFT}{_LINE}">{noun}</th><th style="{_RIGHT}{_LINE}">trace</th>'
         f'<th style="{_RIGHT}{_LINE}">standard error</th></tr>',
-        *(_row(estimate, part) for part in found),
-        "</table>",
     ]
-    return "\n".join(lines)
+    for part in found:
+        name = html.escape(part.name)
+        error = error_text(part.stderr, "" if part.is_rest else "unknown")
+        lines.append(
+            f'<tr><td style="{_LEFT}">{f"<em>{name}</em>" if part.is_rest else name}</td>'
+            f'<td style="{_RIGHT}">{part.value:.6g}</td><td style="{_RIGHT}">{error}</td></tr>'
+        )
+    return "\n".join([*lines, "</table>"])
 
 
 def _matrix(estimate: TraceEstimate) -> str:
     return _MATRICES.get(estimate.kind, estimate.kind)
 
 
-def _error(estimate: TraceEstimate, error: float | None) -> str:
-    if is_exact(estimate):
-        return "exact"
-    return "unknown" if error is None else f"{error:.2g}"
-
-
-def _row(estimate: TraceEstimate, part: Part) -> str:
-    name, error = html.escape(part.name), _error(estimate, part.stderr)
-    if part.is_rest:
-        name = f"<em>{name}</em>"
-        error = "exact" if is_exact(estimate) else ""
-    return (
-        f'<tr><td style="{_LEFT}">{name}</td><td style="{_RIGHT}">{part.value:.6g}</td>'
-        f'<td style="{_RIGHT}">{error}</td></tr>'
-    )
-
-
 def draw(estimate: TraceEstimate, ax: Axes | None) -> Axes:
-    """A bar a part, from the model's first layer at the top to its last; lines at their ends are standard errors."""
-    noun, found = parts(estimate, BARS)
+    """Draws a bar a part, from the model's first layer at the top to its last; lines at their ends are standard errors."""
+    noun, found = _parts(estimate, BARS)
     if ax is None:
-        ax = _new_axes(len(found))
+        try:
+            from matplotlib import pyplot
+        except ImportError as error:
+            raise ImportError(
+                "plot needs matplotlib, which is not installed; install it with "
+                '`pip install matplotlib` or `pip install "metacurv[experiment]"`'
+            ) from error
+        _, ax = pyplot.subplots(figsize=(7, 1.3 + 0.3 * len(found)), layout="constrained")
     places = range(len(found))
-    ax.barh(
-        places,
-        [part.value for part in found],
-        color=[_REST if part.is_rest else _BAR for part in found],
-    )
-    known = [(place, part) for place, part in zip(places, found, strict=True) if part.stderr]
+    colors = [_REST if part.is_rest else _BAR for part in found]
+    ax.barh(places, [part.value for part in found], color=colors)
+    known = [(place, part) for place, part in zip(places, found, strict=True) if part.stderr > 0]
     ax.errorbar(
         [part.value for _, part in known],
         [place for place, _ in known],
-        xerr=[part.stderr or 0.0 for _, part in known],
+        xerr=[part.stderr for _, part in known],
         fmt="none",
         ecolor="#D55E00",
         capsize=3,
@@ -145,30 +135,14 @@ def draw(estimate: TraceEstimate, ax: Axes | None) -> Axes:
     ax.set_ylim(len(found) - 0.4, -0.6)
     ax.set_xlabel("trace, with standard errors" if known else "trace")
     ax.set_ylabel(noun)
-    ax.set_title(_title(estimate))
-    return ax
-
-
-def _new_axes(bars: int) -> Axes:
-    try:
-        from matplotlib import pyplot
-    except ImportError as error:
-        raise ImportError(
-            "plot needs matplotlib, which is not installed; install it with "
-            '`pip install matplotlib` or `pip install "metacurv[experiment]"`'
-        ) from error
-    _, ax = pyplot.subplots(figsize=(7, 1.3 + 0.3 * bars), layout="constrained")
+    how = "exact" if is_exact(estimate) else f"± {estimate.stderr:.2g}"
+    if estimate.n_samples == 1:
+        how = "from one sample, which leaves its error unknown"
+    ax.set_title(f"trace of the {_matrix(estimate)}: {estimate.value:.4g} {how}")
     return ax
 
 
 def _label(name: str) -> str:
-    """The end of a long name, which tells it apart; a dollar sign would begin a formula."""
+    """Returns the end of a long name, which tells it apart; a dollar sign would begin a formula."""
     short = name if len(name) <= _LONGEST_LABEL else f"…{name[1 - _LONGEST_LABEL :]}"
     return short.replace("$", r"\$")
-
-
-def _title(estimate: TraceEstimate) -> str:
-    how = "exact" if is_exact(estimate) else f"± {estimate.stderr:.2g}"
-    if estimate.n_samples == 1:
-        how = "from one sample, which leaves its error unknown"
-    return f"trace of the {_matrix(estimate)}: {estimate.value:.4g} {how}"

@@ -1,12 +1,15 @@
-"""Keeps the user's state that a forward pass changes, and puts it back."""
+"""Keeps the user's state that passes change, and puts it back; leaves the modes and hooks that are not for a measurement."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from metacurv.estimators.problem.parameters import NumberedParameter
 
 
 class StateKept:
@@ -24,7 +27,7 @@ class StateKept:
         is_cuda = self._device.type == "cuda"
         self._cuda = torch.cuda.get_rng_state(self._device) if is_cuda else None
         self._buffers = [
-            _Buffer(module, name, buffer)
+            (module, name, buffer, buffer._version, buffer.detach().clone())
             for module in self._modules
             if module._buffers
             for name, buffer in module._buffers.items()
@@ -35,26 +38,41 @@ class StateKept:
         torch.default_generator.set_state(self._cpu)
         if self._cuda is not None:
             torch.cuda.set_rng_state(self._cuda, self._device)
-        for buffer in self._buffers:
-            buffer.put_back()
+        for module, name, buffer, version, value in self._buffers:
+            # Batch norm's kernels change running statistics without a new version number.
+            if module.training or buffer._version != version:
+                # The version number stays, since the graph of the pass may have saved the buffer.
+                keep_version = torch.autograd.grad_mode._unsafe_preserve_version_counter
+                with torch.no_grad(), keep_version(buffer):
+                    buffer.copy_(value)
+            module._buffers[name] = buffer
 
 
-class _Buffer:
-    def __init__(self, module: nn.Module, name: str, buffer: Tensor) -> None:
-        self._place = (module, name)
-        self._buffer = buffer
-        self._version = buffer._version
-        self._value = buffer.detach().clone()
+@contextmanager
+def without_hooks(parameters: Sequence[NumberedParameter]) -> Iterator[None]:
+    """Switches the gradient hooks of leaf parameters off: a reading is not the user's backward pass."""
+    hooked = [(p.tensor, p.tensor._backward_hooks) for p in parameters if p.tensor._backward_hooks]
+    try:
+        for tensor, _ in hooked:
+            tensor._backward_hooks = None
+        yield
+    finally:
+        for tensor, hooks in hooked:
+            tensor._backward_hooks = hooks
 
-    def put_back(self) -> None:
-        module, name = self._place
-        # Batch norm's kernels change running statistics without a new version number.
-        if module.training or self._buffer._version != self._version:
-            # The version number stays, since the graph of the pass may have saved the buffer.
-            keep_version = torch.autograd.grad_mode._unsafe_preserve_version_counter
-            with torch.no_grad(), keep_version(self._buffer):
-                self._buffer.copy_(self._value)
-        module._buffers[name] = self._buffer
+
+@contextmanager
+def without_module_hooks(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Switches full backward hooks of modules off: a measurement is not the user's backward pass."""
+    names = ("_backward_hooks", "_backward_pre_hooks")
+    held = [(m, name, getattr(m, name)) for m in modules for name in names if getattr(m, name)]
+    try:
+        for module, name, _ in held:
+            object.__setattr__(module, name, OrderedDict())
+        yield
+    finally:
+        for module, name, hooks in held:
+            object.__setattr__(module, name, hooks)
 
 
 def recording() -> AbstractContextManager[object]:

@@ -1,1 +1,1 @@
-"""Which method is right for a batch, which is the cheapest, and measuring with it."""
+"""The choice of the method that is right for a batch and the cheapest, and measuring with it."""

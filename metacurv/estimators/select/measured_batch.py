@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeVar
@@ -25,11 +24,9 @@ from metacurv.estimators.mlp.second_derivatives import bend_columns
 from metacurv.estimators.mlp.space import ChainSpace
 from metacurv.estimators.problem.batches import batch_size
 from metacurv.estimators.problem.errors import NotTwiceDifferentiableError, without_advice
-from metacurv.estimators.problem.loss_checks import check_loss, without_hooks
-from metacurv.estimators.problem.model_loss import Forward, ModelLoss
-from metacurv.estimators.problem.user_state import plain_arithmetic, recording
+from metacurv.estimators.problem.model_loss import Forward, ModelLoss, check_loss
+from metacurv.estimators.problem.user_state import plain_arithmetic, without_hooks
 
-Kind = Literal["hessian", "ggn"]
 T = TypeVar("T")
 
 
@@ -38,7 +35,7 @@ class MeasuredBatch:
     """One batch with its forward pass and the findings about it, kept so that looking at several methods costs one of each."""
 
     problem: ModelLoss
-    kind: Kind
+    kind: Literal["hessian", "ggn"]
     seed: int
     backend: str
     max_memory: int
@@ -48,7 +45,8 @@ class MeasuredBatch:
     def forward(self) -> Forward:
         """A forward pass, with a loss that can be measured."""
         forward = self._checked_forward()
-        if self.problem.eager or self._whole_chain is not None or not _is_compiled(forward.loss):
+        is_known = self.problem.eager or self._whole_chain is not None
+        if is_known or not any(name.startswith(COMPILED) for name in _names(forward.loss)):
             return forward
         # Compiled code is one node of the graph, with nothing to see inside and no second derivative.
         self.problem = dataclasses.replace(self.problem, eager=True)
@@ -70,18 +68,9 @@ class MeasuredBatch:
         around = nodes_below([forward.loss.grad_fn], without=forward.edge.node)
         return any(id(leaf_of(node)) in ours for node in around)
 
-    def _avoid_fused_attention(self) -> bool:
-        """Goes around fused attention from now on; returns False where there is none to avoid."""
-        is_fused = any(FUSED_ATTENTION in name for name in self.node_names())
-        if self.problem.math_attention or not is_fused:
-            return False
-        self.problem = dataclasses.replace(self.problem, math_attention=True)
-        for name in ("forward", "chain", "_activation_space"):
-            self.__dict__.pop(name, None)
-        return True
-
-    def node_names(self) -> Iterator[str]:
-        """Yields the names of the nodes in the loss's graph."""
+    @property
+    def node_names(self) -> set[str]:
+        """The names of the nodes in the loss's graph."""
         return _names(self.forward.loss)
 
     def quietly(self, measure: Callable[[], T], *, without_user_code: bool = False) -> T:
@@ -90,31 +79,24 @@ class MeasuredBatch:
         Where fused attention has no second derivative, it runs once more around that. ``without_user_code``: True where it runs
         nothing of the user's but hooks on smooth activations.
         """
-        if without_user_code:
-            with plain_arithmetic(self.problem.device), without_hooks(self.problem.parameters):
+        with plain_arithmetic(self.problem.device), without_hooks(self.problem.parameters):
+            if without_user_code:
                 return measure()
-        try:
-            with self._quiet():
-                return measure()
-        except NotTwiceDifferentiableError:
-            if not self._avoid_fused_attention():
-                raise
-        with self._quiet():
-            return measure()
+            try:
+                return self._measured(measure)
+            except NotTwiceDifferentiableError:
+                is_fused = any(FUSED_ATTENTION in name for name in self.node_names)
+                if self.problem.math_attention or not is_fused:
+                    raise
+            self.problem = dataclasses.replace(self.problem, math_attention=True)
+            for name in ("forward", "chain", "_activation_space"):
+                self.__dict__.pop(name, None)
+            return self._measured(measure)
 
-    @contextmanager
-    def _quiet(self) -> Iterator[None]:
-        device = self.problem.device.type
-        with ExitStack() as stack:
-            if torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
-            stack.enter_context(recording())
-            # A checkpoint runs its part of the pass again.
-            stack.enter_context(self.problem.ways_around())
-            stack.enter_context(torch.no_grad())
-            stack.enter_context(without_hooks(self.problem.parameters))
-            stack.enter_context(self.problem.state_kept())
-            yield
+    def _measured(self, measure: Callable[[], T]) -> T:
+        # A checkpoint runs its part of the pass again.
+        with self.problem.ways_around(), torch.no_grad(), self.problem.state_kept():
+            return measure()
 
     @property
     def custom_functions(self) -> str:
@@ -123,21 +105,16 @@ class MeasuredBatch:
         return ", ".join(names_of(nodes_below([self.forward.loss.grad_fn])))
 
     @cached_property
-    def samples(self) -> int:
-        """The number of examples in the batch: the length of the first tensor of the inputs."""
-        return batch_size(self.problem.inputs)
-
-    @cached_property
     def chain(self) -> Chain | None:
         """The forward pass as a chain of layers, if it is one; for the Gauss-Newton matrix it must end with the logits."""
-        forward = self.forward
-        chain = self._whole_chain
+        forward, chain = self.forward, self._whole_chain
         if chain is not None and self.kind == "ggn" and not chain.begins_at(forward.edge):
             return None
         return chain
 
     @cached_property
-    def _activation_space(self) -> tuple[Walk, Examined] | NotInActivationSpace:
+    def _activation_space(self) -> tuple[Walk, Examined] | str:
+        """The walk and what was found out about the graph, or the reason why activation space does not serve."""
         # Under a checkpoint a look at what was saved runs the forward pass again.
         with without_hooks(self.problem.parameters), self.problem.state_kept():
             try:
@@ -145,14 +122,14 @@ class MeasuredBatch:
                     self.forward.loss,
                     self.problem.parameters,
                     self.forward.edge,
-                    self.samples,
+                    batch_size(self.problem.inputs),
                     self.kind,
                     self.problem.again,
                 )
             except NotInActivationSpace as reason:
-                return reason.with_traceback(None)  # which holds the graph
+                return str(reason)
             except NotTwiceDifferentiableError as error:
-                return NotInActivationSpace(without_advice(error))
+                return without_advice(error)
 
     @property
     def obstacle(self) -> str | None:
@@ -160,15 +137,15 @@ class MeasuredBatch:
         if self.chain is not None:
             return None
         found = self._activation_space
-        if isinstance(found, NotInActivationSpace):
-            return str(found)
+        if isinstance(found, str):
+            return found
         return found[1].plan.obstacle if self.kind == "hessian" else None
 
     @property
     def _walk_and_examined(self) -> tuple[Walk, Examined]:
         """The walk and what was found out about the graph; defined only where there is no obstacle."""
         found = self._activation_space
-        assert not isinstance(found, NotInActivationSpace)
+        assert not isinstance(found, str)
         return found
 
     @property
@@ -180,7 +157,8 @@ class MeasuredBatch:
         """
         if self.chain is None:
             return self._walk_and_examined[1].columns, 0
-        return self.chain.columns, bend_columns(self.chain) if self.kind == "hessian" else 0
+        is_bent = self.kind == "hessian" and self.chain.has_smooth
+        return self.chain.columns, bend_columns(self.chain) if is_bent else 0
 
     @property
     def bent_by(self) -> list[str]:
@@ -191,37 +169,25 @@ class MeasuredBatch:
         names = (walk.names[node] for node in examined.plan.smooth)
         return sorted({name.removesuffix("Backward0") for name in names})
 
-    def is_chain(self, method: str) -> bool:
-        """Tells whether ``method`` may take the forward pass as a chain."""
-        if method not in ("exact", "activation") or self.chain is None:
+    def is_chain(self, *, for_columns: bool) -> bool:
+        """Tells whether the forward pass may be taken as a chain; signs at smooth activations are drawn in the general form."""
+        if self.chain is None:
             return False
-        # Signs at smooth activations are drawn in the general form only.
-        return method == "exact" or self.kind == "ggn" or not self.chain.has_smooth
+        return for_columns or self.kind == "ggn" or not self.chain.has_smooth
 
     def space(self, *, for_columns: bool) -> ActivationSpace | ChainSpace:
         """Returns the batch in activation space; ``for_columns``: with as many examples as may share a column."""
         run = ops.implementation(self.backend, self.problem.device)
         parameters = self.problem.parameters
-        if self.chain is not None and self.is_chain("exact" if for_columns else "activation"):
+        if self.chain is not None and self.is_chain(for_columns=for_columns):
             return ChainSpace(self.chain, parameters, run, self.max_memory)
         walk, examined = self._walk_and_examined
+        loss, apart = self.forward.loss, examined.apart if for_columns else 1
         return ActivationSpace(
-            self.forward.loss,
-            walk,
-            examined,
-            parameters,
-            examined.apart if for_columns else 1,
-            self.kind,
-            run,
-            self.max_memory,
+            loss, walk, examined, parameters, apart, self.kind, run, self.max_memory
         )
 
 
-def _names(loss: Tensor) -> Iterator[str]:
-    """Yields the names of the nodes in the loss's graph."""
+def _names(loss: Tensor) -> set[str]:
     assert loss.grad_fn is not None  # check_loss saw to it
-    return (node.name() for node in nodes_below([loss.grad_fn]))
-
-
-def _is_compiled(loss: Tensor) -> bool:
-    return any(name.startswith(COMPILED) for name in _names(loss))
+    return {node.name() for node in nodes_below([loss.grad_fn])}

@@ -1,44 +1,39 @@
-"""The four ways to a model's trace as objects: whether each is right for a batch, what it costs, and what it measures there."""
+"""The four ways to a model's trace as objects, and the choice of the cheapest that is right for a batch.
+
+``why_not`` of a method returns the reason why it would be wrong for a batch; None where it is right, as far as can be told
+before it runs. ``measure`` returns all parameters' parts, the layers, and the total, where ``why_not`` found nothing.
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import ClassVar
-
 import torch
+from torch import Tensor
 
 from metacurv import ops
+from metacurv.estimators.activation.space import ActivationSpace
+from metacurv.estimators.mlp.second_derivatives import bend_parts
+from metacurv.estimators.mlp.space import ChainSpace
 from metacurv.estimators.probes.finite_difference import FiniteDifference
 from metacurv.estimators.probes.samples import GaussNewtonSamples, HessianSamples
-from metacurv.estimators.problem.loss_checks import refuse_reentrant_checkpoints
-from metacurv.estimators.select.exact import exact_parts
+from metacurv.estimators.problem.batches import Found, Summary
+from metacurv.estimators.problem.errors import (
+    NotTwiceDifferentiableError,
+    refuse_reentrant_checkpoints,
+    without_advice,
+)
+from metacurv.estimators.problem.parameters import Layers
 from metacurv.estimators.select.measured_batch import MeasuredBatch
-from metacurv.estimators.statistics.stopping import Budget, Groups, Summary, sample
+from metacurv.estimators.statistics.stopping import Budget, sample
 
+# A column costs a backward pass to the layers, as a sample does. Up to twice as many columns as samples would be drawn anyway,
+# and always this many, are well spent on a result without error.
+_FEW_COLUMNS = 32
 # Bound on the difference between samples at a step and at twice that step: in float32 smooth networks are below 0.005, those
 # with kinks at 0.1 or above (benchmarks/kinks.py).
 _KINKS = 0.02
 
 
-class Method(ABC):
-    """One way to the trace of a batch."""
-
-    name: ClassVar[str]
-
-    @abstractmethod
-    def why_not(self, batch: MeasuredBatch) -> str | None:
-        """Returns the reason why it would be wrong here; None where it is right, as far as can be told before it runs."""
-
-    def cost(self, batch: MeasuredBatch) -> int | None:
-        """Returns the number of backward passes that it takes; None where it draws samples, as many as are asked for."""
-        return None
-
-    @abstractmethod
-    def measure(self, batch: MeasuredBatch, groups: Groups, budget: Budget) -> Summary:
-        """Returns all parameters' parts, the groups, and the total, of a batch for which ``why_not`` found nothing."""
-
-
-class Exact(Method):
+class Exact:
     """Every column of the loss's factor, and of smooth activations, pulled back once: no sampling error."""
 
     name = "exact"
@@ -52,22 +47,18 @@ class Exact(Method):
             )
         return batch.obstacle
 
-    def cost(self, batch: MeasuredBatch) -> int:
-        """Counts the columns."""
-        return sum(batch.columns)
-
-    def measure(self, batch: MeasuredBatch, groups: Groups, budget: Budget) -> Summary:
+    def measure(self, batch: MeasuredBatch, layers: Layers, budget: Budget) -> Summary:
         """Sums over all columns."""
 
         def columns() -> Summary:
             space = batch.space(for_columns=True)
-            sums = groups.row_with_sums(exact_parts(space, batch.forward.loss, batch.kind))
+            sums = layers.row_with_sums(exact_parts(space, batch.forward.loss, batch.kind))
             return Summary(sums, [0.0] * len(sums), 0, converged=True)
 
-        return batch.quietly(columns, without_user_code=batch.is_chain(self.name))
+        return batch.quietly(columns, without_user_code=batch.is_chain(for_columns=True))
 
 
-class Activation(Method):
+class Activation:
     """Random combinations of columns: one backward pass to the layers a sample."""
 
     name = "activation"
@@ -76,17 +67,17 @@ class Activation(Method):
         """Names what the graph has against activation space."""
         return batch.obstacle
 
-    def measure(self, batch: MeasuredBatch, groups: Groups, budget: Budget) -> Summary:
+    def measure(self, batch: MeasuredBatch, layers: Layers, budget: Budget) -> Summary:
         """Draws until the budget is met."""
 
         def samples() -> Summary:
             space, key = batch.space(for_columns=False), ops.as_int64(batch.seed)
-            return sample(lambda first, n: space.draw(key, first, n), groups, budget)
+            return sample(lambda first, n: space.draw(key, first, n), layers, budget)
 
-        return batch.quietly(samples, without_user_code=batch.is_chain(self.name))
+        return batch.quietly(samples, without_user_code=batch.is_chain(for_columns=False))
 
 
-class Hutchinson(Method):
+class Hutchinson:
     """Samples in parameter space."""
 
     name = "hutchinson"
@@ -100,9 +91,9 @@ class Hutchinson(Method):
             )
         return None
 
-    def measure(self, batch: MeasuredBatch, groups: Groups, budget: Budget) -> Summary:
+    def measure(self, batch: MeasuredBatch, layers: Layers, budget: Budget) -> Summary:
         """Draws until the budget is met."""
-        refuse_reentrant_checkpoints(set(batch.node_names()))
+        refuse_reentrant_checkpoints(batch.node_names)
         of_kind = HessianSamples if batch.kind == "hessian" else GaussNewtonSamples
 
         def samples() -> Summary:
@@ -110,12 +101,12 @@ class Hutchinson(Method):
                 drawn = of_kind(
                     batch.problem, batch.forward, seed=batch.seed, backend=batch.backend
                 )
-            return sample(drawn.samples, groups, budget)
+            return sample(drawn.samples, layers, budget)
 
         return batch.quietly(samples)
 
 
-class FiniteDifferences(Method):
+class FiniteDifferences:
     """Differences of gradients along random signs."""
 
     name = "finite_difference"
@@ -127,10 +118,7 @@ class FiniteDifferences(Method):
         return f"it measures the Hessian only, not {batch.kind!r}"
 
     def kinks(self, batch: MeasuredBatch) -> str | None:
-        """Returns what differences see of kinks, where it is more than of a smooth loss; None where they may be taken.
-
-        It takes 16 gradients.
-        """
+        """Returns what differences see of kinks, where it is more than of a smooth loss; it takes 16 gradients."""
         disagreement = self._differences(batch).disagreement()
         if disagreement <= _KINKS:
             return None
@@ -140,22 +128,106 @@ class FiniteDifferences(Method):
             f"{disagreement:.0%})"
         )
 
-    def measure(self, batch: MeasuredBatch, groups: Groups, budget: Budget) -> Summary:
+    def measure(self, batch: MeasuredBatch, layers: Layers, budget: Budget) -> Summary:
         """Draws until the budget is met, by forward passes of its own under the caller's autocast."""
-        refuse_reentrant_checkpoints(set(batch.node_names()))
-        return sample(self._differences(batch).samples, groups, budget)
+        refuse_reentrant_checkpoints(batch.node_names)
+        return sample(self._differences(batch).samples, layers, budget)
 
     @staticmethod
     def _differences(batch: MeasuredBatch) -> FiniteDifference:
         return FiniteDifference(batch.problem, seed=batch.seed, backend=batch.backend)
 
 
-EXACT, ACTIVATION, HUTCHINSON, FINITE_DIFFERENCES = (
-    Exact(),
-    Activation(),
-    Hutchinson(),
-    FiniteDifferences(),
-)
+Method = Exact | Activation | Hutchinson | FiniteDifferences
+EXACT, ACTIVATION, HUTCHINSON = Exact(), Activation(), Hutchinson()
+FINITE_DIFFERENCES = FiniteDifferences()
 METHODS: dict[str, Method] = {
     method.name: method for method in (EXACT, ACTIVATION, HUTCHINSON, FINITE_DIFFERENCES)
 }
+
+
+def measure(name: str, batch: MeasuredBatch, layers: Layers, budget: Budget) -> Found:
+    """Measures with the method of that name, or for "auto" with the cheapest that is right here.
+
+    Raises:
+        ValueError: the named method is not right for this model, or none is.
+        NotTwiceDifferentiableError: only finite differences remain, and they see kinks.
+    """
+    if name == "auto":
+        return _choose_and_measure(batch, layers, budget)
+    method = METHODS[name]
+    against = method.why_not(batch)
+    if against is None and method is FINITE_DIFFERENCES:
+        against = FINITE_DIFFERENCES.kinks(batch)
+    if against is not None:
+        raise ValueError(
+            f"method={name!r} is not right for this model and kind={batch.kind!r}: {against}; "
+            "use method='auto' for the cheapest that is"
+        )
+    summary = method.measure(batch, layers, budget)
+    checked = _checked(batch) if method is HUTCHINSON else []
+    return name, "; ".join(["asked for by name", *checked]), summary
+
+
+def _choose_and_measure(batch: MeasuredBatch, layers: Layers, budget: Budget) -> Found:
+    against = EXACT.why_not(batch)
+    if against is None:
+        of_loss, of_activations = batch.columns
+        more = f" and {of_activations} for smooth activations" if of_activations else ""
+        plural = "s" if of_loss != 1 else ""
+        columns = f"{of_loss} column{plural} of the loss's factor{more}, a backward pass each"
+        if worth_columns(of_loss + of_activations, budget.first):
+            return "exact", f"exact: {columns}", EXACT.measure(batch, layers, budget)
+        reason = f"exact would take {columns}"
+    else:
+        reason = f"not exact: {against}"
+    against = ACTIVATION.why_not(batch)
+    if against is None:
+        why = f"activation: one backward pass to the layers a sample; {reason}"
+        return "activation", why, ACTIVATION.measure(batch, layers, budget)
+    reasons = [f"neither exact nor activation: {against}"]
+    against = HUTCHINSON.why_not(batch)
+    if against is not None:
+        raise ValueError(f"kind={batch.kind!r} cannot be measured here: {against}; {reasons[0]}")
+    try:
+        summary = HUTCHINSON.measure(batch, layers, budget)
+    except NotTwiceDifferentiableError as error:
+        if batch.kind == "ggn":
+            raise
+        failure = without_advice(error)
+        if (seen := FINITE_DIFFERENCES.kinks(batch)) is not None:
+            raise NotTwiceDifferentiableError(f"{failure}; and {seen}") from error
+        why = "; ".join(
+            ["finite_difference: needs gradients only", *reasons, f"not hutchinson: {failure}"]
+        )
+        return "finite_difference", why, FINITE_DIFFERENCES.measure(batch, layers, budget)
+    serves = "loss" if batch.kind == "hessian" else "model"
+    why = "; ".join([f"hutchinson: serves any {serves}", *reasons, *_checked(batch)])
+    return "hutchinson", why, summary
+
+
+def worth_columns(columns: int, n_samples: int) -> bool:
+    """Tells whether the exact trace, from so many columns, is to be preferred to ``n_samples`` samples."""
+    return columns <= max(_FEW_COLUMNS, 2 * n_samples)
+
+
+def _checked(batch: MeasuredBatch) -> list[str]:
+    """Says which custom functions had to be checked, where there are some."""
+    names = batch.custom_functions
+    return [f"the backward passes of custom functions were checked: {names}"] if names else []
+
+
+def exact_parts(space: ActivationSpace | ChainSpace, loss: Tensor, kind: str) -> Tensor:
+    """Returns each parameter's exact trace, float64 [parameters], from as many columns at once as the space takes.
+
+        tr J_theta' H_z J_theta = sum over columns c of sum_n <grad from u_nc, grad from w_nc>,   sum_c u_c w_c' = H_out
+
+    ``loss`` is the loss that ``space`` was made from. The "hessian" of a chain with smooth activations has their share added.
+    Source: Dangel, Harmeling, Hennig 2020, "Modular block-diagonal curvature approximations", section 3.
+    """
+    total = torch.zeros(len(space.parameters), dtype=torch.float64, device=space.device)
+    for start in range(0, space.column_count, space.at_once):
+        total += space.columns(start, min(start + space.at_once, space.column_count))
+    if kind == "hessian" and isinstance(space, ChainSpace) and space.chain.has_smooth:
+        total += bend_parts(space, loss)
+    return total

@@ -24,11 +24,10 @@ from metacurv.estimators.problem.errors import (
     NotTwiceDifferentiableError,
     explain_differentiation_errors,
 )
-from metacurv.estimators.problem.loss_checks import check_loss, without_hooks
+from metacurv.estimators.problem.model_loss import check_loss
 from metacurv.estimators.problem.parameters import NumberedParameter
-from metacurv.estimators.problem.user_state import StateKept, plain_arithmetic
-from metacurv.estimators.select.choice import worth_columns
-from metacurv.estimators.select.exact import exact_parts
+from metacurv.estimators.problem.user_state import StateKept, plain_arithmetic, without_hooks
+from metacurv.estimators.select.methods import exact_parts, worth_columns
 from metacurv.estimators.statistics.moments import TraceReading
 from metacurv.optim.reciprocal.gradient_graph import check_gradient_graph
 from metacurv.optim.reciprocal.step_capture import StepCapture
