@@ -95,12 +95,9 @@ class BaseState:
         parameters, groups = self._parameters(), self._base.param_groups
         lengths = {"groups": len(groups), "state": len(parameters)}
         for key, length in lengths.items():
-            entries = state.get(key) if isinstance(state, dict) else None
-            if not (
-                isinstance(entries, list)
-                and len(entries) == length
-                and all(isinstance(e, dict) for e in entries)
-            ):
+            entries: Any = state.get(key) if isinstance(state, dict) else None
+            is_list = isinstance(entries, list) and len(entries) == length
+            if not is_list or not all(isinstance(e, dict) for e in entries):
                 raise ValueError(
                     f"{name} must have a list of {length} dicts under {key!r}, got {_validate.describe(entries)}"
                 )

@@ -12,6 +12,9 @@ from torch.optim import Optimizer
 
 from metacurv import _validate
 from metacurv.optim.directional.control import DirectionalControl
+from metacurv.optim.directional.history import History
+from metacurv.optim.directional.probe_batches import ProbeBatches
+from metacurv.optim.directional.probe_model import ProbeModel
 from metacurv.optim.directional.record import DirectionalRecord
 from metacurv.optim.directional.rule import DirectionalRule
 from metacurv.optim.meta_curvature_lr import MetaCurvatureLR
@@ -121,22 +124,18 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
                 f"rule must be {DirectionalRule.name!r} or a DirectionalRule for DirectionalLR, got {_validate.describe(rule)}"
             )
         settings = rule if isinstance(rule, DirectionalRule) else DirectionalRule()
-        given: dict[str, Any] = {"race": race, "max_lr": max_lr, "per_group": per_group}
+        given = {"race": race, "max_lr": max_lr, "per_group": per_group}
+        changed: dict[str, Any] = {n: value for n, value in given.items() if value is not None}
+        seed = _validate.seed(seed)
         self._control = DirectionalControl(
             optimizer,
-            replace(
-                settings, **{name: value for name, value in given.items() if value is not None}
-            ),
-            model=model,
-            loss_fn=loss_fn,
-            probe=probe,
+            replace(settings, **changed),
+            model=ProbeModel(model, loss_fn, optimizer, process_group, output),
+            probes=ProbeBatches(probe, seed, _validate.callback("batch_fn", batch_fn)),
+            history=History(_validate.callback("on_update", on_update)),
+            seed=seed,
             horizon=horizon,
             average=average,
-            seed=seed,
-            on_update=_validate.callback("on_update", on_update),
-            process_group=process_group,
-            batch_fn=batch_fn,
-            output=output,
         )
 
     @property
@@ -198,11 +197,11 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
         so the model is to be loaded first.
         ``step`` raises in between. This is the protocol of Schedule-Free (Defazio et al. 2024), which frameworks know.
         """
-        self._control.eval()
+        self._control.shown.evaluate(True)
 
     def train(self) -> None:
         """Puts the iterate back that ``eval`` took away."""
-        self._control.train()
+        self._control.shown.evaluate(False)
 
     @contextmanager
     def averaged_parameters(self) -> Iterator[None]:
@@ -215,5 +214,5 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
         Raises:
             ValueError: no average is kept (``average`` is False).
         """
-        with self._control.averaged_parameters():
+        with self._control.shown.averaged():
             yield

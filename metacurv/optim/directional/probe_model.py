@@ -15,7 +15,7 @@ from metacurv import _validate
 from metacurv.estimators.problem.model_loss import call_model
 from metacurv.estimators.problem.numerics import wide
 from metacurv.estimators.problem.user_state import StateKept
-from metacurv.optim.directional.line_curvature import Leaves, OutputLoss
+from metacurv.optim.directional.output_loss import Leaves, OutputLoss
 from metacurv.optim.group_parameters import check_model_has_some
 from metacurv.processes.fully_sharded import reshard, sharded_modules
 from metacurv.processes.local_tensors import locals_of
