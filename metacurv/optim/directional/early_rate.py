@@ -126,30 +126,29 @@ class EarlyRate:
         wanted = self.state()
         require_entries(state, wanted.keys(), name)
         _validate.integer(f"{name}['readings']", state["readings"], low=0)
-        for key, value in state.items():
-            if key in wanted and key != "readings":
-                fits = isinstance(value, list) and len(value) == len(self.lr)
-                require(fits, f"{name}[{key!r}]", f"a list of {len(self.lr)} numbers", value)
+        for key in wanted.keys() - {"readings"}:
+            fits = isinstance(state[key], list) and len(state[key]) == len(self.lr)
+            require(fits, f"{name}[{key!r}]", f"a list of {len(self.lr)} numbers", state[key])
         for key, kind in (("braked", bool), ("normal_slopes", list)):
             if not all(isinstance(entry, kind) for entry in state[key]):
                 raise TypeError(
                     f"{name} must be what state_dict() gave, got {_validate.describe(state[key])} in it"
                 )
-        numbers = {key: state[key] for key in ("slope", "curvature")}
-        numbers["normal_slopes"] = [x for slopes in state["normal_slopes"] for x in slopes]
-        for key, values in numbers.items():
-            for number in values:
-                _validate.real(f"{name}[{key!r}]", number, low=-math.inf)
         low, high = (MIN_LR, MAX_LR) if started else (-math.inf, math.inf)
         for lr in state["lr"]:
             _validate.real(f"{name}['lr']", lr, low=low, high=high)
+        flat = {"normal_slopes": [x for slopes in state["normal_slopes"] for x in slopes]}
+        for key in ("normal_slopes", "slope", "curvature"):
+            for number in flat.get(key, state[key]):
+                _validate.real(f"{name}[{key!r}]", number)
 
     def load(self, state: dict[str, Any]) -> None:
         """Takes back what ``state`` returned, after ``check``."""
+        state = deepcopy(state)
         self.lr = [float(lr) for lr in state["lr"]]
-        self._slope, self._curvature = list(state["slope"]), list(state["curvature"])
-        self._braked, self._readings = list(state["braked"]), state["readings"]
-        self._normal_slopes = [list(slopes) for slopes in state["normal_slopes"]]
+        self._slope, self._curvature = state["slope"], state["curvature"]
+        self._braked, self._readings = state["braked"], state["readings"]
+        self._normal_slopes = state["normal_slopes"]
 
     def _within(self, lr: float) -> float:
         return min(max(lr, MIN_LR), self._most)

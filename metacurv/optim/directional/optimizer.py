@@ -190,12 +190,9 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
         return list(self._control.history.records)
 
     def eval(self) -> None:
-        """Shows the parameters that are to be evaluated or saved: the average of the iterates, where one is kept.
+        """Shows the parameters that are to be evaluated or saved; ``MetaCurvatureLR.eval`` says more.
 
-        ``train`` puts the iterate back. Both may be called again and again, as the evaluation of a framework does, and a
-        checkpoint of either goes on from the iterate: where the model holds the average, loading puts the iterate in its place,
-        so the model is to be loaded first.
-        ``step`` raises in between. This is the protocol of Schedule-Free (Defazio et al. 2024), which frameworks know.
+        Where the model holds the average, loading a checkpoint puts the iterate in its place: load the model first.
         """
         self._control.shown.evaluate(True)
 

@@ -337,16 +337,7 @@ class Phases:
     ) -> None:
         """Adds an event to the history; see ``DirectionalRecord``.
 
-        Args:
-            event: its kind.
-            loss: the loss that was measured.
-            step: the step that was measured; None for the steps taken.
-            slope: those of a reading, for each scale.
-            curvature: those of a reading.
-            measured_at: the rates of the scales at which it was measured.
-            candidates: the rates of a race, and their losses.
-            accepted: False where a number of the reading was not finite.
-            noise: what noise costs.
+        ``step`` is None for the number of steps taken, and ``measured_at`` has the rates at which a reading was taken.
         """
         ratio = [
             rate * d / n if n else math.nan

@@ -1,13 +1,8 @@
 """A race of learning rates: candidates take turns in the user's loop, and their losses on the same batches decide.
 
 The user's loop makes every gradient as it always did. Between two steps the race may swap one candidate's parameters, optimizer
-state, buffers and average for another's, so that a candidate costs the steps it takes and nothing else.
-
-There are two rounds. In the first, short one all candidates take a few steps each; while the largest rate is not worse than
-the best, and has not led upwards, a larger one joins, so the search is exponential. In the second the best and its neighbours
-go on. The training that is best in the end is the winner and goes on. Its new rate is, on a logarithmic scale, half-way between
-two: the mean of the candidates that are close to the best, and the rate at which noise begins to cost, where the iterate's loss
-is just above the average's.
+state, buffers and average for another's, so that a candidate costs the steps it takes and nothing else. There are two rounds:
+a short one, in which larger and smaller rates may join, and one of the best and its neighbours. The winner's training goes on.
 """
 
 from __future__ import annotations
