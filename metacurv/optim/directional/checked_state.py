@@ -1,4 +1,8 @@
-"""Checks of a checkpoint of the directional rule, before anything is loaded from it."""
+"""Checks of a checkpoint of the directional rule, before anything is loaded from it.
+
+All of them, here and in the classes that a part of it belongs to, raise TypeError for an entry of the wrong type, and
+ValueError for another form, a number out of range or tensors of other shapes.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +27,13 @@ def require(
 
 
 def require_entries(state: Any, wanted: Set[str], name: str) -> None:
-    """Raises ValueError unless ``state``, which is called ``name``, is a dict with the entries ``wanted``."""
+    """Checks that ``state``, which is called ``name``, is a dict with the entries ``wanted``."""
     fits = isinstance(state, dict) and wanted <= state.keys()
     require(fits, name, f"a dict with {sorted(wanted)}", state)
 
 
 def check_form(state: Any, keys: Set[str]) -> None:
-    """Checks that ``state`` is a dict of this rule and version with all ``keys``.
-
-    Raises:
-        ValueError: it is not.
-    """
+    """Checks that ``state`` is a dict of this rule and version with all ``keys``."""
     kind = (state.get("version"), state.get("rule")) if isinstance(state, dict) else None
     if kind == (_FORMER_VERSION, DirectionalRule.name):
         raise ValueError(
@@ -50,17 +50,7 @@ def check_form(state: Any, keys: Set[str]) -> None:
 
 
 def check_numbers(state: dict[str, Any], *, groups: int, averages: bool) -> None:
-    """Checks the numbers that are of no other part of the training.
-
-    Args:
-        state: has passed ``check_form``.
-        groups: the number of parameter groups that it must be of.
-        averages: whether an average must be in it.
-
-    Raises:
-        TypeError: an entry is of the wrong type.
-        ValueError: an entry is out of range, or does not fit the optimizer.
-    """
+    """Checks what belongs to no other part, for a training with so many groups, with an average or without one."""
     for key in ("seed", "skipped", "probes"):
         _validate.integer(f"{NAME}[{key!r}]", state[key], low=0)
     for key, kind, needs in (

@@ -186,17 +186,17 @@ class DirectionalControl(Phases):
             self._plan = self.rule.plan(horizon=horizon, average=self._averages)
         if self._to_load is not None:
             try:
-                self._to_load()  # which goes on with the probe from where the checkpoint was
+                self._to_load[0]()  # which goes on with the probe from where the checkpoint was
             except BaseException:
                 self._probes.go_to(0, seed=self.seed)
                 self._probes.take(LATER)  # so that another can be handed over
                 raise
-        self._to_load = self._state_to_load = None
+        self._to_load = None
 
     def own_state(self) -> dict[str, Any]:
         """Returns numbers, strings and tensors, for a state dict."""
-        if self._state_to_load is not None:
-            return self._state_to_load
+        if self._to_load is not None:
+            return self._to_load[1]
         training, judge, guard, race = self._training, self._judge, self._guard, self._race
         return {
             "version": VERSION,
@@ -273,13 +273,13 @@ class DirectionalControl(Phases):
             return load
 
         def load_when_there_is_a_probe() -> None:
-            self._to_load, self._state_to_load = load, state
+            self._to_load = load, state
 
         return load_when_there_is_a_probe
 
     def _begin_afresh(self) -> None:
         """Starts anew with the groups of a bare base's checkpoint, which has just been loaded."""
-        self._to_load = self._state_to_load = None
+        self._to_load = None
         self._rates = GroupRates(self._base, self.rule.per_group, self.rule.max_lr)
         self._reset()
 

@@ -20,11 +20,7 @@ def copy_all(into: Sequence[Tensor], source: Sequence[Tensor]) -> None:
 
 
 def like(own: Sequence[Tensor], given: Any, name: str) -> list[Tensor]:
-    """Returns copies of the tensors ``given``, in the dtypes and on the devices of ``own``.
-
-    Raises:
-        ValueError: they are no list of tensors of the same shapes.
-    """
+    """Checks the shapes of the tensors ``given``, and returns copies in the dtypes and on the devices of ``own``."""
     shapes = [tuple(t.shape) for t in own]
     is_list = isinstance(given, list) and all(isinstance(t, Tensor) for t in given)
     fits = is_list and [tuple(t.shape) for t in given] == shapes

@@ -117,12 +117,7 @@ class EarlyRate:
         )
 
     def check(self, state: Any, name: str, *, started: bool) -> None:
-        """Checks what the method ``state`` returned, called ``name`` in errors, with rates where the training has ``started``.
-
-        Raises:
-            TypeError: a number in ``state`` is of the wrong type.
-            ValueError: ``state`` has another form, or a number out of range.
-        """
+        """Checks what the method ``state`` returned, called ``name`` in errors; there are rates in it once ``started``."""
         wanted = self.state()
         require_entries(state, wanted.keys(), name)
         _validate.integer(f"{name}['readings']", state["readings"], low=0)

@@ -62,7 +62,12 @@ class Guard:
             return loss, True
         is_due = self._looks % _REFRESHED == 0 and not self._keeps_best
         if loss < self.loss or (is_due and loss <= first):
-            self._keep(loss, of_average)
+            if self._kept is self._first:
+                self._kept = Place(self._training)
+            average = self._training.average if of_average else None
+            source = self._training.parameters() if average is None else average.values
+            self._kept.move_to(self._training, source)
+            self.loss = loss
         return loss, False
 
     def end(self) -> bool:
@@ -98,16 +103,6 @@ class Guard:
         if self._training.average is not None:
             self._training.average.restart()
 
-    def _keep(self, loss: float, of_average: bool) -> None:
-        average = self._training.average
-        source: list[Tensor] = self._training.parameters()
-        if of_average and average is not None:
-            source = average.values
-        if self._kept is self._first:
-            self._kept = Place(self._training)
-        self._kept.move_to(self._training, source)
-        self.loss = loss
-
     def _go_to(self, place: Place) -> None:
         place.restore(self._training)
         self.base.restore()  # what it has gathered since led here
@@ -130,9 +125,7 @@ class Guard:
     def state_before(training: Training, *, had_state: bool) -> dict[str, Any]:
         """Returns the state before there is a guard, with the same entries: frameworks load into those that there are.
 
-        Args:
-            training: the live training.
-            had_state: whether the base had a state before its first step.
+        ``had_state`` tells whether the base had a state before its first step.
         """
         base = BaseState(training.base, frozenset())
         if not had_state:
@@ -141,12 +134,7 @@ class Guard:
 
     @staticmethod
     def check(training: Training, state: Any, name: str) -> None:
-        """Checks that ``state``, called ``name`` in errors, is that of a guard of such a training.
-
-        Raises:
-            TypeError: a number in it is of the wrong type.
-            ValueError: it has another form, or tensors of other shapes.
-        """
+        """Checks that ``state``, called ``name`` in errors, is that of a guard of such a training."""
         require_entries(state, {"loss", "looks", "parameters", "buffers", "first", "base"}, name)
         _validate.real(f"{name}['loss']", state["loss"], low=-math.inf)
         _validate.integer(f"{name}['looks']", state["looks"], low=0)

@@ -89,12 +89,7 @@ class IterateAverage:
         return {"taken": self._taken, "values": OfParameters(v.clone() for v in self.values)}
 
     def check(self, state: Any, name: str) -> None:
-        """Checks that ``state``, called ``name`` in errors, belongs to an average of such parameters.
-
-        Raises:
-            TypeError: a number in it is of the wrong type.
-            ValueError: it has another form, or tensors of other shapes.
-        """
+        """Checks that ``state``, called ``name`` in errors, belongs to an average of such parameters."""
         is_dict = isinstance(state, dict) and {"taken", "values"} <= state.keys()
         require(is_dict, name, "a dict with taken and values", state)
         _validate.integer(f"{name}['taken']", state["taken"], low=0)

@@ -113,8 +113,7 @@ class Judge:
     def noise(self, turn: int) -> tuple[float, float, float]:
         """Returns the loss of the average on a few batches, that of the iterate less it, and how far it is below the first.
 
-        Args:
-            turn: the number of looks before: they take the batches in turn. There must be an average.
+        Looks take the batches in turn, and ``turn`` is the number of looks before. There must be an average.
         """
         few, count = min(self._quick, _NOISE_BATCHES), len(self._batches)
         taken = [(turn * few + i) % count for i in range(few)]

@@ -23,15 +23,13 @@ from metacurv.optim.meta_curvature_lr import MetaCurvatureLR
 class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
     """Finds a learning rate by itself, from slope and curvature of the loss along the optimizer's step and from its noise.
 
-    On the first steps it measures, on a batch of ``probe`` that the step did not use, the slope n = g . u and the curvature d
-    = u . G u of the loss along the base optimizer's step u for a rate of 1 (g is the gradient, G the Gauss-Newton matrix). To
-    second order, lr n is what the step gains and lr^2 d / 2 what it loses again, so that progress ends at lr d / n = 2; the
-    early rate moves towards that edge. After step 20 the training goes back to where it began, and a warm-up of 0.1 of the
-    horizon leads to that rate. Over the next 0.15 it settles where noise, the loss of the iterate less that of the average of
-    the iterates, costs 2 % of the progress. Then the rate is held; over the last 0.4 of the horizon the parameters go on from
-    the average while the rate falls to zero. A guard looks at the loss twenty times and takes a training that has died back to
-    where it was well. Where the slopes of the early steps are noise, rates race from there on instead: they take turns in the
-    training loop, and their losses on the same probe batches decide. The training loop stays as it was.
+    On the first 20 steps it measures, on batches of ``probe`` that the step did not use, the slope n = g . u and the curvature
+    d = u . G u of the loss along the base optimizer's step u for a rate of 1 (g is the gradient, G the Gauss-Newton matrix),
+    and the rate moves towards lr d / n = 2, where progress ends. Then the training begins again, with a warm-up to that rate
+    over 0.1 of the horizon; over the next 0.15 the rate settles where noise costs 2 % of the progress. It is held, and over
+    the last 0.4 it falls to zero while the parameters go on from the average of the iterates. A guard looks at the loss twenty
+    times and takes a training that has died back to where it was well. Where the first slopes are noise, rates race instead:
+    they take turns in the training loop, and their losses on the same probe batches decide.
 
     The base's lr is not used as a rate: the lrs of several groups only give the ratios between them, and what a scheduler does
     to them multiplies the rate that was found. Slope and curvature along the step are those of Roulet et al. 2024, "Stepping on

@@ -45,10 +45,6 @@ class Phases:
         probes: draws them.
         history: keeps the records.
         seed: see ``DirectionalLR``, as for ``horizon`` and ``average``.
-
-    Raises:
-        TypeError: an argument is of the wrong type.
-        ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -84,9 +80,8 @@ class Phases:
         self._rates = GroupRates(base, rule.per_group, rule.max_lr)
         self.shown = ShownParameters(self._training, self._counts_itself)
         self._had_state = bool(base.state)  # as Adagrad has
-        # What a checkpoint has, while the probe is still to come, and its state.
-        self._to_load: Callable[[], None] | None = None
-        self._state_to_load: dict[str, Any] | None = None
+        # What loads a checkpoint, and its state, while the probe is still to come.
+        self._to_load: tuple[Callable[[], None], dict[str, Any]] | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -169,11 +164,7 @@ class Phases:
         return self._model.batch(pair, device), pair
 
     def _begin_to_judge(self, first: list[float] | None = None) -> None:
-        """Draws the batches by which candidates and the guard judge, before the first step.
-
-        Args:
-            first: their losses then, where a checkpoint has them.
-        """
+        """Draws the batches by which candidates and the guard judge; ``first`` has their first losses, from a checkpoint."""
         horizon = self._plan.horizon or ASSUMED_STEPS
         self._judge = Judge(self._training, self._draw_to_judge, horizon, first)
         self._guard = Guard(self._training, self._judge, keeps_best=self.rule.stop_early)

@@ -64,7 +64,7 @@ class Candidate:
 
     @classmethod
     def loaded(cls, training: Training, state: dict[str, Any], name: str) -> Candidate:
-        """Returns the candidate that ``state``, called ``name`` in errors, describes."""
+        """Checks ``state``, called ``name`` in errors, and returns the candidate that it describes."""
         losses, place = state["losses"], state["place"]
         if not isinstance(losses, list) or not all(isinstance(x, float) for x in losses):
             raise TypeError(
@@ -293,12 +293,7 @@ class Race:
         state: Any,
         name: str,
     ) -> Race:
-        """Returns the race that ``state``, called ``name`` in errors, describes.
-
-        Raises:
-            TypeError: a number in it is of the wrong type.
-            ValueError: it has another form, or a number out of range.
-        """
+        """Checks ``state``, called ``name`` in errors, and returns the race that it describes."""
         numbers = {"round": (0, 2), "taken": (0, None), "stride": (1, _WIDE + 1)}
         numbers |= {"most_steps": (0, None)}
         others = {"first", "lengths", "highest", "live", "root", "candidates"}

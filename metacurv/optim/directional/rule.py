@@ -153,13 +153,9 @@ class Plan:
     horizon: int | None
 
     def rounds(self, step: int, races: int) -> tuple[int, int] | None:
-        """Returns the lengths of a race's rounds from ``step`` on, in steps of one candidate; None for no race.
+        """Returns the lengths of the rounds of each of ``races`` from ``step`` on, in steps of one candidate; None for no race.
 
-        A race whose second round is shorter than ten steps tells nothing.
-
-        Args:
-            step: steps taken; without a horizon the lengths grow with them.
-            races: the number of races that the time is shared by.
+        Without a horizon the lengths grow with the steps.
         """
         length = self._length(step)
         short, long = (int(part * length / races) for part in _ROUNDS)

@@ -79,11 +79,7 @@ class Place:
 
     @classmethod
     def loaded(cls: type[Copied], training: Training, state: Any, name: str) -> Copied:
-        """Returns the copy that ``state``, called ``name`` in errors, describes.
-
-        Raises:
-            ValueError: ``state`` has another form, or tensors of other shapes.
-        """
+        """Checks ``state``, called ``name`` in errors, and returns the copy that it describes."""
         new = cls(training)
         new._load(training, state, name)
         return new

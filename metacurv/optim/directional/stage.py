@@ -49,12 +49,7 @@ class Stage:
 
     @classmethod
     def loaded(cls, state: dict[str, Any], scales: int) -> Stage:
-        """Returns the stage that ``state`` describes, of a training with this number of scales.
-
-        Raises:
-            TypeError: an entry is of the wrong type.
-            ValueError: an entry is out of range.
-        """
+        """Checks ``state``, and returns the stage that it describes, of a training with this number of scales."""
         for key in ("steps", "began", "raced", "races"):
             _validate.integer(f"{NAME}[{key!r}]", state[key], low=0)
         for key in ("started", "early_is_over", "went_on_from_average"):
