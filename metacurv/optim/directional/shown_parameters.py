@@ -1,4 +1,4 @@
-"""What the parameters show between two steps: the iterate, or the average in its place."""
+"""The parameters that a user sees between two steps: the iterate, or the average in its place."""
 
 from __future__ import annotations
 
