@@ -128,8 +128,8 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
         self._control = DirectionalControl(
             optimizer,
             replace(settings, **changed),
-            model=ProbeModel(model, loss_fn, optimizer, process_group, output),
             probes=ProbeBatches(probe, seed, _validate.callback("batch_fn", batch_fn)),
+            model=ProbeModel(model, loss_fn, optimizer, process_group, output),
             history=History(_validate.callback("on_update", on_update)),
             seed=seed,
             horizon=horizon,
