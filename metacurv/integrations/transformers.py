@@ -15,7 +15,7 @@ from metacurv._warnings import warn_user
 from metacurv.integrations.models_own_loss import ModelsOwnLoss, check_models_own_loss
 from metacurv.integrations.unwrap import our_optimizer
 from metacurv.optim.directional.optimizer import DirectionalLR
-from metacurv.optim.directional.probe_batches import LATER
+from metacurv.optim.directional.probe_sources import LATER
 
 _STEADY = ("constant", "constant_with_warmup")  # the schedulers that never bring the rate down
 

@@ -44,7 +44,7 @@ def test_a_checkpoint_that_waits_is_loaded_at_the_hand_over() -> None:
     opt = waiting(model)
     opt.load_state_dict(checkpoint(5)[1])
     opt.hand_over(loader())
-    assert opt._control._steps == 5
+    assert opt._control._stage.steps == 5
 
 
 @pytest.mark.filterwarnings("ignore:state_dict has nothing of MetaCurvatureLR")
@@ -56,7 +56,7 @@ def test_a_later_checkpoint_replaces_the_one_that_waits(later: str) -> None:
     bare = torch.optim.AdamW(network().parameters()).state_dict()
     opt.load_state_dict(bare if later == "bare" else checkpoint(3)[1])
     opt.hand_over(loader())
-    assert opt._control._steps == (0 if later == "bare" else 3)
+    assert opt._control._stage.steps == (0 if later == "bare" else 3)
 
 
 def test_a_checkpoint_still_waits_after_a_probe_that_fails() -> None:
@@ -71,4 +71,4 @@ def test_a_checkpoint_still_waits_after_a_probe_that_fails() -> None:
         opt.hand_over(Failing())
     assert opt.waits_for_probe
     opt.hand_over(loader())
-    assert opt._control._steps == 5
+    assert opt._control._stage.steps == 5

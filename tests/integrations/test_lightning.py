@@ -75,7 +75,7 @@ def test_it_trains_and_validates_the_average(tmp_path: Path) -> None:
     module = Module()
     trainer = fitted(tmp_path, module)
     (opt,) = trainer.optimizers
-    assert opt._control._horizon == 30 * 6
+    assert opt._control._plan.horizon == 30 * 6
     assert sum(module.seen[-6:]) < 0.6 * sum(module.seen[:6])
     assert "effective_lr" in trainer.callback_metrics
     assert opt.history[0].step == 0
@@ -174,7 +174,7 @@ def test_a_probe_of_ones_own_stays(tmp_path: Path) -> None:
     trainer = fitted(tmp_path, Own(), epochs=2)
     (opt,) = trainer.optimizers
     assert opt._control._probes._source._batches is own
-    assert opt._control._horizon == 50
+    assert opt._control._plan.horizon == 50
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])

@@ -151,7 +151,7 @@ def test_it_trains(tmp_path: Path, make: Any) -> None:
     assert trainer.evaluate()["eval_loss"] < 0.7 * before
     opt = our_optimizer(trainer.optimizer)
     assert opt is not None
-    assert opt._control._horizon == 60
+    assert opt._control._plan.horizon == 60
     logged = [entry["effective_learning_rate"] for entry in trainer.state.log_history]
     assert len(set(logged)) > 3
     assert [group["weight_decay"] for group in opt.param_groups] == [0.01, 0.0]
@@ -234,7 +234,7 @@ def test_another_training_of_the_same_trainer_goes_on(tmp_path: Path) -> None:
         trainer.train()
     assert our_optimizer(trainer.optimizer) is opt
     assert opt is not None
-    assert opt._control._steps == 2 * 20
+    assert opt._control._stage.steps == 2 * 20
 
 
 def test_a_probe_of_ones_own_stays(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_a_probe_of_ones_own_stays(tmp_path: Path) -> None:
     opt = our_optimizer(trainer.optimizer)
     assert opt is not None
     assert opt._control._probes._source._batches is probe  # type: ignore[attr-defined]
-    assert opt._control._horizon == 50
+    assert opt._control._plan.horizon == 50
 
 
 def test_another_optimizer_is_named(tmp_path: Path) -> None:

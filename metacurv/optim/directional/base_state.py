@@ -87,20 +87,13 @@ class BaseState:
         }
 
     def load(self, state: Any, name: str) -> None:
-        """Takes back what ``state`` returned, tensors onto the devices of the parameters.
-
-        Raises:
-            ValueError: ``state``, called ``name`` in the message, has another form.
-        """
-        parameters, groups = self._parameters(), self._base.param_groups
-        lengths = {"groups": len(groups), "state": len(parameters)}
+        """Checks what ``state`` returned, called ``name`` in errors, and takes it back onto the devices of the parameters."""
+        parameters = self._parameters()
+        lengths = {"groups": len(self._base.param_groups), "state": len(parameters)}
         for key, length in lengths.items():
-            entries = state.get(key) if isinstance(state, dict) else None
-            if not (
-                isinstance(entries, list)
-                and len(entries) == length
-                and all(isinstance(e, dict) for e in entries)
-            ):
+            entries: Any = state.get(key) if isinstance(state, dict) else None
+            is_list = isinstance(entries, list) and len(entries) == length
+            if not is_list or not all(isinstance(e, dict) for e in entries):
                 raise ValueError(
                     f"{name} must have a list of {length} dicts under {key!r}, got {_validate.describe(entries)}"
                 )

@@ -1,4 +1,8 @@
-"""Checks of the numbers in a checkpoint of the directional rule, before anything is loaded from it."""
+"""Checks of a checkpoint of the directional rule, before anything is loaded from it.
+
+All of them, here and in the classes that a part of it belongs to, raise TypeError for an entry of the wrong type, and
+ValueError for another form, a number out of range or tensors of other shapes.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +16,24 @@ from metacurv.optim.directional.rule import DirectionalRule
 
 NAME = "state_dict['param_groups'][0]['metacurv']"  # of the state in error messages
 VERSION, _FORMER_VERSION = 2, 1
-_COUNTERS = ("seed", "steps", "began", "skipped", "probes", "raced", "races")
+
+
+def require(
+    fits: bool, name: str, needs: str, value: Any, error: type[Exception] = ValueError
+) -> None:
+    """Raises ``error`` unless ``value``, which is called ``name``, is what it ``needs`` to be."""
+    if not fits:
+        raise error(f"{name} must be {needs}, got {_validate.describe(value)}")
+
+
+def require_entries(state: Any, wanted: Set[str], name: str) -> None:
+    """Checks that ``state``, which is called ``name``, is a dict with the entries ``wanted``."""
+    fits = isinstance(state, dict) and wanted <= state.keys()
+    require(fits, name, f"a dict with {sorted(wanted)}", state)
 
 
 def check_form(state: Any, keys: Set[str]) -> None:
-    """Checks that ``state`` is a dict of this rule and version with all ``keys``.
-
-    Raises:
-        ValueError: it is not.
-    """
+    """Checks that ``state`` is a dict of this rule and version with all ``keys``."""
     kind = (state.get("version"), state.get("rule")) if isinstance(state, dict) else None
     if kind == (_FORMER_VERSION, DirectionalRule.name):
         raise ValueError(
@@ -36,43 +49,17 @@ def check_form(state: Any, keys: Set[str]) -> None:
         raise ValueError(f"{NAME} must have all its entries, lacks {missing}")
 
 
-def check_numbers(state: dict[str, Any], *, groups: int, scales: int, averages: bool) -> None:
-    """Checks counters, flags and rates.
-
-    Args:
-        state: has passed ``check_form``.
-        groups: the number of parameter groups that it must be of.
-        scales: the number of scales.
-        averages: whether an average must be in it.
-
-    Raises:
-        TypeError: an entry is of the wrong type.
-        ValueError: an entry is out of range, or does not fit the optimizer.
-    """
-    for key in _COUNTERS:
+def check_numbers(state: dict[str, Any], *, groups: int, averages: bool) -> None:
+    """Checks what belongs to no other part, for a training with so many groups, with an average or without one."""
+    for key in ("seed", "skipped", "probes"):
         _validate.integer(f"{NAME}[{key!r}]", state[key], low=0)
-    for key, length in {"warm_up": 2, "settling": 3}.items():
-        numbers = state[key]
-        if key == "settling" and numbers is None:
-            continue
-        if not isinstance(numbers, list) or len(numbers) != length:
-            raise ValueError(
-                f"{NAME}[{key!r}] must be a list of {length} integers, got {_validate.describe(numbers)}"
-            )
-        for number in numbers:
-            _validate.integer(f"{NAME}[{key!r}]", number, low=0)
-    if state["raced"] >= scales:
-        raise ValueError(f"{NAME}['raced'] must be below {scales}, got {state['raced']}")
-    entries = state["entries"]
-    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
-        raise ValueError(
-            f"{NAME}['entries'] must be a list of strings, got {_validate.describe(entries)}"
-        )
-    to_race, all_scales = state["to_race"], list(range(scales))
-    if not isinstance(to_race, list) or not all(scale in all_scales for scale in to_race):
-        raise ValueError(
-            f"{NAME}['to_race'] must be a list of some of {all_scales}, got {_validate.describe(to_race)}"
-        )
+    for key, kind, needs in (
+        ("entries", str, "a list of strings"),
+        ("first_losses", float, "a list of numbers"),
+    ):
+        value = state[key]
+        fits = isinstance(value, list) and all(isinstance(entry, kind) for entry in value)
+        require(fits, f"{NAME}[{key!r}]", needs, value)
     if (state["average"] is not None) != averages:
         raise ValueError(
             f"{NAME} must be of MetaCurvatureLR(average={averages}), got one of average={not averages}"
@@ -84,16 +71,6 @@ def check_numbers(state: dict[str, Any], *, groups: int, scales: int, averages: 
         )
     for index, lr in enumerate(first):
         _validate.real(f"{NAME}['first_lrs'][{index}]", lr, low=0)
-    for key in ("started", "early_is_over", "went_on_from_average"):
-        if not isinstance(state[key], bool):
-            raise TypeError(
-                f"{NAME}[{key!r}] must be True or False, got {_validate.describe(state[key])}"
-            )
-    losses = state["first_losses"]
-    if not isinstance(losses, list) or not all(isinstance(loss, float) for loss in losses):
-        raise ValueError(
-            f"{NAME}['first_losses'] must be a list of numbers, got {_validate.describe(losses)}"
-        )
 
 
 def without_missing(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 from metacurv import _validate
+from metacurv.optim.directional.checked_state import require, require_entries
 
 MIN_LR, MAX_LR = 2.0**-60, 2.0**60
 _SIGMA, _SIGMA_MOMENTUM = 2.5, 2.0  # the ratio lr d / n that is sought
@@ -102,62 +104,46 @@ class EarlyRate:
         self._normal_slopes.append([])
 
     def state(self) -> dict[str, Any]:
-        """Returns numbers only, for a state dict."""
-        return {
-            "lr": list(self.lr),
-            "slope": list(self._slope),
-            "curvature": list(self._curvature),
-            "braked": list(self._braked),
-            "readings": self._readings,
-            "normal_slopes": [list(slopes) for slopes in self._normal_slopes],
-        }
+        """Returns copies of numbers only, for a state dict."""
+        return deepcopy(
+            {
+                "lr": self.lr,
+                "slope": self._slope,
+                "curvature": self._curvature,
+                "braked": self._braked,
+                "readings": self._readings,
+                "normal_slopes": self._normal_slopes,
+            }
+        )
 
     def check(self, state: Any, name: str, *, started: bool) -> None:
-        """Checks that ``state`` is such as the method ``state`` returns.
-
-        Args:
-            state: what is checked.
-            name: the name of ``state`` in error messages.
-            started: True where there are rates in it.
-
-        Raises:
-            TypeError: a number in ``state`` is of the wrong type.
-            ValueError: ``state`` has another form, or a number out of range.
-        """
+        """Checks what the method ``state`` returned, called ``name`` in errors; there are rates in it once ``started``."""
         wanted = self.state()
-        if not isinstance(state, dict) or not wanted.keys() <= state.keys():
-            raise ValueError(
-                f"{name} must be a dict with {sorted(wanted)}, got {_validate.describe(state)}"
-            )
-        for key, own in wanted.items():
-            value = state[key]
-            if key == "readings":
-                _validate.integer(f"{name}['readings']", value, low=0)
-            elif not isinstance(value, list) or len(value) != len(own):
-                raise ValueError(
-                    f"{name}[{key!r}] must be a list of {len(own)} numbers, got {_validate.describe(value)}"
-                )
+        require_entries(state, wanted.keys(), name)
+        _validate.integer(f"{name}['readings']", state["readings"], low=0)
+        for key in wanted.keys() - {"readings"}:
+            fits = isinstance(state[key], list) and len(state[key]) == len(self.lr)
+            require(fits, f"{name}[{key!r}]", f"a list of {len(self.lr)} numbers", state[key])
         for key, kind in (("braked", bool), ("normal_slopes", list)):
             if not all(isinstance(entry, kind) for entry in state[key]):
                 raise TypeError(
                     f"{name} must be what state_dict() gave, got {_validate.describe(state[key])} in it"
                 )
-        for slopes in state["normal_slopes"]:
-            for number in slopes:
-                _validate.real(f"{name}['normal_slopes']", number, low=-math.inf)
         low, high = (MIN_LR, MAX_LR) if started else (-math.inf, math.inf)
         for lr in state["lr"]:
             _validate.real(f"{name}['lr']", lr, low=low, high=high)
-        for key in ("slope", "curvature"):
-            for number in state[key]:
-                _validate.real(f"{name}[{key!r}]", number, low=-math.inf)
+        flat = {"normal_slopes": [x for slopes in state["normal_slopes"] for x in slopes]}
+        for key in ("normal_slopes", "slope", "curvature"):
+            for number in flat.get(key, state[key]):
+                _validate.real(f"{name}[{key!r}]", number)
 
     def load(self, state: dict[str, Any]) -> None:
         """Takes back what ``state`` returned, after ``check``."""
+        state = deepcopy(state)
         self.lr = [float(lr) for lr in state["lr"]]
-        self._slope, self._curvature = list(state["slope"]), list(state["curvature"])
-        self._braked, self._readings = list(state["braked"]), state["readings"]
-        self._normal_slopes = [list(slopes) for slopes in state["normal_slopes"]]
+        self._slope, self._curvature = state["slope"], state["curvature"]
+        self._braked, self._readings = state["braked"], state["readings"]
+        self._normal_slopes = state["normal_slopes"]
 
     def _within(self, lr: float) -> float:
         return min(max(lr, MIN_LR), self._most)

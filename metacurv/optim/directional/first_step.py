@@ -13,10 +13,8 @@ from metacurv.optim.base_step import has_entries, step_base_at
 from metacurv.optim.directional.base_state import BaseState
 from metacurv.optim.directional.early_rate import EarlyRate
 from metacurv.optim.directional.group_rates import GroupRates
-from metacurv.optim.directional.line_curvature import LineReading
-from metacurv.optim.directional.moved_parameters import keep
+from metacurv.optim.directional.line_reading import LineReading, read_line
 from metacurv.optim.directional.probe_model import ProbeBatch
-from metacurv.optim.directional.read_line import read_line
 from metacurv.optim.directional.step_line import StepLine
 from metacurv.processes.ranks import call_each
 
@@ -31,33 +29,41 @@ _LONGER_STEPS = 4
 class FirstStep:
     """Steps the base at a rate of 1, takes that back, and then takes the part of it that slope and curvature give.
 
-    ``changed_entries`` then has the names of those entries of the base's groups that its step changes, and ``before`` the state
-    of the base before the step, with these entries of the groups.
-
     Args:
         base: the base optimizer.
         rates: the learning rates of its groups.
+        moving: the parameters with a gradient under each scale; not all empty.
         draw: gives a probe batch.
+
+    Attributes:
+        changed_entries: the names of those entries of the base's groups that its step changes, after ``take``.
+        before: the state of the base before the step, with these entries of the groups.
     """
 
     def __init__(
         self,
         base: Optimizer,
         rates: GroupRates,
+        moving: Sequence[Sequence[Tensor]],
         draw: Callable[[], ProbeBatch],
     ) -> None:
         self._base, self._rates, self._draw = base, rates, draw
+        self._shares = rates.first_shares()
+        self._batches = self._drawn()
+        one = self._batches[0]
+        self.before = BaseState(base)
+        self._line = StepLine(moving, one.ranks.together(one.computed_in, one.device))
+        self._has_gradient = [
+            bool(scale) and has_entries([p.grad for p in scale if p.grad is not None])
+            for scale in moving
+        ]
         self.changed_entries: frozenset[str] = frozenset()
-        self.before: BaseState | None = None
 
-    def take(
-        self, moving: Sequence[Sequence[Tensor]], state: EarlyRate, factor: float
-    ) -> LineReading | None:
-        """Takes the first step, and sets the first rate in ``state``.
+    def take(self, early: EarlyRate, factor: float) -> LineReading | None:
+        """Takes the first step, and sets the first rate in ``early``.
 
         Args:
-            moving: the parameters with a gradient under each scale; not all empty.
-            state: the early rate, before its first value.
+            early: the early rate, before its first value.
             factor: the horizon's factor on the rate of this step.
 
         Returns:
@@ -68,76 +74,77 @@ class FirstStep:
             NotTwiceDifferentiableError: the loss has no second derivative. After this error, as after any, parameters and base
                 are as they were.
         """
-        batches = [self._draw() for _ in range(_BATCHES)]
-        one = batches[0]
-        before = BaseState(self._base)
-        line = StepLine(moving, one.ranks.together(one.computed_in, one.device))
+        line = self._line
         try:
-            has_gradient = [
-                bool(scale) and has_entries([p.grad for p in scale if p.grad is not None])
-                for scale in moving
-            ]
-            if not any(has_gradient):
-                step_base_at(self._base, self._rates.first_shares())
+            if not any(self._has_gradient):
+                step_base_at(self._base, self._shares)
                 line.go_before()
                 return None
-            self._step_far_enough(line, before, has_gradient)
-            self.changed_entries = before.changed_entries()
-            reading = self._reading(line, batches)
-            state.begin(reading.slope.abs().tolist(), reading.curvature.tolist())
-            if sum(lr * n for lr, n in zip(state.lr, reading.slope.tolist(), strict=True)) > 0:
-                self._halve_while_it_rises(line, batches, state)
-            self._go(line, state, factor)
+            self._step_far_enough()
+            self.changed_entries = self.before.changed_entries()
+            reading = self._reading()
+            slope = reading.slope.tolist()
+            early.begin(reading.slope.abs().tolist(), reading.curvature.tolist())
+            if sum(lr * n for lr, n in zip(early.lr, slope, strict=True)) > 0:
+                self._halve_while_it_rises(early)
+            # A scheduler may have begun with a part of the rate.
+            largest = [float(share) for share in self._rates.largest(self._rates.shares())]
+            self._step_to([lr * x * factor for lr, x in zip(early.lr, largest, strict=True)])
         except BaseException:
             line.go_before()
-            before.restore()
+            self.before.restore()
             raise
-        before.keep_only(self.changed_entries)
-        self.before = before
+        self.before.keep_only(self.changed_entries)
         return reading
 
-    def _step_far_enough(
-        self, line: StepLine, before: BaseState, has_gradient: Sequence[bool]
-    ) -> None:
+    def _drawn(self) -> list[ProbeBatch]:
+        return [self._draw() for _ in range(_BATCHES)]
+
+    def _step_to(self, lr: Sequence[float]) -> None:
+        """Moves the parameters to where the step leads at these rates of the scales."""
+        rates = self._rates.of_shares(lr, self._shares)
+        self._line.step_to(self._rates.keep(rates, self._shares), lr)
+
+    def _step_far_enough(self) -> None:
         """Steps the base at a rate of 1, or at a larger one where rounding the parameters would cost many digits."""
-        digits = 1024 * max(torch.finfo(dtype).eps for dtype in line.dtypes)
-        enough = min(digits, _LONG)
+        line = self._line
+        formats = [torch.finfo(dtype) for dtype in line.dtypes]
+        enough = min(1024 * max(each.eps for each in formats), _LONG)
         # The bound is a power of two within the dtype's range, as some optimizers convert the rate to the parameters' dtype.
-        most = min(2.0 ** (math.frexp(torch.finfo(dtype).max)[1] - 2) for dtype in line.dtypes)
-        shares, scales = self._rates.first_shares(), self._rates.scale_of_group
+        most = min(2.0 ** (math.frexp(each.max)[1] - 2) for each in formats)
         rates = [1.0] * len(line.length)
         for attempt in range(_LONGER_STEPS + 1):
             if attempt:
                 line.go_before()
-                before.restore()
-            at = [share * rates[scale] for share, scale in zip(shares, scales, strict=True)]
-            step_base_at(self._base, at)
-            line.stepped(keep(self._base, self._rates, at), rates)
+                self.before.restore()
+            of_groups = self._rates.of_shares(rates, self._shares)
+            step_base_at(self._base, of_groups)
+            line.stepped(self._rates.keep(of_groups), rates)
             if not bool(line.is_finite):
                 raise ValueError(
                     "gradients must be finite at the first step, got a step that is not"
                 )
+            lengths = line.length.tolist()
             longer = [
                 min(rate * _lengthening(rate * length), most)
                 if moves and rate * length < enough
                 else rate
-                for rate, length, moves in zip(
-                    rates, line.length.tolist(), has_gradient, strict=True
-                )
+                for rate, length, moves in zip(rates, lengths, self._has_gradient, strict=True)
             ]
             if longer == rates:
                 return
             rates = longer
 
-    def _reading(self, line: StepLine, batches: list[ProbeBatch]) -> LineReading:
+    def _reading(self) -> LineReading:
         """Returns the mean reading over batches; draws other batches while the slope says that the step goes uphill."""
+        line = self._line
         weights = torch.ones_like(line.reach)
+        still = line.reach == 0  # nothing under this scale has a gradient
         for attempt in range(_TRIES):
             if attempt:
-                batches[:] = [self._draw() for _ in range(_BATCHES)]
-            readings = [read_line(line, batch, weights) for batch in batches]
+                self._batches = self._drawn()
+            readings = [read_line(line, batch, weights) for batch in self._batches]
             mean = LineReading(torch.stack([r.numbers for r in readings]).mean(0))
-            still = line.reach == 0  # nothing under this scale has a gradient
             downhill = (mean.slope > 0) & (mean.curvature > 0)
             if bool((downhill | still).all() & torch.isfinite(mean.loss)):
                 return mean
@@ -154,41 +161,27 @@ class FirstStep:
             )
         return mean
 
-    def _halve_while_it_rises(
-        self, line: StepLine, batches: list[ProbeBatch], state: EarlyRate
-    ) -> None:
+    def _halve_while_it_rises(self, early: EarlyRate) -> None:
         """Halves the rate while the step at that rate raises the loss of the batches, on which a small step must lower it.
 
         The step is judged at the whole rate, not at the part that a scheduler begins with: rounding would decide about a tiny
         step.
         """
-        shares, scales = self._rates.first_shares(), self._rates.scale_of_group
-        line.go_before()
-        before = self._mean(batches)
+        self._line.go_before()
+        before = self._mean_loss()
         most = before + _ROUNDING * before.abs()
         for _ in range(_HALVINGS):
-            lr = state.lr
-            rates = [lr[scale] * share for scale, share in zip(scales, shares, strict=True)]
-            line.step_to(keep(self._base, self._rates, rates, shares), lr)
-            if bool(self._mean(batches) <= most):
+            self._step_to(early.lr)
+            if bool(self._mean_loss() <= most):
                 return
-            state.lr = [rate / 2 for rate in lr]
+            early.lr = [rate / 2 for rate in early.lr]
 
-    @staticmethod
-    def _mean(batches: list[ProbeBatch]) -> Tensor:
+    def _mean_loss(self) -> Tensor:
         """Returns the mean loss of the batches, over all ranks."""
-        like = torch.empty((), dtype=torch.float64, device=batches[0].device)
-        return batches[0].ranks.mean(
-            lambda: torch.stack(call_each(b.value for b in batches)).mean(), like
+        like = torch.empty((), dtype=torch.float64, device=self._batches[0].device)
+        return self._batches[0].ranks.mean(
+            lambda: torch.stack(call_each(b.value for b in self._batches)).mean(), like
         )
-
-    def _go(self, line: StepLine, state: EarlyRate, factor: float) -> None:
-        """Takes the step at the rate that was found, times the factors of a scheduler and of the horizon."""
-        largest = [float(share) for share in self._rates.largest(self._rates.shares())]
-        lr = [rate * part * factor for rate, part in zip(state.lr, largest, strict=True)]
-        shares, scales = self._rates.first_shares(), self._rates.scale_of_group
-        rates = [lr[scale] * share for scale, share in zip(scales, shares, strict=True)]
-        line.step_to(keep(self._base, self._rates, rates, shares), lr)
 
 
 def _lengthening(length: float) -> float:

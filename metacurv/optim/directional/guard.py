@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from metacurv import _validate
 from metacurv.optim.directional.base_state import BaseState
+from metacurv.optim.directional.checked_state import require_entries
+from metacurv.optim.directional.copies import copy_all
 from metacurv.optim.directional.judge import Judge, is_above
-from metacurv.optim.directional.snapshot import Place, Training, copy_all
+from metacurv.optim.directional.snapshot import Place, Training
 
 _LOST = 0.25  # part of the progress since the beginning whose loss is death
 _NOISE = 0.02  # part of the first loss that may be lost in any case
@@ -61,7 +62,12 @@ class Guard:
             return loss, True
         is_due = self._looks % _REFRESHED == 0 and not self._keeps_best
         if loss < self.loss or (is_due and loss <= first):
-            self._keep(loss, of_average)
+            if self._kept is self._first:
+                self._kept = Place(self._training)
+            average = self._training.average if of_average else None
+            source = self._training.parameters() if average is None else average.values
+            self._kept.move_to(self._training, source)
+            self.loss = loss
         return loss, False
 
     def end(self) -> bool:
@@ -76,11 +82,7 @@ class Guard:
         return True
 
     def _choose(self, first: Place) -> bool:
-        """Compares on more batches, and goes to the first place unless the end or the kept one is clearly better.
-
-        Returns:
-            True where the training does not stay at its end.
-        """
+        """Goes to the first place unless, on more batches, the end or the kept one is clearly better; tells whether it left."""
         end, losses_of_more = Place(self._training), self._judge.on_more()
         losses = {}
         for place in (end, self._kept, first):
@@ -101,17 +103,6 @@ class Guard:
         if self._training.average is not None:
             self._training.average.restart()
 
-    def _keep(self, loss: float, of_average: bool) -> None:
-        average = self._training.average
-        source: list[Tensor] = self._training.parameters()
-        if of_average and average is not None:
-            source = average.values
-        if self._kept is self._first:
-            self._kept = Place(self._training)
-        self._kept.move_to(self._training, source)
-        self.loss = loss
-
-    @torch.no_grad()
     def _go_to(self, place: Place) -> None:
         place.restore(self._training)
         self.base.restore()  # what it has gathered since led here
@@ -121,67 +112,52 @@ class Guard:
     def extend(self, parameters: list[Tensor]) -> None:
         """Adds the parameters of a new group."""
         self.base.group_added()
-        places = [self._kept] if self._first in (None, self._kept) else [self._kept, self._first]
-        for place in places:
+        for place in {self._kept, self._first or self._kept}:
             place.parameters.extend(p.detach().clone() for p in parameters)
+
+    # Resuming.
 
     def state(self) -> dict[str, Any]:
         """Returns numbers and tensors, for a state dict."""
-        return {
-            "loss": self.loss,
-            "looks": self._looks,
-            **self._kept.state(),
-            "first": (self._first or self._kept).state(),
-            "base": self.base.state(),
-        }
+        return _state(self.loss, self._looks, self._kept, self._first, self.base)
 
     @staticmethod
     def state_before(training: Training, *, had_state: bool) -> dict[str, Any]:
         """Returns the state before there is a guard, with the same entries: frameworks load into those that there are.
 
-        Args:
-            training: the live training.
-            had_state: whether the base had a state before its first step.
+        ``had_state`` tells whether the base had a state before its first step.
         """
         base = BaseState(training.base, frozenset())
         if not had_state:
             base.clear()
-        place = Place(training).state()
-        return {
-            "loss": 0.0,
-            "looks": 0,
-            **place,
-            "first": place,
-            "base": base.state(),
-        }
+        return _state(0.0, 0, Place(training), None, base)
 
     @staticmethod
     def check(training: Training, state: Any, name: str) -> None:
-        """Checks that ``state``, called ``name`` in errors, is that of a guard of such a training.
-
-        Raises:
-            TypeError: a number in it is of the wrong type.
-            ValueError: it has another form, or tensors of other shapes.
-        """
-        wanted = {"loss", "looks", "parameters", "buffers", "first", "base"}
-        if not isinstance(state, dict) or not wanted <= state.keys():
-            raise ValueError(
-                f"{name} must be a dict with {sorted(wanted)}, got {_validate.describe(state)}"
-            )
+        """Checks that ``state``, called ``name`` in errors, is that of a guard of such a training."""
+        require_entries(state, {"loss", "looks", "parameters", "buffers", "first", "base"}, name)
         _validate.real(f"{name}['loss']", state["loss"], low=-math.inf)
         _validate.integer(f"{name}['looks']", state["looks"], low=0)
-        Guard._places(training, state, name)
+        Place.loaded(training, state, name)
+        Place.loaded(training, state["first"], f"{name}['first']")
         BaseState(training.base, frozenset()).load(state["base"], f"{name}['base']")
-
-    @staticmethod
-    def _places(training: Training, state: dict[str, Any], name: str) -> tuple[Place, Place]:
-        """Returns the kept place and the first one."""
-        kept, first = Place.loaded(training, state, name), state["first"]
-        return kept, Place.loaded(training, first, f"{name}['first']")
 
     def load(self, state: dict[str, Any]) -> None:
         """Takes back what ``state`` returned, after ``check``."""
         self.loss, self._looks = state["loss"], state["looks"]
-        self._kept, first = self._places(self._training, state, "guard")
-        self._first = first if self._judge.has_few else None
+        self._kept = Place.loaded(self._training, state, "guard")
+        if self._judge.has_few:
+            self._first = Place.loaded(self._training, state["first"], "guard['first']")
         self.base.load(state["base"], "base")
+
+
+def _state(
+    loss: float, looks: int, kept: Place, first: Place | None, base: BaseState
+) -> dict[str, Any]:
+    return {
+        "loss": loss,
+        "looks": looks,
+        **kept.state(),
+        "first": (first or kept).state(),
+        "base": base.state(),
+    }

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable
 
-from metacurv.optim.directional.line_curvature import LineReading
 from metacurv.optim.directional.record import DirectionalRecord
 
 
@@ -19,14 +16,18 @@ class History:
     """
 
     def __init__(self, on_update: Callable[[DirectionalRecord], None] | None) -> None:
-        self.records: list[DirectionalRecord] = []
         self.on_update = on_update
-        self._untold: list[DirectionalRecord] = []
+        self.clear()
 
     def clear(self) -> None:
         """Forgets all events."""
-        self.records.clear()
-        self._untold.clear()
+        self.records: list[DirectionalRecord] = []
+        self._untold: list[DirectionalRecord] = []
+
+    def add(self, record: DirectionalRecord) -> None:
+        """Keeps a record, to be told of by ``report``."""
+        self.records.append(record)
+        self._untold.append(record)
 
     def report(self) -> None:
         """Tells of the events that are new. Where ``on_update`` raises, the others are told of next time."""
@@ -34,75 +35,3 @@ class History:
             record = self._untold.pop(0)
             if self.on_update is not None:
                 self.on_update(record)
-
-    def add_reading(
-        self,
-        step: int,
-        reading: LineReading,
-        lr: Sequence[float],
-        effective_lrs: list[float],
-        measured_at: Sequence[float],
-        *,
-        accepted: bool,
-    ) -> None:
-        """Adds a reading.
-
-        Args:
-            step: the step that was measured.
-            reading: what was measured.
-            lr: the rate of every scale from the next step on.
-            effective_lrs: the learning rate of every group at the next step.
-            measured_at: the rates of the scales at the step that was measured.
-            accepted: False where a number of the reading was not finite.
-        """
-        slope, curvature = reading.slope.tolist(), reading.curvature.tolist()
-        ratio = [
-            rate * d / n if n else math.nan
-            for rate, d, n in zip(measured_at, curvature, slope, strict=True)
-        ]
-        loss = float(reading.loss)
-        self._add(
-            DirectionalRecord(
-                step,
-                "reading",
-                loss,
-                list(lr),
-                effective_lrs,
-                slope,
-                curvature,
-                ratio,
-                [],
-                accepted,
-            )
-        )
-
-    def add(
-        self,
-        step: int,
-        event: Literal["race", "settling", "guard", "went back"],
-        loss: float,
-        lr: Sequence[float],
-        effective_lrs: list[float],
-        candidates: Sequence[tuple[float, float]] = (),
-        noise: float = math.nan,
-    ) -> None:
-        """Adds another event after ``step`` steps; see ``DirectionalRecord``."""
-        self._add(
-            DirectionalRecord(
-                step,
-                event,
-                loss,
-                list(lr),
-                effective_lrs,
-                [],
-                [],
-                [],
-                list(candidates),
-                True,
-                noise,
-            )
-        )
-
-    def _add(self, record: DirectionalRecord) -> None:
-        self.records.append(record)
-        self._untold.append(record)

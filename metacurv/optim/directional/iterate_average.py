@@ -17,6 +17,8 @@ from torch import Tensor
 from metacurv import _validate
 from metacurv.estimators.problem.numerics import wide
 from metacurv.optim.carried_state import OfParameters
+from metacurv.optim.directional.checked_state import require
+from metacurv.optim.directional.copies import copy_all
 from metacurv.processes.local_tensors import locals_of
 
 _POWER = 4  # the last fifth of the iterates has about two thirds of the weight
@@ -54,23 +56,19 @@ class IterateAverage:
             iterate = [wide(p) for p in locals_of(self._parameters)]
             torch._foreach_lerp_(locals_of(self.values), iterate, 1 - stays)
 
-    @torch.no_grad()
     def restart(self) -> None:
         """Forgets all iterates but the present one."""
         self._taken = 0
-        torch._foreach_copy_(locals_of(self.values), locals_of(self._parameters))
+        copy_all(self.values, self._parameters)
 
-    @torch.no_grad()
     def continue_from_it(self) -> None:
         """Copies the average into the parameters."""
-        torch._foreach_copy_(locals_of(self._parameters), locals_of(self.values))
+        copy_all(self._parameters, self.values)
 
-    @torch.no_grad()
     def swap_in(self) -> list[Tensor]:
         """Puts the average into the parameters, and returns copies of what was there."""
-        live = locals_of(self._parameters)
         held = [p.detach().clone() for p in self._parameters]
-        torch._foreach_copy_(live, locals_of(self.values))
+        self.continue_from_it()
         return held
 
     @contextmanager
@@ -80,8 +78,7 @@ class IterateAverage:
         try:
             yield
         finally:
-            with torch.no_grad():
-                torch._foreach_copy_(locals_of(self._parameters), locals_of(held))
+            copy_all(self._parameters, held)
 
     def state(self) -> dict[str, Any]:
         """Returns tensors and numbers, for a state dict."""
@@ -92,30 +89,20 @@ class IterateAverage:
         return {"taken": self._taken, "values": OfParameters(v.clone() for v in self.values)}
 
     def check(self, state: Any, name: str) -> None:
-        """Checks that ``state``, called ``name`` in errors, belongs to an average of such parameters.
-
-        Raises:
-            TypeError: a number in it is of the wrong type.
-            ValueError: it has another form, or tensors of other shapes.
-        """
-        if not isinstance(state, dict) or not {"taken", "values"} <= state.keys():
-            raise ValueError(
-                f"{name} must be a dict with taken and values, got {_validate.describe(state)}"
-            )
+        """Checks that ``state``, called ``name`` in errors, belongs to an average of such parameters."""
+        is_dict = isinstance(state, dict) and {"taken", "values"} <= state.keys()
+        require(is_dict, name, "a dict with taken and values", state)
         _validate.integer(f"{name}['taken']", state["taken"], low=0)
         values = state["values"]
-        if not isinstance(values, list) or not all(isinstance(v, Tensor) for v in values):
-            raise ValueError(
-                f"{name}['values'] must be a list of tensors, got {_validate.describe(values)}"
-            )
+        are_tensors = isinstance(values, list) and all(isinstance(v, Tensor) for v in values)
+        require(are_tensors, f"{name}['values']", "a list of tensors", values)
         own = [tuple(v.shape) for v in self.values]
         if (shapes := [tuple(v.shape) for v in values]) != own:
             raise ValueError(
                 f"{name}['values'] must have the parameters' shapes {own}, got {shapes}"
             )
 
-    @torch.no_grad()
     def load(self, state: dict[str, Any]) -> None:
         """Takes back what ``state`` returned, after ``check``."""
         self._taken = state["taken"]
-        torch._foreach_copy_(locals_of(self.values), locals_of(state["values"]))
+        copy_all(self.values, state["values"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -75,7 +76,7 @@ class Judge:
             batch, count = self._drawn()
             drawn.append(batch)
             examples.append(count)
-        self.first = list(first) if first else self._mean_losses(drawn).tolist()
+        self.first = list(first) if first else self._losses(drawn).tolist()
         judging = [i for i, loss in enumerate(self.first) if math.isfinite(loss)]
         if not judging:
             raise ValueError(
@@ -102,59 +103,40 @@ class Judge:
 
     def verdict(self) -> Verdict:
         """Measures the iterate and, where one is kept, the average."""
-        iterate = self._losses(len(self._batches))
-        average = self._training.average
-        if average is None:
+        iterate = self._losses(self._batches)
+        if self._training.average is None:
             return Verdict(iterate.tolist(), 0.0)
-        with average.in_place():
-            averaged = self._losses(len(self._batches))
+        averaged = self._losses(self._batches, of_average=True)
         losses = ((iterate + averaged) / 2).tolist()
         return Verdict(losses, float((iterate - averaged).mean()))
 
     def noise(self, turn: int) -> tuple[float, float, float]:
         """Returns the loss of the average on a few batches, that of the iterate less it, and how far it is below the first.
 
-        Args:
-            turn: the number of looks before: they take the batches in turn. There must be an average.
+        Looks take the batches in turn, and ``turn`` is the number of looks before. There must be an average.
         """
-        average = self._training.average
-        assert average is not None
         few, count = min(self._quick, _NOISE_BATCHES), len(self._batches)
         taken = [(turn * few + i) % count for i in range(few)]
         batches = [self._batches[i] for i in taken]
-        iterate = float(self._mean_losses(batches).mean())
-        with average.in_place():
-            averaged = float(self._mean_losses(batches).mean())
-        return (
-            averaged,
-            iterate - averaged,
-            sum(self._losses_before[i] for i in taken) / few - averaged,
-        )
+        iterate = float(self._losses(batches).mean())
+        averaged = float(self._losses(batches, of_average=True).mean())
+        first = sum(self._losses_before[i] for i in taken) / few
+        return averaged, iterate - averaged, first - averaged
 
     def finds_alive(self) -> bool:
         """Tells whether the iterate's loss is finite, on the first of the batches."""
-        return bool(torch.isfinite(self._losses(1)).all())
+        return bool(torch.isfinite(self._losses(self._batches[:1])).all())
 
     def loss(self, *, of_average: bool, quick: bool) -> float:
-        """Returns the mean loss of the iterate, or of the average where one is kept.
-
-        Args:
-            of_average: True for the average.
-            quick: True for the first few of the batches.
-        """
-        count = self._quick if quick else len(self._batches)
-        average = self._training.average
-        if average is None or not of_average:
-            return float(self._losses(count).mean())
-        with average.in_place():
-            return float(self._losses(count).mean())
+        """Returns the mean loss of the iterate, or of the average where one is kept, on all batches or on the first few."""
+        batches = self._batches[: self._quick] if quick else self._batches
+        return float(self._losses(batches, of_average=of_average).mean())
 
     def has_learned_much(self) -> bool:
         """Tells whether the iterate's loss is so far below the first one that a few examples are enough to see it."""
-        now, first = self._losses(len(self._batches)).tolist(), self.first_loss(quick=False)
-        return is_above(self._losses_before, now) and first - sum(now) / len(now) > _MUCH * abs(
-            first
-        )
+        now, first = self._losses(self._batches).tolist(), self.first_loss(quick=False)
+        is_much = first - sum(now) / len(now) > _MUCH * abs(first)
+        return is_above(self._losses_before, now) and is_much
 
     def on_more(self) -> Callable[[], list[float]]:
         """Draws more batches, for one comparison; returns a function that gives the iterate's loss on each of them."""
@@ -164,21 +146,15 @@ class Judge:
             batch, count = self._drawn()
             batches.append(batch)
             examples += count
-        return lambda: self._mean_losses(batches).tolist()
+        return lambda: self._losses(batches).tolist()
 
-    def _losses(self, count: int) -> Tensor:
-        return self._mean_losses(self._batches[:count])
-
-    def _mean_losses(self, batches: Sequence[ProbeBatch]) -> Tensor:
-        """Returns the loss of each batch, the mean of all ranks."""
-        device = batches[0].device
-        like = torch.empty(len(batches), dtype=torch.float64, device=device)
-        return batches[0].ranks.mean(
-            lambda: torch.stack(
-                call_each(partial(b.value, batch_statistics=True) for b in batches)
-            ),
-            like,
-        )
+    def _losses(self, batches: Sequence[ProbeBatch], *, of_average: bool = False) -> Tensor:
+        """Returns the loss of each batch, the mean of all ranks; of the iterate, or of the average where one is kept."""
+        average, ranks = self._training.average, batches[0].ranks
+        like = torch.empty(len(batches), dtype=torch.float64, device=batches[0].device)
+        values = [partial(batch.value, batch_statistics=True) for batch in batches]
+        with average.in_place() if of_average and average is not None else nullcontext():
+            return ranks.mean(lambda: torch.stack(call_each(values)), like)
 
 
 def is_above(losses: Sequence[float], others: Sequence[float]) -> bool:

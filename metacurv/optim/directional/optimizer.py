@@ -12,6 +12,9 @@ from torch.optim import Optimizer
 
 from metacurv import _validate
 from metacurv.optim.directional.control import DirectionalControl
+from metacurv.optim.directional.history import History
+from metacurv.optim.directional.probe_batches import ProbeBatches
+from metacurv.optim.directional.probe_model import ProbeModel
 from metacurv.optim.directional.record import DirectionalRecord
 from metacurv.optim.directional.rule import DirectionalRule
 from metacurv.optim.meta_curvature_lr import MetaCurvatureLR
@@ -20,15 +23,13 @@ from metacurv.optim.meta_curvature_lr import MetaCurvatureLR
 class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
     """Finds a learning rate by itself, from slope and curvature of the loss along the optimizer's step and from its noise.
 
-    On the first steps it measures, on a batch of ``probe`` that the step did not use, the slope n = g . u and the curvature d
-    = u . G u of the loss along the base optimizer's step u for a rate of 1 (g is the gradient, G the Gauss-Newton matrix). To
-    second order, lr n is what the step gains and lr^2 d / 2 what it loses again, so that progress ends at lr d / n = 2; the
-    early rate moves towards that edge. After step 20 the training goes back to where it began, and a warm-up of 0.1 of the
-    horizon leads to that rate. Over the next 0.15 it settles where noise, the loss of the iterate less that of the average of
-    the iterates, costs 2 % of the progress. Then the rate is held; over the last 0.4 of the horizon the parameters go on from
-    the average while the rate falls to zero. A guard looks at the loss twenty times and takes a training that has died back to
-    where it was well. Where the slopes of the early steps are noise, rates race from there on instead: they take turns in the
-    training loop, and their losses on the same probe batches decide. The training loop stays as it was.
+    On the first 20 steps it measures, on batches of ``probe`` that the step did not use, the slope n = g . u and the curvature
+    d = u . G u of the loss along the base optimizer's step u for a rate of 1 (g is the gradient, G the Gauss-Newton matrix),
+    and the rate moves towards lr d / n = 2, where progress ends. Then the training begins again, with a warm-up to that rate
+    over 0.1 of the horizon; over the next 0.15 the rate settles where noise costs 2 % of the progress. It is held, and over
+    the last 0.4 it falls to zero while the parameters go on from the average of the iterates. A guard looks at the loss twenty
+    times and takes a training that has died back to where it was well. Where the first slopes are noise, rates race instead:
+    they take turns in the training loop, and their losses on the same probe batches decide.
 
     The base's lr is not used as a rate: the lrs of several groups only give the ratios between them, and what a scheduler does
     to them multiplies the rate that was found. Slope and curvature along the step are those of Roulet et al. 2024, "Stepping on
@@ -121,22 +122,18 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
                 f"rule must be {DirectionalRule.name!r} or a DirectionalRule for DirectionalLR, got {_validate.describe(rule)}"
             )
         settings = rule if isinstance(rule, DirectionalRule) else DirectionalRule()
-        given: dict[str, Any] = {"race": race, "max_lr": max_lr, "per_group": per_group}
+        given = {"race": race, "max_lr": max_lr, "per_group": per_group}
+        changed: dict[str, Any] = {n: value for n, value in given.items() if value is not None}
+        seed = _validate.seed(seed)
         self._control = DirectionalControl(
             optimizer,
-            replace(
-                settings, **{name: value for name, value in given.items() if value is not None}
-            ),
-            model=model,
-            loss_fn=loss_fn,
-            probe=probe,
+            replace(settings, **changed),
+            probes=ProbeBatches(probe, seed, _validate.callback("batch_fn", batch_fn)),
+            model=ProbeModel(model, loss_fn, optimizer, process_group, output),
+            history=History(_validate.callback("on_update", on_update)),
+            seed=seed,
             horizon=horizon,
             average=average,
-            seed=seed,
-            on_update=_validate.callback("on_update", on_update),
-            process_group=process_group,
-            batch_fn=batch_fn,
-            output=output,
         )
 
     @property
@@ -191,18 +188,15 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
         return list(self._control.history.records)
 
     def eval(self) -> None:
-        """Shows the parameters that are to be evaluated or saved: the average of the iterates, where one is kept.
+        """Shows the parameters that are to be evaluated or saved; ``MetaCurvatureLR.eval`` says more.
 
-        ``train`` puts the iterate back. Both may be called again and again, as the evaluation of a framework does, and a
-        checkpoint of either goes on from the iterate: where the model holds the average, loading puts the iterate in its place,
-        so the model is to be loaded first.
-        ``step`` raises in between. This is the protocol of Schedule-Free (Defazio et al. 2024), which frameworks know.
+        Where the model holds the average, loading a checkpoint puts the iterate in its place: load the model first.
         """
-        self._control.eval()
+        self._control.shown.evaluate(True)
 
     def train(self) -> None:
         """Puts the iterate back that ``eval`` took away."""
-        self._control.train()
+        self._control.shown.evaluate(False)
 
     @contextmanager
     def averaged_parameters(self) -> Iterator[None]:
@@ -215,5 +209,5 @@ class DirectionalLR(MetaCurvatureLR, rule=DirectionalRule.name):
         Raises:
             ValueError: no average is kept (``average`` is False).
         """
-        with self._control.averaged_parameters():
+        with self._control.shown.averaged():
             yield

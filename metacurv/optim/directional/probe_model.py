@@ -15,7 +15,7 @@ from metacurv import _validate
 from metacurv.estimators.problem.model_loss import call_model
 from metacurv.estimators.problem.numerics import wide
 from metacurv.estimators.problem.user_state import StateKept
-from metacurv.optim.directional.line_curvature import Leaves, OutputLoss
+from metacurv.optim.directional.output_loss import Leaves, OutputLoss
 from metacurv.optim.group_parameters import check_model_has_some
 from metacurv.processes.fully_sharded import reshard, sharded_modules
 from metacurv.processes.local_tensors import locals_of
@@ -26,11 +26,8 @@ class ProbeModel:
     """A model and its loss, to be evaluated on probe batches.
 
     Args:
-        model: see ``MetaCurvatureLR``.
-        loss_fn: see ``MetaCurvatureLR``.
+        model: see ``DirectionalLR``, as for ``loss_fn``, ``process_group`` and ``output``.
         base: the base optimizer; the model must own some of its parameters.
-        process_group: see ``MetaCurvatureLR``.
-        output: see ``MetaCurvatureLR``.
 
     Raises:
         TypeError: ``model`` is no module, or ``loss_fn`` is no function.
@@ -56,21 +53,7 @@ class ProbeModel:
         self.loss_fn = loss_fn
         self.pick = _validate.callback("output", output)
         self.ranks = Ranks(model, process_group)
-        self._computed_in: set[torch.dtype] | None = None
-
-    def computed_in(self, batch: ProbeBatch) -> set[torch.dtype]:
-        """Returns the dtypes that a pass through the model computes in, as far as autocast and its outputs tell.
-
-        A pass in bfloat16 rounds away what a difference would see that was chosen for float32 parameters.
-
-        Args:
-            batch: is used for a pass, once.
-        """
-        if self._computed_in is None:
-            with noted_autocast(self.model, batch.device) as seen:
-                seen |= batch.dtypes()
-            self._computed_in = seen
-        return self._computed_in
+        self.computed_in: set[torch.dtype] | None = None  # once a batch has been asked
 
     def batch(self, pair: tuple[Any, Any], device: torch.device) -> ProbeBatch:
         """Pairs the loss with one batch on ``device``."""
@@ -84,8 +67,7 @@ class ProbeBatch:
     def __init__(
         self, owner: ProbeModel, inputs: Any, loss: OutputLoss, device: torch.device
     ) -> None:
-        self._owner = owner
-        self._model, self._inputs, self.loss, self.device = owner.model, inputs, loss, device
+        self._owner, self._inputs, self.loss, self.device = owner, inputs, loss, device
         self.ranks = owner.ranks
         self._modules = list(owner.model.modules())
         loss_fn = owner.loss_fn
@@ -93,8 +75,16 @@ class ProbeBatch:
         self._memory = {_memory(p) for p in locals_of(owner.model.parameters())}
 
     def computed_in(self) -> set[torch.dtype]:
-        """Returns the dtypes that a pass through the model computes in."""
-        return self._owner.computed_in(self)
+        """Returns the dtypes that a pass through the model computes in, as far as autocast and its outputs tell.
+
+        A pass in bfloat16 rounds away what a difference would see that was chosen for float32 parameters. The first batch that
+        is asked makes a pass.
+        """
+        if self._owner.computed_in is None:
+            with _noted_autocast(self._owner.model, self.device) as seen:
+                seen |= self.dtypes()
+            self._owner.computed_in = seen
+        return self._owner.computed_in
 
     def dtypes(self) -> set[torch.dtype]:
         """Returns the dtypes of the output's floating tensors."""
@@ -125,11 +115,11 @@ class ProbeBatch:
                 StateKept(self._modules, self.device),
                 _eval_mode(in_eval),
             ):
-                output = call_model(self._model, self._inputs)
+                output = call_model(self._owner.model, self._inputs)
                 picked = output if self._owner.pick is None else self._owner.pick(output)
                 return self.loss.leaves(picked)
         finally:
-            reshard(self._model)
+            reshard(self._owner.model)
 
     @torch.no_grad()
     def value(self, *, batch_statistics: bool = False) -> Tensor:
@@ -141,11 +131,8 @@ class ProbeBatch:
     @contextmanager
     def loss_quiet(self) -> Iterator[None]:
         """Keeps the modes, buffers and random state that the loss function uses as they were."""
-        with (
-            _errors_say_where(),
-            StateKept(self._loss_modules, self.device),
-            _eval_mode(self._loss_modules),
-        ):
+        modules = self._loss_modules
+        with _errors_say_where(), StateKept(modules, self.device), _eval_mode(modules):
             yield
 
 
@@ -185,7 +172,7 @@ def _memory(x: Tensor) -> int:
 
 
 @contextmanager
-def noted_autocast(model: nn.Module, device: torch.device) -> Iterator[set[torch.dtype]]:
+def _noted_autocast(model: nn.Module, device: torch.device) -> Iterator[set[torch.dtype]]:
     """Notes the dtypes of autocast under which modules are called; compiled ones are called without their compiled code."""
     seen: set[torch.dtype] = set()
 

@@ -1,13 +1,8 @@
 """A race of learning rates: candidates take turns in the user's loop, and their losses on the same batches decide.
 
 The user's loop makes every gradient as it always did. Between two steps the race may swap one candidate's parameters, optimizer
-state, buffers and average for another's, so that a candidate costs the steps it takes and nothing else.
-
-There are two rounds. In the first, short one all candidates take a few steps each; while the largest rate is not worse than
-the best, and has not led upwards, a larger one joins, so the search is exponential. In the second the best and its neighbours
-go on. The training that is best in the end is the winner and goes on. Its new rate is, on a logarithmic scale, half-way between
-two: the mean of the candidates that are close to the best, and the rate at which noise begins to cost, where the iterate's loss
-is just above the average's.
+state, buffers and average for another's, so that a candidate costs the steps it takes and nothing else. There are two rounds:
+a short one, in which larger and smaller rates may join, and one of the best and its neighbours. The winner's training goes on.
 """
 
 from __future__ import annotations
@@ -19,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from metacurv import _validate
+from metacurv.optim.directional.checked_state import require, require_entries
 from metacurv.optim.directional.judge import Verdict, is_above
 from metacurv.optim.directional.snapshot import Snapshot, Training
 
@@ -60,6 +56,27 @@ class Candidate:
     def is_dead(self) -> bool:
         """True where the training came to nothing."""
         return math.isinf(self.loss)
+
+    def state(self) -> dict[str, Any]:
+        """Returns numbers and tensors, for a state dict."""
+        place = None if self.place is None else self.place.state()
+        return {**vars(self), "losses": list(self.losses), "place": place}
+
+    @classmethod
+    def loaded(cls, training: Training, state: dict[str, Any], name: str) -> Candidate:
+        """Checks ``state``, called ``name`` in errors, and returns the candidate that it describes."""
+        losses, place = state["losses"], state["place"]
+        if not isinstance(losses, list) or not all(isinstance(x, float) for x in losses):
+            raise TypeError(
+                f"{name} must have lists of floats as losses, got {_validate.describe(losses)}"
+            )
+        return cls(
+            _validate.integer(name, state["exponent"], low=-_MOST * _WIDE),
+            _validate.integer(name, state["steps"], low=0),
+            list(losses),
+            _validate.real(name, state["noise"], low=-math.inf),
+            None if place is None else Snapshot.loaded(training, place, name),
+        )
 
 
 @dataclass(frozen=True)
@@ -146,13 +163,11 @@ class Race:
         """Gives the next turn, or ends rounds until there is one to give."""
         while not waiting:
             self._measure()
-            if self._joined():
-                pass
-            elif self._round == 1:
-                return self._end()
-            else:
-                self._end_first_round()
-                if len(self.candidates) == 1:
+            if not self._joined():
+                is_over = self._round == 1
+                if not is_over:
+                    self._end_first_round()
+                if is_over or len(self.candidates) == 1:
                     return self._end()
             waiting = [c for c in self.candidates if c.steps < self._lengths[self._round]]
         self._enter(min(waiting, key=lambda c: c.steps))
@@ -266,16 +281,7 @@ class Race:
             "highest": self._highest,
             "live": self.candidates.index(self._live),
             "root": None if self._root is None else self._root.state(),
-            "candidates": [
-                {
-                    "exponent": c.exponent,
-                    "steps": c.steps,
-                    "losses": list(c.losses),
-                    "noise": c.noise,
-                    "place": None if c.place is None else c.place.state(),
-                }
-                for c in self.candidates
-            ],
+            "candidates": [c.state() for c in self.candidates],
         }
 
     @classmethod
@@ -287,78 +293,33 @@ class Race:
         state: Any,
         name: str,
     ) -> Race:
-        """Returns the race that ``state``, called ``name`` in errors, describes.
-
-        Raises:
-            TypeError: a number in it is of the wrong type.
-            ValueError: it has another form, or a number out of range.
-        """
-        wanted = {
-            "round",
-            "taken",
-            "stride",
-            "first",
-            "lengths",
-            "most_steps",
-            "highest",
-            "live",
-            "root",
-            "candidates",
-        }
-        if not isinstance(state, dict) or not wanted <= state.keys():
-            raise ValueError(
-                f"{name} must be a dict with {sorted(wanted)}, got {_validate.describe(state)}"
-            )
+        """Checks ``state``, called ``name`` in errors, and returns the race that it describes."""
+        numbers = {"round": (0, 2), "taken": (0, None), "stride": (1, _WIDE + 1)}
+        numbers |= {"most_steps": (0, None)}
+        others = {"first", "lengths", "highest", "live", "root", "candidates"}
+        require_entries(state, numbers.keys() | others, name)
         parts, where = state["candidates"], f"{name}['candidates']"
-        keys = {"exponent", "steps", "losses", "noise", "place"}
+        keys = Candidate(0).state().keys()
         are_dicts = isinstance(parts, list) and all(isinstance(part, dict) for part in parts)
-        if not are_dicts or not parts or not all(keys <= part.keys() for part in parts):
-            raise ValueError(
-                f"{where} must be a list of dicts with {sorted(keys)}, got {_validate.describe(parts)}"
-            )
-        bounds = {"round": (0, 2), "taken": (0, None), "stride": (1, _WIDE + 1)}
-        bounds |= {"most_steps": (0, None), "live": (0, len(parts))}
-        numbers = {
-            key: _validate.integer(f"{name}[{key!r}]", state[key], low=low, high=high)
-            for key, (low, high) in bounds.items()
-        }
-        lengths = state["lengths"]
-        if not isinstance(lengths, list) or len(lengths) != 2:
-            raise ValueError(
-                f"{name}['lengths'] must be a list of 2 integers, got {_validate.describe(lengths)}"
-            )
+        fits = are_dicts and bool(parts) and all(keys <= part.keys() for part in parts)
+        require(fits, where, f"a list of dicts with {sorted(keys)}", parts)
+        for key, (low, high) in {**numbers, "live": (0, len(parts))}.items():
+            _validate.integer(f"{name}[{key!r}]", state[key], low=low, high=high)
+        lengths, highest = state["lengths"], state["highest"]
+        fits = isinstance(lengths, list) and len(lengths) == 2
+        require(fits, f"{name}['lengths']", "a list of 2 integers", lengths)
         short, long = (_validate.integer(f"{name}['lengths']", n, low=1) for n in lengths)
-        highest = state["highest"]
         if highest != math.inf:
             _validate.integer(f"{name}['highest']", highest, low=0)
         new = cls(
             training, judge, lives, first=_validate.real(f"{name}['first']", state["first"]),
-            lengths=(short, long), most_steps=numbers["most_steps"], highest=highest,
-            wide=numbers["stride"] == _WIDE,
+            lengths=(short, long), most_steps=state["most_steps"], highest=highest,
+            wide=state["stride"] == _WIDE,
         )  # fmt: skip
-        new._round, new._taken = numbers["round"], numbers["taken"]
-
-        def place(part: Any, what: str) -> Snapshot | None:
-            return None if part is None else Snapshot.loaded(training, part, f"{name}[{what!r}]")
-
-        new._root = place(state["root"], "root")
-        new.candidates = []
-        for part in parts:
-            losses = part["losses"]
-            if not isinstance(losses, list) or not all(isinstance(x, float) for x in losses):
-                raise TypeError(
-                    f"{where} must have lists of floats as losses, got {_validate.describe(losses)}"
-                )
-            new.candidates.append(
-                Candidate(
-                    _validate.integer(where, part["exponent"], low=-_MOST * _WIDE),
-                    _validate.integer(where, part["steps"], low=0),
-                    list(losses),
-                    _validate.real(where, part["noise"], low=-math.inf),
-                    place(part["place"], "candidates"),
-                )
-            )
-        new._live = new.candidates[numbers["live"]]
+        new._round, new._taken, root = state["round"], state["taken"], state["root"]
+        new._root = None if root is None else Snapshot.loaded(training, root, f"{name}['root']")
+        new.candidates = [Candidate.loaded(training, part, where) for part in parts]
+        new._live = new.candidates[state["live"]]
         return new
 
 

@@ -1,16 +1,6 @@
-"""The directional rule: an early rate from slope and curvature, a warm-up to it, and the rate that noise allows.
+"""The settings of the directional rule, and the phases that follow from them: early steps, race or warm-up, settling, finish.
 
-1. Early rate. With u the step for a rate of 1, n = g . u on a batch that the step did not use and d = u . G u, the loss
-   after a step of rate lr is L - lr n + lr^2 d / 2 to second order: at lr d / n = 2 there is no progress. During the first
-   steps log lr moves towards that edge (``early_rate``). Slope and curvature along the step: Roulet et al. 2024, "Stepping on
-   the edge". These steps serve to measure: the training then goes back to where it began.
-2. Race, only where the slopes were noise and tell no rate. Rates far apart take turns in the training loop
-   (``directional.race``).
-3. Warm-up to the rate, where there was no race; then the rate settles where noise begins to cost (``settling``).
-4. Hold, average, finish. The rate is held while an average of the iterates is kept (Shamir and Zhang 2013); the last part
-   goes on from the average at a rate that falls to zero.
-
-This file holds the settings; what was tried besides is in ``docs/develop/research-log.md``.
+``docs/concepts/rule.md`` explains the rule; what was tried besides is in ``docs/develop/research-log.md``.
 """
 
 from __future__ import annotations
@@ -24,19 +14,14 @@ from metacurv.optim.directional.settling import LOOKS
 
 EARLY_STEPS = 20  # in which the early rate is found
 ASSUMED_STEPS = 2000  # length of a training without a horizon, to begin with
-_ROUNDS = (
-    0.02,
-    0.06,
-)  # parts of the horizon that a candidate trains for in the two rounds of a race
+_ROUNDS = 0.02, 0.06  # parts of the horizon that a candidate trains for in the two rounds of a race
 _LEAST_ROUND = 10  # steps: a shorter second round tells nothing, and there is no race
 _WARM_UP = 0.1  # part of the horizon in which the rate rises to the early one
 _SETTLING = 0.15  # part of the horizon after it in which the rate settles
 _SETTLED_EVERY = 0.01  # part of the horizon between two looks of it
 _MOST_RACED = 0.25  # part of the horizon after which no more candidates join
-_FINISH, _FROM = (
-    0.4,
-    0.7,
-)  # part of the horizon that the finish takes, and of the rate that it begins with
+_FINISH = 0.4  # part of the horizon that the finish takes
+_FROM = 0.7  # part of the rate that it begins with
 _FINISH_ALONE = 0.5  # the same without an average, from the whole rate
 _GUARDED = 20  # looks of the guard in a horizon
 _SHORTEST = 5  # steps between two of them
@@ -168,13 +153,9 @@ class Plan:
     horizon: int | None
 
     def rounds(self, step: int, races: int) -> tuple[int, int] | None:
-        """Returns the lengths of a race's rounds from ``step`` on, in steps of one candidate; None for no race.
+        """Returns the lengths of the rounds of each of ``races`` from ``step`` on, in steps of one candidate; None for no race.
 
-        A race whose second round is shorter than ten steps tells nothing.
-
-        Args:
-            step: steps taken; without a horizon the lengths grow with them.
-            races: the number of races that the time is shared by.
+        Without a horizon the lengths grow with the steps.
         """
         length = self._length(step)
         short, long = (int(part * length / races) for part in _ROUNDS)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from metacurv import _validate
 from metacurv.optim.carried_state import OfParameters
 from metacurv.optim.directional.base_state import BaseState
+from metacurv.optim.directional.checked_state import require, require_entries
+from metacurv.optim.directional.copies import copy_all, like
 from metacurv.optim.directional.iterate_average import IterateAverage
-from metacurv.processes.local_tensors import locals_of
+
+Copied = TypeVar("Copied", bound="Place")
 
 
 class Training:
@@ -22,18 +23,17 @@ class Training:
     Args:
         base: the base optimizer; its ``state`` is what it keeps between steps.
         model: the model, whose buffers (batch norm's running statistics) belong to the parameters.
+
+    Attributes:
         average: the average of the iterates, or None.
         entries: the names of the entries of the base's groups that its own step changes.
     """
 
     def __init__(
-        self,
-        base: Optimizer,
-        model: nn.Module,
-        average: IterateAverage | None,
-        entries: frozenset[str] = frozenset(),
+        self, base: Optimizer, model: nn.Module, average: IterateAverage | None = None
     ) -> None:
-        self.base, self.model, self.average, self.entries = base, model, average, entries
+        self.base, self.model, self.average = base, model, average
+        self.entries: frozenset[str] = frozenset()
 
     def parameters(self) -> list[Tensor]:
         """Returns all parameters of the base, in the order of its groups."""
@@ -49,7 +49,7 @@ class Training:
 
 
 class Place:
-    """A copy of a training's parameters and buffers."""
+    """A copy of a training's parameters and buffers as they are when the copy is made."""
 
     def __init__(self, training: Training) -> None:
         self.parameters = [p.clone() for p in training.parameters()]
@@ -61,110 +61,65 @@ class Place:
         self.buffers = training.copied_buffers()
 
     def restore(self, training: Training) -> None:
-        """Puts parameters and buffers back; the copy stays as it is."""
+        """Puts the training back to where the copy was made; the copy stays as it is.
+
+        Buffers that have another shape by now, such as caches that grow, or are new, stay as they are.
+        """
         copy_all(training.parameters(), self.parameters)
-        copy_buffers(training.buffers(), self.buffers)
+        both = [
+            (b, self.buffers[name])
+            for name, b in training.buffers().items()
+            if name in self.buffers and self.buffers[name].shape == b.shape
+        ]
+        copy_all([now for now, _ in both], [copy for _, copy in both])
 
     def state(self) -> dict[str, Any]:
-        """Returns tensors, for a state dict."""
+        """Returns tensors and numbers, for a state dict."""
         return {"parameters": OfParameters(self.parameters), "buffers": self.buffers}
 
     @classmethod
-    def loaded(cls, training: Training, state: Any, name: str) -> Place:
-        """Returns the place that ``state``, called ``name`` in errors, describes.
-
-        Raises:
-            ValueError: ``state`` has another form, or tensors of other shapes.
-        """
-        if not isinstance(state, dict) or not {"parameters", "buffers"} <= state.keys():
-            raise ValueError(
-                f"{name} must be a dict with parameters and buffers, got {_validate.describe(state)}"
-            )
+    def loaded(cls: type[Copied], training: Training, state: Any, name: str) -> Copied:
+        """Checks ``state``, called ``name`` in errors, and returns the copy that it describes."""
         new = cls(training)
-        new.parameters = like(new.parameters, state["parameters"], f"{name}['parameters']")
-        new.buffers = like_buffers(new.buffers, state["buffers"], f"{name}['buffers']")
+        new._load(training, state, name)
         return new
 
+    def _load(self, training: Training, state: Any, name: str) -> None:
+        is_dict = isinstance(state, dict) and {"parameters", "buffers"} <= state.keys()
+        require(is_dict, name, "a dict with parameters and buffers", state)
+        self.parameters = like(self.parameters, state["parameters"], f"{name}['parameters']")
+        given = state["buffers"]
+        are_tensors = isinstance(given, dict) and all(isinstance(b, Tensor) for b in given.values())
+        require(are_tensors, f"{name}['buffers']", "a dict of tensors", given)
+        self.buffers = {
+            key: given[key].to(b, copy=True) for key, b in self.buffers.items() if key in given
+        }
 
-class Snapshot:
-    """A copy of a ``Training`` as it is when the copy is made."""
+
+class Snapshot(Place):
+    """A copy of a training, with the state of the base optimizer and the average of the iterates."""
 
     def __init__(self, training: Training) -> None:
-        self._place = Place(training)
+        super().__init__(training)
         self._base = BaseState(training.base, training.entries)
         average = training.average
         self._average = None if average is None else average.copied()
 
     def restore(self, training: Training) -> None:
         """Puts the training back to where the copy was made; the copy stays as it is."""
-        self._place.restore(training)
+        super().restore(training)
         self._base.restore()
         if training.average is not None and self._average is not None:
             training.average.load(self._average)
 
     def state(self) -> dict[str, Any]:
         """Returns tensors and numbers, for a state dict."""
-        return {
-            **self._place.state(),
-            "base": self._base.state(),
-            "average": self._average,
-        }
+        return {**super().state(), "base": self._base.state(), "average": self._average}
 
-    @classmethod
-    def loaded(cls, training: Training, state: Any, name: str) -> Snapshot:
-        """Returns a copy like this one with the content of ``state``, which is called ``name`` in errors.
-
-        Raises:
-            ValueError: ``state`` has another form, or tensors of other shapes.
-        """
-        new = cls(training)
-        if not isinstance(state, dict) or not new.state().keys() <= state.keys():
-            raise ValueError(
-                f"{name} must be a dict with {sorted(new.state())}, got {_validate.describe(state)}"
-            )
-        new._place = Place.loaded(training, state, name)
-        new._base.load(state["base"], f"{name}['base']")
+    def _load(self, training: Training, state: Any, name: str) -> None:
+        require_entries(state, self.state().keys(), name)
+        super()._load(training, state, name)
+        self._base.load(state["base"], f"{name}['base']")
         if training.average is not None:
             training.average.check(state["average"], f"{name}['average']")
-            new._average = state["average"]
-        return new
-
-
-@torch.no_grad()
-def copy_all(into: Sequence[Tensor], source: Sequence[Tensor]) -> None:
-    """Copies tensors into tensors of the same shapes."""
-    if into:
-        torch._foreach_copy_(locals_of(into), locals_of(source))
-
-
-@torch.no_grad()
-def copy_buffers(into: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
-    """Copies buffers by name; those that have another shape by now, such as caches that grow, or are new, stay as they are."""
-    names = [name for name, b in into.items() if name in source and source[name].shape == b.shape]
-    copy_all([into[name] for name in names], [source[name] for name in names])
-
-
-def like_buffers(own: Mapping[str, Tensor], given: Any, name: str) -> dict[str, Tensor]:
-    """Returns copies of those of the tensors ``given`` that have the names of ``own``, in their dtypes and on their devices.
-
-    Raises:
-        ValueError: ``given``, which is called ``name`` in the message, is no dict of tensors.
-    """
-    if not isinstance(given, dict) or not all(isinstance(b, Tensor) for b in given.values()):
-        raise ValueError(f"{name} must be a dict of tensors, got {_validate.describe(given)}")
-    return {key: given[key].to(b, copy=True) for key, b in own.items() if key in given}
-
-
-def like(own: Sequence[Tensor], given: Any, name: str) -> list[Tensor]:
-    """Returns copies of the tensors ``given``, in the dtypes and on the devices of ``own``.
-
-    Raises:
-        ValueError: they are no list of tensors of the same shapes.
-    """
-    shapes = [tuple(t.shape) for t in own]
-    is_list = isinstance(given, list) and all(isinstance(t, Tensor) for t in given)
-    if not is_list or [tuple(t.shape) for t in given] != shapes:
-        raise ValueError(
-            f"{name} must be a list of tensors of shapes {shapes}, got {_validate.describe(given)}"
-        )
-    return [t.to(o, copy=True) for t, o in zip(given, own, strict=True)]
+            self._average = state["average"]

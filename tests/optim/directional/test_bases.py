@@ -210,7 +210,9 @@ def test_a_group_added_later_gets_a_rate_of_its_own() -> None:
     train(model, opt, 12, start=3)
     assert opt.effective_lrs[1] != opt.effective_lrs[0]
     with opt.averaged_parameters():  # the new group's too
-        assert not torch.equal(last.weight, opt._control._average._parameters[-2].new_zeros(3, 16))
+        assert not torch.equal(
+            last.weight, opt._control._training.average._parameters[-2].new_zeros(3, 16)
+        )
 
 
 def test_gradients_that_are_not_finite_at_the_first_step() -> None:

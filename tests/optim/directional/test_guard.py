@@ -152,7 +152,7 @@ def test_an_iterate_that_dies_while_its_rate_settles_goes_back_at_once() -> None
     train(model, opt, next_look - 1 - 150, start=150)
     with torch.no_grad():
         model[3].bias.fill_(math.nan)
-    opt._control._average.take = lambda: None  # type: ignore[method-assign, union-attr]
+    opt._control._training.average.take = lambda: None  # type: ignore[method-assign, union-attr]
     train(model, opt, 1, start=next_look - 1)
     assert [record.event for record in opt.history[-2:]] == ["settling", "went back"]
     assert model[3].bias.isfinite().all()

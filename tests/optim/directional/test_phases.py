@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from metacurv import DirectionalRecord, DirectionalRule, log_rates
-from metacurv.optim.directional import control
+from metacurv.optim.directional import phases
 from metacurv.optim.directional import rule as rule_module
 from tests.optim.directional.helpers import data, directional, network, train, training_loss
 from tests.optim.directional.problems import Run, normal
@@ -35,7 +35,7 @@ def test_without_a_horizon_it_races_again_whenever_the_steps_have_doubled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(rule_module, "ASSUMED_STEPS", 200)
-    monkeypatch.setattr(control, "ASSUMED_STEPS", 200)
+    monkeypatch.setattr(phases, "ASSUMED_STEPS", 200)
     model = network()
     opt = directional(torch.optim.Adam(model.parameters()), model)
     began, was = [], False
@@ -100,7 +100,7 @@ def test_per_group_the_groups_race_in_turn() -> None:
     seen: list[tuple[int, list[float]]] = []
     for step in range(340):
         if opt._control._race is not None:
-            seen.append((opt._control._raced, opt.effective_lrs))
+            seen.append((opt._control._stage.raced, opt.effective_lrs))
         train(model, opt, 1, start=step)
     assert [scale for scale, _ in seen] == sorted(scale for scale, _ in seen)
     first = [lrs for scale, lrs in seen if scale == 0]

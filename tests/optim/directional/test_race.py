@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from metacurv import MetaCurvatureLR
-from metacurv.optim.directional import control, judge, race
+from metacurv.optim.directional import judge, phases, race
 from metacurv.optim.directional.iterate_average import IterateAverage
 from metacurv.optim.directional.judge import Verdict
 from metacurv.optim.directional.race import (
@@ -50,7 +50,7 @@ def _constants(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in values.items():
         monkeypatch.setattr(race, name, value)
     monkeypatch.setattr(judge, "_ERRORS", 2.0)
-    for module in (race, control):
+    for module in (race, phases):
         monkeypatch.setattr(module, "FACTOR", 3.0)
 
 

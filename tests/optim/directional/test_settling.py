@@ -117,10 +117,10 @@ def test_without_an_average_there_is_nothing_to_settle_by() -> None:
 def test_without_a_horizon_it_settles_anew_when_the_steps_have_doubled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from metacurv.optim.directional import control
+    from metacurv.optim.directional import phases
     from metacurv.optim.directional import rule as rule_module
 
-    for module in (control, rule_module):
+    for module in (phases, rule_module):
         monkeypatch.setattr(module, "ASSUMED_STEPS", 100)
     model = network()
     opt = directional(torch.optim.Adam(model.parameters()), model, race=False)
