@@ -63,9 +63,9 @@ def compiled_chain() -> Cases:
 def chain() -> Cases:
     """Recognising a chain of layers, compiled or not, against the general form of activation space."""
     from metacurv.estimators.select import measured_batch
-    from metacurv.optim.reciprocal import step_reading
+    from metacurv.optim.reciprocal import readings
 
-    find = [(module, "find_chain", nothing) for module in (measured_batch, step_reading)]
+    find = [(module, "find_chain", nothing) for module in (measured_batch, readings)]
     off = patched(*find)
     yield from chain_cases(off, patched())
     yield Case(f"training step with a reading, {RELU}", training_step(workload(RELU)), off)
