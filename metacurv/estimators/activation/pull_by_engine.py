@@ -32,8 +32,7 @@ class EnginePull:
         wanted: Sequence[int],
         indirect: Sequence[Tensor],
     ) -> None:
-        self._walk = walk
-        self._boundary = boundary
+        self._walk, self._boundary = walk, boundary
         self._inputs = [*(walk.edge(node) for node in wanted), *indirect]
 
     def __call__(self, cotangent: Tensor, bends: Bends) -> Cotangents:
@@ -43,10 +42,10 @@ class EnginePull:
             run_backward(roots, self._inputs, [cotangent[r], *(b[r] for b in bends.values())])
             for r in range(len(cotangent))
         ]
-        return [self._stack([row[i] for row in rows]) for i in range(len(self._inputs))]
+        return [_stacked(found) for found in zip(*rows, strict=True)]
 
-    @staticmethod
-    def _stack(found: list[Tensor | None]) -> Tensor | None:
-        """Stacks the results of all cotangents; the graph alone decides which of them exist."""
-        tensors = [g.to_dense() if g.is_sparse else g for g in found if g is not None]
-        return torch.stack(tensors) if tensors else None
+
+def _stacked(found: Cotangents) -> Tensor | None:
+    """Stacks the results of all cotangents; the graph alone decides which of them exist."""
+    tensors = [g.to_dense() if g.is_sparse else g for g in found if g is not None]
+    return torch.stack(tensors) if tensors else None

@@ -18,7 +18,7 @@ from torch import Tensor
 from metacurv.estimators.activation.plan import ActivationPlan
 from metacurv.estimators.activation.pull_by_engine import Bends, Cotangents
 from metacurv.estimators.graph.node_kinds import RELABELLINGS, is_callable, is_elementwise
-from metacurv.estimators.graph.torch_private import ACCUMULATE, output_of, saved, signed
+from metacurv.estimators.graph.torch_private import output_of, saved, signed
 from metacurv.estimators.graph.walk import Walk
 
 # Maps a node of the graph, R cotangents [R, *z] and the shape of its input to cotangents [R, *input].
@@ -33,94 +33,56 @@ class PullStep:
     inputs: tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True)
-class PullPlan:
-    """The nodes from the boundary down, each after all that send it something."""
-
-    steps: tuple[PullStep, ...]
-
-
-def plan_pull(walk: Walk, plan: ActivationPlan) -> PullPlan | None:
-    """Plans the pull; returns None where it cannot be done.
+def plan_pull(walk: Walk, plan: ActivationPlan) -> list[PullStep] | None:
+    """Returns the nodes from the boundary down, each after all that send it something; None where that is no way.
 
     It needs nodes of one output each, of kinds that are known to be callable, and no parameter that is indirect.
     """
     if plan.indirect or plan.head.boundary[1] != 0:
         return None
     needed = leading_to_sites(walk, plan)
-    root = plan.head.boundary[0]
-    if root not in needed:
-        return None
-    waiting = dict.fromkeys(needed, 0)
-    for node in needed:
-        for below, _ in walk.inputs[node]:
-            if below in waiting:
-                waiting[below] += 1
     steps: list[PullStep] = []
-    ready = [root]
-    while ready:
-        node = ready.pop()
-        inputs = tuple(
-            (position, below)
-            for position, (below, output) in enumerate(walk.inputs[node])
-            if below in needed
-        )
-        if inputs and not is_callable(walk.names[node], walk.inputs[node], needed):
+    for node in walk.order:
+        if node not in needed:
+            continue
+        inputs = walk.inputs[node]
+        leading = tuple((at, below) for at, (below, _) in enumerate(inputs) if below in needed)
+        if leading and not is_callable(walk.names[node], inputs, needed):
             return None
-        steps.append(PullStep(node, inputs))
-        for _, below in inputs:
-            waiting[below] -= 1
-            if waiting[below] == 0:
-                ready.append(below)
-    return PullPlan(tuple(steps)) if len(steps) == len(needed) else None
+        steps.append(PullStep(node, leading))
+    return steps or None
 
 
 def leading_to_sites(walk: Walk, plan: ActivationPlan) -> set[int]:
-    """Returns the nodes below the boundary that are sites or have sites below, parameters' own views aside."""
-    sites = {site.node for site in plan.all_sites}
-    own = {node for site in plan.all_sites for node in site.path}
-    needed: set[int] = set()
-    state: dict[int, bool] = {}
-    stack = [plan.head.boundary[0]]
-    while stack:
-        node = stack[-1]
-        below = [
-            b
-            for b, _ in walk.inputs[node]
-            if b >= 0 and b not in own and walk.names[b] != ACCUMULATE
-        ]
-        pending = [b for b in below if b not in state]
-        if pending:
-            stack.extend(pending)
-            continue
-        stack.pop()
-        state[node] = node in sites or any(state[b] for b in below)
-        if state[node]:
-            needed.add(node)
-    return needed
+    """Returns the nodes below the boundary that are sites or have sites below."""
+    body, found = walk.below(plan.head.boundary[0]), set(plan.site_nodes)
+    for node in reversed(walk.order):
+        if node in body and any(below in found for below, _ in walk.inputs[node]):
+            found.add(node)
+    return found
 
 
 class ReplicatedPull:
-    """A plan bound to a graph.
+    """Steps bound to a graph.
 
     Args:
         walk: the walk over this very graph.
-        plan: the nodes in order.
+        steps: the nodes in order.
         wanted: the nodes whose cotangents are returned, in order.
     """
 
-    def __init__(self, walk: Walk, plan: PullPlan, wanted: Sequence[int]) -> None:
+    def __init__(self, walk: Walk, steps: Sequence[PullStep], wanted: Sequence[int]) -> None:
         self._walk = walk
-        self._plan = plan
+        self._steps = steps
         self._wanted = wanted
         self._slopes: dict[int, Tensor] = {}
 
     def __call__(self, cotangent: Tensor, bends: Bends) -> Cotangents:
         """Pulls cotangent [R, *boundary]: for each node wanted [R, *its shape]."""
-        flows: dict[int, Tensor] = {self._plan.steps[0].node: cotangent}
+        flows: dict[int, Tensor] = {self._steps[0].node: cotangent}
         kept = set(self._wanted)
         found: dict[int, Tensor] = {}
-        for step in self._plan.steps:
+        for step in self._steps:
             g = flows.pop(step.node)
             bend = bends.get((step.node, 0))
             if bend is not None:

@@ -1,4 +1,4 @@
-"""The trace's parts for a chain (``chain_graph``): the same numbers as ``ActivationSpace``, in one call of a kernel."""
+"""The trace's parts for a chain: the same numbers as ``ActivationSpace``, in one call of a kernel."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ class ChainSpace:
         self.chain = chain
         self.parameters = list(parameters)
         self.device = chain.log_p.device
-        self.max_memory = max_memory
-        self.run = run
+        self._run = run
         self.inputs = [layer.a for layer in chain.layers]
-        self.rectified = [chain.is_rectified(index) for index in range(len(chain.layers) - 1)]
+        rectified = [chain.is_rectified(index) for index in range(len(chain.layers) - 1)]
         # A ReLU's result stands for its slope.
-        self.slopes = [
+        slopes = [
             chain.layers[index].a if is_rectified else chain.slope(index)
-            for index, is_rectified in enumerate(self.rectified)
+            for index, is_rectified in enumerate(rectified)
         ]
-        self._weights = [layer.matrix for layer in chain.layers if layer.matrix is not None]
+        weights = [layer.matrix for layer in chain.layers if layer.matrix is not None]
+        self._layers = (self.inputs, weights, slopes, rectified)
         width = max(chain.log_p.shape[1], *(a.shape[1] for a in self.inputs))
         # Cotangents of two layers at a time, and a float64 sum for each row and layer.
         size = len(chain.log_p) * (2 * width * chain.log_p.element_size() + 8 * len(self.inputs))
@@ -54,16 +54,13 @@ class ChainSpace:
         """Does what ``ActivationSpace.draw`` does, for the Gauss-Newton matrix or a chain that is linear in pieces."""
         chain = self.chain
         parts = [
-            self.run.chain_draws(
+            self._run.chain_draws(
                 chain.log_p,
                 chain.sample_weight,
                 key,
                 (first_probe + start) % (1 << 32),
                 min(self.at_once, n_samples - start),
-                self.inputs,
-                self._weights,
-                self.slopes,
-                self.rectified,
+                *self._layers,
             )
             for start in range(0, n_samples, self.at_once)
         ]
@@ -71,15 +68,9 @@ class ChainSpace:
 
     def columns(self, start: int, stop: int) -> Tensor:
         """Returns the share of columns ``start`` ... ``stop - 1``, float64 [parameters]."""
-        table = self.run.chain_columns(
-            self.chain.log_p,
-            self.chain.sample_weight,
-            start,
-            stop,
-            self.inputs,
-            self._weights,
-            self.slopes,
-            self.rectified,
+        chain = self.chain
+        table = self._run.chain_columns(
+            chain.log_p, chain.sample_weight, start, stop, *self._layers
         )
         return self.by_parameter(table).sum(0)
 
