@@ -63,15 +63,7 @@ Part = Callable[[Cotangents, Cotangents], Tensor | None]
 
 
 class Parts:
-    """The parts of all parameters, in one table.
-
-    Args:
-        walk: the walk over this very graph.
-        plans: the plans of all parts.
-        nodes: the nodes whose cotangents are given, before the gradients of indirect parameters.
-        parameters: all parameters to be measured.
-        run: the ops, with or without kernels.
-    """
+    """The parts of all parameters, in one table, from the cotangents at ``nodes`` and the gradients of indirect parameters."""
 
     def __init__(
         self,
@@ -101,7 +93,7 @@ class Parts:
         self._order = None if order == list(range(self._size)) else order
 
     def table(self, of_u: Cotangents, of_w: Cotangents) -> Tensor:
-        """Maps cotangents at ``nodes`` and gradients of indirect parameters to float64 [R, parameters]."""
+        """Returns float64 [R, parameters]."""
         rows, device = next((len(u), u.device) for u in of_u if u is not None)
         blocks = []
         for owners, part in zip(self._owners, self._parts, strict=True):

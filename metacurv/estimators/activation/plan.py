@@ -79,11 +79,8 @@ def make_plan(
 ) -> ActivationPlan:
     """Makes the plan from the whole graph.
 
-    Args:
-        walk: the walk over the loss's graph.
-        parameters: all parameters to be measured.
-        output: (node, output) of the model's output; None where it is not known, which does no harm under a known loss.
-        kind: "hessian" or "ggn". The GGN depends on where the model ends: at its output.
+    ``output`` is the (node, output) of the model's output, where the Gauss-Newton matrix (``kind`` "ggn") ends; None where it
+    is not known, which does no harm to the Hessian under a known loss.
 
     Raises:
         NotInActivationSpace: the loss sees parameters otherwise than through the output, or a batch norm uses batch statistics.

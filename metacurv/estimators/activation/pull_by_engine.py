@@ -16,13 +16,9 @@ Cotangents = Sequence[Tensor | None]
 
 
 class EnginePull:
-    """Pulls each cotangent down by a backward pass of its own.
+    """Pulls each cotangent from ``boundary``, a (node, output), down by a backward pass of its own.
 
-    Args:
-        walk: the walk over this very graph.
-        boundary: (node, output) where the cotangents start.
-        wanted: the nodes whose cotangents are returned.
-        indirect: the parameters whose gradients are returned.
+    It returns the cotangents at the nodes ``wanted`` and the gradients of the parameters ``indirect``.
     """
 
     def __init__(

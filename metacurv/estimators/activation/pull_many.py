@@ -17,8 +17,9 @@ from torch import Tensor
 
 from metacurv.estimators.activation.plan import ActivationPlan
 from metacurv.estimators.activation.pull_by_engine import Bends, Cotangents
+from metacurv.estimators.graph.derivatives import slope
 from metacurv.estimators.graph.node_kinds import RELABELLINGS, is_callable, is_elementwise
-from metacurv.estimators.graph.torch_private import output_of, saved, signed
+from metacurv.estimators.graph.torch_private import saved, signed
 from metacurv.estimators.graph.walk import Walk
 
 # Maps a node of the graph, R cotangents [R, *z] and the shape of its input to cotangents [R, *input].
@@ -63,18 +64,10 @@ def leading_to_sites(walk: Walk, plan: ActivationPlan) -> set[int]:
 
 
 class ReplicatedPull:
-    """Steps bound to a graph.
-
-    Args:
-        walk: the walk over this very graph.
-        steps: the nodes in order.
-        wanted: the nodes whose cotangents are returned, in order.
-    """
+    """Steps bound to a graph, which return the cotangents at the nodes ``wanted``."""
 
     def __init__(self, walk: Walk, steps: Sequence[PullStep], wanted: Sequence[int]) -> None:
-        self._walk = walk
-        self._steps = steps
-        self._wanted = wanted
+        self._walk, self._steps, self._wanted = walk, steps, wanted
         self._slopes: dict[int, Tensor] = {}
 
     def __call__(self, cotangent: Tensor, bends: Bends) -> Cotangents:
@@ -104,35 +97,26 @@ class ReplicatedPull:
             if rule is not None:
                 return [(below, rule(node, g, walk.shape(below)))]
             if is_elementwise(name) and walk.shape(below) == walk.shape(step.node):
-                return [(below, g * self._slope(step.node, position))]
+                if step.node not in self._slopes:
+                    self._slopes[step.node] = slope(node, position)
+                return [(below, g * self._slopes[step.node])]
         if name == "AddBackward0" and saved(node, "alpha") == 1:
             shapes = {walk.shape(below) for _, below in step.inputs}
             if shapes == {walk.shape(step.node)}:
                 return [(below, g) for _, below in step.inputs]
-        return [
-            (below, torch.stack([row.sum_to_size(walk.shape(below)) for row in rows]))
-            for below, rows in _by_calls(node, g, step)
-        ]
-
-    def _slope(self, index: int, position: int) -> Tensor:
-        slope = self._slopes.get(index)
-        if slope is None:
-            node: Any = self._walk.nodes[index]
-            metadata = output_of(node)
-            ones = torch.ones(tuple(metadata.shape), dtype=metadata.dtype, device=metadata.device)
-            made = node(ones)
-            slope = made if isinstance(made, Tensor) else made[position]
-            self._slopes[index] = slope.detach()
-        return slope
+        return _by_calls(walk, step, g)
 
 
-def _by_calls(node: Any, g: Tensor, step: PullStep) -> list[tuple[int, list[Tensor]]]:
-    """Calls the node itself for each cotangent. Broadcast axes are not summed yet: the engine does that, not the node."""
+def _by_calls(walk: Walk, step: PullStep, g: Tensor) -> list[tuple[int, Tensor]]:
+    """Calls the node itself for each cotangent, and sums over broadcast axes: the engine does that, not the node."""
+    node: Any = walk.nodes[step.node]
     made = [node(row) for row in g]
-    if isinstance(made[0], Tensor):
-        ((_, below),) = step.inputs
-        return [(below, made)]
-    return [(below, [row[position] for row in made]) for position, below in step.inputs]
+    pulled = []
+    for position, below in step.inputs:
+        rows = [row if isinstance(row, Tensor) else row[position] for row in made]
+        shape = walk.shape(below)
+        pulled.append((below, torch.stack([row.sum_to_size(shape) for row in rows])))
+    return pulled
 
 
 def _product(node: Any, g: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -169,20 +153,15 @@ def _transpose(node: Any, g: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _convolution(node: Any, g: Tensor, shape: tuple[int, ...]) -> Tensor:
-    flat = g.reshape(-1, *g.shape[2:])
+    settings = ("stride", "padding", "dilation", "transposed", "output_padding", "groups")
     # The values of this argument play no part: only the gradient in the input is computed.
     like = saved(node, "input").expand(len(g), *shape).reshape(-1, *shape[1:])
     back, _, _ = torch.ops.aten.convolution_backward(
-        flat,
+        g.reshape(-1, *g.shape[2:]),
         like,
         saved(node, "weight"),
         None,
-        saved(node, "stride"),
-        saved(node, "padding"),
-        saved(node, "dilation"),
-        saved(node, "transposed"),
-        saved(node, "output_padding"),
-        saved(node, "groups"),
+        *(saved(node, setting) for setting in settings),
         [True, False, False],
     )
     found: Tensor = back.view(len(g), *shape)

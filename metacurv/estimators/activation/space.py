@@ -14,7 +14,6 @@ approximations", and Botev, Ritter, Barber 2017, "Practical Gauss-Newton optimis
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +31,7 @@ from metacurv.estimators.activation.parts import Parts
 from metacurv.estimators.activation.plan import ActivationPlan, Head, softmax_dim
 from metacurv.estimators.activation.pull_by_engine import Bends, EnginePull
 from metacurv.estimators.activation.pull_many import ReplicatedPull
-from metacurv.estimators.graph.second_derivative import second_derivative
+from metacurv.estimators.graph.derivatives import pulled_back, second_derivative
 from metacurv.estimators.graph.torch_private import output_of, run_backward, saved
 from metacurv.estimators.graph.walk import Walk
 from metacurv.estimators.problem.numerics import how_many
@@ -77,17 +76,10 @@ def _mean_nll_weight(walk: Walk, plan: ActivationPlan) -> Tensor | None:
 
 
 class ActivationSpace:
-    """A plan bound to one forward pass.
+    """A plan bound to one forward pass, with the walk over the graph of its loss.
 
-    Args:
-        loss: one element.
-        walk: the walk over its graph.
-        examined: what is known about such graphs.
-        parameters: all parameters to be measured.
-        examples: the number of examples that may share a column of the factor.
-        kind: "hessian" or "ggn".
-        run: the ops, with or without kernels.
-        max_memory: bytes for cotangents that are pulled at once.
+    ``examples`` is the number of examples that may share a column of the factor, ``kind`` is "hessian" or "ggn", and
+    ``max_memory`` are the bytes for cotangents that are pulled at once.
     """
 
     def __init__(
@@ -181,7 +173,4 @@ def _gradient_at(loss: Tensor, walk: Walk, head: Head) -> Tensor:
     edge = walk.edge(*head.boundary) if is_generic else walk.edge(head.node)
     (gradient,) = run_backward([loss], [edge], [torch.ones_like(loss)])
     assert gradient is not None  # it was found below the loss
-    node: Any = walk.nodes[head.node]
-    made = gradient if is_generic else node(gradient)
-    found: Tensor = made if isinstance(made, Tensor) else made[0]
-    return found
+    return gradient if is_generic else pulled_back(walk.nodes[head.node], gradient)

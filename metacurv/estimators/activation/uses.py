@@ -58,20 +58,15 @@ class _LayerUse(Use):
 
 
 class WeightUse(_LayerUse):
-    """The weight of a linear layer z = a W' + b, used at any number of places.
+    """The weight of a linear layer with the input a [rows, in], used at any number of places.
 
-    Args:
-        a: [rows, in], the layer's input.
-        layout: the layout of the rows.
-        weight_shape: the parameter's shape.
-        transposed: True for z = a W', with W [out, in]; False for z = a W, with W [in, out].
+    ``transposed``: True for z = a W' + b, with W [out, in]; False for z = a W, with W [in, out].
     """
 
     def __init__(
         self, a: Tensor, layout: Layout, weight_shape: tuple[int, ...], *, transposed: bool
     ) -> None:
-        self._layout = layout
-        self._shape = weight_shape
+        self._layout, self._shape = layout, weight_shape
         self._is_inputs_first = not transposed
         self._a = _rows(layout.bring(a), 0).unsqueeze(1)
 
@@ -80,18 +75,14 @@ class WeightUse(_LayerUse):
 
 
 class ConvolutionUse(_LayerUse):
-    """The weight of a convolution, which is a linear layer over patches.
+    """The weight of a convolution at a node: a linear layer over patches.
 
-    Args:
-        node: the convolution's node.
-        layout: the layout of the first axis.
-        weight_shape: [out, in / groups, *kernel], of a transposed convolution [in, out / groups, *kernel].
+    ``weight_shape``: [out, in / groups, *kernel], of a transposed convolution [in, out / groups, *kernel].
     """
 
     def __init__(self, node: Node, layout: Layout, weight_shape: tuple[int, ...]) -> None:
         a = wide(saved(node, "input"))
-        self._layout = layout
-        self._shape = weight_shape
+        self._layout, self._shape = layout, weight_shape
         self._groups = saved(node, "groups")
         self._window = {key: tuple(saved(node, key)) for key in ("stride", "padding", "dilation")}
         # A transposed convolution takes patches of its output and lays them at the places of its input.
@@ -122,17 +113,10 @@ class ConvolutionUse(_LayerUse):
 
 
 class EmbeddingUse(Use):
-    """The weight of an embedding, z_t = W[index_t].
-
-    Args:
-        node: the embedding's node.
-        layout: the layout of the indices.
-        weight_shape: [entries, features].
-    """
+    """The weight [entries, features] of an embedding at a node, z_t = W[index_t]; the layout is that of the indices."""
 
     def __init__(self, node: Node, layout: Layout, weight_shape: tuple[int, ...]) -> None:
-        self._layout = layout
-        self._shape = weight_shape
+        self._layout, self._shape = layout, weight_shape
         brought = layout.bring(saved(node, "indices"))
         self._indices = brought.reshape(brought.shape[0], -1)  # [n, T]
         self._learns = self._indices != signed(saved(node, "padding_idx"))
@@ -164,19 +148,13 @@ def _rows(x: Tensor, lead: int) -> Tensor:
 class BroadcastUse(Use):
     """A broadcast parameter, z = factor x theta + ...: biases, scales and shifts of norms, slopes of PReLU.
 
-    Args:
-        factor: broadcastable to z; None for a sum.
-        layout: the layout of z.
-        sizes: theta's sizes along z's axes, 1 where it is broadcast.
-        shape: theta's own shape.
+    ``factor``: broadcastable to z; None for a sum. ``sizes``: theta's sizes along z's axes, 1 where it is broadcast.
     """
 
     def __init__(
         self, factor: Tensor | None, layout: Layout, *, sizes: list[int], shape: tuple[int, ...]
     ) -> None:
-        self._factor = factor
-        self._layout = layout
-        self._shape = shape
+        self._factor, self._layout, self._shape = factor, layout, shape
         after = layout.bring_sizes(sizes)
         self._spread = [2 + axis for axis, size in enumerate(after) if size == 1]
 

@@ -62,11 +62,7 @@ def is_mask(x: Tensor) -> bool:
 def changes_elsewhere(node: Node, other: Node, name: str, run: Run) -> bool:
     """Tells whether ``run``, the function's backward pass, depends on something kept without a path that is no constant.
 
-    Args:
-        node: the function.
-        other: the same function in a graph that was computed elsewhere.
-        name: its name, for messages.
-        run: returns what the backward pass gives, from what is kept; all of that is put back afterwards.
+    ``other`` is the same function in a graph that was computed elsewhere. All that is moved is put back.
     """
     before = run()
     for put, moved, held in _what_differs(node, other, name):

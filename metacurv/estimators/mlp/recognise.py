@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
+from metacurv.estimators.graph.derivatives import slope
 from metacurv.estimators.graph.node_kinds import LOG_SOFTMAX, is_elementwise, kind_of
-from metacurv.estimators.graph.second_derivative import second_derivative
 from metacurv.estimators.graph.sites import layer_input
 from metacurv.estimators.graph.torch_private import ACCUMULATE, output_of, saved, signed
 from metacurv.estimators.graph.walk import Walk, walk_graph
@@ -28,11 +28,11 @@ _DTYPES = (torch.float32, torch.float64)  # narrower ones need more care with pr
 
 
 class ChainLayer(NamedTuple):
-    """One linear layer z = a W' + b of a chain.
+    """One linear layer z = a W' + b of a chain, above an elementwise function a = s(z below).
 
     ``node``: the node of z. ``a``: [N, I], detached. ``weight``, ``bias``: indices of the parameters, -1 for one that is not to
     be measured. ``matrix``: W [O, I], detached; None at the bottom, where nothing is pulled through it. ``below``: the
-    elementwise function whose result a is, None at the bottom.
+    function's node, None at the bottom.
     """
 
     node: Node
@@ -41,6 +41,20 @@ class ChainLayer(NamedTuple):
     bias: int
     matrix: Tensor | None
     below: Node | None
+
+    @property
+    def is_rectified(self) -> bool:
+        """True where the function is a ReLU: then its slope is 1 where a > 0."""
+        return self.below is not None and self.below.name() == "ReluBackward0"
+
+    @property
+    def is_smooth(self) -> bool:
+        """True where the function has a second derivative."""
+        return self.below is not None and kind_of(self.below.name(), self.below, [0]) == "smooth"
+
+    def slope(self) -> Tensor:
+        """Returns s'(z below), [N, I]; not defined at the bottom."""
+        return self.a.sign() if self.is_rectified else slope(self.below)
 
 
 @dataclass(frozen=True)
@@ -59,7 +73,7 @@ class Chain:
     @cached_property
     def has_smooth(self) -> bool:
         """True where some elementwise function has a second derivative."""
-        return any(map(self.is_smooth, range(len(self.layers))))
+        return any(layer.is_smooth for layer in self.layers)
 
     @property
     def columns(self) -> int:
@@ -71,32 +85,6 @@ class Chain:
         nll, softmax = self.head
         found: Tensor = softmax(nll(torch.ones_like(loss)))
         return found.detach()
-
-    def is_rectified(self, index: int) -> bool:
-        """Tells whether a ReLU lies below a layer: then its slope is 1 where a > 0."""
-        below = self.layers[index].below
-        return below is not None and below.name() == "ReluBackward0"
-
-    def slope(self, index: int) -> Tensor:
-        """Returns s'(z) of the function below a layer, [N, I]."""
-        layer = self.layers[index]
-        if self.is_rectified(index):
-            return layer.a.sign()
-        assert layer.below is not None
-        slope: Tensor = layer.below(torch.ones_like(layer.a))  # type: ignore[operator]  # a node is the map g -> s'(z) g
-        return slope.detach()
-
-    def is_smooth(self, index: int) -> bool:
-        """Tells whether the function below a layer has a second derivative."""
-        node = self.layers[index].below
-        return node is not None and kind_of(node.name(), node, [0]) == "smooth"
-
-    def second_derivative(self, index: int, cotangent: Tensor) -> Tensor | None:
-        """Returns s''(z) dL/da of the function below a layer, [N, I]; None where it is 0. ``cotangent``: dL/da."""
-        if not self.is_smooth(index):
-            return None
-        layer, below = self.layers[index : index + 2]
-        return second_derivative(layer.below, cotangent, GradientEdge(below.node, 0))
 
     def begins_at(self, output: GradientEdge | None) -> bool:
         """Tells whether the logits are the model's output, where the Gauss-Newton matrix ends."""

@@ -15,14 +15,7 @@ from metacurv.ops._reference import OpSet
 
 
 class ChainSpace:
-    """A chain with the slopes between its layers.
-
-    Args:
-        chain: as ``find_chain`` returns it.
-        parameters: all parameters to be measured.
-        run: the ops, with or without kernels.
-        max_memory: bytes for cotangents that are pulled at once.
-    """
+    """A chain with the slopes between its layers; ``max_memory``: bytes for cotangents that are pulled at once."""
 
     def __init__(
         self,
@@ -36,12 +29,10 @@ class ChainSpace:
         self.device = chain.log_p.device
         self._run = run
         self.inputs = [layer.a for layer in chain.layers]
-        rectified = [chain.is_rectified(index) for index in range(len(chain.layers) - 1)]
+        inner = chain.layers[:-1]
+        rectified = [layer.is_rectified for layer in inner]
         # A ReLU's result stands for its slope.
-        slopes = [
-            chain.layers[index].a if is_rectified else chain.slope(index)
-            for index, is_rectified in enumerate(rectified)
-        ]
+        slopes = [layer.a if layer.is_rectified else layer.slope() for layer in inner]
         weights = [layer.matrix for layer in chain.layers if layer.matrix is not None]
         self._layers = (self.inputs, weights, slopes, rectified)
         width = max(chain.log_p.shape[1], *(a.shape[1] for a in self.inputs))
