@@ -11,7 +11,6 @@ import math
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -41,7 +40,7 @@ _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 5e-2, tor
 
 @dataclass(frozen=True)
 class Examined:
-    """A plan with the layouts of its sites, and the plan for pulling several cotangents at once, if they can be.
+    """A plan with those of the parts of the trace, and of pulling several cotangents at once, if they can be.
 
     ``apart``: the number of examples that share a column of the loss's factor, 1 where they cannot be told apart. ``columns``:
     the number of columns of the exact trace, a backward pass to the layers each. ``elements``: the size of a cotangent at the
@@ -50,17 +49,12 @@ class Examined:
     """
 
     plan: ActivationPlan
-    layouts: list[Layout]
     apart: int
     columns: int
     pull: list[PullStep] | None
     elements: int
     is_sure: bool
-
-    @cached_property
-    def part_plans(self) -> list[PartPlan]:
-        """The plans that put the sites together to parts of the trace."""
-        return plan_parts(self.plan, self.layouts)
+    part_plans: list[PartPlan]
 
 
 _examined: OrderedDict[Hashable, Examined | NotInActivationSpace] = OrderedDict()
@@ -140,12 +134,12 @@ def _examine(
         columns = columns // classes * (classes - 1)
     return Examined(
         plan=plan,
-        layouts=found.sites,
         apart=apart,
         columns=columns,
         pull=plan_pull(walk, plan),
         elements=elements,
         is_sure=found.is_sure,
+        part_plans=plan_parts(plan, found.sites),
     )
 
 

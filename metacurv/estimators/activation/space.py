@@ -13,7 +13,8 @@ approximations", and Botev, Ritter, Barber 2017, "Practical Gauss-Newton optimis
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ from metacurv.estimators.activation.loss_factor import (
 )
 from metacurv.estimators.activation.parts import Parts
 from metacurv.estimators.activation.plan import ActivationPlan, Head, softmax_dim
-from metacurv.estimators.activation.pull_by_engine import Bends, EnginePull
+from metacurv.estimators.activation.pull_by_engine import Bends, Cotangents, pull_by_engine
 from metacurv.estimators.activation.pull_many import ReplicatedPull
 from metacurv.estimators.graph.derivatives import pulled_back, second_derivative
 from metacurv.estimators.graph.torch_private import output_of, run_backward, saved
@@ -101,13 +102,14 @@ class ActivationSpace:
         node, output = plan.head.boundary
         self._dtype = output_of(walk.nodes[node], output).dtype
         nodes = plan.site_nodes
-        indirect = [parameters[index].tensor for index in plan.indirect]
-        self._pull_plan = examined.pull
-        self._pull: ReplicatedPull | EnginePull = (
-            EnginePull(walk, plan.head.boundary, nodes, indirect)
-            if examined.pull is None
-            else ReplicatedPull(walk, examined.pull, nodes)
-        )
+        self._steps = examined.pull
+        self._pull: Callable[[Tensor, Bends], Cotangents]
+        if examined.pull is None:
+            indirect = [parameters[index].tensor for index in plan.indirect]
+            inputs = [*(walk.edge(node) for node in nodes), *indirect]
+            self._pull = partial(pull_by_engine, walk, plan.head.boundary, inputs)
+        else:
+            self._pull = ReplicatedPull(walk, examined.pull, nodes)
         self._parts = Parts(walk, examined.part_plans, nodes, parameters, run)
         self._bends = self._curvatures(loss) if kind == "hessian" and plan.smooth else {}
         self.column_count = self.factor.columns_per_sample
@@ -119,12 +121,12 @@ class ActivationSpace:
         """Returns c = s''(z) dl/da of every smooth activation, by the (node, output) of z."""
         nodes = list(self._plan.smooth)
         found: dict[tuple[int, int], Tensor] = {}
-        if self._pull_plan is None:
+        if self._steps is None:
             edges = [self._walk.edge(node) for node in nodes]
             cotangents = run_backward([loss], edges, [torch.ones_like(loss)])
         else:  # by the same rules as all that follows, which see no hooks
             gradient = _gradient_at(loss, self._walk, self._plan.head)
-            pulled = ReplicatedPull(self._walk, self._pull_plan, nodes)(gradient.unsqueeze(0), {})
+            pulled = ReplicatedPull(self._walk, self._steps, nodes)(gradient.unsqueeze(0), {})
             cotangents = [None if g is None else g[0] for g in pulled]
         for node, cotangent in zip(nodes, cotangents, strict=True):
             if cotangent is None:

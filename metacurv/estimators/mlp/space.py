@@ -67,12 +67,9 @@ class ChainSpace:
 
     def by_parameter(self, table: Tensor) -> Tensor:
         """Reorders [R, 2 L], weight and bias of each layer from the top, to [R, parameters]."""
-        places = [-1] * len(self.parameters)
-        for index, layer in enumerate(self.chain.layers):
-            if layer.weight >= 0:
-                places[layer.weight] = 2 * index
-            if layer.bias >= 0:
-                places[layer.bias] = 2 * index + 1
+        owners = [index for layer in self.chain.layers for index in (layer.weight, layer.bias)]
+        column_of = {index: column for column, index in enumerate(owners)}
+        places = [column_of.get(index, -1) for index in range(len(self.parameters))]
         if -1 in places:  # parameters that the loss does not depend on
             table = torch.cat([table, table.new_zeros(len(table), 1)], dim=1)
         return table.index_select(1, _index(tuple(places), table.shape[1], table.device))
