@@ -43,7 +43,7 @@ class Walk:
 
     @cached_property
     def key(self) -> Hashable:
-        """What graphs of the same computation have in common: operations, settings, shapes, and which leaves are parameters."""
+        """The common part of graphs of one computation: operations, settings, shapes, and which leaves are parameters."""
         parts: list[Any] = []
         for i, (name, node) in enumerate(zip(self.names, self.nodes, strict=True)):
             parts += [name, tuple(self.inputs[i]), self.shapes[i]]
@@ -55,7 +55,7 @@ class Walk:
 
     @cached_property
     def consumers(self) -> list[list[tuple[int, int]]]:
-        """For each node the nodes that use its outputs, with the position of the edge among theirs."""
+        """The nodes that use the outputs of each node, with the position of the edge among theirs."""
         found: list[list[tuple[int, int]]] = [[] for _ in self.nodes]
         for index, row in enumerate(self.inputs):
             for position, (below, _) in enumerate(row):
