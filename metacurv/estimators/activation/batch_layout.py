@@ -15,25 +15,24 @@ class Layout:
 
     ``style``: "axis": examples run along ``axis``; "major": along the first axis in blocks of several rows each; "minor":
     along the first axis, interleaved; "whole": all is one example, since examples interact or could not be told apart.
-    ``samples``: the number of examples, 1 for "whole".
+    ``examples``: the number of examples, 1 for "whole".
     """
 
     style: Literal["axis", "major", "minor", "whole"]
-    samples: int
+    examples: int
     axis: int = 0
 
     def bring(self, x: Tensor, lead: int = 0) -> Tensor:
-        """Brings [*lead, *shape] to [*lead, samples, *rest], a view where strides allow. ``lead``: number of axes in front."""
+        """Brings [*lead, *shape] to [*lead, examples, *rest], a view where strides allow. ``lead``: number of axes in front."""
         if self.style == "axis":
             return x if self.axis == 0 else x.movedim(lead + self.axis, lead)
         if self.style == "whole":
             return x.unsqueeze(lead)
         front, rows, rest = x.shape[:lead], x.shape[lead], x.shape[lead + 1 :]
         if self.style == "major":
-            return x.reshape(*front, self.samples, rows // self.samples, *rest)
-        return x.reshape(*front, rows // self.samples, self.samples, *rest).transpose(
-            lead, lead + 1
-        )
+            return x.reshape(*front, self.examples, rows // self.examples, *rest)
+        blocks = x.reshape(*front, rows // self.examples, self.examples, *rest)
+        return blocks.transpose(lead, lead + 1)
 
     def bring_sizes(self, sizes: list[int]) -> list[int]:
         """Returns the sizes that an operand of the tensor has along its axes after ``bring``, without the axis of examples."""
@@ -45,22 +44,22 @@ class Layout:
 WHOLE = Layout("whole", 1)
 
 
-def candidates(shape: tuple[int, ...], samples: int) -> list[Layout]:
+def candidates(shape: tuple[int, ...], examples: int) -> list[Layout]:
     """Returns the layouts that a tensor of this shape may have."""
-    if samples == 1:
+    if examples == 1:
         return [WHOLE]
-    found = [Layout("axis", samples, k) for k, size in enumerate(shape) if size == samples]
-    if shape and shape[0] > samples and shape[0] % samples == 0:
-        found += [Layout("major", samples), Layout("minor", samples)]
+    found = [Layout("axis", examples, k) for k, size in enumerate(shape) if size == examples]
+    if shape and shape[0] > examples and shape[0] % examples == 0:
+        found += [Layout("major", examples), Layout("minor", examples)]
     return found
 
 
 def keeps_apart(layout: Layout, u: Tensor, chosen: Tensor) -> bool:
     """Tells whether what flows back from ``chosen`` examples alone touches no other example's part of ``u``.
 
-    u: [*shape]; chosen: bool [samples].
+    u: [*shape]; chosen: bool [examples].
     """
-    rows = layout.bring(u).reshape(layout.samples, -1)
+    rows = layout.bring(u).reshape(layout.examples, -1)
     return not bool(torch.count_nonzero(rows[~chosen]))
 
 
@@ -68,23 +67,22 @@ def follows_scaling(layout: Layout, u: Tensor, reference: Tensor, scales: Tensor
     """Tells whether each example's part of ``u`` is that of ``reference`` times its own scale, and so free of the others'.
 
     u, reference: [*shape], what flows back from a cotangent with and without its examples scaled.
-    scales: powers of two [samples]: linear operations scale by them without rounding (but for numbers near the end of the
-        range,
-    which are small beside their row).
+    scales: powers of two [examples]: linear operations scale by them without rounding (but for numbers near the end of the
+    range, which are small beside their row).
     """
-    rows, expected = (layout.bring(x).reshape(layout.samples, -1) for x in (u, reference))
+    rows, expected = (layout.bring(x).reshape(layout.examples, -1) for x in (u, reference))
     expected = expected * scales.unsqueeze(1)
     off = (rows - expected).abs().amax(1)
     return bool((off <= 16 * torch.finfo(u.dtype).eps * expected.abs().amax(1)).all())
 
 
-def scalings(samples: int, dtype: torch.dtype) -> list[Tensor]:
-    """Returns powers of two [samples] that tell any two examples apart: the digits of their shuffled numbers are the exponents.
+def scalings(examples: int, dtype: torch.dtype) -> list[Tensor]:
+    """Returns powers of two [examples] that tell any two examples apart, by the digits of their shuffled numbers as exponents.
 
     There is one for up to 64 examples, two for up to 4096 (16-bit floats have no room for as many exponents, and need more).
     """
-    order = torch.randperm(samples, generator=torch.Generator().manual_seed(3))
-    base = min(max(2, samples), 8 if dtype == torch.float16 else 64)
+    order = torch.randperm(examples, generator=torch.Generator().manual_seed(3))
+    base = min(max(2, examples), 8 if dtype == torch.float16 else 64)
     found = []
     while True:
         found.append(torch.exp2((order % base - base // 2).to(torch.float64)).to(dtype))
@@ -93,13 +91,13 @@ def scalings(samples: int, dtype: torch.dtype) -> list[Tensor]:
             return found
 
 
-def separating_sets(samples: int) -> list[Tensor]:
-    """Returns sets of examples, bool [samples], such that for every ordered pair one set holds the first and not the second.
+def separating_sets(examples: int) -> list[Tensor]:
+    """Returns sets of examples, bool [examples], such that for every ordered pair one set holds the first and not the second.
 
     So no example can feed another unseen. The sets are those examples whose (shuffled) number has a bit set, and their
     complements: 2 log2 N. The numbers are shuffled so that no other division of the rows looks like these sets.
     """
-    order = torch.randperm(samples, generator=torch.Generator().manual_seed(3))
-    bits = range(max(1, (samples - 1).bit_length()))
+    order = torch.randperm(examples, generator=torch.Generator().manual_seed(3))
+    bits = range(max(1, (examples - 1).bit_length()))
     halves = [(order >> bit & 1).bool() for bit in bits]
     return [chosen for half in halves for chosen in (half, ~half)]

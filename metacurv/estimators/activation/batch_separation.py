@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from metacurv.estimators.graph.node_kinds import BY_SAMPLE, VIEWS, is_elementwise
+from metacurv.estimators.graph.node_kinds import BY_EXAMPLE, VIEWS, is_elementwise
 from metacurv.estimators.graph.torch_private import saved, signed
 from metacurv.estimators.graph.walk import Walk
 
 
-def keeps_samples(walk: Walk, node: int, samples: int) -> bool:
+def keeps_examples(walk: Walk, node: int, examples: int) -> bool:
     """Tells whether a node passes nothing between examples, each a stretch along the first axis of the node's inputs."""
     name, shape = walk.names[node], walk.shape(node)
     at: Any = walk.nodes[node]
@@ -26,7 +26,7 @@ def keeps_samples(walk: Walk, node: int, samples: int) -> bool:
     if name in VIEWS:
         before = walk.shape(inputs[0])
         # Rows of one example may be merged; with fewer rows than examples, several examples share one.
-        return bool(before and shape) and before[0] % samples == 0 and shape[0] % samples == 0
+        return bool(before and shape) and before[0] % examples == 0 and shape[0] % examples == 0
     if name == "EmbeddingBackward0":
         # An index into activations may pick rows of other examples.
         return _is_matrix_of_weights(walk, inputs[0])
@@ -41,7 +41,7 @@ def keeps_samples(walk: Walk, node: int, samples: int) -> bool:
         axes = len(walk.shape(inputs[0]))
         dims = saved(at, "dim") or ()
         return bool(dims) and all(signed(d) % axes for d in dims)
-    return name in BY_SAMPLE
+    return name in BY_EXAMPLE
 
 
 def _is_matrix_of_weights(walk: Walk, node: int) -> bool:

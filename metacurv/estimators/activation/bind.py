@@ -17,7 +17,7 @@ from metacurv.estimators.activation.uses import (
 )
 from metacurv.estimators.graph.node_kinds import NORMS
 from metacurv.estimators.graph.sites import Site, layer_input
-from metacurv.estimators.graph.torch_private import output_of, saved, signed
+from metacurv.estimators.graph.torch_private import output_of, saved
 from metacurv.estimators.graph.walk import Walk
 from metacurv.estimators.problem.numerics import wide
 from metacurv.ops._reference.scalars import scalar
@@ -25,38 +25,17 @@ from metacurv.ops._reference.scalars import scalar
 
 def bind(site: Site, walk: Walk, layout: Layout, parameter: Tensor) -> Use:
     """Binds a site to this very graph: the use of the parameter, from the tensors that its node saved."""
-    at: Any = walk.nodes[site.node]
+    node, shape = walk.nodes[site.node], tuple(parameter.shape)
     if site.role == "weight":
-        return WeightUse(
-            wide(layer_input(walk, site.node)).detach(), layout, transposed=site.is_transposed
-        )
+        a = wide(layer_input(walk, site.node)).detach()
+        return WeightUse(a, layout, shape, transposed=site.is_transposed)
     if site.role == "convolution":
-        return ConvolutionUse(
-            wide(saved(at, "input")),
-            layout,
-            weight_shape=tuple(parameter.shape),
-            places=walk.shape(site.node)[2:],
-            stride=tuple(saved(at, "stride")),
-            padding=tuple(saved(at, "padding")),
-            dilation=tuple(saved(at, "dilation")),
-            groups=saved(at, "groups"),
-            transposed=saved(at, "transposed"),
-        )
+        return ConvolutionUse(node, layout, shape)
     if site.role == "embedding":
-        padding = saved(at, "padding_idx")
-        return EmbeddingUse(
-            saved(at, "indices"),
-            layout,
-            weight_shape=tuple(parameter.shape),
-            padding_index=signed(padding),
-        )
+        return EmbeddingUse(node, layout, shape)
     factor = _factor(site, walk)
-    return BroadcastUse(
-        None if factor is None else wide(factor),
-        layout,
-        sizes=site.sizes(walk),
-        shape=tuple(parameter.shape),
-    )
+    wide_factor = None if factor is None else wide(factor)
+    return BroadcastUse(wide_factor, layout, sizes=site.sizes(walk), shape=shape)
 
 
 def _factor(site: Site, walk: Walk) -> Tensor | None:
@@ -71,10 +50,12 @@ def _factor(site: Site, walk: Walk) -> Tensor | None:
     if name == "PreluKernelBackward0":
         slope: Tensor = saved(at, "self").clamp(max=0)
         return slope
-    alpha = saved(at, "alpha") if name in ("AddBackward0", "SubBackward0") and site.position else 1
-    alpha = -alpha if name == "SubBackward0" and site.position else alpha
-    device = output_of(walk.nodes[site.node]).device
-    return None if alpha == 1 else scalar(float(alpha), torch.get_default_dtype(), device)
+    alpha = 1
+    if name in ("AddBackward0", "SubBackward0") and site.position:
+        alpha = saved(at, "alpha") if name == "AddBackward0" else -saved(at, "alpha")
+    if alpha == 1:
+        return None
+    return scalar(float(alpha), torch.get_default_dtype(), output_of(at).device)
 
 
 def _normalised(name: str, at: Any) -> Tensor:

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from metacurv.estimators.graph.node_kinds import (
     BATCH_NORMS,
@@ -27,6 +26,8 @@ from metacurv.estimators.graph.sites import Site, find_sites
 from metacurv.estimators.graph.torch_private import ACCUMULATE, saved, signed
 from metacurv.estimators.graph.walk import Walk
 from metacurv.estimators.problem.parameters import NumberedParameter
+
+_GOES_AROUND = "the loss depends on parameters otherwise than through the model's output"
 
 
 class NotInActivationSpace(Exception):
@@ -78,67 +79,62 @@ def make_plan(
 ) -> ActivationPlan:
     """Makes the plan from the whole graph.
 
-    Args:
-        walk: the walk over the loss's graph.
-        parameters: all parameters to be measured.
-        output: (node, output) of the model's output; None where it is not known, which does no harm under a known loss.
-        kind: "hessian" or "ggn". The GGN depends on where the model ends: at its output.
+    ``output`` is the (node, output) of the model's output, where the Gauss-Newton matrix (``kind`` "ggn") ends; None where it
+    is not known, which does no harm to the Hessian under a known loss.
 
     Raises:
         NotInActivationSpace: the loss sees parameters otherwise than through the output, or a batch norm uses batch statistics.
     """
     reach = _parameters_below(walk)
     live = {index for index, mask in enumerate(reach) if mask}
-    for index in sorted(live):
-        if walk.names[index] in BATCH_NORMS and _uses_batch(walk, index):
-            raise NotInActivationSpace(
-                "a batch norm in train mode makes the samples of a batch interact; call model.eval(), or use "
-                "method='hutchinson' for the batch as it is"
-            )
+    # Instance norm runs the same kernel over [1, N C, ...].
+    if any(
+        walk.names[index] in BATCH_NORMS
+        and walk.shape(index)[:1] != (1,)
+        and saved(walk.nodes[index], "training")
+        for index in live
+    ):
+        raise NotInActivationSpace(
+            "a batch norm in train mode makes the samples of a batch interact; call model.eval(), or use "
+            "method='hutchinson' for the batch as it is"
+        )
     head = _find_head(walk, live, output, kind)
-    body = _body(walk, head.boundary[0])
+    body = walk.below(head.boundary[0])
     found = find_sites(walk, parameters)
-    sites = {parameter: list(known) for parameter, known in found.items() if known}
+    sites = {parameter: known for parameter, known in found.items() if known}
     indirect = [parameter for parameter, known in found.items() if known is None]
     if any(site.node not in body for known in sites.values() for site in known):
-        raise NotInActivationSpace(
-            "the loss depends on parameters otherwise than through the model's output"
+        raise NotInActivationSpace(_GOES_AROUND)
+    # Sites at which nothing else that enters depends on the same parameter: only there is the operation linear in it, which a
+    # layer is not whose input has gone through the same weight.
+    linear_in = {
+        (site.node, site.position)
+        for known in sites.values()
+        for site in known
+        if not any(
+            below >= 0 and position != site.position and reach[below] >> site.parameter & 1
+            for position, (below, _) in enumerate(walk.inputs[site.node])
         )
-    linear_in = _separate_sites(walk, sites, reach)
+    }
     smooth, obstacle = _bends(walk, body & live, linear_in)
     return ActivationPlan(head, sites, indirect, smooth, obstacle)
 
 
 def softmax_dim(walk: Walk, node: int) -> int:
     """Returns the axis of a log softmax along which the classes lie."""
-    at: Any = walk.nodes[node]
-    return signed(saved(at, "dim"))
-
-
-def _uses_batch(walk: Walk, index: int) -> bool:
-    node = walk.nodes[index]
-    # Instance norm runs the same kernel over [1, N C, ...].
-    of_instances = walk.shape(index)[:1] == (1,)
-    return bool(saved(node, "training")) and not of_instances
+    return signed(saved(walk.nodes[node], "dim"))
 
 
 def _parameters_below(walk: Walk) -> list[int]:
     """Returns for each node the parameters it depends on, as bits."""
-    masks: list[int | None] = [None] * len(walk.nodes)
-    stack = [0]
-    while stack:
-        node = stack[-1]
-        pending = [below for below, _ in walk.inputs[node] if below >= 0 and masks[below] is None]
-        if pending:
-            stack.extend(pending)
-            continue
-        stack.pop()
-        own = 1 << walk.leaves[node] if node in walk.leaves else 0
+    masks = [0] * len(walk.nodes)
+    for node in reversed(walk.order):
+        if node in walk.leaves:
+            masks[node] = 1 << walk.leaves[node]
         for below, _ in walk.inputs[node]:
             if below >= 0:
-                own |= masks[below] or 0
-        masks[node] = own
-    return [mask or 0 for mask in masks]
+                masks[node] |= masks[below]
+    return masks
 
 
 def _live(walk: Walk, node: int, live: set[int]) -> list[int]:
@@ -158,12 +154,10 @@ def _find_head(walk: Walk, live: set[int], output: tuple[int, int] | None, kind:
         raise NotInActivationSpace(
             "the loss is of no known form, and where the model's output enters it is not known"
         )
-    above = _body(walk, 0, stop=output[0])
+    above = walk.below(0, stop=output[0])
     passes_by = any(walk.names[node] == ACCUMULATE and node in live for node in above)
     if passes_by or not _enters_only_at(walk, above, output):
-        raise NotInActivationSpace(
-            "the loss depends on parameters otherwise than through the model's output"
-        )
+        raise NotInActivationSpace(_GOES_AROUND)
     return Head("generic", -1, output)
 
 
@@ -175,39 +169,33 @@ def _begins_at(walk: Walk, live: set[int], head: Head, output: tuple[int, int], 
     if head.boundary == output:
         return True
     boundary = head.boundary[0]
-    if output[0] not in _body(walk, boundary):
+    if output[0] not in walk.below(boundary):
         return kind == "hessian"
-    above = _body(walk, boundary, stop=output[0])
-    if not _enters_only_at(walk, above, output):
-        return False
-    between = [node for node in above if node in live]
-    return all(
-        kind_of(walk.names[node], walk.nodes[node], _live(walk, node, live)) == "linear"
-        and walk.names[node] != ACCUMULATE
-        for node in between
+    above = walk.below(boundary, stop=output[0])
+    return _enters_only_at(walk, above, output) and all(
+        _is_linear(walk, node, _live(walk, node, live)) for node in above & live
     )
+
+
+def _is_linear(walk: Walk, node: int, at: list[int]) -> bool:
+    name = walk.names[node]
+    return name != ACCUMULATE and kind_of(name, walk.nodes[node], at) == "linear"
 
 
 def _known_head(walk: Walk, live: set[int]) -> Head | None:
     """Goes down from the loss through linear operations, to one log softmax or one elementwise loss."""
-    tops: set[int] = set()
-    seen = {0}
-    stack = [0]
-    while stack:
-        node = stack.pop()
-        name = walk.names[node]
-        at = _live(walk, node, live)
-        if name == LOG_SOFTMAX or (name in ELEMENTWISE_LOSSES and at == [0]):
-            tops.add(node)
+    tops: list[int] = []
+    reached = {0}
+    for node in walk.order:
+        if node not in reached:
             continue
-        is_linear = name in LOSSES_OF_LOG_P or kind_of(name, walk.nodes[node], at) == "linear"
-        if not is_linear or name == ACCUMULATE:
+        name, at = walk.names[node], _live(walk, node, live)
+        if name == LOG_SOFTMAX or (name in ELEMENTWISE_LOSSES and at == [0]):
+            tops.append(node)
+        elif name in LOSSES_OF_LOG_P or _is_linear(walk, node, at):
+            reached.update(walk.inputs[node][position][0] for position in at)
+        else:
             return None
-        for position in at:
-            below = walk.inputs[node][position][0]
-            if below not in seen:
-                seen.add(below)
-                stack.append(below)
     if len(tops) != 1:
         return None
     (top,) = tops
@@ -215,41 +203,10 @@ def _known_head(walk: Walk, live: set[int]) -> Head | None:
     return Head(kind, top, walk.inputs[top][0])
 
 
-def _body(walk: Walk, root: int, stop: int = -1) -> set[int]:
-    """Returns ``root`` and the nodes below it, without passing ``stop``."""
-    found = {root}
-    stack = [root]
-    while stack:
-        for below, _ in walk.inputs[stack.pop()]:
-            if below >= 0 and below != stop and below not in found:
-                found.add(below)
-                stack.append(below)
-    return found
-
-
 def _enters_only_at(walk: Walk, above: set[int], output: tuple[int, int]) -> bool:
     """Tells whether the nodes ``above`` take nothing else from the output's node, such as the other half of a chunk."""
     taken = {edge for node in above for edge in walk.inputs[node] if edge[0] == output[0]}
     return taken <= {output}
-
-
-def _separate_sites(
-    walk: Walk, sites: dict[int, list[Site]], reach: list[int]
-) -> set[tuple[int, int]]:
-    """Returns (node, position) of the sites at which nothing else that enters depends on the same parameter.
-
-    Only then is the operation linear in the parameter: a layer whose input has gone through the same weight is not.
-    """
-    found: set[tuple[int, int]] = set()
-    for known in sites.values():
-        for site in known:
-            others = 0
-            for position, (below, _) in enumerate(walk.inputs[site.node]):
-                if below >= 0 and position != site.position:
-                    others |= reach[below]
-            if not others >> site.parameter & 1:
-                found.add((site.node, site.position))
-    return found
 
 
 def _bends(
@@ -266,10 +223,8 @@ def _bends(
         if name.startswith(HOOK):
             return smooth, "a module with a full backward hook may change gradients"
         if kind == "coupled" and at:
-            return (
-                smooth,
-                f"{name.removesuffix('Backward0')} is neither elementwise nor linear in pieces",
-            )
+            operation = name.removesuffix("Backward0")
+            return smooth, f"{operation} is neither elementwise nor linear in pieces"
         if kind == "smooth":
             smooth[node] = walk.inputs[node][0]
     return smooth, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,38 +16,23 @@ Bends = Mapping[tuple[int, int], Tensor]
 Cotangents = Sequence[Tensor | None]
 
 
-class EnginePull:
-    """Pulls each cotangent down by a backward pass of its own.
+def pull_by_engine(
+    walk: Walk,
+    boundary: tuple[int, int],
+    inputs: Sequence[Any],
+    cotangent: Tensor,
+    bends: Bends,
+) -> Cotangents:
+    """Pulls cotangent [R, *boundary] down, each row by a backward pass of its own: for each of ``inputs`` [R, *its shape]."""
+    roots = [walk.edge(*place) for place in (boundary, *bends)]
+    rows = [
+        run_backward(roots, inputs, [cotangent[r], *(b[r] for b in bends.values())])
+        for r in range(len(cotangent))
+    ]
+    return [_stacked(found) for found in zip(*rows, strict=True)]
 
-    Args:
-        walk: the walk over this very graph.
-        boundary: (node, output) where the cotangents start.
-        wanted: the nodes whose cotangents are returned.
-        indirect: the parameters whose gradients are returned.
-    """
 
-    def __init__(
-        self,
-        walk: Walk,
-        boundary: tuple[int, int],
-        wanted: Sequence[int],
-        indirect: Sequence[Tensor],
-    ) -> None:
-        self._walk = walk
-        self._boundary = boundary
-        self._inputs = [*(walk.edge(node) for node in wanted), *indirect]
-
-    def __call__(self, cotangent: Tensor, bends: Bends) -> Cotangents:
-        """Pulls cotangent [R, *boundary]: for each node wanted [R, *its shape], then gradients of ``indirect``, [R, *shape]."""
-        roots = [self._walk.edge(*place) for place in (self._boundary, *bends)]
-        rows = [
-            run_backward(roots, self._inputs, [cotangent[r], *(b[r] for b in bends.values())])
-            for r in range(len(cotangent))
-        ]
-        return [self._stack([row[i] for row in rows]) for i in range(len(self._inputs))]
-
-    @staticmethod
-    def _stack(found: list[Tensor | None]) -> Tensor | None:
-        """Stacks the results of all cotangents; the graph alone decides which of them exist."""
-        tensors = [g.to_dense() if g.is_sparse else g for g in found if g is not None]
-        return torch.stack(tensors) if tensors else None
+def _stacked(found: Cotangents) -> Tensor | None:
+    """Stacks the results of all cotangents; the graph alone decides which of them exist."""
+    tensors = [g.to_dense() if g.is_sparse else g for g in found if g is not None]
+    return torch.stack(tensors) if tensors else None

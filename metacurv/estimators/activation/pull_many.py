@@ -17,8 +17,9 @@ from torch import Tensor
 
 from metacurv.estimators.activation.plan import ActivationPlan
 from metacurv.estimators.activation.pull_by_engine import Bends, Cotangents
+from metacurv.estimators.graph.derivatives import slope
 from metacurv.estimators.graph.node_kinds import RELABELLINGS, is_callable, is_elementwise
-from metacurv.estimators.graph.torch_private import ACCUMULATE, output_of, saved, signed
+from metacurv.estimators.graph.torch_private import saved, signed
 from metacurv.estimators.graph.walk import Walk
 
 # Maps a node of the graph, R cotangents [R, *z] and the shape of its input to cotangents [R, *input].
@@ -33,94 +34,48 @@ class PullStep:
     inputs: tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True)
-class PullPlan:
-    """The nodes from the boundary down, each after all that send it something."""
-
-    steps: tuple[PullStep, ...]
-
-
-def plan_pull(walk: Walk, plan: ActivationPlan) -> PullPlan | None:
-    """Plans the pull; returns None where it cannot be done.
+def plan_pull(walk: Walk, plan: ActivationPlan) -> list[PullStep] | None:
+    """Returns the nodes from the boundary down, each after all that send it something; None where that is no way.
 
     It needs nodes of one output each, of kinds that are known to be callable, and no parameter that is indirect.
     """
     if plan.indirect or plan.head.boundary[1] != 0:
         return None
     needed = leading_to_sites(walk, plan)
-    root = plan.head.boundary[0]
-    if root not in needed:
-        return None
-    waiting = dict.fromkeys(needed, 0)
-    for node in needed:
-        for below, _ in walk.inputs[node]:
-            if below in waiting:
-                waiting[below] += 1
     steps: list[PullStep] = []
-    ready = [root]
-    while ready:
-        node = ready.pop()
-        inputs = tuple(
-            (position, below)
-            for position, (below, output) in enumerate(walk.inputs[node])
-            if below in needed
-        )
-        if inputs and not is_callable(walk.names[node], walk.inputs[node], needed):
+    for node in walk.order:
+        if node not in needed:
+            continue
+        inputs = walk.inputs[node]
+        leading = tuple((at, below) for at, (below, _) in enumerate(inputs) if below in needed)
+        if leading and not is_callable(walk.names[node], inputs, needed):
             return None
-        steps.append(PullStep(node, inputs))
-        for _, below in inputs:
-            waiting[below] -= 1
-            if waiting[below] == 0:
-                ready.append(below)
-    return PullPlan(tuple(steps)) if len(steps) == len(needed) else None
+        steps.append(PullStep(node, leading))
+    return steps or None
 
 
 def leading_to_sites(walk: Walk, plan: ActivationPlan) -> set[int]:
-    """Returns the nodes below the boundary that are sites or have sites below, parameters' own views aside."""
-    sites = {site.node for site in plan.all_sites}
-    own = {node for site in plan.all_sites for node in site.path}
-    needed: set[int] = set()
-    state: dict[int, bool] = {}
-    stack = [plan.head.boundary[0]]
-    while stack:
-        node = stack[-1]
-        below = [
-            b
-            for b, _ in walk.inputs[node]
-            if b >= 0 and b not in own and walk.names[b] != ACCUMULATE
-        ]
-        pending = [b for b in below if b not in state]
-        if pending:
-            stack.extend(pending)
-            continue
-        stack.pop()
-        state[node] = node in sites or any(state[b] for b in below)
-        if state[node]:
-            needed.add(node)
-    return needed
+    """Returns the nodes below the boundary that are sites or have sites below."""
+    body, found = walk.below(plan.head.boundary[0]), set(plan.site_nodes)
+    for node in reversed(walk.order):
+        if node in body and any(below in found for below, _ in walk.inputs[node]):
+            found.add(node)
+    return found
 
 
 class ReplicatedPull:
-    """A plan bound to a graph.
+    """Steps bound to a graph, which return the cotangents at the nodes ``wanted``."""
 
-    Args:
-        walk: the walk over this very graph.
-        plan: the nodes in order.
-        wanted: the nodes whose cotangents are returned, in order.
-    """
-
-    def __init__(self, walk: Walk, plan: PullPlan, wanted: Sequence[int]) -> None:
-        self._walk = walk
-        self._plan = plan
-        self._wanted = wanted
+    def __init__(self, walk: Walk, steps: Sequence[PullStep], wanted: Sequence[int]) -> None:
+        self._walk, self._steps, self._wanted = walk, steps, wanted
         self._slopes: dict[int, Tensor] = {}
 
     def __call__(self, cotangent: Tensor, bends: Bends) -> Cotangents:
         """Pulls cotangent [R, *boundary]: for each node wanted [R, *its shape]."""
-        flows: dict[int, Tensor] = {self._plan.steps[0].node: cotangent}
+        flows: dict[int, Tensor] = {self._steps[0].node: cotangent}
         kept = set(self._wanted)
         found: dict[int, Tensor] = {}
-        for step in self._plan.steps:
+        for step in self._steps:
             g = flows.pop(step.node)
             bend = bends.get((step.node, 0))
             if bend is not None:
@@ -142,35 +97,26 @@ class ReplicatedPull:
             if rule is not None:
                 return [(below, rule(node, g, walk.shape(below)))]
             if is_elementwise(name) and walk.shape(below) == walk.shape(step.node):
-                return [(below, g * self._slope(step.node, position))]
+                if step.node not in self._slopes:
+                    self._slopes[step.node] = slope(node, position)
+                return [(below, g * self._slopes[step.node])]
         if name == "AddBackward0" and saved(node, "alpha") == 1:
             shapes = {walk.shape(below) for _, below in step.inputs}
             if shapes == {walk.shape(step.node)}:
                 return [(below, g) for _, below in step.inputs]
-        return [
-            (below, torch.stack([row.sum_to_size(walk.shape(below)) for row in rows]))
-            for below, rows in _by_calls(node, g, step)
-        ]
-
-    def _slope(self, index: int, position: int) -> Tensor:
-        slope = self._slopes.get(index)
-        if slope is None:
-            node: Any = self._walk.nodes[index]
-            metadata = output_of(node)
-            ones = torch.ones(tuple(metadata.shape), dtype=metadata.dtype, device=metadata.device)
-            made = node(ones)
-            slope = made if isinstance(made, Tensor) else made[position]
-            self._slopes[index] = slope.detach()
-        return slope
+        return _by_calls(walk, step, g)
 
 
-def _by_calls(node: Any, g: Tensor, step: PullStep) -> list[tuple[int, list[Tensor]]]:
-    """Calls the node itself for each cotangent. Broadcast axes are not summed yet: the engine does that, not the node."""
+def _by_calls(walk: Walk, step: PullStep, g: Tensor) -> list[tuple[int, Tensor]]:
+    """Calls the node itself for each cotangent, and sums over broadcast axes: the engine does that, not the node."""
+    node: Any = walk.nodes[step.node]
     made = [node(row) for row in g]
-    if isinstance(made[0], Tensor):
-        ((_, below),) = step.inputs
-        return [(below, made)]
-    return [(below, [row[position] for row in made]) for position, below in step.inputs]
+    pulled = []
+    for position, below in step.inputs:
+        rows = [row if isinstance(row, Tensor) else row[position] for row in made]
+        shape = walk.shape(below)
+        pulled.append((below, torch.stack([row.sum_to_size(shape) for row in rows])))
+    return pulled
 
 
 def _product(node: Any, g: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -207,20 +153,15 @@ def _transpose(node: Any, g: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _convolution(node: Any, g: Tensor, shape: tuple[int, ...]) -> Tensor:
-    flat = g.reshape(-1, *g.shape[2:])
+    settings = ("stride", "padding", "dilation", "transposed", "output_padding", "groups")
     # The values of this argument play no part: only the gradient in the input is computed.
     like = saved(node, "input").expand(len(g), *shape).reshape(-1, *shape[1:])
     back, _, _ = torch.ops.aten.convolution_backward(
-        flat,
+        g.reshape(-1, *g.shape[2:]),
         like,
         saved(node, "weight"),
         None,
-        saved(node, "stride"),
-        saved(node, "padding"),
-        saved(node, "dilation"),
-        saved(node, "transposed"),
-        saved(node, "output_padding"),
-        saved(node, "groups"),
+        *(saved(node, setting) for setting in settings),
         [True, False, False],
     )
     found: Tensor = back.view(len(g), *shape)

@@ -13,8 +13,8 @@ approximations", and Botev, Ritter, Barber 2017, "Practical Gauss-Newton optimis
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -30,9 +30,9 @@ from metacurv.estimators.activation.loss_factor import (
 )
 from metacurv.estimators.activation.parts import Parts
 from metacurv.estimators.activation.plan import ActivationPlan, Head, softmax_dim
-from metacurv.estimators.activation.pull_by_engine import Bends, EnginePull
+from metacurv.estimators.activation.pull_by_engine import Bends, Cotangents, pull_by_engine
 from metacurv.estimators.activation.pull_many import ReplicatedPull
-from metacurv.estimators.graph.second_derivative import second_derivative
+from metacurv.estimators.graph.derivatives import pulled_back, second_derivative
 from metacurv.estimators.graph.torch_private import output_of, run_backward, saved
 from metacurv.estimators.graph.walk import Walk
 from metacurv.estimators.problem.batches import how_many
@@ -40,11 +40,10 @@ from metacurv.estimators.problem.parameters import NumberedParameter
 from metacurv.ops._reference import OpSet
 
 
-def make_factor(loss: Tensor, walk: Walk, plan: ActivationPlan, samples: int) -> OutputFactor:
+def make_factor(loss: Tensor, walk: Walk, plan: ActivationPlan, examples: int) -> OutputFactor:
     """Returns the factor of H_out at the boundary of this very graph."""
     head = plan.head
     if head.kind == "softmax":
-        at: Any = walk.nodes[head.node]
         dim = softmax_dim(walk, head.node)
         weight = _mean_nll_weight(walk, plan)
         is_definite = weight is not None
@@ -52,25 +51,25 @@ def make_factor(loss: Tensor, walk: Walk, plan: ActivationPlan, samples: int) ->
             (gradient,) = run_backward([loss], [walk.edge(head.node)], [torch.ones_like(loss)])
             assert gradient is not None  # the head was found below the loss
             weight = -gradient.sum(dim)
-        log_p = saved(at, "result").detach()
-        return SoftmaxFactor(log_p, dim, weight, samples, is_definite=is_definite)
+        log_p = saved(walk.nodes[head.node], "result").detach()
+        return SoftmaxFactor(log_p, dim, weight, examples, is_definite=is_definite)
     node, output = head.boundary
     metadata = output_of(walk.nodes[node], output)
     like = torch.empty(tuple(metadata.shape), dtype=metadata.dtype, device=metadata.device)
     edge = walk.edge(node, output)
     if head.kind == "diagonal":
-        return DiagonalFactor(diagonal_of(loss, edge, like), samples)
-    return GenericFactor(loss, edge, like, samples, walk.again)
+        return DiagonalFactor(diagonal_of(loss, edge, like), examples)
+    return GenericFactor(loss, edge, like, examples, walk.again)
 
 
 def _mean_nll_weight(walk: Walk, plan: ActivationPlan) -> Tensor | None:
     """Returns what a backward pass would give for plain cross-entropy, 1 / N for each target that counts; else None."""
     if walk.names[0] != "NllLossBackward0" or walk.inputs[0][0][0] != plan.head.node:
         return None
-    top: Any = walk.nodes[0]
-    target: Tensor = saved(top, "target")
     if softmax_dim(walk, plan.head.node) % len(walk.shape(plan.head.node)) != 1:
         return None
+    top = walk.nodes[0]
+    target: Tensor = saved(top, "target")
     if saved(top, "weight") is not None or saved(top, "reduction") != 1 or target.dim() != 1:
         return None
     weight: Tensor = (target != saved(top, "ignore_index")) / saved(top, "total_weight")
@@ -78,17 +77,10 @@ def _mean_nll_weight(walk: Walk, plan: ActivationPlan) -> Tensor | None:
 
 
 class ActivationSpace:
-    """A plan bound to one forward pass.
+    """A plan bound to one forward pass, with the walk over the graph of its loss.
 
-    Args:
-        loss: one element.
-        walk: the walk over its graph.
-        examined: what is known about such graphs.
-        parameters: all parameters to be measured.
-        samples: the number of examples that may share a column of the factor.
-        kind: "hessian" or "ggn".
-        run: the ops, with or without kernels.
-        max_memory: bytes for cotangents that are pulled at once.
+    ``examples`` is the number of examples that may share a column of the factor, ``kind`` is "hessian" or "ggn", and
+    ``max_memory`` are the bytes for cotangents that are pulled at once.
     """
 
     def __init__(
@@ -97,7 +89,7 @@ class ActivationSpace:
         walk: Walk,
         examined: Examined,
         parameters: Sequence[NumberedParameter],
-        samples: int,
+        examples: int,
         kind: str,
         run: OpSet,
         max_memory: int,
@@ -105,20 +97,20 @@ class ActivationSpace:
         plan = examined.plan
         self.parameters = list(parameters)
         self.device = parameters[0].tensor.device
-        self._walk = walk
-        self._plan = plan
-        self._run = run
-        self.factor = make_factor(loss, walk, plan, samples)
-        self._dtype = output_of(walk.nodes[plan.head.boundary[0]], plan.head.boundary[1]).dtype
+        self._walk, self._plan, self._run = walk, plan, run
+        self.factor = make_factor(loss, walk, plan, examples)
+        node, output = plan.head.boundary
+        self._dtype = output_of(walk.nodes[node], output).dtype
         nodes = plan.site_nodes
-        indirect = [parameters[index].tensor for index in plan.indirect]
-        self._pull_plan = examined.pull
-        self._pull: ReplicatedPull | EnginePull = (
-            EnginePull(walk, plan.head.boundary, nodes, indirect)
-            if examined.pull is None
-            else ReplicatedPull(walk, examined.pull, nodes)
-        )
-        self._parts = Parts(walk, examined, parameters)
+        self._steps = examined.pull
+        self._pull: Callable[[Tensor, Bends], Cotangents]
+        if examined.pull is None:
+            indirect = [parameters[index].tensor for index in plan.indirect]
+            inputs = [*(walk.edge(node) for node in nodes), *indirect]
+            self._pull = partial(pull_by_engine, walk, plan.head.boundary, inputs)
+        else:
+            self._pull = ReplicatedPull(walk, examined.pull, nodes)
+        self._parts = Parts(walk, examined.part_plans, nodes, parameters)
         self._bends = self._curvatures(loss) if kind == "hessian" and plan.smooth else {}
         self.column_count = self.factor.columns_per_sample
         # Bytes of a cotangent at the boundary and all sites, and as much again for products made of it.
@@ -129,12 +121,12 @@ class ActivationSpace:
         """Returns c = s''(z) dl/da of every smooth activation, by the (node, output) of z."""
         nodes = list(self._plan.smooth)
         found: dict[tuple[int, int], Tensor] = {}
-        if self._pull_plan is None:
+        if self._steps is None:
             edges = [self._walk.edge(node) for node in nodes]
             cotangents = run_backward([loss], edges, [torch.ones_like(loss)])
         else:  # by the same rules as all that follows, which see no hooks
             gradient = _gradient_at(loss, self._walk, self._plan.head)
-            pulled = ReplicatedPull(self._walk, self._pull_plan, nodes)(gradient.unsqueeze(0), {})
+            pulled = ReplicatedPull(self._walk, self._steps, nodes)(gradient.unsqueeze(0), {})
             cotangents = [None if g is None else g[0] for g in pulled]
         for node, cotangent in zip(nodes, cotangents, strict=True):
             if cotangent is None:
@@ -179,12 +171,8 @@ class ActivationSpace:
 
 def _gradient_at(loss: Tensor, walk: Walk, head: Head) -> Tensor:
     """Returns the gradient of the loss at the boundary."""
-    edge = walk.edge(*head.boundary) if head.node < 0 else walk.edge(head.node)
+    is_generic = head.node < 0
+    edge = walk.edge(*head.boundary) if is_generic else walk.edge(head.node)
     (gradient,) = run_backward([loss], [edge], [torch.ones_like(loss)])
     assert gradient is not None  # it was found below the loss
-    if head.node < 0:
-        return gradient
-    node: Any = walk.nodes[head.node]
-    made = node(gradient)
-    found: Tensor = made if isinstance(made, Tensor) else made[0]
-    return found
+    return gradient if is_generic else pulled_back(walk.nodes[head.node], gradient)

@@ -10,6 +10,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 
 from metacurv.estimators.activation.batch_layout import Layout
 from metacurv.estimators.activation.per_sample_products import (
@@ -17,6 +18,8 @@ from metacurv.estimators.activation.per_sample_products import (
     row_products,
     shared_products,
 )
+from metacurv.estimators.graph.torch_private import output_of, saved, signed
+from metacurv.estimators.problem.numerics import wide
 
 
 class Use:
@@ -27,81 +30,65 @@ class Use:
         raise NotImplementedError
 
     def gradients(self, u: Tensor) -> Tensor:
-        """Returns per-example gradients: [R, samples, *shape of the parameter]."""
+        """Returns per-example gradients: [R, examples, *shape of the parameter]."""
         raise NotImplementedError
 
 
-class WeightUse(Use):
-    """The weight of a linear layer z = a W' + b, used at any number of places.
+class _LayerUse(Use):
+    """The weight of a linear layer or a convolution; a gradient is a sum of products of inputs and cotangents."""
 
-    Args:
-        a: [rows, in], the layer's input.
-        layout: the layout of the rows.
-        transposed: True for z = a W', with W [out, in]; False for z = a W, with W [in, out].
-    """
+    _a: Tensor  # the inputs [n, g, T, i] of n examples in g groups, at T places
+    _shape: tuple[int, ...]  # that of the weight
+    _is_inputs_first: bool  # of the weight's axes
 
-    def __init__(self, a: Tensor, layout: Layout, *, transposed: bool) -> None:
-        self._layout = layout
-        self._transposed = transposed
-        self._a = self._rows(layout.bring(a), 0).unsqueeze(1)  # [n, 1, T, in]
-
-    @staticmethod
-    def _rows(x: Tensor, lead: int) -> Tensor:
-        """Merges the axes between: [*lead, n, ..., features] -> [*lead, n, T, features]."""
-        return x.reshape(*x.shape[: lead + 1], -1, x.shape[-1])
-
-    def _places(self, u: Tensor) -> Tensor:
-        return self._rows(self._layout.bring(u, 1), 1).unsqueeze(2)
+    def _cotangents(self, u: Tensor) -> Tensor:
+        """Returns the cotangents by example: [R, n, g, T, o]."""
+        raise NotImplementedError
 
     def products(self, u: Tensor, w: Tensor) -> Tensor:
         """Sums <gradient from u, gradient from w> over examples: [R] float64."""
-        brought = self._places(u)
-        return shared_products(self._a, brought, brought if u is w else self._places(w))
+        of_u = self._cotangents(u)
+        return shared_products(self._a, of_u, of_u if u is w else self._cotangents(w))
 
     def gradients(self, u: Tensor) -> Tensor:
-        """Returns per-example gradients: [R, samples, *shape of W]."""
-        brought = self._places(u)
-        if self._transposed:
-            return (brought.transpose(-1, -2) @ self._a).squeeze(2)
-        return (self._a.transpose(-1, -2) @ brought).squeeze(2)
+        """Returns per-example gradients: [R, examples, *shape of the weight]."""
+        of_u = self._cotangents(u)
+        left, right = (self._a, of_u) if self._is_inputs_first else (of_u, self._a)
+        return (left.transpose(-1, -2) @ right).reshape(*of_u.shape[:2], *self._shape)
 
 
-class ConvolutionUse(Use):
-    """The weight of a convolution, which is a linear layer over patches.
+class WeightUse(_LayerUse):
+    """The weight of a linear layer with the input a [rows, in], used at any number of places.
 
-    Args:
-        a: [B, in, *size].
-        layout: the layout of the first axis.
-        weight_shape: [out, in / groups, *kernel], of a transposed convolution [in, out / groups, *kernel].
-        places: the size of z.
-        stride: as torch's convolutions take it, like the rest.
-        padding: zeros on either side of each axis.
-        dilation: distance between the kernel's elements.
-        groups: number of groups of channels.
-        transposed: True for a transposed convolution.
+    ``transposed``: True for z = a W' + b, with W [out, in]; False for z = a W, with W [in, out].
     """
 
     def __init__(
-        self,
-        a: Tensor,
-        layout: Layout,
-        *,
-        weight_shape: tuple[int, ...],
-        places: tuple[int, ...],
-        stride: tuple[int, ...],
-        padding: tuple[int, ...],
-        dilation: tuple[int, ...],
-        groups: int,
-        transposed: bool,
+        self, a: Tensor, layout: Layout, weight_shape: tuple[int, ...], *, transposed: bool
     ) -> None:
-        self._layout = layout
-        self._shape = weight_shape
-        self._groups = groups
-        self._transposed = transposed
-        self._window = {"stride": stride, "padding": padding, "dilation": dilation}
+        self._layout, self._shape = layout, weight_shape
+        self._is_inputs_first = not transposed
+        self._a = _rows(layout.bring(a), 0).unsqueeze(1)
+
+    def _cotangents(self, u: Tensor) -> Tensor:
+        return _rows(self._layout.bring(u, 1), 1).unsqueeze(2)
+
+
+class ConvolutionUse(_LayerUse):
+    """The weight of a convolution at a node: a linear layer over patches.
+
+    ``weight_shape``: [out, in / groups, *kernel], of a transposed convolution [in, out / groups, *kernel].
+    """
+
+    def __init__(self, node: Node, layout: Layout, weight_shape: tuple[int, ...]) -> None:
+        a = wide(saved(node, "input"))
+        self._layout, self._shape = layout, weight_shape
+        self._groups = saved(node, "groups")
+        self._window = {key: tuple(saved(node, key)) for key in ("stride", "padding", "dilation")}
         # A transposed convolution takes patches of its output and lays them at the places of its input.
-        self._places = tuple(a.shape[2:]) if transposed else places
-        self._a = self._by_sample(self._flat(a) if transposed else self._patches(a), 0)
+        self._is_inputs_first = saved(node, "transposed")
+        self._places = tuple(a.shape[2:] if self._is_inputs_first else output_of(node).shape[2:])
+        self._a = self._by_example(self._flat(a) if self._is_inputs_first else self._patches(a), 0)
 
     def _patches(self, x: Tensor) -> Tensor:
         return patches(x, self._shape[2:], **self._window, places=self._places, groups=self._groups)
@@ -110,7 +97,7 @@ class ConvolutionUse(Use):
         """Splits channels into groups: [B, C, *size] -> [B, g, places, C / g]."""
         return x.reshape(x.shape[0], self._groups, x.shape[1] // self._groups, -1).transpose(2, 3)
 
-    def _by_sample(self, x: Tensor, lead: int) -> Tensor:
+    def _by_example(self, x: Tensor, lead: int) -> Tensor:
         """Brings rows to examples: [*lead, B, g, places, f] -> [*lead, n, g, T, f]."""
         brought = self._layout.bring(x, lead)
         if self._layout.style == "axis":
@@ -120,42 +107,19 @@ class ConvolutionUse(Use):
         return moved.reshape(*moved.shape[: lead + 2], -1, moved.shape[-1])
 
     def _cotangents(self, u: Tensor) -> Tensor:
-        """Returns the cotangents by example: [R, n, g, T, o]."""
         flat = u.reshape(-1, *u.shape[2:])
-        made = self._patches(flat) if self._transposed else self._flat(flat)
-        return self._by_sample(made.view(*u.shape[:2], *made.shape[1:]), 1)
-
-    def products(self, u: Tensor, w: Tensor) -> Tensor:
-        """Sums <gradient from u, gradient from w> over examples: [R] float64."""
-        of_u = self._cotangents(u)
-        return shared_products(self._a, of_u, of_u if u is w else self._cotangents(w))
-
-    def gradients(self, u: Tensor) -> Tensor:
-        """Returns per-example gradients: [R, samples, *shape of the weight]."""
-        of_u = self._cotangents(u)
-        left, right = (self._a, of_u) if self._transposed else (of_u, self._a)
-        gradients = left.transpose(-1, -2) @ right
-        return gradients.reshape(*of_u.shape[:2], *self._shape)
+        made = self._patches(flat) if self._is_inputs_first else self._flat(flat)
+        return self._by_example(made.view(*u.shape[:2], *made.shape[1:]), 1)
 
 
 class EmbeddingUse(Use):
-    """The weight of an embedding, z_t = W[index_t].
+    """The weight [entries, features] of an embedding at a node, z_t = W[index_t]; the layout is that of the indices."""
 
-    Args:
-        indices: the indices, of z's shape without the last axis.
-        layout: the layout of the indices.
-        weight_shape: [entries, features].
-        padding_index: an entry that learns nothing, or -1.
-    """
-
-    def __init__(
-        self, indices: Tensor, layout: Layout, *, weight_shape: tuple[int, ...], padding_index: int
-    ) -> None:
-        self._layout = layout
-        self._shape = weight_shape
-        brought = layout.bring(indices)
+    def __init__(self, node: Node, layout: Layout, weight_shape: tuple[int, ...]) -> None:
+        self._layout, self._shape = layout, weight_shape
+        brought = layout.bring(saved(node, "indices"))
         self._indices = brought.reshape(brought.shape[0], -1)  # [n, T]
-        self._learns = self._indices != padding_index
+        self._learns = self._indices != signed(saved(node, "padding_idx"))
 
     @cached_property
     def _same(self) -> Tensor:
@@ -163,44 +127,39 @@ class EmbeddingUse(Use):
         same = self._indices.unsqueeze(1) == self._indices.unsqueeze(2)
         return same & self._learns.unsqueeze(1)
 
-    def _rows(self, u: Tensor) -> Tensor:
-        brought = self._layout.bring(u, 1)
-        return brought.reshape(*brought.shape[:2], -1, brought.shape[-1])
-
     def products(self, u: Tensor, w: Tensor) -> Tensor:
         """Sums <gradient from u, gradient from w> over examples: [R] float64."""
-        of_u, of_w = self._rows(u), self._rows(w)
+        of_u, of_w = (_rows(self._layout.bring(x, 1), 1) for x in (u, w))
         return ((of_u @ of_w.transpose(-1, -2)) * self._same).flatten(1).sum(1, dtype=torch.float64)
 
     def gradients(self, u: Tensor) -> Tensor:
-        """Returns per-example gradients: [R, samples, *shape of W]."""
-        rows = self._rows(u) * self._learns.unsqueeze(-1)
+        """Returns per-example gradients: [R, examples, *shape of W]."""
+        rows = _rows(self._layout.bring(u, 1), 1) * self._learns.unsqueeze(-1)
         gradients = rows.new_zeros((*rows.shape[:2], *self._shape))
         index = self._indices.unsqueeze(-1).expand(rows.shape)
         return gradients.scatter_add_(2, index, rows)
 
 
+def _rows(x: Tensor, lead: int) -> Tensor:
+    """Merges the axes between: [*lead, n, ..., features] -> [*lead, n, T, features]."""
+    return x.reshape(*x.shape[: lead + 1], -1, x.shape[-1])
+
+
 class BroadcastUse(Use):
     """A broadcast parameter, z = factor x theta + ...: biases, scales and shifts of norms, slopes of PReLU.
 
-    Args:
-        factor: broadcastable to z; None for a sum.
-        layout: the layout of z.
-        sizes: theta's sizes along z's axes, 1 where it is broadcast.
-        shape: theta's own shape.
+    ``factor``: broadcastable to z; None for a sum. ``sizes``: theta's sizes along z's axes, 1 where it is broadcast.
     """
 
     def __init__(
         self, factor: Tensor | None, layout: Layout, *, sizes: list[int], shape: tuple[int, ...]
     ) -> None:
-        self._factor = factor
-        self._layout = layout
-        self._shape = shape
+        self._factor, self._layout, self._shape = factor, layout, shape
         after = layout.bring_sizes(sizes)
         self._spread = [2 + axis for axis, size in enumerate(after) if size == 1]
 
     def gradients(self, u: Tensor) -> Tensor:
-        """Returns per-example gradients: [R, samples, *shape of theta]."""
+        """Returns per-example gradients: [R, examples, *shape of theta]."""
         if self._factor is not None:
             u = u * self._factor
         brought = self._layout.bring(u, 1)

@@ -19,10 +19,9 @@ The function's ``backward`` runs once with a graph, and twice for each tensor th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,8 +48,7 @@ _MOVED = 16  # elements of a kept tensor
 _MOST_DRAWN = 1 << 14  # to find them
 
 
-@dataclass(frozen=True)
-class _Precision:
+class _Precision(NamedTuple):
     """Holds what a format allows: the step relative to an element, the tolerance, and elements of 16 that cross kinks."""
 
     step: float
@@ -58,7 +56,7 @@ class _Precision:
     kinks: int
 
 
-_FINE = {torch.float64: _Precision(1e-4, 1e-5, 1), torch.float32: _Precision(1e-2, 2e-2, 1)}
+_PRECISIONS = {torch.float64: _Precision(1e-4, 1e-5, 1), torch.float32: _Precision(1e-2, 2e-2, 1)}
 _COARSE = _Precision(0.125, 0.3, 4)
 _ROUNDINGS = 8  # units in the last place of each number
 
@@ -102,30 +100,18 @@ def check_differentiable(
         return
     ends = [x.node if isinstance(x, GradientEdge) else get_gradient_edge(x).node for x in towards]
     on_the_way = nodes_towards(nodes, ends).difference(ends)
-    twins = _Twins(functions, again)
+    twins = cache(lambda: _twins_of(functions, again))  # not before they are asked for
     for node in functions:
         if node in on_the_way:
             _Checked(node, twins).check(only_linear=only_linear)
 
 
-class _Twins:
-    """The same functions in a graph that was computed elsewhere, once that is asked for."""
-
-    def __init__(self, functions: Sequence[Node], again: Again | None) -> None:
-        self._functions, self._again = functions, again
-
-    @cached_property
-    def _others(self) -> dict[Node, Node]:
-        if self._again is None:
-            return {}
-        root = self._again().grad_fn
-        found = [] if root is None else custom_functions(nodes_below([root]))
-        is_same = list(map(_class, found)) == list(map(_class, self._functions))
-        return dict(zip(self._functions, found, strict=True)) if is_same else {}
-
-    def of(self, node: Node) -> Node | None:
-        """Returns the twin of a function; None where there is none."""
-        return self._others.get(node)
+def _twins_of(functions: Sequence[Node], again: Again | None) -> dict[Node, Node]:
+    """Returns the same functions in a graph that is computed elsewhere, if they can be found there."""
+    root = None if again is None else again().grad_fn
+    found = [] if root is None else custom_functions(nodes_below([root]))
+    is_same = list(map(_class, found)) == list(map(_class, functions))
+    return dict(zip(functions, found, strict=True)) if is_same else {}
 
 
 def _class(node: Node) -> Any:
@@ -141,13 +127,13 @@ def _is_torchs(cls: Any) -> bool:
 class _Checked:
     """One custom function in a graph, with a cotangent for each of its floating outputs."""
 
-    def __init__(self, node: Node, twins: _Twins) -> None:
+    def __init__(self, node: Node, twins: Callable[[], dict[Node, Node]]) -> None:
         self._node: Any = node
         self._twins = twins
         self._name = _class(node).__name__
         self._generator = torch.Generator().manual_seed(SEED)
         self._edges_out, self._cotangents = [], []
-        for number, like in enumerate(outputs_of(self._node)):
+        for number, like in enumerate(outputs_of(node)):
             if like.dtype.is_floating_point:
                 self._edges_out.append(GradientEdge(node, number))
                 numbers = torch.randn(tuple(like.shape), generator=self._generator)
@@ -171,9 +157,13 @@ class _Checked:
         cotangents = self._cotangents if create_graph else [s.detach() for s in self._cotangents]
         with explain_differentiation_errors(f"the backward pass of {self._name}"):
             found = torch.autograd.grad(
-                self._edges_out, self._inputs, cotangents, create_graph=create_graph, retain_graph=True,
+                self._edges_out,
+                self._inputs,
+                cotangents,
+                create_graph=create_graph,
+                retain_graph=True,
                 allow_unused=True,
-            )  # fmt: skip
+            )
         return [b.to_dense() if b.is_sparse else b for b in found if b is not None]
 
     def _slopes(self, weights: Sequence[Tensor], of: Sequence[Any]) -> Sequence[Tensor | None]:
@@ -193,7 +183,7 @@ class _Checked:
                 parts = s.detach().double() * slope.double()
                 found += float(parts.sum())
                 rounding += _ROUNDINGS * torch.finfo(s.dtype).eps * float(parts.abs().sum())
-        tolerance = _precision(self._cotangents[0].dtype).tolerance
+        tolerance = _PRECISIONS.get(self._cotangents[0].dtype, _COARSE).tolerance
         if abs(found - size) > tolerance * size + rounding:
             raise self._error(
                 "whose backward leaves autograd (once_differentiable, detach, no_grad, .data or numpy) or is not linear in "
@@ -203,7 +193,6 @@ class _Checked:
     def _check_kept(self) -> None:
         has_unknown = False
         for kept in kept_tensors(self._node, self._name):
-            # Elements that are 0 lie on the kinks of what follows, and have no size to move by.
             moving = _places(kept.memory, self._generator)
             if not len(moving) or self._agree(kept, moving):
                 continue
@@ -211,7 +200,7 @@ class _Checked:
                 has_unknown = has_unknown or not is_mask(kept.memory)
                 continue
             wrong = sum(not self._agree(kept, one[None]) for one in moving.unbind())
-            if wrong > _precision(kept.memory.dtype).kinks or wrong == len(moving):
+            if wrong > _PRECISIONS.get(kept.memory.dtype, _COARSE).kinks or wrong == len(moving):
                 raise self._error(
                     "whose backward leaves autograd (detach, no_grad, .data or numpy) on the way from a tensor that it saved"
                 )
@@ -219,7 +208,7 @@ class _Checked:
             self._check_constants(has_unknown)
 
     def _check_constants(self, has_unknown: bool) -> None:
-        twin = self._twins.of(self._node)
+        twin = self._twins().get(self._node)
         if twin is None:
             if has_unknown:
                 raise self._error(
@@ -234,7 +223,7 @@ class _Checked:
 
     def _agree(self, kept: Kept, chosen: Tensor) -> bool:
         """Tells whether b(s) changes with elements of a kept tensor as autograd says."""
-        memory, precision = kept.memory, _precision(kept.memory.dtype)
+        memory, precision = kept.memory, _PRECISIONS.get(kept.memory.dtype, _COARSE)
         places = tuple(i.to(memory.device) for i in torch.unravel_index(chosen, memory.shape))
         here = memory[places].clone()
         signs = torch.randint(0, 2, chosen.shape, generator=self._generator) * 2 - 1
@@ -249,16 +238,18 @@ class _Checked:
         changes = [a.double() - b.double() for a, b in zip(after, before, strict=True)]
         if not all(bool(torch.isfinite(change).all()) for change in changes):
             return True
-        weights = [torch.where(d == 0, 1.0, d.sign()).to(a.dtype) for a, d in zip(after, changes, strict=True)]  # fmt: skip
+        weights = [
+            torch.where(d == 0, 1.0, d.sign()).to(a.dtype)
+            for a, d in zip(after, changes, strict=True)
+        ]
         change = float(_dot(weights, changes))
         # What moves is rounded, and so is each of the numbers that change.
         moved = [torch.where(d == 0, 0.0, a.abs()) for a, d in zip(after, changes, strict=True)]
         noise = _ROUNDINGS * torch.finfo(memory.dtype).eps * sum(float(a.sum()) for a in moved)
+        slope = None if kept.edge is None else self._slopes(weights, [kept.edge])[0]
         found = 0.0
-        if kept.edge is not None:
-            (slope,) = self._slopes(weights, [kept.edge])
-            if slope is not None:
-                found = 2 * float((slope[places].double() * step.double()).sum())
+        if slope is not None:
+            found = 2 * float((slope[places].double() * step.double()).sum())
         return abs(change - found) <= precision.tolerance * max(change, abs(found)) + noise
 
     def _error(self, what: str) -> NotTwiceDifferentiableError:
@@ -275,14 +266,13 @@ def _dot(weights: Sequence[Tensor], tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _places(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Returns the flat indices of up to 16 elements that are not 0, drawn at random."""
+    """Returns the flat indices of up to 16 elements, drawn at random.
+
+    Elements that are 0 lie on the kinks of what follows, and have no size to move by.
+    """
     if x.numel() <= _MOST_DRAWN:
         drawn = torch.randperm(x.numel(), generator=generator)
     else:
         drawn = torch.randint(x.numel(), (_MOST_DRAWN,), generator=generator)
     values = x[tuple(i.to(x.device) for i in torch.unravel_index(drawn, x.shape))]
     return drawn[values.cpu() != 0][:_MOVED]
-
-
-def _precision(dtype: torch.dtype) -> _Precision:
-    return _FINE.get(dtype, _COARSE)

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metacurv.estimators.graph.torch_private import run_backward
-from metacurv.estimators.graph.walk import is_cut
+from metacurv.estimators.graph.torch_private import ERROR, run_backward
+from metacurv.estimators.graph.walk import nodes_below
 from metacurv.estimators.problem.errors import explain_differentiation_errors
 
 
@@ -41,11 +41,16 @@ def gradient_graph(
 
 
 def refuse_cut_graph(gradients: Iterable[Tensor | None]) -> None:
-    """Raises NotTwiceDifferentiableError where a once-differentiable function cuts the gradient's graph."""
+    """Raises NotTwiceDifferentiableError where a once-differentiable function cuts the gradient's graph.
+
+    torch puts an error node there, but one without a path to the parameters, so a backward pass towards them alone would
+    leave it out and find too little curvature without a word.
+    """
+    roots = [g.grad_fn for g in gradients if g is not None and g.grad_fn is not None]
     with explain_differentiation_errors(
         "differentiating the gradient of loss with create_graph=True"
     ):
-        if is_cut(gradients):
+        if any(node.name() == ERROR for node in nodes_below(roots)):
             raise RuntimeError(
                 "trying to differentiate twice a function that was marked with @once_differentiable"
             )

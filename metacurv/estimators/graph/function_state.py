@@ -7,13 +7,14 @@ function of a graph that was computed elsewhere: a constant is the same there.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge, Node
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.utils import _pytree as pytree
 
 from metacurv.estimators.problem.errors import explain_differentiation_errors
@@ -27,7 +28,7 @@ class Kept:
     """A tensor that a function keeps: its memory, and where the gradient in it arrives, None where no path leads to it."""
 
     memory: Tensor
-    edge: GradientEdge | Tensor | None
+    edge: GradientEdge | None
 
 
 def kept_tensors(node: Node, name: str) -> list[Kept]:
@@ -37,9 +38,7 @@ def kept_tensors(node: Node, name: str) -> list[Kept]:
         x = _as_tensor(leaf)
         if x is None:
             continue
-        edge: GradientEdge | Tensor | None = None
-        if x.requires_grad:
-            edge = x if x.grad_fn is None else GradientEdge(x.grad_fn, x.output_nr)
+        edge = get_gradient_edge(x) if x.requires_grad else None
         key = (x.data_ptr(), x.shape, x.stride())
         if key not in found or found[key].edge is None:
             # Unlike detach(), data has a version counter of its own: graphs do not see that it moves.
@@ -63,56 +62,41 @@ def is_mask(x: Tensor) -> bool:
 def changes_elsewhere(node: Node, other: Node, name: str, run: Run) -> bool:
     """Tells whether ``run``, the function's backward pass, depends on something kept without a path that is no constant.
 
-    Args:
-        node: the function.
-        other: the same function in a graph that was computed elsewhere.
-        name: its name, for messages.
-        run: returns what the backward pass gives, from what is kept; all of that is put back afterwards.
+    ``other`` is the same function in a graph that was computed elsewhere. All that is moved is put back.
     """
-    here, there, before = _state(node, name), _state(other, name), run()
-    for key, value in here.items():
+    before = run()
+    for put, moved, held in _what_differs(node, other, name):
+        try:
+            put(moved)
+            if any(not torch.equal(x, y) for x, y in zip(before, run(), strict=True)):
+                return True
+        finally:
+            put(held)
+    return False
+
+
+def _what_differs(
+    node: Node, other: Node, name: str
+) -> Iterator[tuple[Callable[[Any], object], Any, Any]]:
+    """Yields a way to set what is not the same elsewhere, with the value there and the one here."""
+    there = _state(other, name)
+    for key, value in _state(node, name).items():
         leaves, form = pytree.tree_flatten(value)
         others, other_form = pytree.tree_flatten(there.get(key))
         if form != other_form:
             continue
         pairs = list(zip(leaves, others, strict=True))
-        if any(_tensor_matters(x, y, before, run) for x, y in pairs):
-            return True
+        for memory, elsewhere in ((_as_tensor(x), _as_tensor(y)) for x, y in pairs):
+            if memory is not None and elsewhere is not None and _may_differ(memory, elsewhere):
+                yield memory.data.copy_, elsewhere.data, memory.detach().clone()
         moved = [y if isinstance(x, float) and isinstance(y, float) else x for x, y in pairs]
-        if any(isinstance(x, float) and x != y for x, y in zip(leaves, moved, strict=True)) and (
-            _attribute_matters(node, key, pytree.tree_unflatten(moved, form), before, run)
-        ):
-            return True
-    return False
+        if any(isinstance(x, float) and x != y for x, y in zip(leaves, moved, strict=True)):
+            yield partial(setattr, node, key), pytree.tree_unflatten(moved, form), value
 
 
-def _tensor_matters(leaf: Any, other: Any, before: Sequence[Tensor], run: Run) -> bool:
-    memory, there = _as_tensor(leaf), _as_tensor(other)
-    if memory is None or there is None or memory.requires_grad or memory.shape != there.shape:
-        return False
-    if torch.equal(memory, there) or is_mask(memory):  # a constant in pieces
-        return False
-    held = memory.detach().clone()
-    try:
-        memory.data.copy_(there.data)
-        return _differ(before, run())
-    finally:
-        memory.data.copy_(held)
-
-
-def _attribute_matters(
-    node: Node, key: str, moved: Any, before: Sequence[Tensor], run: Run
-) -> bool:
-    held = vars(node)[key]
-    try:
-        setattr(node, key, moved)
-        return _differ(before, run())
-    finally:
-        setattr(node, key, held)
-
-
-def _differ(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
-    return any(not torch.equal(x, y) for x, y in zip(a, b, strict=True))
+def _may_differ(x: Tensor, y: Tensor) -> bool:
+    """Tells whether a tensor without a path is another elsewhere; a mask is a constant in pieces."""
+    return not (x.requires_grad or x.shape != y.shape or torch.equal(x, y) or is_mask(x))
 
 
 def _state(node: Any, name: str) -> dict[str, Any]:

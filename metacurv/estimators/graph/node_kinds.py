@@ -15,166 +15,51 @@ from metacurv.estimators.graph.torch_private import saved
 
 Kind = Literal["linear", "piecewise", "smooth", "coupled"]
 
-# Operations that keep the numbers and change shape, order or type; they make another view of a parameter.
-RELABELLINGS = frozenset(
-    f"{name}Backward{variant}"
-    for name in (
-        "Alias",
-        "Clone",
-        "Contiguous",
-        "Permute",
-        "ReshapeAlias",
-        "Squeeze",
-        "T",
-        "ToCopy",
-        "Transpose",
-        "UnsafeView",
-        "Unsqueeze",
-        "View",
-    )
-    for variant in range(3)
-)
 
-_LINEAR = RELABELLINGS | {
-    f"{name}Backward{variant}"
-    for name in (
-        "AdaptiveAvgPool2D",
-        "AdaptiveAvgPool3D",
-        "AsStrided",
-        "AvgPool2D",
-        "AvgPool3D",
-        "Cat",
-        "Col2Im",
-        "ConstantPadNd",
-        "Copy",
-        "Cumsum",
-        "Diagonal",
-        "Expand",
-        "Flip",
-        "Gather",
-        "Im2Col",
-        "Index",
-        "IndexSelect",
-        "MaskedFill",
-        "MaskedSelect",
-        "Mean",
-        "MkldnnAdaptiveAvgPool2D",
-        "Narrow",
-        "Neg",
-        "PixelShuffle",
-        "PixelUnshuffle",
-        "ReflectionPad1D",
-        "ReflectionPad2D",
-        "ReflectionPad3D",
-        "Repeat",
-        "ReplicationPad1D",
-        "ReplicationPad2D",
-        "ReplicationPad3D",
-        "Roll",
-        "Rsub",
-        "Select",
-        "Slice",
-        "Split",
-        "SplitWithSizes",
-        "Stack",
-        "Sub",
-        "Sum",
-        "Tril",
-        "Triu",
-        "Unbind",
-        "Unfold",
-        "UnsafeSplit",
-        "UpsampleBicubic2D",
-        "UpsampleBilinear2D",
-        "UpsampleLinear1D",
-        "UpsampleNearest1D",
-        "UpsampleNearest2D",
-        "UpsampleNearest3D",
-        "UpsampleTrilinear3D",
-        "Where",
-        "Add",
-    )
-    for variant in range(3)
-}
+def _nodes(operations: str, variants: str = "0") -> frozenset[str]:
+    """Returns the names of the nodes of some operations, of which torch numbers the variants."""
+    return frozenset(f"{name}Backward{k}" for name in operations.split() for k in variants)
+
+
+# Operations that keep the numbers and change shape, order or type; they make another view of a parameter.
+SAME_ORDER = _nodes("Alias ReshapeAlias Squeeze ToCopy UnsafeView Unsqueeze View", "012")
+VIEWS = _nodes("ReshapeAlias UnsafeView View")
+TRANSPOSITIONS = _nodes("Permute T Transpose")
+RELABELLINGS = SAME_ORDER | _nodes("Clone Contiguous Permute T Transpose", "012")
+
+_LINEAR = RELABELLINGS | _nodes(
+    """
+    AdaptiveAvgPool2D AdaptiveAvgPool3D Add AsStrided AvgPool2D AvgPool3D Cat Col2Im ConstantPadNd
+    Copy Cumsum Diagonal Expand Flip Gather Im2Col Index IndexSelect MaskedFill MaskedSelect Mean
+    MkldnnAdaptiveAvgPool2D Narrow Neg PixelShuffle PixelUnshuffle
+    ReflectionPad1D ReflectionPad2D ReflectionPad3D Repeat
+    ReplicationPad1D ReplicationPad2D ReplicationPad3D Roll Rsub Select Slice Split SplitWithSizes
+    Stack Sub Sum Tril Triu Unbind Unfold UnsafeSplit
+    UpsampleBicubic2D UpsampleBilinear2D UpsampleLinear1D UpsampleNearest1D UpsampleNearest2D
+    UpsampleNearest3D UpsampleTrilinear3D Where
+    """,
+    "012",
+)
 
 # Products: linear in one factor while the other is a constant.
-_BILINEAR = frozenset(
-    {
-        "AddcmulBackward0",
-        "AddmmBackward0",
-        "AddmvBackward0",
-        "BaddbmmBackward0",
-        "BmmBackward0",
-        "ConvolutionBackward0",
-        "DotBackward0",
-        "LinearBackward0",
-        "MmBackward0",
-        "MulBackward0",
-        "MulBackward1",
-        "MvBackward0",
-        "NativeDropoutBackward0",
-    }
-)
+_BILINEAR = _nodes(
+    "Addcmul Addmm Addmv Baddbmm Bmm Convolution Dot Linear Mm Mul Mv NativeDropout"
+) | _nodes("Mul", "1")
 
-_PIECEWISE = frozenset(
-    {
-        "AbsBackward0",
-        "AdaptiveMaxPool2DBackward0",
-        "AdaptiveMaxPool3DBackward0",
-        "AmaxBackward0",
-        "AminBackward0",
-        "ClampBackward0",
-        "ClampBackward1",
-        "ClampMaxBackward0",
-        "ClampMinBackward0",
-        "HardshrinkBackward0",
-        "HardsigmoidBackward0",
-        "HardtanhBackward0",
-        "LeakyReluBackward0",
-        "MaxBackward0",
-        "MaxBackward1",
-        "MaximumBackward0",
-        "MaxPool2DWithIndicesBackward0",
-        "MaxPool3DWithIndicesBackward0",
-        "MinBackward0",
-        "MinBackward1",
-        "MinimumBackward0",
-        "MkldnnMaxPool2DBackward0",
-        "ReluBackward0",
-        "RreluWithNoiseBackward0",
-        "SoftshrinkBackward0",
-        "SortBackward0",
-        "ThresholdBackward0",
-        "TopkBackward0",
-    }
-)
+_PIECEWISE = _nodes(
+    """
+    Abs AdaptiveMaxPool2D AdaptiveMaxPool3D Amax Amin Clamp ClampMax ClampMin
+    Hardshrink Hardsigmoid Hardtanh LeakyRelu Max Maximum MaxPool2DWithIndices MaxPool3DWithIndices
+    Min Minimum MkldnnMaxPool2D Relu RreluWithNoise Softshrink Sort Threshold Topk
+    """
+) | _nodes("Clamp Max Min", "1")
 
-_SMOOTH = frozenset(
-    {
-        "CeluBackward0",
-        "CosBackward0",
-        "EluBackward0",
-        "EluBackward1",
-        "ErfBackward0",
-        "ExpBackward0",
-        "Expm1Backward0",
-        "GeluBackward0",
-        "HardswishBackward0",
-        "LogBackward0",
-        "Log1PBackward0",
-        "LogSigmoidBackward0",
-        "MishBackward0",
-        "PowBackward0",
-        "ReciprocalBackward0",
-        "RsqrtBackward0",
-        "SigmoidBackward0",
-        "SiluBackward0",
-        "SinBackward0",
-        "SoftplusBackward0",
-        "SqrtBackward0",
-        "TanhBackward0",
-    }
-)
+_SMOOTH = _nodes(
+    """
+    Celu Cos Elu Erf Exp Expm1 Gelu Hardswish Log Log1P LogSigmoid Mish Pow Reciprocal Rsqrt
+    Sigmoid Silu Sin Softplus Sqrt Tanh
+    """
+) | _nodes("Elu", "1")
 
 
 def kind_of(name: str, node: Node, live: Sequence[int]) -> Kind:
@@ -190,86 +75,38 @@ def kind_of(name: str, node: Node, live: Sequence[int]) -> Kind:
     return "smooth" if name in _SMOOTH else "coupled"
 
 
-_ELEMENTWISE = _SMOOTH | {
-    "AbsBackward0",
-    "ClampBackward1",
-    "ClampMaxBackward0",
-    "ClampMinBackward0",
-    "HardsigmoidBackward0",
-    "HardtanhBackward0",
-    "LeakyReluBackward0",
-    "MulBackward0",
-    "NegBackward0",
-    "ReluBackward0",
-    "ThresholdBackward0",
-}
-# Operations that rule the Hessian in activation space out, but whose nodes can be called.
-_CALLABLE_AND_COUPLED = frozenset(
-    {
-        "DivBackward0",
-        "NativeBatchNormBackward0",
-        "NativeLayerNormBackward0",
-        "PreluKernelBackward0",
-        "SoftmaxBackward0",
-    }
+_ELEMENTWISE = (
+    _SMOOTH
+    | _nodes("Abs ClampMax ClampMin Hardsigmoid Hardtanh LeakyRelu Mul Neg Relu Threshold")
+    | _nodes("Clamp", "1")
 )
-_SEVERAL_OUTPUTS = (
-    "Split",
-    "SplitWithSizes",
-    "UnsafeSplit",
-    "Unbind",
-    "Sort",
-    "Topk",
-    "Max",
-    "Min",
+# The last ones rule the Hessian in activation space out, but their nodes can be called.
+_CALLABLE = (
+    _LINEAR
+    | _BILINEAR
+    | _PIECEWISE
+    | _SMOOTH
+    | _nodes("Div NativeBatchNorm NativeLayerNorm PreluKernel Softmax")
 )
-
+_SEVERAL_OUTPUTS = _nodes("Max Min Sort Split SplitWithSizes Topk Unbind UnsafeSplit", "01")
 
 # Losses, as the head of a graph.
 LOG_SOFTMAX = "LogSoftmaxBackward0"
-LOSSES_OF_LOG_P = frozenset({"NllLossBackward0", "NllLoss2DBackward0"})
-ELEMENTWISE_LOSSES = frozenset(
-    {
-        "BinaryCrossEntropyBackward0",
-        "BinaryCrossEntropyWithLogitsBackward0",
-        "HuberLossBackward0",
-        "MseLossBackward0",
-        "SmoothL1LossBackward0",
-        "SoftMarginLossBackward0",
-    }
+LOSSES_OF_LOG_P = _nodes("NllLoss NllLoss2D")
+ELEMENTWISE_LOSSES = _nodes(
+    "BinaryCrossEntropy BinaryCrossEntropyWithLogits HuberLoss MseLoss SmoothL1Loss SoftMarginLoss"
 )
 
-# Views of a parameter in the same order, and in the order of a transposed matrix.
-VIEWS = frozenset({"ReshapeAliasBackward0", "UnsafeViewBackward0", "ViewBackward0"})
-SAME_ORDER = frozenset(
-    f"{name}Backward{variant}"
-    for name in ("Alias", "ReshapeAlias", "Squeeze", "ToCopy", "UnsafeView", "Unsqueeze", "View")
-    for variant in range(3)
-)
-TRANSPOSITIONS = frozenset({"TBackward0", "TransposeBackward0", "PermuteBackward0"})
-
-BATCH_NORMS = frozenset({"CudnnBatchNormBackward0", "NativeBatchNormBackward0"})
-NORMS = frozenset(
-    {"NativeBatchNormBackward0", "NativeGroupNormBackward0", "NativeLayerNormBackward0"}
-)
+BATCH_NORMS = _nodes("CudnnBatchNorm NativeBatchNorm")
+NORMS = _nodes("NativeBatchNorm NativeGroupNorm NativeLayerNorm")
 
 # Operations that keep the examples along the first axis apart, whatever the values.
-BY_SAMPLE = frozenset(
-    {
-        "AdaptiveAvgPool2DBackward0",
-        "AdaptiveMaxPool2DBackward0",
-        "AvgPool2DBackward0",
-        "CloneBackward0",
-        "MaxPool2DWithIndicesBackward0",
-        "MeanBackward1",
-        "NativeBatchNormBackward0",
-        "NativeDropoutBackward0",
-        "NativeGroupNormBackward0",
-        "PreluKernelBackward0",
-        "SumBackward1",
-        "ToCopyBackward0",
-    }
-)
+BY_EXAMPLE = _nodes(
+    """
+    AdaptiveAvgPool2D AdaptiveMaxPool2D AvgPool2D Clone MaxPool2DWithIndices NativeBatchNorm
+    NativeDropout NativeGroupNorm PreluKernel ToCopy
+    """
+) | _nodes("Mean Sum", "1")
 
 # Nodes that stand for something else than an operation: parts of their names.
 HOOK = "BackwardHookFunction"  # a full backward hook of a module
@@ -284,8 +121,6 @@ def is_elementwise(name: str) -> bool:
 
 def is_callable(name: str, inputs: Sequence[tuple[int, int]], needed: set[int]) -> bool:
     """Tells whether a node may be called by hand, with one cotangent for its only output."""
-    if name.removesuffix("Backward0").removesuffix("Backward1") in _SEVERAL_OUTPUTS:
+    if name in _SEVERAL_OUTPUTS or any(output for below, output in inputs if below in needed):
         return False
-    if any(output for below, output in inputs if below in needed):
-        return False  # another output of a node than its first
-    return name in _LINEAR | _BILINEAR | _PIECEWISE | _SMOOTH | _CALLABLE_AND_COUPLED
+    return name in _CALLABLE

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
@@ -14,6 +14,25 @@ from metacurv.estimators.graph.walk import Walk
 from metacurv.estimators.problem.parameters import NumberedParameter
 
 Role = Literal["weight", "convolution", "embedding", "broadcast"]
+
+# The roles of what enters a node at a position.
+_ROLES: dict[tuple[str, int], Role] = {
+    ("AddmmBackward0", 0): "broadcast",
+    ("AddmmBackward0", 2): "weight",
+    ("MmBackward0", 1): "weight",
+    ("ConvolutionBackward0", 1): "convolution",
+    ("ConvolutionBackward0", 2): "broadcast",
+    ("EmbeddingBackward0", 0): "embedding",
+    ("PreluKernelBackward0", 1): "broadcast",
+    **{(name, position): "broadcast" for name in NORMS for position in (1, 2)},
+    **{(f"{name}Backward0", k): "broadcast" for name in ("Add", "Sub", "Mul") for k in (0, 1)},
+}
+# Nodes whose parameters belong to axis 1.
+_ALONG_CHANNELS = (
+    "ConvolutionBackward0",
+    "NativeGroupNormBackward0",
+    "NativeBatchNormBackward0",
+)
 
 
 @dataclass(frozen=True)
@@ -36,21 +55,11 @@ class Site:
     def sizes(self, walk: Walk) -> list[int]:
         """Returns the parameter's sizes along the axes of z, 1 where it is broadcast."""
         axes = len(walk.shape(self.node))
-        name = walk.names[self.node]
-        if self.is_along_channels(name):
+        if walk.names[self.node] in _ALONG_CHANNELS:
             return [1, self.view[0], *([1] * (axes - 2))]
         return [1] * (axes - len(self.view)) + list(self.view)
 
-    @staticmethod
-    def is_along_channels(name: str) -> bool:
-        """Tells whether parameters of such a node belong to axis 1."""
-        return name in (
-            "ConvolutionBackward0",
-            "NativeGroupNormBackward0",
-            "NativeBatchNormBackward0",
-        )
-
-    def sample_axes(self, walk: Walk) -> int:
+    def example_axes(self, walk: Walk) -> int:
         """Returns how many leading axes of z may be that of examples."""
         axes = len(walk.shape(self.node))
         return {"weight": 1, "convolution": 1, "embedding": axes - 1, "broadcast": axes}[self.role]
@@ -58,101 +67,63 @@ class Site:
 
 def find_sites(walk: Walk, parameters: Sequence[NumberedParameter]) -> dict[int, list[Site] | None]:
     """Returns every site of every parameter that is used, by index; None where some place is of no known form."""
-    consumers = walk.consumers
     sites: dict[int, list[Site] | None] = {}
     for leaf, parameter in walk.leaves.items():
-        tensor = parameters[parameter].tensor
-        found = _sites_above(
-            walk, consumers, parameter, leaf, tuple(tensor.shape), transposed=False, path=()
-        )
-        before = sites.get(parameter, [])
-        sites[parameter] = None if found is None or before is None else before + found
+        shape = tuple(parameters[parameter].tensor.shape)
+        found = [*_sites_above(walk, parameter, leaf, shape)]
+        known = [site for site in found if site is not None]
+        sites[parameter] = known if len(known) == len(found) else None
     return sites
 
 
 def _sites_above(
     walk: Walk,
-    consumers: list[list[tuple[int, int]]],
     parameter: int,
     node: int,
     view: tuple[int, ...],
-    *,
-    transposed: bool,
-    path: tuple[int, ...],
-) -> list[Site] | None:
-    """Returns the sites at the consumers of ``node``, which is the parameter in the shape ``view``."""
-    found: list[Site] = []
-    for above, position in consumers[node]:
+    is_transposed: bool = False,
+    path: tuple[int, ...] = (),
+) -> Iterator[Site | None]:
+    """Yields what is at each consumer of ``node``, which is the parameter in the shape ``view``."""
+    for above, position in walk.consumers[node]:
         name = walk.names[above]
         if name in RELABELLINGS or name == "ExpandBackward0":
-            following = _view_after(walk, name, above, view, transposed=transposed)
-            if following is None:
-                return None
-            more = _sites_above(
-                walk,
-                consumers,
-                parameter,
-                above,
-                following[0],
-                transposed=following[1],
-                path=(*path, above),
-            )
-            if more is None:
-                return None
-            found += more
+            after = _view_after(walk, above, view, is_transposed)
+            if after is None:
+                yield None
+            else:
+                yield from _sites_above(walk, parameter, above, *after, (*path, above))
             continue
-        role = _role(walk, above, position, view, transposed=transposed)
-        if role is None:
-            return None
+        role = _role(walk, above, position, is_transposed)
         is_bias = name == "AddmmBackward0" and view == walk.shape(above)[1:] and position == 0
-        found.append(Site(parameter, above, position, role, view, transposed, path, is_bias))
-    return found
+        yield role and Site(parameter, above, position, role, view, is_transposed, path, is_bias)
 
 
 def _view_after(
-    walk: Walk, name: str, node: int, view: tuple[int, ...], *, transposed: bool
+    walk: Walk, node: int, view: tuple[int, ...], is_transposed: bool
 ) -> tuple[tuple[int, ...], bool] | None:
     """Returns shape and transposition after a relabelling; None where the order of elements gets lost."""
-    shape = walk.shape(node)
+    name, shape = walk.names[node], walk.shape(node)
     if name == "ExpandBackward0" or name.startswith("Clone"):
-        return view, transposed
+        return view, is_transposed
     if name in TRANSPOSITIONS:
-        if len(view) == 2 and shape == view[::-1]:
-            return shape, not transposed
-        return None
-    if name in SAME_ORDER and not (transposed and shape != view):
-        return shape, transposed
-    return None
+        return (shape, not is_transposed) if len(view) == 2 and shape == view[::-1] else None
+    keeps_order = name in SAME_ORDER and not (is_transposed and shape != view)
+    return (shape, is_transposed) if keeps_order else None
 
 
-def _role(
-    walk: Walk, node: int, position: int, view: tuple[int, ...], *, transposed: bool
-) -> Role | None:
-    name = walk.names[node]
-    at: Any = walk.nodes[node]
-    if name == "AddmmBackward0":
-        if saved(at, "alpha") != 1 or saved(at, "beta") != 1:
-            return None
-        if position == 2:
-            return "weight"
-        return "broadcast" if position == 0 and not transposed else None
-    if name == "MmBackward0":
-        return "weight" if position == 1 else None
-    if transposed:
+def _role(walk: Walk, node: int, position: int, is_transposed: bool) -> Role | None:
+    name, at = walk.names[node], walk.nodes[node]
+    role = _ROLES.get((name, position))
+    if is_transposed and role != "weight":
         return None
-    if name == "ConvolutionBackward0":
-        return {1: "convolution", 2: "broadcast"}.get(position)  # type: ignore[return-value]
-    if name == "EmbeddingBackward0":
-        return None if saved(at, "scale_grad_by_freq") or saved(at, "sparse") else "embedding"
-    if name in NORMS:
-        if name == "NativeBatchNormBackward0" and saved(at, "training"):
-            return None
-        return "broadcast" if position in (1, 2) else None
-    if name in ("AddBackward0", "SubBackward0", "MulBackward0"):
-        return "broadcast"
-    if name == "PreluKernelBackward0":
-        return "broadcast" if position == 1 else None
-    return None
+    if name == "AddmmBackward0" and (saved(at, "alpha") != 1 or saved(at, "beta") != 1):
+        return None
+    if name == "EmbeddingBackward0" and (saved(at, "scale_grad_by_freq") or saved(at, "sparse")):
+        return None
+    if name == "NativeBatchNormBackward0" and saved(at, "training"):
+        return None
+    return role
 
 
 def layer_input(walk: Walk, node: int) -> Tensor:

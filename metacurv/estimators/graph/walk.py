@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, Node
 
-from metacurv.estimators.graph.torch_private import ACCUMULATE, ERROR, leaf_of, output_of, settings
+from metacurv.estimators.graph.torch_private import ACCUMULATE, leaf_of, output_of, settings
 from metacurv.estimators.problem.elsewhere import Again
 from metacurv.estimators.problem.parameters import NumberedParameter
 
@@ -43,7 +43,7 @@ class Walk:
 
     @cached_property
     def key(self) -> Hashable:
-        """What graphs of the same computation have in common: operations, settings, shapes, and which leaves are parameters."""
+        """The common part of graphs of one computation: operations, settings, shapes, and which leaves are parameters."""
         parts: list[Any] = []
         for i, (name, node) in enumerate(zip(self.names, self.nodes, strict=True)):
             parts += [name, tuple(self.inputs[i]), self.shapes[i]]
@@ -55,7 +55,7 @@ class Walk:
 
     @cached_property
     def consumers(self) -> list[list[tuple[int, int]]]:
-        """For each node the nodes that use its outputs, with the position of the edge among theirs."""
+        """The nodes that use the outputs of each node, with the position of the edge among theirs."""
         found: list[list[tuple[int, int]]] = [[] for _ in self.nodes]
         for index, row in enumerate(self.inputs):
             for position, (below, _) in enumerate(row):
@@ -63,16 +63,39 @@ class Walk:
                     found[below].append((index, position))
         return found
 
+    @cached_property
+    def order(self) -> list[int]:
+        """The numbers of the nodes, each after all that use it."""
+        waiting = [len(consumers) for consumers in self.consumers]
+        found, ready = [], [0]
+        while ready:
+            node = ready.pop()
+            found.append(node)
+            for below, _ in self.inputs[node]:
+                if below >= 0:
+                    waiting[below] -= 1
+                    if not waiting[below]:
+                        ready.append(below)
+        return found
+
     @property
     def has_custom_functions(self) -> bool:
         """True where some node is of a ``torch.autograd.Function``, whose backward pass may not be differentiable."""
         return any(isinstance(node, BackwardCFunction) for node in self.nodes)
 
+    def below(self, root: int, stop: int = -1) -> set[int]:
+        """Returns ``root`` and the nodes below it, not through the node ``stop``."""
+        found, stack = {root}, [root]
+        while stack:
+            for node, _ in self.inputs[stack.pop()]:
+                if node >= 0 and node != stop and node not in found:
+                    found.add(node)
+                    stack.append(node)
+        return found
+
     def shape(self, index: int, output: int = 0) -> tuple[int, ...]:
         """Returns the shape of an output of a node."""
-        return (
-            self.shapes[index] if output == 0 else tuple(output_of(self.nodes[index], output).shape)
-        )
+        return tuple(output_of(self.nodes[index], output).shape) if output else self.shapes[index]
 
     def edge(self, index: int, output: int = 0) -> GradientEdge:
         """Returns the edge where the gradient in an output of a node arrives."""
@@ -143,13 +166,3 @@ def nodes_towards(nodes: Iterable[Node], ends: Iterable[Node]) -> set[Node]:
                 seen.add(above)
                 stack.append(above)
     return seen
-
-
-def is_cut(gradients: Iterable[Tensor | None]) -> bool:
-    """Tells whether the graph of some gradient ends in a once-differentiable function.
-
-    torch puts an error node there, but one without a path to the parameters, so a backward pass towards them alone would
-    leave it out and find too little curvature without a word.
-    """
-    roots = [g.grad_fn for g in gradients if g is not None and g.grad_fn is not None]
-    return any(node.name() == ERROR for node in nodes_below(roots))

@@ -1,8 +1,8 @@
 """Recognises the plainest of graphs: softmax cross-entropy over a stack of linear layers with elementwise functions between.
 
-It is found from the loss down, node by node, and anything unexpected (a second use of a parameter, another operation, a frozen
-weight in between, a view) ends the search: such graphs are for ``activation_plan``, which knows far more and takes longer. A
-recognised chain needs no further look: its rows are examples and never meet, and its nodes hold all that the estimators need.
+Anything unexpected (a second use of a parameter, another operation, a frozen weight in between, a view) ends the search: such
+graphs are for ``activation/plan.py``, which knows far more and takes longer. A recognised chain needs no further look: its rows
+are examples and never meet, and its nodes hold all that the estimators need.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
+from metacurv.estimators.graph.derivatives import slope
 from metacurv.estimators.graph.node_kinds import LOG_SOFTMAX, is_elementwise, kind_of
-from metacurv.estimators.graph.second_derivative import second_derivative
-from metacurv.estimators.graph.torch_private import ACCUMULATE, leaf_of, saved, signed
+from metacurv.estimators.graph.sites import layer_input
+from metacurv.estimators.graph.torch_private import ACCUMULATE, output_of, saved, signed
+from metacurv.estimators.graph.walk import Walk, walk_graph
 from metacurv.estimators.problem.parameters import NumberedParameter
 
 _MEAN, _SUM = 1, 2  # torch's numbers of reductions
@@ -26,11 +28,11 @@ _DTYPES = (torch.float32, torch.float64)  # narrower ones need more care with pr
 
 
 class ChainLayer(NamedTuple):
-    """One linear layer z = a W' + b of a chain.
+    """One linear layer z = a W' + b of a chain, above an elementwise function a = s(z below).
 
     ``node``: the node of z. ``a``: [N, I], detached. ``weight``, ``bias``: indices of the parameters, -1 for one that is not to
-    be measured. ``matrix``: W [O, I], detached; None at the bottom,
-    where nothing is pulled through it. ``below``: the elementwise function whose result a is, None at the bottom.
+    be measured. ``matrix``: W [O, I], detached; None at the bottom, where nothing is pulled through it. ``below``: the
+    function's node, None at the bottom.
     """
 
     node: Node
@@ -39,6 +41,20 @@ class ChainLayer(NamedTuple):
     bias: int
     matrix: Tensor | None
     below: Node | None
+
+    @property
+    def is_rectified(self) -> bool:
+        """True where the function is a ReLU: then its slope is 1 where a > 0."""
+        return self.below is not None and self.below.name() == "ReluBackward0"
+
+    @property
+    def is_smooth(self) -> bool:
+        """True where the function has a second derivative."""
+        return self.below is not None and kind_of(self.below.name(), self.below, [0]) == "smooth"
+
+    def slope(self) -> Tensor:
+        """Returns s'(z below), [N, I]; not defined at the bottom."""
+        return self.a.sign() if self.is_rectified else slope(self.below)
 
 
 @dataclass(frozen=True)
@@ -57,7 +73,7 @@ class Chain:
     @cached_property
     def has_smooth(self) -> bool:
         """True where some elementwise function has a second derivative."""
-        return any(map(self.is_smooth, range(len(self.layers))))
+        return any(layer.is_smooth for layer in self.layers)
 
     @property
     def columns(self) -> int:
@@ -70,32 +86,6 @@ class Chain:
         found: Tensor = softmax(nll(torch.ones_like(loss)))
         return found.detach()
 
-    def is_rectified(self, index: int) -> bool:
-        """Tells whether a ReLU lies below a layer: then its slope is 1 where a > 0."""
-        below = self.layers[index].below
-        return below is not None and below.name() == "ReluBackward0"
-
-    def slope(self, index: int) -> Tensor:
-        """Returns s'(z) of the function below a layer, [N, I]."""
-        layer = self.layers[index]
-        if self.is_rectified(index):
-            return layer.a.sign()
-        assert layer.below is not None
-        slope: Tensor = layer.below(torch.ones_like(layer.a))  # type: ignore[operator]  # a node is the map g -> s'(z) g
-        return slope.detach()
-
-    def is_smooth(self, index: int) -> bool:
-        """Tells whether the function below a layer has a second derivative."""
-        node = self.layers[index].below
-        return node is not None and kind_of(node.name(), node, [0]) == "smooth"
-
-    def second_derivative(self, index: int, cotangent: Tensor) -> Tensor | None:
-        """Returns s''(z) dL/da of the function below a layer, [N, I]; None where it is 0. ``cotangent``: dL/da."""
-        if not self.is_smooth(index):
-            return None
-        layer, below = self.layers[index : index + 2]
-        return second_derivative(layer.below, cotangent, GradientEdge(below.node, 0))
-
     def begins_at(self, output: GradientEdge | None) -> bool:
         """Tells whether the logits are the model's output, where the Gauss-Newton matrix ends."""
         return output is not None and output.node is self.layers[0].node
@@ -106,20 +96,19 @@ def find_chain(loss: Tensor, parameters: Sequence[NumberedParameter]) -> Chain |
 
     Saved tensors are looked at only once all else fits: under a checkpoint looking at one runs the forward pass again.
     """
-    top: Any = loss.grad_fn
-    if top.name() != "NllLossBackward0":
+    assert loss.grad_fn is not None  # check_loss saw to it
+    if loss.grad_fn.name() != "NllLossBackward0":
         return None
-    softmax: Any = top.next_functions[0][0]
-    if softmax is None or softmax.name() != LOG_SOFTMAX:
+    walk = walk_graph(loss.grad_fn, parameters)
+    places = _places(walk) if walk.names[1:2] == [LOG_SOFTMAX] else None
+    if places is None:
         return None
-    links = _links(softmax.next_functions[0][0], parameters)
-    if links is None:
-        return None
+    top, softmax = walk.nodes[:2]
     log_p = saved(softmax, "result").detach()
     if log_p.dim() != 2 or signed(saved(softmax, "dim")) % 2 != 1 or log_p.dtype not in _DTYPES:
         return None
     sample_weight = _sample_weight(top, log_p)
-    layers = _layers(links, log_p)
+    layers = _layers(walk, places, log_p)
     if sample_weight is None or layers is None:
         return None
     return Chain((top, softmax), layers, log_p, sample_weight)
@@ -143,72 +132,63 @@ def _constant(value: float, dtype: torch.dtype) -> Tensor:
         return torch.full((1,), value, dtype=dtype, device="cpu")
 
 
-class _Link(NamedTuple):
-    """A layer as far as the graph's structure tells: the nodes of z, of the bias if any, and of the input."""
-
-    node: Any
-    bias_node: Any
-    weight: int
-    bias: int
-    below: Any
+# A layer as far as the graph's structure tells: the nodes of z, of the weight's leaf, of the bias's and of what lies below; -1
+# for none.
+_Place = tuple[int, int, int, int]
 
 
-def _links(node: Any, parameters: Sequence[NumberedParameter]) -> list[_Link] | None:
-    """Returns the layers from ``node`` down if nothing else is there, each parameter is used once and some are measured."""
-    index_of = {id(parameter.tensor): index for index, parameter in enumerate(parameters)}
-    links: list[_Link] = []
+def _places(walk: Walk) -> list[_Place] | None:
+    """Returns the layers from the log softmax down if nothing else is there, each parameter once, and some are measured."""
+    places: list[_Place] = []
     used: list[int] = []
-    while node is not None:
-        name = node.name()
-        bias_node = None
-        if name == "AddmmBackward0":
-            (bias_node, _), (below, _), (weight_node, _) = node.next_functions
-        elif name == "MmBackward0":
-            (below, _), (weight_node, _) = node.next_functions
+    above = 1
+    while above >= 0:
+        if len(walk.inputs[above]) != 1 or walk.inputs[above][0][0] < 0:
+            return None
+        node = walk.inputs[above][0][0]
+        inputs = [below for below, _ in walk.inputs[node]]
+        if walk.names[node] == "AddmmBackward0":
+            bias, below, weight = inputs
+        elif walk.names[node] == "MmBackward0":
+            bias, below, weight = -1, *inputs
         else:
             return None
-        weight = _leaf(weight_node, index_of, through="TBackward0")
-        bias = -1 if bias_node is None else _leaf(bias_node, index_of)
-        if weight is None or bias is None:
+        if weight >= 0 and walk.names[weight] == "TBackward0":
+            weight = walk.inputs[weight][0][0]
+        leaves = [weight, bias] if bias >= 0 else [weight]
+        if any(leaf < 0 or walk.names[leaf] != ACCUMULATE for leaf in leaves):
             return None
-        used += [index for index in (weight, bias) if index >= 0]
-        links.append(_Link(node, bias_node, weight, bias, below))
-        if below is None:
-            return links if used and len(set(used)) == len(used) else None
-        if not is_elementwise(below.name()) or len(below.next_functions) != 1:
+        if below >= 0 and not is_elementwise(walk.names[below]):
             return None
-        node = below.next_functions[0][0]
-    return None
+        used += [walk.leaves[leaf] for leaf in leaves if leaf in walk.leaves]
+        places.append((node, weight, bias, below))
+        above = below
+    return places if used and len(set(used)) == len(used) else None
 
 
-def _leaf(node: Any, index_of: dict[int, int], through: str = "") -> int | None:
-    """Returns the index of the parameter at a node, or behind one called ``through``; -1 for another leaf, else None."""
-    if node is not None and node.name() == through:
-        node = node.next_functions[0][0]
-    if node is None or node.name() != ACCUMULATE:
-        return None
-    return index_of.get(id(leaf_of(node)), -1)
-
-
-def _layers(links: list[_Link], log_p: Tensor) -> list[ChainLayer] | None:
+def _layers(walk: Walk, places: list[_Place], log_p: Tensor) -> list[ChainLayer] | None:
     """Returns the layers with the tensors that their nodes saved, if shapes, dtypes and layouts are plain."""
     layers: list[ChainLayer] = []
     width = log_p.shape[1]
-    for link in links:
-        node = link.node
-        if node.name() == "AddmmBackward0":
-            if saved(node, "alpha") != 1 or saved(node, "beta") != 1:
-                return None
-            a = saved(node, "mat1")
-        else:
-            a = saved(node, "self")
-        bias = None if link.bias_node is None else leaf_of(link.bias_node)
-        if bias is not None and tuple(bias.shape) != (width,):
+    for node, weight, bias, below in places:
+        at = walk.nodes[node]
+        is_affine = walk.names[node] == "AddmmBackward0"
+        if is_affine and (saved(at, "alpha") != 1 or saved(at, "beta") != 1):
+            return None
+        a = layer_input(walk, node)
+        if bias >= 0 and tuple(output_of(walk.nodes[bias]).shape) != (width,):
             return None
         if a.dtype != log_p.dtype or a.layout != torch.strided:
             return None
-        a = a.detach()
-        matrix = None if link.below is None else saved(node, "mat2").detach().t()
-        layers.append(ChainLayer(node, a, link.weight, link.bias, matrix, link.below))
+        layers.append(
+            ChainLayer(
+                at,
+                a.detach(),
+                walk.leaves.get(weight, -1),
+                walk.leaves.get(bias, -1),
+                None if below < 0 else saved(at, "mat2").detach().t(),
+                None if below < 0 else walk.nodes[below],
+            )
+        )
         width = a.shape[1]
     return layers

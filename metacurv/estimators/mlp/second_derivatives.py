@@ -5,9 +5,8 @@ For the parameters of the unit's own layer that norm is ||a_below||^2 + 1; one l
 between, with squared weights and slopes, so that one matrix product serves all units of a layer at once. Only from two layers
 down on does each unit of a layer need a cotangent of its own, a column.
 
-Source: docs/concepts/estimators.md; the sum over second derivatives is the Gauss-Newton decomposition, Schraudolph 2002, eq.
-    11,
-taken at every activation instead of at the output alone.
+Source: docs/concepts/estimators.md; the sum over second derivatives is the Gauss-Newton decomposition, Schraudolph 2002,
+eq. 11, taken at every activation instead of at the output alone.
 """
 
 from __future__ import annotations
@@ -16,7 +15,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
+from metacurv.estimators.graph.derivatives import second_derivative
 from metacurv.estimators.mlp.recognise import Chain
 from metacurv.estimators.mlp.space import ChainSpace
 
@@ -26,7 +27,7 @@ def bend_columns(chain: Chain) -> int:
     return sum(
         layer.a.shape[1]
         for index, layer in enumerate(chain.layers)
-        if chain.is_smooth(index) and index + 3 < len(chain.layers)
+        if layer.is_smooth and index + 3 < len(chain.layers)
     )
 
 
@@ -35,17 +36,20 @@ def bend_parts(space: ChainSpace, loss: Tensor) -> Tensor:
     """Returns the share of all smooth activations, float64 [parameters]; ``loss`` is the loss of the chain."""
     chain = space.chain
     table = torch.zeros(1, 2 * len(chain.layers), dtype=torch.float64, device=space.device)
-    slopes = [chain.slope(index) for index in range(len(chain.layers) - 1)]
+    slopes = [layer.slope() for layer in chain.layers[:-1]]
     gradient = chain.gradient(loss)
     carried: Tensor | None = None  # sum of c (dz/dz_below)^2 from the layer above
     for index, slope in enumerate(slopes):
-        matrix = chain.layers[index].matrix
+        layer, below = chain.layers[index : index + 2]
+        matrix = layer.matrix
         assert matrix is not None
         at_a = gradient @ matrix  # dL/da
         total = None
         if carried is not None:
             total = (carried @ matrix.square()) * slope.square()
-        carried = chain.second_derivative(index, at_a)
+        carried = None
+        if layer.is_smooth:
+            carried = second_derivative(layer.below, at_a, GradientEdge(below.node, 0))
         if carried is not None:
             total = carried if total is None else total + carried
             _add_columns(space, index, carried, slopes, table)

@@ -1,4 +1,4 @@
-"""The trace's parts for a chain (``chain_graph``): the same numbers as ``ActivationSpace``, in one call of a kernel."""
+"""The trace's parts for a chain: the same numbers as ``ActivationSpace``, in one call of a kernel."""
 
 from __future__ import annotations
 
@@ -15,14 +15,7 @@ from metacurv.ops._reference import OpSet
 
 
 class ChainSpace:
-    """A chain with the slopes between its layers.
-
-    Args:
-        chain: as ``find_chain`` returns it.
-        parameters: all parameters to be measured.
-        run: the ops, with or without kernels.
-        max_memory: bytes for cotangents that are pulled at once.
-    """
+    """A chain with the slopes between its layers; ``max_memory``: bytes for cotangents that are pulled at once."""
 
     def __init__(
         self,
@@ -34,16 +27,14 @@ class ChainSpace:
         self.chain = chain
         self.parameters = list(parameters)
         self.device = chain.log_p.device
-        self.max_memory = max_memory
-        self.run = run
+        self._run = run
         self.inputs = [layer.a for layer in chain.layers]
-        self.rectified = [chain.is_rectified(index) for index in range(len(chain.layers) - 1)]
+        inner = chain.layers[:-1]
+        rectified = [layer.is_rectified for layer in inner]
         # A ReLU's result stands for its slope.
-        self.slopes = [
-            chain.layers[index].a if is_rectified else chain.slope(index)
-            for index, is_rectified in enumerate(self.rectified)
-        ]
-        self._weights = [layer.matrix for layer in chain.layers if layer.matrix is not None]
+        slopes = [layer.a if layer.is_rectified else layer.slope() for layer in inner]
+        weights = [layer.matrix for layer in chain.layers if layer.matrix is not None]
+        self._layers = (self.inputs, weights, slopes, rectified)
         width = max(chain.log_p.shape[1], *(a.shape[1] for a in self.inputs))
         # Cotangents of two layers at a time, and a float64 sum for each row and layer.
         size = len(chain.log_p) * (2 * width * chain.log_p.element_size() + 8 * len(self.inputs))
@@ -54,16 +45,13 @@ class ChainSpace:
         """Does what ``ActivationSpace.draw`` does, for the Gauss-Newton matrix or a chain that is linear in pieces."""
         chain = self.chain
         parts = [
-            self.run.chain_draws(
+            self._run.chain_draws(
                 chain.log_p,
                 chain.sample_weight,
                 key,
                 (first_probe + start) % (1 << 32),
                 min(self.at_once, n_samples - start),
-                self.inputs,
-                self._weights,
-                self.slopes,
-                self.rectified,
+                *self._layers,
             )
             for start in range(0, n_samples, self.at_once)
         ]
@@ -71,26 +59,17 @@ class ChainSpace:
 
     def columns(self, start: int, stop: int) -> Tensor:
         """Returns the share of columns ``start`` ... ``stop - 1``, float64 [parameters]."""
-        table = self.run.chain_columns(
-            self.chain.log_p,
-            self.chain.sample_weight,
-            start,
-            stop,
-            self.inputs,
-            self._weights,
-            self.slopes,
-            self.rectified,
+        chain = self.chain
+        table = self._run.chain_columns(
+            chain.log_p, chain.sample_weight, start, stop, *self._layers
         )
         return self.by_parameter(table).sum(0)
 
     def by_parameter(self, table: Tensor) -> Tensor:
         """Reorders [R, 2 L], weight and bias of each layer from the top, to [R, parameters]."""
-        places = [-1] * len(self.parameters)
-        for index, layer in enumerate(self.chain.layers):
-            if layer.weight >= 0:
-                places[layer.weight] = 2 * index
-            if layer.bias >= 0:
-                places[layer.bias] = 2 * index + 1
+        owners = [index for layer in self.chain.layers for index in (layer.weight, layer.bias)]
+        column_of = {index: column for column, index in enumerate(owners)}
+        places = [column_of.get(index, -1) for index in range(len(self.parameters))]
         if -1 in places:  # parameters that the loss does not depend on
             table = torch.cat([table, table.new_zeros(len(table), 1)], dim=1)
         return table.index_select(1, _index(tuple(places), table.shape[1], table.device))

@@ -1,4 +1,4 @@
-"""The second derivative of an elementwise function times the loss's gradient, from the function's node in the graph."""
+"""Derivatives of operations from their nodes: a node of autograd is the map from the cotangent of its output to its inputs'."""
 
 from __future__ import annotations
 
@@ -8,7 +8,21 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from metacurv.estimators.graph.torch_private import saved
+from metacurv.estimators.graph.torch_private import output_of, saved
+
+
+def pulled_back(node: Any, cotangent: Tensor, position: int = 0) -> Tensor:
+    """Returns the cotangent of one input, given that of the only output."""
+    made = node(cotangent)
+    found: Tensor = made if isinstance(made, Tensor) else made[position]
+    return found
+
+
+def slope(node: Any, position: int = 0) -> Tensor:
+    """Returns s'(z) of an elementwise function, detached."""
+    like = output_of(node)
+    ones = torch.ones(tuple(like.shape), dtype=like.dtype, device=like.device)
+    return pulled_back(node, ones, position).detach()
 
 
 def second_derivative(node: Any, cotangent: Tensor, below: GradientEdge) -> Tensor | None:
