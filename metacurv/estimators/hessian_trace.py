@@ -61,6 +61,7 @@ def hessian_trace(
         - Pearlmutter 1994, "Fast exact multiplication by the Hessian".
 
     Examples:
+        >>> import torch
         >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
         >>> estimate = hessian_trace((w ** 2).sum(), [w], n_samples=2)  # H = 2 I: every probe gives 4
         >>> estimate.value, estimate.stderr

@@ -196,7 +196,8 @@ def _choose_and_measure(batch: MeasuredBatch, layers: Layers, budget: Budget) ->
             raise
         failure = without_advice(error)
         if (seen := FINITE_DIFFERENCES.kinks(batch)) is not None:
-            raise NotTwiceDifferentiableError(f"{failure}; and {seen}") from error
+            message = f"{failure}; and {seen}"
+            raise NotTwiceDifferentiableError(message) from error
         why = "; ".join(
             ["finite_difference: needs gradients only", *reasons, f"not hutchinson: {failure}"]
         )
