@@ -33,14 +33,21 @@ class DoubleBackward:
         self.probed = [parameter for _, parameter in live]
         self.curved: list[NumberedParameter] = []
 
-    def terms(self, vectors: Sequence[Tensor], run: OpSet, key: int, probe: Tensor) -> list[Tensor]:
-        """Returns the sample of one probe, float64 [curved]; ``vectors``: its tensors, one for each of ``probed``."""
-        products = hessian_vector_products(self.gradients, vectors, [p.tensor for p in self.probed])
+    def products(self, vectors: Sequence[Tensor]) -> tuple[list[Tensor], list[int], list[int]]:
+        """Returns H v of each parameter in ``curved``, with the numbers and offsets by which the ops know their signs.
+
+        ``vectors``: the tensors of the probe v, one for each of ``probed``.
+        """
+        found = hessian_vector_products(self.gradients, vectors, [p.tensor for p in self.probed])
         # Which products exist depends on the graph only. The samples of all other parameters are exactly 0.
-        self.curved = [p for h, p in zip(products, self.probed, strict=True) if h is not None]
+        self.curved = [p for h, p in zip(found, self.probed, strict=True) if h is not None]
         numbers = [p.number for p in self.curved]
-        found = [h for h in products if h is not None]
-        return [run.signed_sum(found, key, probe, numbers, [0] * len(numbers))]
+        return [h for h in found if h is not None], numbers, [0] * len(numbers)
+
+    def terms(self, vectors: Sequence[Tensor], run: OpSet, key: int, probe: Tensor) -> list[Tensor]:
+        """Returns the sample of one probe, float64 [curved]."""
+        products, numbers, offsets = self.products(vectors)
+        return [run.signed_sum(products, key, probe, numbers, offsets)]
 
     def samples(self, terms: list[Tensor], count: int) -> Tensor:
         """Returns float64 [count, curved]: the samples of as many probes, from all their terms."""

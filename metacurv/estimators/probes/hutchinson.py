@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from metacurv import ops
+from metacurv.estimators.probes.double_backward import DoubleBackward
 from metacurv.estimators.probes.products import Products, choose_products
 from metacurv.estimators.problem.parameters import NumberedParameter
 from metacurv.estimators.problem.user_state import without_hooks
@@ -37,15 +38,37 @@ class ProbeLoop:
             for p in products.probed
         ]
 
+    def fold(self, first_probe: int, n_samples: int) -> tuple[Tensor, Tensor]:
+        """Folds the samples of a double backward into mean and M2, float64 [curved + 1], with one op a probe."""
+        assert isinstance(self._products, DoubleBackward)
+        probe = torch.full((), first_probe, dtype=torch.int64, device=self._device)
+        count = torch.zeros_like(probe)
+        mean = m2 = torch.empty(0)
+        for k in range(n_samples):
+            self._fill(probe)
+            products, numbers, offsets = self._products.products(self._vectors)
+            if k == 0:
+                mean = torch.zeros(len(products) + 1, dtype=torch.float64, device=self._device)
+                m2 = torch.zeros_like(mean)
+            self._run.hutchinson_accumulate_(
+                mean, m2, count, products, self._key, probe, numbers, offsets
+            )
+            del products  # or they would be there still while the next are made
+            probe.add_(1)
+        return mean, m2
+
+    def _fill(self, probe: Tensor) -> None:
+        offsets = [0] * len(self._numbers)
+        self._run.rademacher_(self._vectors, self._key, probe, self._numbers, offsets)
+
     def batches(self, first_probe: int, n_samples: int) -> Iterator[Tensor]:
         """Yields the samples of probes ``first_probe`` ... ``first_probe + n_samples - 1``: float64 [up to 64, curved]."""
         probe = torch.full((), first_probe, dtype=torch.int64, device=self._device)
-        offsets = [0] * len(self._numbers)
         for start in range(0, n_samples, _BATCH):
             count = min(_BATCH, n_samples - start)
             terms: list[Tensor] = []
             for _ in range(count):
-                self._run.rademacher_(self._vectors, self._key, probe, self._numbers, offsets)
+                self._fill(probe)
                 terms += self._products.terms(self._vectors, self._run, self._key, probe)
                 probe.add_(1)
             yield self._products.samples(terms, count)
@@ -55,12 +78,17 @@ def read_trace(
     products: Products, *, seed: int, first_probe: int, n_samples: int, backend: str
 ) -> TraceReading:
     """Averages v . H v over probes ``first_probe`` ... ``first_probe + n_samples - 1``, without a host sync."""
-    moments = RunningMoments()
-    for batch in ProbeLoop(products, seed=seed, backend=backend).batches(first_probe, n_samples):
-        moments.add(torch.cat([batch, batch.sum(1, keepdim=True)], dim=1))
+    loop = ProbeLoop(products, seed=seed, backend=backend)
+    if isinstance(products, DoubleBackward):
+        mean, m2 = loop.fold(first_probe, n_samples)
+    else:
+        moments = RunningMoments()
+        for batch in loop.batches(first_probe, n_samples):
+            moments.add(torch.cat([batch, batch.sum(1, keepdim=True)], dim=1))
+        mean, m2 = moments.mean, moments.m2
     return TraceReading(
-        mean=moments.mean,
-        m2=moments.m2,
+        mean=mean,
+        m2=m2,
         curved=[p.name for p in products.curved],
         names=[p.name for p in products.parameters],
         n_samples=n_samples,
