@@ -120,7 +120,7 @@ def page_block(stored: dict[str, Any]) -> str:
     """The table of lines by folder, of those that both have and those that one of them has."""
     before, after = stored["before"], stored["after"]
     rows = [
-        f"| `{folder}/` | {before.get(folder, '')} | {after.get(folder, '')} |"
+        f"| {folder} | {before.get(folder, '')} | {after.get(folder, '')} |"
         for folder in sorted({*before, *after})
     ]
     total = f"| all | {sum(before.values())} | {sum(after.values())} |"

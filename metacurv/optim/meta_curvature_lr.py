@@ -63,6 +63,7 @@ class MetaCurvatureLR(OptimizerWrapper):
         ValueError: an argument is out of range, or belongs to the other rule; the optimizer is then as it was.
 
     Examples:
+        >>> import torch
         >>> model = torch.nn.Linear(2, 1)
         >>> opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1), alpha=0.5)
         >>> loss = model(torch.ones(1, 2)).square().mean()  # H = 2 x x' over (w, b): trace 6, plus cross terms of the probe

@@ -14,7 +14,7 @@ def test_every_cell_is_a_test() -> None:
     assert len(named) > 15
     sources = [
         path.read_text()
-        for folder in ("integrations", "distributed", "directional")
+        for folder in ("integrations", "distributed", "optim/directional")
         for path in (ROOT / "tests" / folder).glob("test_*.py")
     ]
     missing = [name for name in named if not any(f"def {name}(" in text for text in sources)]

@@ -70,7 +70,7 @@ def test_formulas() -> None:
     [
         ("![p](../../benchmarks/results/speed.png)", "![p](../repository/benchmarks/results/speed.png)"),
         ("[c](../../CHANGELOG.md#added)", "[c](../repository/CHANGELOG.md#added)"),
-        ("[s](../../metacurv/ops.py)", "[s](../repository/metacurv/ops.py.md)"),
+        ("[s](../../metacurv/__main__.py)", "[s](../repository/metacurv/__main__.py.md)"),
         ("[d](../../benchmarks/results/rules)", "d"),
         ("[p](speed.md)", "[p](speed.md)"),
         ("[w](https://example.org/a.md)", "[w](https://example.org/a.md)"),
