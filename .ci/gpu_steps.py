@@ -114,8 +114,11 @@ def steps(work: Path, wheelhouse: Path, *, rehearse: bool) -> list[Step]:
 def gpu_tests() -> list[str]:
     """The files with tests of mark gpu. Others are not collected: some need packages that are not carried."""
     marks = re.compile(r"\bDEVICES\b|\bmark\.gpu\b|\bneeds_gpu\b")
-    files = sorted((ROOT / "tests").glob("test_*.py"))
-    return [f"tests/{path.name}" for path in files if marks.search(path.read_text())]
+    files = sorted(
+        path for room in ("ops", "cuda") for path in (ROOT / "tests" / room).glob("test_*.py")
+    )
+    found = (path for path in files if marks.search(path.read_text()))
+    return [path.relative_to(ROOT).as_posix() for path in found]
 
 
 def _workers() -> int:
@@ -141,7 +144,7 @@ def _sees(program: str, tool: Tool) -> Step:
 def _sanitized(
     python: str, tool: Tool, seconds: int, passes: str, rehearse: bool, **environ: str
 ) -> Step:
-    chosen = ("tests/test_cuda.py", "-k", " and ".join(f"not {each}" for each in NOT_SANITIZED))
+    chosen = ("tests/cuda/test_ops.py", "-k", " and ".join(f"not {each}" for each in NOT_SANITIZED))
     return Step(
         f"{tool.name} of the ops",
         _pytest(python, *chosen),

@@ -2,7 +2,7 @@
 
     pytest -n auto -m "not slow" --junitxml=quick.xml
     pytest -n auto --junitxml=whole.xml
-    python -m benchmarks.suite_times quick.xml whole.xml
+    python -m benchmarks.suite_times quick.xml [whole.xml]
 
 The seconds of all tests of a folder, added up over the workers, go into benchmarks/results/suite_times.json, and with what the
 folder proves into docs/develop/test.md.
@@ -24,6 +24,7 @@ from benchmarks.page_block import ROOT, write_block
 RESULT = ROOT / "benchmarks" / "results" / "suite_times.json"
 PAGE = ROOT / "docs" / "develop" / "test.md"
 BLOCK = "suite"
+PARTS = ("quick", "whole")
 FOLDERS = {
     "ops": "kernels against twins: values, bits, arguments, registration, instruction sets, published vectors of Philox",
     "estimators/dense": "every method of `estimate_trace` is right, or refuses, for all networks and losses of its tables "
@@ -80,31 +81,34 @@ def times(report: Path) -> dict[str, Any]:
 
 
 def page_block(stored: Mapping[str, Any]) -> str:
-    """Makes the table."""
-    quick, whole = stored["quick"], stored["whole"]
+    """Makes the table, with a column of seconds for each part that was run."""
+    parts = [part for part in PARTS if part in stored]
+    tests = stored[parts[-1]]["tests"]
     lines = [
-        "| `tests/...` | proves | tests | quick, s | whole, s |",
-        "|---|---|---|---|---|",
-        *(
-            f"| `{folder}` | {proves} | {whole['tests'][folder]} | {quick['seconds'][folder]:.0f} | "
-            f"{whole['seconds'][folder]:.0f} |"
-            for folder, proves in FOLDERS.items()
-        ),
+        f"| `tests/...` | proves | tests | {' | '.join(f'{part}, s' for part in parts)} |",
+        f"|---|---|---|{'---|' * len(parts)}",
+    ]
+    for folder, proves in FOLDERS.items():
+        seconds = " | ".join(f"{stored[part]['seconds'][folder]:.0f}" for part in parts)
+        lines.append(f"| `{folder}` | {proves} | {tests[folder]} | {seconds} |")
+    cores = stored["cores"]
+    walls = "; ".join(f"{part}: {stored[part]['wall']} s" for part in parts)
+    lines += [
         "",
-        f"Seconds of a folder are added up over {stored['cores']} workers. From start to end the quick part, "
-        f'`-m "not slow"`, took {quick["wall"]} s on {stored["cores"]} cores, the whole {whole["wall"]} s.',
+        f"Seconds of a folder are added up over {cores} workers. From start to end on {cores} cores: {walls}. The quick part is "
+        '`-m "not slow"`.',
     ]
     return "\n".join(lines)
 
 
 def main() -> None:
-    quick, whole = map(Path, sys.argv[1:])
-    stored = {"cores": os.cpu_count(), "quick": times(quick), "whole": times(whole)}
+    reports = zip(PARTS, map(Path, sys.argv[1:]), strict=False)
+    stored = {"cores": os.cpu_count(), **{part: times(report) for part, report in reports}}
     RESULT.write_text(json.dumps(stored, indent=1) + "\n")
     write_block(PAGE, BLOCK, page_block(stored))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
     main()

@@ -125,8 +125,10 @@ def estimate_trace(
     _validate.backend(backend)
     checked_seed = _validate.seed(seed)
     memory = _validate.integer("max_memory", max_memory, low=1)
-    ranks, is_sum = Ranks(model, process_group), adds_up(loss_fn)
+    is_sum = adds_up(loss_fn)
     are_processes = torch.distributed.is_available() and torch.distributed.is_initialized()
+    ranks = Ranks(model, process_group) if are_processes or process_group is not None else None
+    here, count = (0, 1) if ranks is None else (ranks.here, ranks.count)
     with as_one_process(model) if are_processes else nullcontext():
         parameters = number_parameters(model.named_parameters(), of_model=True)
         layers = Layers(parameters)
@@ -139,7 +141,7 @@ def estimate_trace(
                     model, loss_fn, batch_inputs, batch_targets, parameters, pick=output
                 )
                 # Batches draw probes of their own: the same ones would tie their errors together.
-                number = index * ranks.count + ranks.here
+                number = index * count + here
                 batch_seed = (checked_seed + number * _SEED_STEP) % (1 << 64)
                 batch = MeasuredBatch(problem, kind, batch_seed, backend, memory)
                 with in_batch(index):
@@ -147,7 +149,7 @@ def estimate_trace(
             if not found.count:
                 raise ValueError("inputs must give at least one batch, got none")
 
-        if ranks.count == 1:
+        if ranks is None or count == 1:
             measure_here()
         else:
             found.over(ranks, measure_here, layers.columns, parameters[0].tensor.device)

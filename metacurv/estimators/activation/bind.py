@@ -16,7 +16,7 @@ from metacurv.estimators.activation.uses import (
     WeightUse,
 )
 from metacurv.estimators.graph.node_kinds import NORMS
-from metacurv.estimators.graph.sites import Site, layer_input
+from metacurv.estimators.graph.sites import Site
 from metacurv.estimators.graph.torch_private import output_of, saved
 from metacurv.estimators.graph.walk import Walk
 from metacurv.estimators.problem.numerics import wide
@@ -27,7 +27,7 @@ def bind(site: Site, walk: Walk, layout: Layout, parameter: Tensor) -> Use:
     """Binds a site to this very graph: the use of the parameter, from the tensors that its node saved."""
     node, shape = walk.nodes[site.node], tuple(parameter.shape)
     if site.role == "weight":
-        a = wide(layer_input(walk, site.node)).detach()
+        a = wide(walk.layer_input(site.node)).detach()
         return WeightUse(a, layout, shape, transposed=site.is_transposed)
     if site.role == "convolution":
         return ConvolutionUse(node, layout, shape)

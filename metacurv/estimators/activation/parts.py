@@ -14,7 +14,7 @@ from metacurv.estimators.activation.bind import bind
 from metacurv.estimators.activation.plan import ActivationPlan
 from metacurv.estimators.activation.pull_by_engine import Cotangents
 from metacurv.estimators.activation.uses import Use
-from metacurv.estimators.graph.sites import Site, layer_input
+from metacurv.estimators.graph.sites import Site
 from metacurv.estimators.graph.walk import Walk
 from metacurv.estimators.problem.numerics import wide
 from metacurv.estimators.problem.parameters import NumberedParameter
@@ -114,7 +114,7 @@ def _of_layer(walk: Walk, node: int, slot: int, *, has_bias: bool) -> Part:
         if u is None or w is None:
             return None
         from_u = wide(u)
-        a = wide(layer_input(walk, node)).detach()
+        a = wide(walk.layer_input(node)).detach()
         both = layer_products(a, from_u, from_u if w is u else wide(w))
         return both if has_bias else both[:, :1]
 

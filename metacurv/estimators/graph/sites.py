@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
-
 from metacurv.estimators.graph.node_kinds import NORMS, RELABELLINGS, SAME_ORDER, TRANSPOSITIONS
 from metacurv.estimators.graph.torch_private import saved
 from metacurv.estimators.graph.walk import Walk
@@ -124,10 +122,3 @@ def _role(walk: Walk, node: int, position: int, is_transposed: bool) -> Role | N
     if name == "NativeBatchNormBackward0" and saved(at, "training"):
         return None
     return role
-
-
-def layer_input(walk: Walk, node: int) -> Tensor:
-    """Returns a of a matrix product z = a W' + b: [rows, in], with its graph."""
-    at = walk.nodes[node]
-    a: Tensor = saved(at, "mat1") if walk.names[node] == "AddmmBackward0" else saved(at, "self")
-    return a

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, Node
 
-from metacurv.estimators.graph.torch_private import ACCUMULATE, leaf_of, output_of, settings
+from metacurv.estimators.graph.torch_private import ACCUMULATE, leaf_of, output_of, saved, settings
 from metacurv.estimators.problem.elsewhere import Again
 from metacurv.estimators.problem.parameters import NumberedParameter
 
@@ -96,6 +96,12 @@ class Walk:
     def shape(self, index: int, output: int = 0) -> tuple[int, ...]:
         """Returns the shape of an output of a node."""
         return tuple(output_of(self.nodes[index], output).shape) if output else self.shapes[index]
+
+    def layer_input(self, index: int) -> Tensor:
+        """Returns a of a matrix product z = a W' + b at a node: [rows, in], with its graph."""
+        name = "mat1" if self.names[index] == "AddmmBackward0" else "self"
+        a: Tensor = saved(self.nodes[index], name)
+        return a
 
     def edge(self, index: int, output: int = 0) -> GradientEdge:
         """Returns the edge where the gradient in an output of a node arrives."""

@@ -18,7 +18,6 @@ from torch.autograd.graph import GradientEdge, Node
 
 from metacurv.estimators.graph.derivatives import slope
 from metacurv.estimators.graph.node_kinds import LOG_SOFTMAX, is_elementwise, kind_of
-from metacurv.estimators.graph.sites import layer_input
 from metacurv.estimators.graph.torch_private import ACCUMULATE, output_of, saved, signed
 from metacurv.estimators.graph.walk import Walk, walk_graph
 from metacurv.estimators.problem.parameters import NumberedParameter
@@ -175,7 +174,7 @@ def _layers(walk: Walk, places: list[_Place], log_p: Tensor) -> list[ChainLayer]
         is_affine = walk.names[node] == "AddmmBackward0"
         if is_affine and (saved(at, "alpha") != 1 or saved(at, "beta") != 1):
             return None
-        a = layer_input(walk, node)
+        a = walk.layer_input(node)
         if bias >= 0 and tuple(output_of(walk.nodes[bias]).shape) != (width,):
             return None
         if a.dtype != log_p.dtype or a.layout != torch.strided:

@@ -21,7 +21,7 @@ from metacurv.estimators.graph.node_kinds import (
     is_elementwise,
     kind_of,
 )
-from metacurv.estimators.graph.sites import find_sites, layer_input
+from metacurv.estimators.graph.sites import find_sites
 from metacurv.estimators.graph.torch_private import output_of, saved, signed
 from metacurv.estimators.graph.walk import Walk
 from metacurv.estimators.problem.errors import NotApplicable
@@ -155,7 +155,7 @@ class _Body:
             return _rule_of_other(walk, node, live[0]) if live else None
         if live and live != [1 if walk.names[node] == "AddmmBackward0" else 0]:
             return None  # the term added to the product depends on a parameter
-        a = layer_input(walk, node)
+        a = walk.layer_input(node)
         if a.layout != torch.strided:
             raise NotApplicable  # products with sparse inputs are left to autograd
         weight, transposed = self._weights[node]
