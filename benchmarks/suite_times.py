@@ -59,7 +59,7 @@ FOLDERS = {
 
 def folder_of(classname: str) -> str:
     """Returns the folder of a test, the longest of ``FOLDERS``, from its module's name."""
-    path = "/".join(classname.split(".")[1:])
+    path = "/".join(classname.removeprefix("tests.").split("."))
     known = [folder for folder in FOLDERS if path.startswith(f"{folder}/")]
     return max(known, key=len)
 
@@ -70,6 +70,8 @@ def times(report: Path) -> dict[str, Any]:
     tests: dict[str, int] = defaultdict(int)
     suite = ElementTree.parse(report).getroot()[0]
     for case in suite.iter("testcase"):
+        if not case.attrib["classname"]:
+            continue  # a module that was skipped whole
         folder = folder_of(case.attrib["classname"])
         seconds[folder] += float(case.attrib["time"])
         tests[folder] += 1
@@ -95,8 +97,8 @@ def page_block(stored: Mapping[str, Any]) -> str:
     walls = "; ".join(f"{part}: {stored[part]['wall']} s" for part in parts)
     lines += [
         "",
-        f"Seconds of a folder are added up over {cores} workers. From start to end on {cores} cores: {walls}. The quick part is "
-        '`-m "not slow"`.',
+        f"Seconds of a folder are added up over {cores} workers. From start to end on {cores} cores: {walls}. The quick part "
+        'is `-m "not slow"`.',
     ]
     return "\n".join(lines)
 
