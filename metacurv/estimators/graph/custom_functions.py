@@ -100,15 +100,17 @@ def check_differentiable(
         return
     ends = [x.node if isinstance(x, GradientEdge) else get_gradient_edge(x).node for x in towards]
     on_the_way = nodes_towards(nodes, ends).difference(ends)
-    twins = cache(lambda: _twins_of(functions, again))  # not before they are asked for
+    # Not before they are asked for; torch 2.10 frees what a function's node saved once the graph's root is gone.
+    root = cache(lambda: None if again is None else again())
+    twins = cache(lambda: _twins_of(functions, root()))
     for node in functions:
         if node in on_the_way:
             _Checked(node, twins).check(only_linear=only_linear)
 
 
-def _twins_of(functions: Sequence[Node], again: Again | None) -> dict[Node, Node]:
-    """Returns the same functions in a graph that is computed elsewhere, if they can be found there."""
-    root = None if again is None else again().grad_fn
+def _twins_of(functions: Sequence[Node], loss: Tensor | None) -> dict[Node, Node]:
+    """Returns the same functions in the graph of a loss that is computed elsewhere, if they can be found there."""
+    root = None if loss is None else loss.grad_fn
     found = [] if root is None else custom_functions(nodes_below([root]))
     is_same = list(map(_class, found)) == list(map(_class, functions))
     return dict(zip(functions, found, strict=True)) if is_same else {}

@@ -52,9 +52,14 @@ def push_tangent(
             if method != "finite_difference":
                 try:
                     return _push_dual(problem, moving)
-                except RuntimeError:
+                except RuntimeError as error:
                     # An error that is not forward mode's fault occurs again below.
                     if method == "forward_mode":
+                        if isinstance(error, NotImplementedError):
+                            raise ValueError(
+                                "method='forward_mode' needs operations that have forward mode, and this model has one that "
+                                "has not, such as a torch.autograd.Function without jvp; use method='auto'"
+                            ) from error
                         raise
             return _push_difference(problem, moving, step)
         except _ReadElsewhere as reason:
