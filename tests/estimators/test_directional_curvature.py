@@ -18,13 +18,12 @@ from torch.utils.checkpoint import checkpoint
 
 from metacurv import NotTwiceDifferentiableError
 from metacurv.estimators.directional_curvature import directional_curvature
-
-# torch 2.10 has a function without forward mode in them.
-CHECKPOINTS_HAVE_FORWARD_MODE = not hasattr(torch_checkpoint, "_NoopSaveInputs")
 from tests.helpers import assert_same
 from tests.problems.losses import Problem, dense_hessian, rand
 from tests.problems.model_problems import PlainNorm
 
+# torch 2.10 has a function without forward mode in them.
+CHECKPOINTS_HAVE_FORWARD_MODE = not hasattr(torch_checkpoint, "_NoopSaveInputs")
 METHODS = {"forward_mode": 1e-11, "finite_difference": 1e-7}
 
 
