@@ -2,7 +2,7 @@
 
 For a layer z = f(a; theta) linear in theta, the diagonal block of the Hessian in theta is J' (d^2 l / dz^2) J, and any pair
 of random cotangents with E[u w'] = d^2 l / dz^2 gives its trace as E[sum_n <grad from u_n, grad from w_n>]. Such pairs start
-at the output (``output_factor``) and go down by plain backward passes. For the Hessian, each smooth elementwise activation
+at the output (``loss_factor``) and go down by plain backward passes. For the Hessian, each smooth elementwise activation
 a = s(z) adds its share: with c = s''(z) dl/da and a fresh random sign e, u gains e sqrt|c| and w gains e sgn(c) sqrt|c| at z.
 
 Where examples of the batch interact, or cannot be told apart, all count as one: still right on average, with more noise.
