@@ -18,8 +18,7 @@ from torch.autograd.graph import GradientEdge, Node
 
 from metacurv.estimators.graph.derivatives import slope
 from metacurv.estimators.graph.node_kinds import LOG_SOFTMAX, is_elementwise, kind_of
-from metacurv.estimators.graph.torch_private import ACCUMULATE, output_of, saved, signed
-from metacurv.estimators.graph.walk import Walk, walk_graph
+from metacurv.estimators.graph.torch_private import ACCUMULATE, leaf_of, saved, signed
 from metacurv.estimators.problem.parameters import NumberedParameter
 
 _MEAN, _SUM = 1, 2  # torch's numbers of reductions
@@ -95,19 +94,20 @@ def find_chain(loss: Tensor, parameters: Sequence[NumberedParameter]) -> Chain |
 
     Saved tensors are looked at only once all else fits: under a checkpoint looking at one runs the forward pass again.
     """
-    assert loss.grad_fn is not None  # check_loss saw to it
-    if loss.grad_fn.name() != "NllLossBackward0":
+    top: Any = loss.grad_fn
+    if top.name() != "NllLossBackward0":
         return None
-    walk = walk_graph(loss.grad_fn, parameters)
-    places = _places(walk) if walk.names[1:2] == [LOG_SOFTMAX] else None
-    if places is None:
+    softmax: Any = top.next_functions[0][0]
+    if softmax is None or softmax.name() != LOG_SOFTMAX:
         return None
-    top, softmax = walk.nodes[:2]
+    links = _links(softmax, parameters)
+    if links is None:
+        return None
     log_p = saved(softmax, "result").detach()
     if log_p.dim() != 2 or signed(saved(softmax, "dim")) % 2 != 1 or log_p.dtype not in _DTYPES:
         return None
     sample_weight = _sample_weight(top, log_p)
-    layers = _layers(walk, places, log_p)
+    layers = _layers(links, log_p)
     if sample_weight is None or layers is None:
         return None
     return Chain((top, softmax), layers, log_p, sample_weight)
@@ -131,63 +131,72 @@ def _constant(value: float, dtype: torch.dtype) -> Tensor:
         return torch.full((1,), value, dtype=dtype, device="cpu")
 
 
-# A layer as far as the graph's structure tells: the nodes of z, of the weight's leaf, of the bias's and of what lies below; -1
-# for none.
-_Place = tuple[int, int, int, int]
+class _Link(NamedTuple):
+    """A layer as far as the graph's structure tells: the nodes of z, of the bias if any, and of the input."""
+
+    node: Any
+    bias_node: Any
+    weight: int
+    bias: int
+    below: Any
 
 
-def _places(walk: Walk) -> list[_Place] | None:
-    """Returns the layers from the log softmax down if nothing else is there, each parameter once, and some are measured."""
-    places: list[_Place] = []
+def _links(above: Any, parameters: Sequence[NumberedParameter]) -> list[_Link] | None:
+    """Returns the layers below ``above`` if nothing else is there, each parameter is used once and some are measured.
+
+    It reads the nodes by itself: a walk over the whole graph would be felt in the time of a small estimate.
+    """
+    index_of = {id(parameter.tensor): index for index, parameter in enumerate(parameters)}
+    links: list[_Link] = []
     used: list[int] = []
-    above = 1
-    while above >= 0:
-        if len(walk.inputs[above]) != 1 or walk.inputs[above][0][0] < 0:
-            return None
-        node = walk.inputs[above][0][0]
-        inputs = [below for below, _ in walk.inputs[node]]
-        if walk.names[node] == "AddmmBackward0":
-            bias, below, weight = inputs
-        elif walk.names[node] == "MmBackward0":
-            bias, below, weight = -1, *inputs
+    while above is not None:
+        node = above.next_functions[0][0]
+        name = None if node is None else node.name()
+        bias_node = None
+        if name == "AddmmBackward0":
+            (bias_node, _), (below, _), (weight_node, _) = node.next_functions
+        elif name == "MmBackward0":
+            (below, _), (weight_node, _) = node.next_functions
         else:
             return None
-        if weight >= 0 and walk.names[weight] == "TBackward0":
-            weight = walk.inputs[weight][0][0]
-        leaves = [weight, bias] if bias >= 0 else [weight]
-        if any(leaf < 0 or walk.names[leaf] != ACCUMULATE for leaf in leaves):
+        if weight_node is not None and weight_node.name() == "TBackward0":
+            weight_node = weight_node.next_functions[0][0]
+        weight = _leaf(weight_node, index_of)
+        bias = -1 if bias_node is None else _leaf(bias_node, index_of)
+        if weight is None or bias is None:
             return None
-        if below >= 0 and not is_elementwise(walk.names[below]):
+        used += [index for index in (weight, bias) if index >= 0]
+        links.append(_Link(node, bias_node, weight, bias, below))
+        is_plain = below is None or (
+            len(below.next_functions) == 1 and is_elementwise(below.name())
+        )
+        if not is_plain:
             return None
-        used += [walk.leaves[leaf] for leaf in leaves if leaf in walk.leaves]
-        places.append((node, weight, bias, below))
         above = below
-    return places if used and len(set(used)) == len(used) else None
+    return links if used and len(set(used)) == len(used) else None
 
 
-def _layers(walk: Walk, places: list[_Place], log_p: Tensor) -> list[ChainLayer] | None:
+def _leaf(node: Any, index_of: dict[int, int]) -> int | None:
+    """Returns the index of the parameter at a node; -1 for another leaf, else None."""
+    is_leaf = node is not None and node.name() == ACCUMULATE
+    return index_of.get(id(leaf_of(node)), -1) if is_leaf else None
+
+
+def _layers(links: list[_Link], log_p: Tensor) -> list[ChainLayer] | None:
     """Returns the layers with the tensors that their nodes saved, if shapes, dtypes and layouts are plain."""
     layers: list[ChainLayer] = []
     width = log_p.shape[1]
-    for node, weight, bias, below in places:
-        at = walk.nodes[node]
-        is_affine = walk.names[node] == "AddmmBackward0"
-        if is_affine and (saved(at, "alpha") != 1 or saved(at, "beta") != 1):
+    for node, bias_node, weight, bias, below in links:
+        is_affine = node.name() == "AddmmBackward0"
+        if is_affine and (saved(node, "alpha") != 1 or saved(node, "beta") != 1):
             return None
-        a = walk.layer_input(node)
-        if bias >= 0 and tuple(output_of(walk.nodes[bias]).shape) != (width,):
+        a = saved(node, "mat1" if is_affine else "self")
+        added = None if bias_node is None else leaf_of(bias_node)
+        if added is not None and added.shape != (width,):
             return None
         if a.dtype != log_p.dtype or a.layout != torch.strided:
             return None
-        layers.append(
-            ChainLayer(
-                at,
-                a.detach(),
-                walk.leaves.get(weight, -1),
-                walk.leaves.get(bias, -1),
-                None if below < 0 else saved(at, "mat2").detach().t(),
-                None if below < 0 else walk.nodes[below],
-            )
-        )
+        matrix = None if below is None else saved(node, "mat2").detach().t()
+        layers.append(ChainLayer(node, a.detach(), weight, bias, matrix, below))
         width = a.shape[1]
     return layers
