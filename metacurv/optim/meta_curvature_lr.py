@@ -13,11 +13,9 @@ from metacurv import _validate
 from metacurv.optim.wrapper import OptimizerWrapper
 
 if TYPE_CHECKING:
-    from metacurv.optim.directional.control import DirectionalControl
     from metacurv.optim.directional.optimizer import DirectionalLR
     from metacurv.optim.directional.record import DirectionalRecord
     from metacurv.optim.directional.rule import DirectionalRule
-    from metacurv.optim.reciprocal.control import TraceControl
     from metacurv.optim.reciprocal.optimizer import ReciprocalLR
     from metacurv.optim.reciprocal.readings import Estimator
     from metacurv.optim.reciprocal.record import UpdateRecord
@@ -75,7 +73,6 @@ class MetaCurvatureLR(OptimizerWrapper):
     """
 
     _of_rule: ClassVar[dict[str, type[MetaCurvatureLR]]] = {}
-    _control: DirectionalControl | TraceControl
 
     def __init_subclass__(cls, rule: str | None = None, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -141,7 +138,8 @@ class MetaCurvatureLR(OptimizerWrapper):
     @property
     def rule(self) -> DirectionalRule | ReciprocalRule:
         """The rule, with its settings."""
-        return self._control.rule
+        rule: DirectionalRule | ReciprocalRule = self._control.rule
+        return rule
 
     @property
     def seed(self) -> int:
@@ -194,39 +192,41 @@ def _show_signature(cls: type, of: Iterable[type[MetaCurvatureLR]]) -> None:
 
 
 def _chosen_rule(options: dict[str, Any]) -> str:
-    """The name of the rule that ``MetaCurvatureLR(optimizer, **options)`` asks for.
+    """Returns the name of the rule that ``MetaCurvatureLR(optimizer, **options)`` asks for.
 
     Raises:
         TypeError: an option belongs to no rule.
-        ValueError: ``options["rule"]`` is none, or an option belongs to the other rule.
+        ValueError: ``options["rule"]`` is none, or an option belongs to another rule.
     """
     classes = MetaCurvatureLR._of_rule
-    directional, reciprocal = "directional", "reciprocal"
     takes = {name: inspect.signature(cls).parameters.keys() for name, cls in classes.items()}
-    for name in options:
-        if name not in takes[directional] | takes[reciprocal]:
+    rules_with = {name: [rule for rule in takes if name in takes[rule]] for name in options}
+    for name, rules in rules_with.items():
+        if not rules:
             base = "; it belongs to the base optimizer" if name == "lr" else ""
             raise TypeError(f"MetaCurvatureLR takes no argument {name!r}{base}")
-    wanted = {  # by options that the other rule does not take
-        directional: [name for name in options if name not in takes[reciprocal]],
-        reciprocal: [name for name in options if name not in takes[directional]],
-    }
+    without_directional, without_reciprocal = (
+        [name for name, rules in rules_with.items() if rule not in rules]
+        for rule in ("directional", "reciprocal")
+    )
+    chosen = "reciprocal"
     if "rule" in options:
         rule = options["rule"]
         chosen = getattr(rule, "name", rule)
         if not isinstance(chosen, str) or chosen not in classes:
             raise ValueError(
-                f"rule must be {reciprocal!r}, {directional!r} or a DirectionalRule, got {_validate.describe(rule)}"
+                f"rule must be 'reciprocal', 'directional' or a DirectionalRule, got {_validate.describe(rule)}"
             )
-    else:
-        is_directional = "probe" in options or (wanted[directional] and not wanted[reciprocal])
-        chosen = directional if is_directional else reciprocal
-    other = reciprocal if chosen == directional else directional
-    if wanted[other]:
-        name = wanted[other][0]
+    elif "probe" in options or (without_reciprocal and not without_directional):
+        chosen = "directional"
+    for name, rules in rules_with.items():
+        if chosen in rules:
+            continue
+        other = rules[0]
+        not_of_other = [name for name, rules in rules_with.items() if other not in rules]
         way_out = f"did you mean rule={other!r}?"
-        if wanted[chosen]:
-            way_out = f"leave out either it or {wanted[chosen][0]}"
+        if not_of_other:
+            way_out = f"leave out either it or {not_of_other[0]}"
         raise ValueError(
             f"{name} must be left out with rule={chosen!r}; rule={other!r} takes it, got "
             f"{_validate.describe(options[name])}; {way_out}"

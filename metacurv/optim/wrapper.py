@@ -20,6 +20,7 @@ from metacurv.optim.base_step import is_dry
 from metacurv.optim.carried_state import put_in, taken_out
 from metacurv.optim.eagerly import eagerly
 from metacurv.optim.group_parameters import all_parameters
+from metacurv.optim.rule_control import RuleControl
 
 
 class OptimizerWrapper(Optimizer):
@@ -30,7 +31,7 @@ class OptimizerWrapper(Optimizer):
     base, such as ``_step_supports_amp_scaling``, which makes GradScaler step on scaled gradients.
     """
 
-    _control: Any  # takes the steps, and has a state of its own
+    _control: RuleControl
 
     def __init__(self, optimizer: Optimizer) -> None:
         if not isinstance(optimizer, Optimizer):

@@ -33,6 +33,7 @@ def bind(site: Site, walk: Walk, layout: Layout, parameter: Tensor) -> Use:
         return ConvolutionUse(node, layout, shape)
     if site.role == "embedding":
         return EmbeddingUse(node, layout, shape)
+    assert site.role == "broadcast", f"no use for {site.role}"  # a new role needs a use here
     factor = _factor(site, walk)
     wide_factor = None if factor is None else wide(factor)
     return BroadcastUse(wide_factor, layout, sizes=site.sizes(walk), shape=shape)

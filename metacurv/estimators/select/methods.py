@@ -1,10 +1,14 @@
 """The four ways to a model's trace as objects, and the choice of the cheapest that is right for a batch.
 
 ``why_not`` of a method returns the reason why it would be wrong for a batch; None where it is right, as far as can be told
-before it runs. ``measure`` returns all parameters' parts, the layers, and the total, where ``why_not`` found nothing.
+before it runs. Where it is None, ``cost`` says what the method would take, and ``measure`` returns all parameters' parts, the
+layers, and the total.
 """
 
 from __future__ import annotations
+
+import itertools
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -25,12 +29,36 @@ from metacurv.estimators.problem.parameters import Layers
 from metacurv.estimators.select.measured_batch import MeasuredBatch
 from metacurv.estimators.statistics.stopping import Budget, sample
 
-# A column costs a backward pass to the layers, as a sample does. Up to twice as many columns as samples would be drawn anyway,
-# and always this many, are well spent on a result without error.
+# So many columns are always well spent on a result without error.
 _FEW_COLUMNS = 32
 # Bound on the difference between samples at a step and at twice that step: in float32 smooth networks are below 0.005, those
 # with kinks at 0.1 or above (benchmarks/kinks.py).
 _KINKS = 0.02
+
+
+class Cost(NamedTuple):
+    """Says what a method takes: ``passes`` are compared, and ``text`` stands in ``why``.
+
+    A pass is a backward pass to the layers. One of a sample counts twice, for the error that a sample leaves.
+    """
+
+    passes: int
+    text: str
+
+
+class Method(Protocol):
+    """A way to the trace of a batch."""
+
+    name: str
+
+    def why_not(self, batch: MeasuredBatch) -> str | None:
+        """Returns what speaks against the method; None where it is right."""
+
+    def cost(self, batch: MeasuredBatch, budget: Budget) -> Cost:
+        """Returns what the method takes."""
+
+    def measure(self, batch: MeasuredBatch, layers: Layers, budget: Budget) -> Summary:
+        """Measures."""
 
 
 class Exact:
@@ -46,6 +74,14 @@ class Exact:
                 f"elementwise functions under softmax cross-entropy, and {', '.join(batch.bent_by)} is not"
             )
         return batch.obstacle
+
+    def cost(self, batch: MeasuredBatch, budget: Budget) -> Cost:
+        """Counts the columns."""
+        of_loss, of_activations = batch.columns
+        more = f" and {of_activations} for smooth activations" if of_activations else ""
+        plural = "s" if of_loss != 1 else ""
+        text = f"{of_loss} column{plural} of the loss's factor{more}, a backward pass each"
+        return Cost(of_loss + of_activations, text)
 
     def measure(self, batch: MeasuredBatch, layers: Layers, budget: Budget) -> Summary:
         """Sums over all columns."""
@@ -66,6 +102,10 @@ class Activation:
     def why_not(self, batch: MeasuredBatch) -> str | None:
         """Names what the graph has against activation space."""
         return batch.obstacle
+
+    def cost(self, batch: MeasuredBatch, budget: Budget) -> Cost:
+        """Counts the samples that are drawn at first."""
+        return Cost(_passes_of(budget.first), "one backward pass to the layers a sample")
 
     def measure(self, batch: MeasuredBatch, layers: Layers, budget: Budget) -> Summary:
         """Draws until the budget is met."""
@@ -90,6 +130,11 @@ class Hutchinson:
                 "another output, estimate_trace(..., output=lambda out: ...) picks the tensor for loss_fn"
             )
         return None
+
+    def cost(self, batch: MeasuredBatch, budget: Budget) -> Cost:
+        """Counts a product with the matrix as four passes."""
+        serves = "loss" if batch.kind == "hessian" else "model"
+        return Cost(4 * _passes_of(budget.first), f"serves any {serves}")
 
     def measure(self, batch: MeasuredBatch, layers: Layers, budget: Budget) -> Summary:
         """Draws until the budget is met."""
@@ -128,6 +173,10 @@ class FiniteDifferences:
             f"{disagreement:.0%})"
         )
 
+    def cost(self, batch: MeasuredBatch, budget: Budget) -> Cost:
+        """Counts more than ``Hutchinson``: differences are for what cannot be differentiated twice."""
+        return Cost(8 * _passes_of(budget.first), "needs gradients only")
+
     def measure(self, batch: MeasuredBatch, layers: Layers, budget: Budget) -> Summary:
         """Draws until the budget is met, by forward passes of its own under the caller's autocast."""
         refuse_reentrant_checkpoints(batch.node_names)
@@ -138,11 +187,9 @@ class FiniteDifferences:
         return FiniteDifference(batch.problem, seed=batch.seed, backend=batch.backend)
 
 
-Method = Exact | Activation | Hutchinson | FiniteDifferences
-EXACT, ACTIVATION, HUTCHINSON = Exact(), Activation(), Hutchinson()
-FINITE_DIFFERENCES = FiniteDifferences()
+HUTCHINSON, FINITE_DIFFERENCES = Hutchinson(), FiniteDifferences()
 METHODS: dict[str, Method] = {
-    method.name: method for method in (EXACT, ACTIVATION, HUTCHINSON, FINITE_DIFFERENCES)
+    method.name: method for method in (Exact(), Activation(), HUTCHINSON, FINITE_DIFFERENCES)
 }
 
 
@@ -170,46 +217,55 @@ def measure(name: str, batch: MeasuredBatch, layers: Layers, budget: Budget) -> 
 
 
 def _choose_and_measure(batch: MeasuredBatch, layers: Layers, budget: Budget) -> Found:
-    against = EXACT.why_not(batch)
-    if against is None:
-        of_loss, of_activations = batch.columns
-        more = f" and {of_activations} for smooth activations" if of_activations else ""
-        plural = "s" if of_loss != 1 else ""
-        columns = f"{of_loss} column{plural} of the loss's factor{more}, a backward pass each"
-        if worth_columns(of_loss + of_activations, budget.first):
-            return "exact", f"exact: {columns}", EXACT.measure(batch, layers, budget)
-        reason = f"exact would take {columns}"
-    else:
-        reason = f"not exact: {against}"
-    against = ACTIVATION.why_not(batch)
-    if against is None:
-        why = f"activation: one backward pass to the layers a sample; {reason}"
-        return "activation", why, ACTIVATION.measure(batch, layers, budget)
-    reasons = [f"neither exact nor activation: {against}"]
-    against = HUTCHINSON.why_not(batch)
-    if against is not None:
-        raise ValueError(f"kind={batch.kind!r} cannot be measured here: {against}; {reasons[0]}")
+    against = {name: method.why_not(batch) for name, method in METHODS.items()}
+    costs = {n: METHODS[n].cost(batch, budget) for n, reason in against.items() if reason is None}
+    if not costs:
+        reasons = _why_none_before(HUTCHINSON, against, costs)
+        message = "; ".join([f"{against[HUTCHINSON.name]}", *reasons])
+        raise ValueError(f"kind={batch.kind!r} cannot be measured here: {message}")
+    method = METHODS[min(costs, key=lambda name: costs[name].passes)]
+    reasons = _why_none_before(method, against, costs)
     try:
-        summary = HUTCHINSON.measure(batch, layers, budget)
+        summary = method.measure(batch, layers, budget)
+        if method is HUTCHINSON:
+            reasons += _checked(batch)
     except NotTwiceDifferentiableError as error:
-        if batch.kind == "ggn":
+        if method is not HUTCHINSON or FINITE_DIFFERENCES.name not in costs:
             raise
-        failure = without_advice(error)
-        if (seen := FINITE_DIFFERENCES.kinks(batch)) is not None:
+        method, failure = FINITE_DIFFERENCES, without_advice(error)
+        if (seen := method.kinks(batch)) is not None:
             message = f"{failure}; and {seen}"
             raise NotTwiceDifferentiableError(message) from error
-        why = "; ".join(
-            ["finite_difference: needs gradients only", *reasons, f"not hutchinson: {failure}"]
-        )
-        return "finite_difference", why, FINITE_DIFFERENCES.measure(batch, layers, budget)
-    serves = "loss" if batch.kind == "hessian" else "model"
-    why = "; ".join([f"hutchinson: serves any {serves}", *reasons, *_checked(batch)])
-    return "hutchinson", why, summary
+        reasons.append(f"not hutchinson: {failure}")
+        summary = method.measure(batch, layers, budget)
+    return method.name, "; ".join([f"{method.name}: {costs[method.name].text}", *reasons]), summary
+
+
+def _why_none_before(
+    chosen: Method, against: dict[str, str | None], costs: dict[str, Cost]
+) -> list[str]:
+    """Says why none of the methods before ``chosen`` was taken; a reason that several share is said once."""
+    names_of: dict[str, list[str]] = {}
+    reasons = []
+    for name in itertools.takewhile(lambda name: name != chosen.name, METHODS):
+        reason = against[name]
+        if reason is None:
+            reasons.append(f"{name} would take {costs[name].text}")
+        else:
+            names_of.setdefault(reason, []).append(name)
+    for reason, names in names_of.items():
+        nor = f"neither {' nor '.join(names)}" if len(names) > 1 else f"not {names[0]}"
+        reasons.append(f"{nor}: {reason}")
+    return reasons
 
 
 def worth_columns(columns: int, n_samples: int) -> bool:
     """Tells whether the exact trace, from so many columns, is to be preferred to ``n_samples`` samples."""
-    return columns <= max(_FEW_COLUMNS, 2 * n_samples)
+    return columns <= _passes_of(n_samples)
+
+
+def _passes_of(n_samples: int) -> int:
+    return max(_FEW_COLUMNS, 2 * n_samples)
 
 
 def _checked(batch: MeasuredBatch) -> list[str]:
