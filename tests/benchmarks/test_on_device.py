@@ -24,6 +24,7 @@ def on_device(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("benchmarks.on_device")
 
 
+@pytest.mark.slow
 @needs_native
 def test_every_case_agrees_and_is_written(
     on_device: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]

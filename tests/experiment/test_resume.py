@@ -36,6 +36,7 @@ def killed_once(
     assert process.wait() == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_killed_twice_it_ends_with_the_same_numbers(
     tmp_path: Path, command: tuple[list[str], dict[str, str]], numbers: Numbers
 ) -> None:

@@ -92,6 +92,7 @@ def test_processes_give_what_one_gives() -> None:
             assert one[each][key] == two[each][key]
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [
         "--quick",

@@ -29,7 +29,10 @@ BUILD = (
 OPS_AND_LINK = {"ops.cpp.o", "_C.so"}
 ALL_CPP = {"ops.cpp.o", "other.cpp.o", "_C.so"}
 
-pytestmark = pytest.mark.skipif(not shutil.which("ninja"), reason="no ninja on PATH")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not shutil.which("ninja"), reason="no ninja on PATH"),
+]
 
 
 @dataclass

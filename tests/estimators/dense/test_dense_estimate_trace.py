@@ -5,8 +5,6 @@ A method that does not serve a case must say so; one that may serve it must be r
 
 from __future__ import annotations
 
-import functools
-
 import pytest
 
 from tests.estimators.dense.case import build
@@ -16,22 +14,15 @@ from tests.estimators.dense.checks import (
     assert_within_errors,
     measure,
 )
-from tests.estimators.dense.losses import LOSSES
 from tests.estimators.dense.methods import METHODS, Service, served, service
-from tests.estimators.dense.networks import NETWORKS
-from tests.estimators.dense.truth import KINDS, Truth, dense_truth
+from tests.estimators.dense.table import TABLE, truth_of
+from tests.estimators.dense.truth import KINDS
 
-TABLE = {**NETWORKS, **LOSSES}
 # To autograd a padding row has no derivative; differences move it, so that single samples are others.
 PADDED = "embedding_padding_idx"
 
 
 FLAGS = {name: build(make) for name, make in TABLE.items()}
-
-
-@functools.cache
-def truth_of(name: str) -> Truth:
-    return dense_truth(build(TABLE[name]))
 
 
 def rows(method: str) -> pytest.MarkDecorator:

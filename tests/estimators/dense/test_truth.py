@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,13 +10,11 @@ from torch import Tensor, nn
 
 from tests.estimators.dense.architectures import MAX_PARAMETERS, architectures
 from tests.estimators.dense.case import Case, build, general, rand
-from tests.estimators.dense.losses import LOSSES
-from tests.estimators.dense.networks import NETWORKS
 from tests.estimators.dense.second_ways import difference_diagonals, func_matrices
+from tests.estimators.dense.table import TABLE, truth_of
 from tests.estimators.dense.truth import KINDS, Truth, dense_hessian, dense_truth
 from tests.helpers import property_test
 
-TABLE = {**NETWORKS, **LOSSES}
 # In torch 2.13: no batching rule (GLU), no way with running statistics, or wrong second derivatives (the others).
 NOT_BY_TORCH_FUNC = {
     "batch_norm_in_train_mode",
@@ -35,13 +31,18 @@ NOT_BY_TORCH_FUNC = {
 PADDED = "embedding_padding_idx"
 
 
-@functools.cache
 def known(name: str) -> tuple[Case, Truth]:
-    case = build(TABLE[name])
-    return case, dense_truth(case)
+    return build(TABLE[name]), truth_of(name)
 
 
-@pytest.mark.parametrize("name", sorted(TABLE.keys() - NOT_BY_TORCH_FUNC - {PADDED}))
+# The rest of them take a minute.
+BY_TORCH_FUNC = [
+    pytest.param(name, marks=[pytest.mark.slow] if i % 8 else [])
+    for i, name in enumerate(sorted(TABLE.keys() - NOT_BY_TORCH_FUNC - {PADDED}))
+]
+
+
+@pytest.mark.parametrize("name", BY_TORCH_FUNC)
 def test_torch_func_agrees(name):
     case, truth = known(name)
     for kind, matrix in func_matrices(case).items():

@@ -86,8 +86,8 @@ def test_sampled_batches(loss_fn, method):
     if method == "finite_difference":  # which would see the kinks of a ReLU
         case.model[1] = nn.Identity()
     truth = dense_truth(case)
-    estimate = over(case, loader(case, 8), method=method, n_samples=200, seed=1)
-    assert estimate.n_samples == 400
+    estimate = over(case, loader(case, 8), method=method, n_samples=60, seed=1)
+    assert estimate.n_samples == 120
     assert_within_errors(estimate, truth)
 
 
@@ -272,7 +272,7 @@ def test_batches_without_a_length():
 
 
 def test_batches_whose_traces_cancel():
-    """Each to 5 %, their sum not: said, and not taken for converged."""
+    """Each to 20 %, their sum not: said, and not taken for converged."""
     layers = [nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3), nn.Tanh(), nn.Linear(4 - 1, 3)]
     case = build(lambda: general(nn.Sequential(*layers), rand(16, 3)))
     signs = iter(())
@@ -287,7 +287,7 @@ def test_batches_whose_traces_cancel():
             yield case.inputs, case.targets
 
     with pytest.warns(UserWarning, match="batches whose traces cancel"):
-        found = estimate_trace(case.model, loss_fn, batches(), rtol=0.05, method="hutchinson")
+        found = estimate_trace(case.model, loss_fn, batches(), rtol=0.2, method="hutchinson")
     assert not found.converged
     assert "cancel" in found.why
 

@@ -162,7 +162,6 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 @pytest.fixture
 def no_collector() -> Iterator[None]:
     """A cycle would hold a model's whole graph until the collector happens to run."""
-    gc.collect()
     gc.disable()
     yield
     gc.enable()

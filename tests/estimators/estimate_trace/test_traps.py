@@ -111,7 +111,7 @@ def test_batch_norm(kind, training):
     assert_right_or_refused(case, kind, truth, must=("hutchinson", "auto"))
     if kind == "hessian":
         assert_within_errors(
-            measure(case, method="finite_difference", kind=kind, n_samples=150), truth
+            measure(case, method="finite_difference", kind=kind, n_samples=40), truth
         )
     assert "batch norm in train mode" in measure(case, kind=kind, n_samples=2).why
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from metacurv import TraceEstimate
+from metacurv.estimators.select.methods import Cost, Hutchinson
 from tests.estimators.dense.case import Case, Lambda, build, general, rand
 from tests.estimators.dense.checks import measure
 from tests.estimators.probes.test_finite_difference import OnceCube
@@ -94,6 +95,13 @@ def test_too_many_columns():
     estimate = measure(case_of(nn.ReLU, classes=80), n_samples=8)
     assert_reason(estimate, "activation", ["exact would take 79 columns"])
     assert measure(case_of(nn.ReLU, classes=80), n_samples=40).method == "exact"
+
+
+def test_the_cheapest_of_the_right_ones_is_taken(monkeypatch):
+    """Whatever their order: only then does a new method need no place in it."""
+    monkeypatch.setattr(Hutchinson, "cost", lambda *_: Cost(1, "next to nothing"))
+    words = ["next to nothing", "exact would take 2 columns", "activation would take one backward"]
+    assert_reason(measure(case_of(nn.ReLU), n_samples=8), "hutchinson", words)
 
 
 @pytest.mark.parametrize("method", ["exact", "activation", "hutchinson"])

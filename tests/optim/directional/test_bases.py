@@ -49,7 +49,7 @@ def test_learns_with_every_base(name: str, mode: str) -> None:
 def test_the_users_lr_has_no_effect_to_the_last_bit(name: str) -> None:
     """Through early steps, race, hold and finish."""
     trained = []
-    for lr in (1e-6, 1e-3, 1e-1):
+    for lr in (1e-6, 1e-1):
         model = network()
         base = OPTIMIZERS[name](list(model.parameters()))
         for group in base.param_groups:
@@ -57,8 +57,7 @@ def test_the_users_lr_has_no_effect_to_the_last_bit(name: str) -> None:
         opt = directional(base, model, horizon=170)
         train(model, opt, 170)
         trained.append((weights(model), opt.history))
-    assert_same(trained[0], trained[1])
-    assert_same(trained[0], trained[2])
+    assert_same(*trained)
 
 
 @pytest.mark.parametrize("kind", [torch.optim.Rprop, torch.optim.ASGD])

@@ -1,0 +1,18 @@
+"""Holds every network and loss of the tables, with its dense matrices, which are made once a process."""
+
+from __future__ import annotations
+
+import functools
+
+from tests.estimators.dense.case import build
+from tests.estimators.dense.losses import LOSSES
+from tests.estimators.dense.networks import NETWORKS
+from tests.estimators.dense.truth import Truth, dense_truth
+
+TABLE = {**NETWORKS, **LOSSES}
+
+
+@functools.cache
+def truth_of(name: str) -> Truth:
+    """Returns the dense matrices of a case; nobody may change them."""
+    return dense_truth(build(TABLE[name]))
