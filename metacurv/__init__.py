@@ -6,7 +6,7 @@ from metacurv.estimators.directional_curvature import directional_curvature
 from metacurv.estimators.estimate_trace import estimate_trace
 from metacurv.estimators.hessian_trace import hessian_trace
 from metacurv.estimators.problem.errors import NotTwiceDifferentiableError
-from metacurv.estimators.problem.trace_estimate import TraceEstimate
+from metacurv.estimators.problem.results import TraceEstimate
 from metacurv.ops._native import build_info, cuda_compiled, native_available
 from metacurv.optim.directional.log_rates import log_rates
 from metacurv.optim.directional.optimizer import DirectionalLR

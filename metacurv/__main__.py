@@ -18,7 +18,7 @@ _DESCRIPTION = """
 Prints what is installed (versions, compiled kernels, instruction set, CUDA), and checks in a few seconds that it works:
 the result of every op is compared with numbers worked out by hand, and that of its compiled kernel with that of its torch
 twin; the trace of a small Hessian with the matrix written out; and each learning-rate rule trains a small network. The
-checks run on the CPU, and on every GPU that torch sees. (No GPU has run the CUDA kernels yet: docs/cuda.md.)
+checks run on the CPU, and on every GPU that torch sees. (What was verified of the CUDA kernels: docs/cuda.md.)
 
 The exit status is 0 where everything is well, and 1 where a check failed. Paste the whole output into a bug report.
 """

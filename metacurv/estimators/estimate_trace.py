@@ -21,7 +21,7 @@ from metacurv.estimators.problem.batches import (
 )
 from metacurv.estimators.problem.model_loss import LossFunction, ModelLoss
 from metacurv.estimators.problem.parameters import Layers, number_parameters
-from metacurv.estimators.problem.trace_estimate import TraceEstimate
+from metacurv.estimators.problem.results import TraceEstimate
 from metacurv.estimators.select.measured_batch import MeasuredBatch
 from metacurv.estimators.select.methods import METHODS, measure
 from metacurv.estimators.statistics.stopping import MIN_SAMPLES, Budget
@@ -66,8 +66,8 @@ def estimate_trace(
     - "hutchinson": samples in parameter space, for any loss that can be differentiated twice.
     - "finite_difference": two gradients a sample, for any model that has a gradient. The model should be smooth: differences
       see kinks, such as ReLU's, as curvature.
-    - "auto": the first of exact, activation, hutchinson, finite_difference that is right for this model, loss and kind, as the
-      graph of its loss tells; ``why`` of the result gives the reason.
+    - "auto": the cheapest of those that are right for this model, loss and kind, as the graph of its loss tells; ``why`` of the
+      result gives the reason.
 
     The model's state stays as it was: ``.grad``, modes, buffers and random numbers; dropout draws one mask for all passes.
     A model of ``fully_shard`` is gathered while it is measured.

@@ -12,7 +12,7 @@ from metacurv.estimators.probes.hutchinson import trace_of_loss
 from metacurv.estimators.problem.batches import BatchSums, Summary
 from metacurv.estimators.problem.model_loss import check_loss
 from metacurv.estimators.problem.parameters import Parameters, number_parameters
-from metacurv.estimators.problem.trace_estimate import TraceEstimate
+from metacurv.estimators.problem.results import TraceEstimate
 from metacurv.processes.ranks import Ranks
 
 

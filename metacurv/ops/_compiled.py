@@ -37,7 +37,9 @@ def _kernel(twin: _F, serves: Callable[..., bool] | None = None) -> _F:
     takes_tensor = str(arguments[at].type) == "Tensor" and arguments[at].name == "probe"
     for name in overloads.overloads():
         label = twin.__name__ if name == "default" else f"{twin.__name__}.{name}"
-        torch.library.register_fake(f"metacurv::{label}", SHAPES.get(label, _returns_nothing))
+        returns = getattr(overloads, name)._schema.returns
+        shape = SHAPES[label] if returns else _returns_nothing
+        torch.library.register_fake(f"metacurv::{label}", shape)
 
     @wraps(twin)
     def call(self: OpSet, *values: Any) -> Any:

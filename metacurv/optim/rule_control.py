@@ -7,7 +7,10 @@ from typing import Any, Protocol
 
 
 class RuleControl(Protocol):
-    """Takes the steps of one rule, and has a state of its own; the optimizer's class checks and describes the arguments."""
+    """Takes the steps of one rule, and has a state of its own; the optimizer's class checks and describes the arguments.
+
+    It also keeps ``group["lr_scale"]`` of every group of the base: the ratio of the rate that is applied to ``group["lr"]``.
+    """
 
     seed: int
 
@@ -30,7 +33,10 @@ class RuleControl(Protocol):
         """Takes in the last parameter group of the base; where it raises, the group is taken out again."""
 
     def own_state(self) -> dict[str, Any]:
-        """Returns all that resumes the rule bit for bit, in the form that ``carried_state.put_in`` takes."""
+        """Returns all that resumes the rule bit for bit, in the form that ``carried_state.put_in`` takes.
+
+        "version" is the number of the format, and "rule" the name of the rule: the reciprocal one, the oldest, has none.
+        """
 
     def checked_own_state(self, state: Any, missing: Sequence[str]) -> Callable[[], None]:
         """Checks what ``own_state`` returned, before anything is changed, and returns a function that loads it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from types import FrameType
@@ -15,6 +16,7 @@ PACKAGE = Path(metacurv.__file__).parent
 # Checks of single arguments and the ops are the ends of the way, and have pages of their own.
 NOT_COUNTED = ("_validate.py", "ops")
 MOST = 12
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "develop" / "architecture.md"
 
 
 def files_on_the_way(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> set[str]:
@@ -41,3 +43,7 @@ def test_a_plain_network_goes_through_few_files() -> None:
     files = files_on_the_way(model, x, y)
     assert "estimators/estimate_trace.py" in files
     assert len(files) <= MOST, sorted(files)
+    paragraphs = PAGE.read_text().split("\n\n")
+    (listed,) = [text for text in paragraphs if text.startswith("A plain ReLU network")]
+    named = {f"estimators/{name}" for name in re.findall(r"`([\w/]+\.py)`", listed)}
+    assert named - {"estimators/tests/estimators/test_files_on_the_way.py"} == files

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from metacurv import ops
+from metacurv.ops._reference import OpSet
+from metacurv.self_check import op_checks
 from tests.helpers import BACKENDS, DTYPES, needs_native
 
 
@@ -50,7 +55,23 @@ def chain():
 
 
 OPS = list(calls(torch.float32))
+SCHEMAS = Path(__file__).resolve().parents[2] / "csrc" / "ops.cpp"
 LIST_OPS = ["rademacher_", "signed_sum", "hutchinson_accumulate_"]
+
+
+def test_every_op_is_everywhere():
+    """It has a schema, a kernel that overrides a twin, a check of installed packages, and a line here."""
+    schemas = re.findall(r'm\.def\(\s*"(\w+)[.(]', SCHEMAS.read_text())
+    assert set(schemas) == set(OPS) == {op.name for op in op_checks.OPS}
+    twins = {name for base in OpSet.__mro__ for name in vars(base) if not name.startswith("__")}
+    assert twins == set(OPS)
+
+
+@needs_native
+def test_every_op_has_a_kernel():
+    from metacurv.ops._compiled import CompiledOps
+
+    assert {name for name in vars(CompiledOps) if not name.startswith("__")} == set(OPS)
 
 
 @needs_native

@@ -51,8 +51,11 @@ def _factor(site: Site, walk: Walk) -> Tensor | None:
     if name == "PreluKernelBackward0":
         slope: Tensor = saved(at, "self").clamp(max=0)
         return slope
+    if name in ("AddmmBackward0", "ConvolutionBackward0"):
+        return None  # a bias
+    assert name in ("AddBackward0", "SubBackward0"), f"no factor for {name}"
     alpha = 1
-    if name in ("AddBackward0", "SubBackward0") and site.position:
+    if site.position:
         alpha = saved(at, "alpha") if name == "AddBackward0" else -saved(at, "alpha")
     if alpha == 1:
         return None

@@ -1,7 +1,8 @@
-"""Everything of torch's autograd that is private: what nodes of a graph hold, and the engine's own entry.
+"""Reads what is private in nodes of autograd's graph, and calls the engine's own entry.
 
-torch promises none of these names. ``tests/estimators/graph/test_torch_private.py`` goes through all of them, on every torch
-that is supported, and fails by name where one is missing.
+torch promises none of these names, nor the few that other files use of its optimizers, hooks and distributed tensors.
+``tests/estimators/graph/test_torch_private.py`` goes through all of them, on every torch that is supported, and fails by name
+where one is missing.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from metacurv.estimators.problem.trace_estimate import TraceEstimate
+    from metacurv.estimators.problem.results import TraceEstimate
 
 TABLE_ROWS = 12
 BARS = 20

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metacurv.estimators.problem.trace_estimate import TraceEstimate
+from metacurv.estimators.problem.results import TraceEstimate
 
 
 class RunningMoments:

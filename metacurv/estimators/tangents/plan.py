@@ -192,5 +192,6 @@ def _rule_of_other(walk: Walk, index: int, position: int) -> Rule | None:
     is_product = name == "MmBackward0" and position == 0
     if is_product or (name == "AddmmBackward0" and position == 1 and saved(node, "alpha") == 1):
         right = saved(node, "mat2").detach()
-        return Linear(lambda ta: ta @ right, lambda back: back @ right.t())
+        left = right.t()
+        return Linear(lambda ta: ta @ right, lambda back: back @ left)
     return None

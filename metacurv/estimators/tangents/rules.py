@@ -113,6 +113,8 @@ class Layer(Rule):
         self.wants_cotangent = right is not None
         self.a = a.detach().contiguous()
         self.right = None if right is None else right.detach()
+        # Rules run in inference mode, where not every device can make a view.
+        self.left = None if self.right is None else self.right.t()
         self.products: list[Tensor | None] = []
         # What each of the products adds to the samples of which parameters.
         self.shares = ({weight: 1.0}, {weight: -1.0, bias: 1.0}, {weight: -1.0}, {weight: 2.0})
@@ -141,13 +143,13 @@ class Layer(Rule):
         if td is not None and self.bias is not None:
             of_bias = torch.mv(td, probe[self.bias]).sum()
         self.products = [flow.product, of_bias, None, None]
-        if self.right is None:
+        if self.left is None:
             return NOTHING
         back = torch.mm(self.d, self._rows(probe))
         flat, ta = back.view(-1), self.ta.reshape(-1)
         of_v = below = torch.dot(flat, ta)
         if td is not None:
-            back.addmm_(td, self.right.t())
+            back.addmm_(td, self.left)
             below = torch.dot(flat, ta)
         self.products[2:] = below, of_v
         del self.ta

@@ -4,6 +4,9 @@ Each method does in plain tensor arithmetic, on any device and without a host sy
 CPU the two agree bit for bit, sums included: the order of summation is part of the specification.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from metacurv.ops._reference import chains, probes, rates
 
 
@@ -12,6 +15,6 @@ class OpSet(chains.ChainOps, rates.RateOps):
 
 
 # What kernels return of fake tensors, by the name of the overload.
-SHAPES = {**probes.SHAPES, **chains.SHAPES}
+SHAPES: dict[str, Callable[..., Any]] = {**probes.SHAPES, **chains.SHAPES}
 
 __all__ = ["SHAPES", "OpSet"]

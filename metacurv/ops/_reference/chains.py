@@ -9,7 +9,8 @@ the squared norm of per-example gradients. For one draw or column r both are a p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +38,7 @@ class ChainOps(ProbeOps):
         weights: Sequence[Tensor],
         slopes: Sequence[Tensor],
         rectified: Sequence[bool],
+        /,
     ) -> Tensor:
         """Sums squared per-example gradients for ``random_products`` u, whose signs take parameter number 0.
 
@@ -57,6 +59,7 @@ class ChainOps(ProbeOps):
         weights: Sequence[Tensor],
         slopes: Sequence[Tensor],
         rectified: Sequence[bool],
+        /,
     ) -> Tensor:
         """Sums squared per-example gradients for columns start ... stop - 1 of the C - 1 ``reflected_columns`` of the factor.
 
@@ -113,4 +116,4 @@ def _columns(
     return log_p.new_empty(stop - start, 2 * len(inputs), dtype=torch.float64)
 
 
-SHAPES = {"chain_draws": _draws, "chain_columns": _columns}
+SHAPES: dict[str, Callable[..., Any]] = {"chain_draws": _draws, "chain_columns": _columns}

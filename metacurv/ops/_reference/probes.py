@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ class ProbeOps:
         probe: int | Tensor,
         numbers: Sequence[int],
         offsets: Sequence[int],
+        /,
     ) -> None:
         """Fills every tensor with +1 and -1."""
         for tensor, number, offset in zip(tensors, numbers, offsets, strict=True):
@@ -42,6 +44,7 @@ class ProbeOps:
         probe: int | Tensor,
         numbers: Sequence[int],
         offsets: Sequence[int],
+        /,
     ) -> Tensor:
         """Returns sum_i v_i x_i of each tensor: float64 [T]."""
         sums = [
@@ -63,6 +66,7 @@ class ProbeOps:
         probe: int | Tensor,
         numbers: Sequence[int],
         offsets: Sequence[int],
+        /,
     ) -> None:
         """Applies Welford's update of mean and M2 with the signed sums of ``products`` and, last, their total."""
         sums = self.signed_sum(products, seed, probe, numbers, offsets)
@@ -106,4 +110,7 @@ def _sums(
 
 
 # What kernels return of fake tensors, for torch.compile; None of those that only write.
-SHAPES = {"signed_sum": _sums, "signed_sum.number": _sums_with_number}
+SHAPES: dict[str, Callable[..., Any]] = {
+    "signed_sum": _sums,
+    "signed_sum.number": _sums_with_number,
+}

@@ -11,7 +11,7 @@ MIN_SCALE = 2.0**-40  # the smallest scale of reciprocal_lr_
 class RateOps:
     """The ops on learning rates."""
 
-    def reciprocal_lr_(self, scale: Tensor, trace: Tensor, alpha: float) -> None:
+    def reciprocal_lr_(self, scale: Tensor, trace: Tensor, alpha: float, /) -> None:
         """Sets scale <- 1 / (1 + alpha max(trace, 0)), kept in [MIN_SCALE, 1]; unchanged where the trace is not finite."""
         previous = scale.to(torch.float64)
         kept = torch.where((previous >= MIN_SCALE) & (previous <= 1), previous, 1.0)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from metacurv import _validate
-from metacurv.estimators.problem.trace_estimate import TraceEstimate
+from metacurv.estimators.problem.results import TraceEstimate
 from metacurv.optim.group_parameters import all_parameters
 from metacurv.optim.meta_curvature_lr import MetaCurvatureLR
 from metacurv.optim.reciprocal.control import TraceControl

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -12,11 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metacurv import estimate_trace
+from metacurv.estimators.estimate_trace import Method
+from metacurv.estimators.select.methods import METHODS as OBJECTS
 from tests.estimators.dense.case import labels, rand
 from tests.helpers import assert_same
 
 NAN = float("nan")
-METHODS = ("auto", "exact", "activation", "hutchinson", "finite_difference")
+METHODS = get_args(Method)
 
 
 def network() -> nn.Sequential:
@@ -222,6 +224,10 @@ LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], Any], type[Exception], str]] 
         "loss must depend on",
     ),
 }
+
+
+def test_every_method_has_a_name_in_the_signature():
+    assert ("auto", *OBJECTS) == METHODS
 
 
 @pytest.mark.parametrize("method", METHODS)
