@@ -1,6 +1,6 @@
 """Runs every op of an emulated library on small inputs, for sanitizers and planted faults:
 
-    python tests/cuda/emulation/exercise.py LIBRARY [--workers N]
+    python tests/cuda/emulation/exercise.py LIBRARY [--workers N] [--dtypes NAME ...]
 
 Prints what went wrong, a line each: results that differ from the twin or between schedules, guards that were written
 to, and faults that the emulator saw. Exits with status 1 where there was any; a sanitizer ends the process itself.
@@ -59,9 +59,9 @@ def lists(dtype: torch.dtype) -> Iterator[list[torch.Tensor]]:
     yield [whole_numbers(n % 40, dtype=dtype, seed=n) for n in range(70)]
 
 
-def cases() -> dict[str, Case]:
+def cases(dtypes: Sequence[torch.dtype] = DTYPES) -> dict[str, Case]:
     found: dict[str, Case] = {}
-    for dtype in DTYPES:
+    for dtype in dtypes:
         for i, tensors in enumerate(lists(dtype)):
             coordinates = (
                 [9 + n for n in range(len(tensors))],
@@ -143,10 +143,13 @@ def files_of(name: str) -> set[str]:
 
 
 def problems(
-    ops: EmulatedOps, schedules: Sequence[Schedule], only: set[str] | None = None
+    ops: EmulatedOps,
+    schedules: Sequence[Schedule],
+    only: set[str] | None = None,
+    dtypes: Sequence[torch.dtype] = DTYPES,
 ) -> Iterator[str]:
     """What differs from the twin, under any schedule; ``only``: stems of .cu files, of which a case must run one."""
-    for name, case in cases().items():
+    for name, case in cases(dtypes).items():
         if only is not None and not only & files_of(name):
             continue
         expected = case(twin)
@@ -176,6 +179,12 @@ if __name__ == "__main__":
     )
     parser.add_argument("--first", action="store_true", help="stop at the first problem")
     parser.add_argument("--only", nargs="+", metavar="STEM", help="cases that run these .cu files")
+    parser.add_argument(
+        "--dtypes",
+        nargs="+",
+        choices=[str(dtype)[6:] for dtype in DTYPES],
+        default=[str(dtype)[6:] for dtype in DTYPES],
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     schedules = SCHEDULES
@@ -186,7 +195,8 @@ if __name__ == "__main__":
         )
     found = 0
     only = set(arguments.only) if arguments.only else None
-    for problem in problems(EmulatedOps(arguments.library), schedules, only):
+    dtypes = [getattr(torch, name) for name in arguments.dtypes]
+    for problem in problems(EmulatedOps(arguments.library), schedules, only, dtypes):
         print(problem, flush=True)
         found += 1
         if arguments.first:
