@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "docs" / "develop"
-OURS = ("add-a-graph-rule", "add-an-op", "architecture", "build", "test")
+OURS = ("add-a-graph-rule", "add-a-rule", "add-an-op", "architecture", "build", "test")
 # Made by a build, or torch's.
 ELSEWHERE = {"build/", "torch/csrc/stable/"}
 # Where a page may leave out the folders of a file.
