@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import subprocess
@@ -95,24 +96,30 @@ def carved(numel: int, dtype: torch.dtype, device: str = "cpu", *, misalign: int
     return inside, assert_guards_untouched
 
 
-def assert_same(actual: Any, expected: Any, where: str = "") -> None:
-    """Equal to the bit, through dicts, lists and tuples of tensors and anything else."""
-    assert type(actual) is type(expected), where
+def assert_same(actual: Any, expected: Any, where: str = "value") -> None:
+    """Equal in type, structure and every bit: tensors, arrays, dicts and their order, lists, records, numbers.
+
+    A number that is nan equals nan, as the standard error of one probe; a tensor with a nan equals nothing.
+    """
+    assert type(actual) is type(expected), f"{where}: {type(actual)} and {type(expected)}"
     if isinstance(expected, torch.Tensor):
         assert actual.dtype == expected.dtype, where
-        assert torch.equal(actual, expected), where
+        assert torch.equal(actual, expected), f"{where}: {actual} and {expected}"
     elif isinstance(expected, np.ndarray):
         assert np.array_equal(actual, expected), where
     elif isinstance(expected, dict):
         assert list(actual) == list(expected), where
         for key, value in expected.items():
             assert_same(actual[key], value, f"{where}[{key!r}]")
+    elif dataclasses.is_dataclass(expected):
+        assert_same(vars(actual), vars(expected), where)
     elif isinstance(expected, (list, tuple)):
         assert len(actual) == len(expected), where
         for index, value in enumerate(expected):
             assert_same(actual[index], value, f"{where}[{index}]")
     else:
-        assert actual == expected, where
+        both_nan = actual != actual and expected != expected
+        assert actual == expected or both_nan, f"{where}: {actual} and {expected}"
 
 
 def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from tests.helpers import as_one_of_two_ranks
-from tests.optim.directional.helpers import batch, data, directional, network
+from tests.optim.directional.directional_training import batch, data, directional, network
 
 
 def trained(rank: int, race: int) -> dict[str, Any]:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import run_two_ranks
-from tests.optim.drop_in.helpers import assert_same
+from tests.helpers import assert_same, run_two_ranks
 
 
 @pytest.mark.slow

@@ -11,8 +11,18 @@ from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metacurv import MetaCurvatureLR, NotTwiceDifferentiableError
+from tests.helpers import assert_same
 
-from .helpers import assert_same, batch, curvature_state, leaf, loss_of, lrs, mlp, train, weights
+from .reciprocal_training import (
+    curvature_state,
+    fresh_batch,
+    leaf,
+    loss_of,
+    lrs,
+    mlp,
+    train_on_fresh,
+    weights,
+)
 
 
 class OnceSquare(torch.autograd.Function):
@@ -96,7 +106,7 @@ def test_flash_attention_and_the_advice() -> None:
     check(e.value, "scaled_dot_product_flash_attention_for_cpu")
     with sdpa_kernel(SDPBackend.MATH):
         assert opt.update_curvature(loss_of(model))
-    train(model, opt, 1)
+    train_on_fresh(model, opt, 1)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -108,7 +118,7 @@ def test_compiled_model() -> None:
     torch._dynamo.reset()  # else what other tests compiled decides which of two messages comes
     compiled = torch.compile(model, backend="aot_eager")
     opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1))
-    x, y = batch(0)
+    x, y = fresh_batch(0)
     with pytest.raises(NotTwiceDifferentiableError) as caught:
         opt.update_curvature(nn.functional.cross_entropy(compiled(x), y))
     check(caught.value, "does not currently support double backward")
