@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from torch.profiler import ProfilerActivity, profile
 
 import metacurv
 from metacurv.optim.carried_state import put_in, taken_out
@@ -122,6 +123,21 @@ def assert_same(actual: Any, expected: Any, where: str = "value") -> None:
         assert actual == expected or both_nan, f"{where}: {actual} and {expected}"
 
 
+def peak_bytes(function: Callable[[], object]) -> int:
+    """Most bytes held at once, among those that torch allocates while ``function`` runs."""
+    function()  # anything made once in a process
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        function()
+    events = profiled.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    held = most = 0
+    for _, change in changes:
+        held += change
+        most = max(most, held)
+    assert most > 0
+    return most
+
+
 def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """A fresh interpreter that imports the metacurv of this process."""
     package_parent = str(Path(metacurv.__file__).parent.parent)
@@ -134,6 +150,13 @@ def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProce
         timeout=120,
         check=False,
     )
+
+
+def run_without_native(code: str) -> str:
+    """Runs ``code`` in a fresh interpreter that finds no compiled module, and returns what it printed."""
+    run = run_python("-c", "import sys; sys.modules['metacurv._C'] = None\n" + code)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
 
 
 def run_two_ranks(module: str, *arguments: object, folder: Path) -> tuple[Any, Any]:

@@ -21,6 +21,7 @@ from metacurv.estimators.directional_curvature import directional_curvature
 from tests.helpers import assert_same
 from tests.problems.losses import Problem, dense_hessian, rand
 from tests.problems.model_problems import PlainNorm
+from tests.problems.once_differentiable import OnceCube
 
 # torch 2.10 has a function without forward mode in them.
 CHECKPOINTS_HAVE_FORWARD_MODE = not hasattr(torch_checkpoint, "_NoopSaveInputs")
@@ -166,19 +167,6 @@ def fused(case: str) -> tuple[nn.Module, Tensor, nn.Module]:
         twin = perceptron(lambda: Cubed())
     twin.load_state_dict(model.state_dict())
     return model.double(), inputs, twin.double()
-
-
-class OnceCube(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x**3
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient):
-        (x,) = ctx.saved_tensors
-        return 3 * x**2 * gradient
 
 
 class Once(nn.Module):

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.problems.losses import Problem, Values, classify, leaf, rand
+from tests.problems.once_differentiable import PlainAttention
 
 GENERAL: dict[str, Callable[[], Problem]] = {}
 
@@ -217,19 +217,7 @@ def embedding_with_sparse_gradients():
 
 @general
 def attention():
-    class Attention(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.qkv = nn.Linear(4, 12)
-            self.out = nn.Linear(4, 3)
-
-        def forward(self, x):
-            q, k, v = self.qkv(x).view(2, 5, 3, 2, 2).permute(2, 0, 3, 1, 4)
-            with sdpa_kernel(SDPBackend.MATH):  # the fused kernel has no second derivative
-                mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-            return self.out(mixed.transpose(1, 2).reshape(2, 5, 4))
-
-    return of_module(Attention(), rand(2, 5, 4))
+    return of_module(PlainAttention(), rand(2, 5, 4))
 
 
 @general

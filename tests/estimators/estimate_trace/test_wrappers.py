@@ -28,7 +28,7 @@ from tests.estimators.dense.case import (
 )
 from tests.estimators.dense.checks import assert_exact, assert_within_errors, measure
 from tests.estimators.dense.truth import KINDS, Truth, dense_ggn, dense_hessian, dense_truth
-from tests.estimators.probes.test_finite_difference import Attention, OnceCube, PlainAttention
+from tests.problems.once_differentiable import FusedAttention, OnceCube, PlainAttention
 
 METHODS = ("auto", "exact", "activation", "hutchinson", "finite_difference")
 # What a refusal may be: it says what to do instead.
@@ -163,7 +163,7 @@ def twins(name: str) -> tuple[Case, Case]:
             lambda: perceptron(Lambda(lambda h: h**3)),
             (6, 3),
         ),
-        "fused attention": (Attention, PlainAttention, (2, 5, 4)),
+        "fused attention": (FusedAttention, PlainAttention, (2, 5, 4)),
     }
     fused, plain, shape = makes[name]
     first, second = (build(lambda m=make: general(m(), rand(*shape))) for make in (fused, plain))
@@ -257,7 +257,7 @@ def test_a_compiled_model_is_measured_as_what_it_was_compiled_from():
     assert compiled(x).grad_fn.name().startswith("CompiledFunction")  # still
 
 
-class FusedAttention(nn.Module):
+class FusedEncoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
@@ -271,7 +271,7 @@ class FusedAttention(nn.Module):
 def test_fused_attention_is_measured_unfused(method):
     """On CPU it has no second derivative; its ReLU lets finite differences down."""
     torch.manual_seed(0)
-    model, x, y = FusedAttention(), torch.randn(4, 5, 8), torch.randint(3, (20,))
+    model, x, y = FusedEncoder(), torch.randn(4, 5, 8), torch.randint(3, (20,))
     arguments = {"method": method, "n_samples": 8, "seed": 3}
     found = metacurv.estimate_trace(model, F.cross_entropy, x, y, **arguments)
     with sdpa_kernel(SDPBackend.MATH):

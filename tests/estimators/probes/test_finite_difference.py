@@ -8,10 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from metacurv import NotTwiceDifferentiableError, hessian_trace
@@ -21,6 +19,7 @@ from metacurv.estimators.problem.parameters import number_parameters
 from tests.helpers import BACKENDS, assert_same, needs_native
 from tests.problems.losses import Problem, classify, dense_hessian, rand
 from tests.problems.model_problems import PlainNorm
+from tests.problems.once_differentiable import FusedAttention, OnceCube, PlainAttention
 from tests.problems.truth import Samples, dense_samples
 
 PROBES = 4
@@ -147,40 +146,9 @@ def layer_norm():
     return Case(perceptron(nn.LayerNorm(5)), rand(7, 4), perceptron(PlainNorm(5, dim=-1)))
 
 
-class Attention(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.qkv = nn.Linear(4, 12)
-        self.out = nn.Linear(4, 3)
-
-    def forward(self, x):
-        q, k, v = self.qkv(x).view(2, 5, 3, 2, 2).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.out(mixed.transpose(1, 2).reshape(2, 5, 4))
-
-
-class PlainAttention(Attention):
-    def forward(self, x):
-        with sdpa_kernel(SDPBackend.MATH):
-            return super().forward(x)
-
-
 @case
 def fused_attention():
-    return Case(Attention(), rand(2, 5, 4), PlainAttention())
-
-
-class OnceCube(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x**3
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient):
-        (x,) = ctx.saved_tensors
-        return 3 * x**2 * gradient
+    return Case(FusedAttention(), rand(2, 5, 4), PlainAttention())
 
 
 class Cube(nn.Module):

@@ -29,7 +29,8 @@ import metacurv
 from metacurv import MetaCurvatureLR, NotTwiceDifferentiableError, UpdateRecord, estimate_trace
 from metacurv.optim.reciprocal.step_capture import StepCapture
 from tests.helpers import assert_same
-from tests.problems.bad_losses import LOSSES, OnceDifferentiable
+from tests.problems.bad_losses import LOSSES
+from tests.problems.once_differentiable import OnceDifferentiable
 
 from .reciprocal_training import (
     curvature_state,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metacurv import MetaCurvatureLR, NotTwiceDifferentiableError
 from tests.helpers import assert_same
+from tests.problems.once_differentiable import OnceDifferentiable
 
 from .reciprocal_training import (
     curvature_state,
@@ -24,31 +22,10 @@ from .reciprocal_training import (
     weights,
 )
 
-
-class OnceSquare(torch.autograd.Function):
-    """w^2 whose backward is marked once differentiable, as in many fused kernels.
-
-    Where the incoming gradient has a graph, torch puts an error node behind the result;
-    ``torch.autograd.grad`` prunes that node when it is not on the way to an input, and says
-    nothing. Where it has none, there is no error node.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, w: Tensor) -> Tensor:
-        ctx.save_for_backward(w)
-        return w.square()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        (w,) = ctx.saved_tensors
-        return 2 * w * grads[0]
-
-
 ONCE_WORDS = r"once.differentiable|differentiate.twice"
 ONCE = {
-    "inside": lambda w: OnceSquare.apply(w).square().sum(),  # w^4
-    "at the end": lambda w: OnceSquare.apply(w).sum(),  # w^2
+    "inside": lambda w: OnceDifferentiable.apply(w).square().sum(),  # w^4
+    "at the end": lambda w: OnceDifferentiable.apply(w).sum(),  # w^2
 }
 
 
