@@ -19,9 +19,9 @@ from torch.utils.checkpoint import checkpoint
 from metacurv import NotTwiceDifferentiableError
 from metacurv.estimators.directional_curvature import directional_curvature
 from tests.helpers import assert_same
-from tests.problems.losses import Problem, dense_hessian, rand
 from tests.problems.model_problems import PlainNorm
 from tests.problems.once_differentiable import OnceCube
+from tests.problems.problem import Problem, func_hessian, rand
 
 # torch 2.10 has a function without forward mode in them.
 CHECKPOINTS_HAVE_FORWARD_MODE = not hasattr(torch_checkpoint, "_NoopSaveInputs")
@@ -122,7 +122,7 @@ def dense(kind: str, twin: nn.Module, loss_fn, inputs, targets) -> Tensor:
     params = {n: p.detach().requires_grad_(p.requires_grad) for n, p in twin.named_parameters()}
     problem = Problem(params, lambda p: loss_fn(functional_call(twin, dict(p), (inputs,)), targets))
     if kind == "hessian":
-        return dense_hessian(problem)
+        return func_hessian(problem)
     live = {name: p.detach() for name, p in problem.live.items()}
     jacobians = jacrev(lambda p: functional_call(twin, dict(p), (inputs,)).flatten())(live)
     jacobian = torch.cat([j.flatten(1) for j in jacobians.values()], dim=1)
@@ -131,7 +131,7 @@ def dense(kind: str, twin: nn.Module, loss_fn, inputs, targets) -> Tensor:
         {"z": output.flatten().requires_grad_()},
         lambda p: loss_fn(p["z"].view(output.shape), targets),
     )
-    return jacobian.t() @ dense_hessian(at_output) @ jacobian
+    return jacobian.t() @ func_hessian(at_output) @ jacobian
 
 
 def check(kind, name, loss, tolerance, **options):

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from tests.problems.losses import Problem, Values, classify, leaf, rand
 from tests.problems.once_differentiable import PlainAttention
+from tests.problems.problem import Problem, Values, classify, leaf, rand
 
 GENERAL: dict[str, Callable[[], Problem]] = {}
 

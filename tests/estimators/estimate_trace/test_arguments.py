@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metacurv import estimate_trace
-from tests.estimators.dense.case import labels, rand
+from tests.estimators.dense.case import labels
 from tests.helpers import assert_same
+from tests.problems.problem import rand
 
 NAN = float("nan")
 METHODS = ("auto", "exact", "activation", "hutchinson", "finite_difference")

@@ -16,19 +16,11 @@ from torch.utils.checkpoint import checkpoint
 
 import metacurv
 from metacurv import NotTwiceDifferentiableError, TraceEstimate
-from tests.estimators.dense.case import (
-    Case,
-    Lambda,
-    build,
-    elementwise,
-    general,
-    labels,
-    piecewise,
-    rand,
-)
+from tests.estimators.dense.case import Case, Lambda, build, elementwise, general, labels, piecewise
 from tests.estimators.dense.checks import assert_exact, assert_within_errors, measure
 from tests.estimators.dense.truth import KINDS, Truth, dense_ggn, dense_hessian, dense_truth
 from tests.problems.once_differentiable import FusedAttention, OnceCube, PlainAttention
+from tests.problems.problem import rand
 
 METHODS = ("auto", "exact", "activation", "hutchinson", "finite_difference")
 # What a refusal may be: it says what to do instead.

@@ -10,9 +10,9 @@ from torch import nn
 from metacurv import NotTwiceDifferentiableError, hessian_trace
 from tests.helpers import ESTIMATOR_BACKENDS
 from tests.problems.linear_problems import LINEAR
-from tests.problems.losses import build
 from tests.problems.model_problems import GENERAL
 from tests.problems.once_differentiable import OnceDifferentiable
+from tests.problems.problem import build
 
 pytestmark = pytest.mark.parametrize("backend", ESTIMATOR_BACKENDS)
 

@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from metacurv import hessian_trace
 from tests.helpers import ESTIMATOR_BACKENDS, needs_native, peak_bytes
-from tests.problems.networks import Network, mlp
+from tests.problems.large_networks import Network, mlp
 
 
 @dataclass(frozen=True)

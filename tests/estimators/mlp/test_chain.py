@@ -21,9 +21,10 @@ from metacurv.estimators.mlp.recognise import find_chain
 from metacurv.estimators.mlp.second_derivatives import bend_columns
 from metacurv.estimators.problem.parameters import number_parameters
 from metacurv.estimators.select import measured_batch as opened
-from tests.estimators.dense.case import Case, Lambda, build, elementwise, general, labels, rand
+from tests.estimators.dense.case import Case, Lambda, build, elementwise, general, labels
 from tests.estimators.dense.checks import assert_exact, assert_probes, measure
 from tests.estimators.dense.truth import KINDS, dense_truth
+from tests.problems.problem import rand
 
 
 def stack(*layers: nn.Module, loss: Any = F.cross_entropy, targets: Tensor | None = None) -> Case:

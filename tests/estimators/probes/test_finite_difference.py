@@ -17,10 +17,10 @@ from metacurv.estimators.probes.finite_difference import FiniteDifference
 from metacurv.estimators.problem.model_loss import ModelLoss
 from metacurv.estimators.problem.parameters import number_parameters
 from tests.helpers import BACKENDS, assert_same, needs_native
-from tests.problems.losses import Problem, classify, dense_hessian, rand
 from tests.problems.model_problems import PlainNorm
 from tests.problems.once_differentiable import FusedAttention, OnceCube, PlainAttention
-from tests.problems.truth import Samples, dense_samples
+from tests.problems.problem import Problem, classify, func_hessian, rand
+from tests.problems.samples import Samples, dense_samples
 
 PROBES = 4
 SEED = 3
@@ -52,7 +52,7 @@ class Case:
         live = {n: p.detach().requires_grad_(p.requires_grad) for n, p in params.items()}
         inputs = self.inputs.double() if self.inputs.is_floating_point() else self.inputs
         problem = Problem(live, lambda p: classify(functional_call(twin, dict(p), (inputs,))))
-        return dense_samples(problem, dense_hessian(problem), probes=PROBES, seed=SEED)
+        return dense_samples(problem, func_hessian(problem), probes=PROBES, seed=SEED)
 
     def error(self, samples: Tensor) -> float:
         """The largest, of any probe and parameter, relative to the scale of the samples."""
