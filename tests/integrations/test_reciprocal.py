@@ -11,11 +11,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from metacurv import MetaCurvatureLR
-from tests.optim.directional.directional_training import data, network
+from tests.optim.directional.directional_training import data, loader, network
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -24,10 +23,6 @@ EPOCHS = 3
 
 def wrapped(net: torch.nn.Module) -> MetaCurvatureLR:
     return MetaCurvatureLR(torch.optim.AdamW(net.parameters(), lr=0.01), alpha=0.1, update_freq=4)
-
-
-def loader() -> DataLoader[Any]:
-    return DataLoader(data(), batch_size=16)
 
 
 @pytest.fixture(scope="module")

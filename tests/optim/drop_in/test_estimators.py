@@ -23,13 +23,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import lr_scheduler
-from torch.utils.checkpoint import checkpoint
 
 import metacurv
 from metacurv import MetaCurvatureLR, NotTwiceDifferentiableError, UpdateRecord, estimate_trace
 from metacurv.optim.reciprocal.step_capture import StepCapture
 from tests.helpers import assert_same
 from tests.problems.bad_losses import LOSSES
+from tests.problems.modules import Checkpointed
 from tests.problems.once_differentiable import OnceDifferentiable
 
 from .reciprocal_training import (
@@ -1061,16 +1061,8 @@ def test_a_loss_without_a_second_derivative() -> None:
 
 @pytest.mark.parametrize("estimator", ["hutchinson", *IN_ACTIVATION_SPACE[2:]])
 def test_batch_norm_under_a_checkpoint_counts_no_batches_of_a_reading(estimator: str) -> None:
-    class Checkpointed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU())
-            self.last = nn.Linear(6, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.last(checkpoint(self.inner, x, use_reentrant=False))
-
-    model = Checkpointed().double()
+    inner = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU())
+    model = nn.Sequential(Checkpointed(inner), nn.Linear(6, 3)).double()
     opt = wrap(model, estimator)
     loss = loss_of(model)
     before = {name: value.clone() for name, value in model.named_buffers()}
