@@ -98,9 +98,10 @@ def carved(numel: int, dtype: torch.dtype, device: str = "cpu", *, misalign: int
 
 
 def assert_same(actual: Any, expected: Any, where: str = "value") -> None:
-    """Equal in type, structure and every bit: tensors, arrays, dicts and their order, lists, records, numbers.
+    """Asserts that both are equal in type, structure, order and every bit.
 
-    A number that is nan equals nan, as the standard error of one probe; a tensor with a nan equals nothing.
+    A number that is nan equals nan, as the standard error of one probe; a tensor with a nan
+    equals nothing.
     """
     assert type(actual) is type(expected), f"{where}: {type(actual)} and {type(expected)}"
     if isinstance(expected, torch.Tensor):
@@ -153,7 +154,7 @@ def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProce
 
 
 def run_without_native(code: str) -> str:
-    """Runs ``code`` in a fresh interpreter that finds no compiled module, and returns what it printed."""
+    """Runs ``code`` where there is no compiled module, and returns what it printed."""
     run = run_python("-c", "import sys; sys.modules['metacurv._C'] = None\n" + code)
     assert run.returncode == 0, run.stderr
     return run.stdout

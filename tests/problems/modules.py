@@ -29,7 +29,10 @@ class Checkpointed(nn.Module):
 
 
 class TiedEmbedding(nn.Module):
-    """The embedding is the output layer's weight: it meets itself where a token's own logit is read."""
+    """The embedding is the output layer's weight.
+
+    It meets itself where a token's own logit is read.
+    """
 
     def __init__(self, entries: int, activation: Callable[[Tensor], Tensor] = torch.tanh) -> None:
         super().__init__()

@@ -1,4 +1,7 @@
-"""One of two processes of a DDP training, for test_ranks.py: python -m tests.optim.directional.directional_ddp RANK FOLDER"""
+"""One of two processes of a DDP training, for test_ranks.py.
+
+python -m tests.optim.directional.directional_ddp RANK FOLDER
+"""
 
 from __future__ import annotations
 

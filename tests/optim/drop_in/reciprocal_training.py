@@ -1,4 +1,7 @@
-"""What the drop-in tests share: a tiny model, batches that depend on the step only, a loop with readings, every optimizer."""
+"""What the drop-in tests share: a tiny model, every optimizer, a loop with readings.
+
+Its batches depend on the step only.
+"""
 
 from __future__ import annotations
 
