@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import subprocess
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from torch.profiler import ProfilerActivity, profile
 
 import metacurv
 from metacurv.optim.carried_state import put_in, taken_out
@@ -95,24 +97,46 @@ def carved(numel: int, dtype: torch.dtype, device: str = "cpu", *, misalign: int
     return inside, assert_guards_untouched
 
 
-def assert_same(actual: Any, expected: Any, where: str = "") -> None:
-    """Equal to the bit, through dicts, lists and tuples of tensors and anything else."""
-    assert type(actual) is type(expected), where
+def assert_same(actual: Any, expected: Any, where: str = "value") -> None:
+    """Asserts that both are equal in type, structure, order and every bit.
+
+    A number that is nan equals nan, as the standard error of one probe; a tensor with a nan
+    equals nothing.
+    """
+    assert type(actual) is type(expected), f"{where}: {type(actual)} and {type(expected)}"
     if isinstance(expected, torch.Tensor):
         assert actual.dtype == expected.dtype, where
-        assert torch.equal(actual, expected), where
+        assert torch.equal(actual, expected), f"{where}: {actual} and {expected}"
     elif isinstance(expected, np.ndarray):
         assert np.array_equal(actual, expected), where
     elif isinstance(expected, dict):
         assert list(actual) == list(expected), where
         for key, value in expected.items():
             assert_same(actual[key], value, f"{where}[{key!r}]")
+    elif dataclasses.is_dataclass(expected):
+        assert_same(vars(actual), vars(expected), where)
     elif isinstance(expected, (list, tuple)):
         assert len(actual) == len(expected), where
         for index, value in enumerate(expected):
             assert_same(actual[index], value, f"{where}[{index}]")
     else:
-        assert actual == expected, where
+        both_nan = actual != actual and expected != expected
+        assert actual == expected or both_nan, f"{where}: {actual} and {expected}"
+
+
+def peak_bytes(function: Callable[[], object]) -> int:
+    """Most bytes held at once, among those that torch allocates while ``function`` runs."""
+    function()  # anything made once in a process
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        function()
+    events = profiled.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    held = most = 0
+    for _, change in changes:
+        held += change
+        most = max(most, held)
+    assert most > 0
+    return most
 
 
 def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -127,6 +151,13 @@ def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProce
         timeout=120,
         check=False,
     )
+
+
+def run_without_native(code: str) -> str:
+    """Runs ``code`` where there is no compiled module, and returns what it printed."""
+    run = run_python("-c", "import sys; sys.modules['metacurv._C'] = None\n" + code)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
 
 
 def run_two_ranks(module: str, *arguments: object, folder: Path) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ import sys
 import torch
 from torch import nn
 
-from tests.cuda.test_training import data, network, step, wrapped
+from tests.cuda.gpu_training import gpu_data, gpu_network, gpu_step, wrapped_by
 
 
 def main(rule: str, rank: int, folder: str) -> None:
@@ -15,13 +15,13 @@ def main(rule: str, rank: int, folder: str) -> None:
     torch.distributed.init_process_group(
         "nccl", init_method=f"file://{folder}/meet", rank=rank, world_size=2
     )
-    model = network()
-    x, y = (part[rank::2] for part in data())
+    model = gpu_network()
+    x, y = (part[rank::2] for part in gpu_data())
     parallel = nn.parallel.DistributedDataParallel(model, device_ids=[rank])
     base = torch.optim.Adam(model.parameters(), capturable=True)
-    opt = wrapped(rule, parallel, base, x, y)
+    opt = wrapped_by(rule, parallel, base, x, y)
     for _ in range(25):
-        step(parallel, opt, x, y)
+        gpu_step(parallel, opt, x, y)
     torch.save({"model": model.state_dict(), "rates": opt.effective_lrs}, f"{folder}/{rank}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

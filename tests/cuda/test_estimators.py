@@ -15,9 +15,8 @@ from torch.nn import functional
 
 import metacurv
 from metacurv.ops.backend import KERNELS, TWINS
-from tests.cuda.test_ops import DEVICE
-from tests.cuda.test_ops import pytestmark as needs_gpu
-from tests.ops.test_registration import calls
+from tests.cuda.gpu import DEVICE, needs_gpu
+from tests.ops.op_calls import calls
 
 pytestmark = needs_gpu
 

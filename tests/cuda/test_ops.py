@@ -10,21 +10,13 @@ import itertools
 import pytest
 import torch
 
-import metacurv
 from metacurv import ops
+from tests.cuda.gpu import DEVICE, needs_gpu
 from tests.helpers import DTYPES, carved, contract_signs, waiting_is_an_error
 from tests.problems.layouts import READABLE, WRITABLE
 
-if not torch.cuda.is_available():
-    WHY_SKIPPED = "needs a GPU: torch.cuda.is_available() is False"
-elif not metacurv.cuda_compiled():
-    WHY_SKIPPED = "metacurv was built without CUDA kernels (metacurv.build_info() says how)"
-else:
-    WHY_SKIPPED = ""
+pytestmark = needs_gpu
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(WHY_SKIPPED), reason=WHY_SKIPPED)]
-
-DEVICE = "cuda"
 SIZES = [0, 1, 31, 32, 33, 127, 128, 129, 4095, 4097, 16385, 100003]
 OFFSETS = [0, 5, 8, 4096, 2**15 - 3, 2**32 * 128 - 7, 2**61 + 12345]
 

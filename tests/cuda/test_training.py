@@ -16,8 +16,8 @@ from torch.nn import functional
 
 import metacurv
 from tests.cuda.emulation.no_wait import BASES, with_buffers
-from tests.cuda.test_ops import DEVICE
-from tests.cuda.test_ops import pytestmark as needs_gpu
+from tests.cuda.gpu import DEVICE, needs_gpu
+from tests.cuda.gpu_training import gpu_data, gpu_network, gpu_step, wrapped_by
 from tests.helpers import run_two_ranks, waiting_is_an_error
 
 pytestmark = needs_gpu
@@ -26,47 +26,9 @@ RULES = ("reciprocal", "directional")
 each_rule = pytest.mark.parametrize("rule", RULES)
 
 
-def network(dtype: torch.dtype = torch.float32) -> nn.Module:
-    torch.manual_seed(0)
-    stack = nn.Sequential(nn.Linear(40, 100), nn.ReLU(), nn.Linear(100, 10))
-    return stack.to(DEVICE, dtype)
-
-
 def network_with_buffers() -> nn.Module:
     torch.manual_seed(0)
     return with_buffers(40, 10).to(DEVICE)
-
-
-def data(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(400, 40, generator=generator).to(DEVICE, dtype)
-    return x, torch.randint(0, 10, (400,), generator=generator).to(DEVICE)
-
-
-def wrapped(
-    rule: str,
-    model: nn.Module,
-    base: torch.optim.Optimizer,
-    x: Tensor,
-    y: Tensor,
-    **options: Any,
-) -> metacurv.MetaCurvatureLR:
-    if rule == "reciprocal":
-        return metacurv.MetaCurvatureLR(base, update_freq=2, model=model, **options)
-    probe = [(x[i : i + 100], y[i : i + 100]) for i in range(0, len(x), 100)]
-    options = {"average": True, **options}
-    return metacurv.MetaCurvatureLR(
-        base, rule=rule, model=model, loss_fn=functional.cross_entropy, probe=probe, **options
-    )
-
-
-def step(model: nn.Module, opt: metacurv.MetaCurvatureLR, x: Tensor, y: Tensor) -> Tensor:
-    opt.zero_grad()
-    loss = functional.cross_entropy(model(x), y)
-    opt.update_curvature(loss)
-    loss.backward()
-    opt.step()
-    return loss.detach()
 
 
 OPTIONS: dict[str, list[dict[str, Any]]] = {
@@ -79,9 +41,9 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 # Steps before, and steps in which the rule decides nothing: the directional one warms up then, and looks after them.
 STRETCH = {"reciprocal": (20, 60), "directional": (30, 65)}
 WAYS = [
-    *((rule, base, {}, network) for rule in RULES for base in BASES if base != "Rprop"),
-    ("reciprocal", "Rprop", {}, network),
-    *((rule, "Adam", options, network) for rule in RULES for options in OPTIONS[rule]),
+    *((rule, base, {}, gpu_network) for rule in RULES for base in BASES if base != "Rprop"),
+    ("reciprocal", "Rprop", {}, gpu_network),
+    *((rule, "Adam", options, gpu_network) for rule in RULES for options in OPTIONS[rule]),
     *((rule, "Adam", {}, network_with_buffers) for rule in RULES),
     ("reciprocal", "Adam", {"estimator": "auto"}, network_with_buffers),
 ]
@@ -94,18 +56,18 @@ def test_nothing_waits_and_no_memory_is_asked_for(
     rule: str, name: str, options: dict[str, Any], made: Callable[[], nn.Module], tensor_lr: bool
 ) -> None:
     """Of the reciprocal rule due steps and others, after a warm-up with steps of both kinds."""
-    model, (x, y) = made(), data()
+    model, (x, y) = made(), gpu_data()
     warm_up, counted = STRETCH[rule]
     lr = torch.tensor(1e-3, device=DEVICE) if tensor_lr else 1e-3
     base = getattr(torch.optim, name)(model.parameters(), lr=lr, capturable=True)
-    opt = wrapped(rule, model, base, x, y, **options)
+    opt = wrapped_by(rule, model, base, x, y, **options)
     for _ in range(warm_up):
-        step(model, opt, x, y)
+        gpu_step(model, opt, x, y)
     torch.cuda.synchronize()
     before = torch.cuda.memory_stats()
     with waiting_is_an_error():
         for _ in range(counted):
-            step(model, opt, x, y)
+            gpu_step(model, opt, x, y)
     torch.cuda.synchronize()
     after = torch.cuda.memory_stats()
     for counter in ("num_device_alloc", "segment.all.allocated"):
@@ -118,11 +80,11 @@ def test_rates_are_those_of_the_cpu(rule: str) -> None:
     """Up to rounding, so for a few readings only."""
     rates = []
     for device in ("cpu", DEVICE):
-        model = network(torch.float64).to(device)
-        x, y = (part.to(device) for part in data(torch.float64))
-        opt = wrapped(rule, model, torch.optim.Adam(model.parameters()), x, y)
+        model = gpu_network(torch.float64).to(device)
+        x, y = (part.to(device) for part in gpu_data(torch.float64))
+        opt = wrapped_by(rule, model, torch.optim.Adam(model.parameters()), x, y)
         for _ in range(6):
-            step(model, opt, x, y)
+            gpu_step(model, opt, x, y)
         rates.append(opt.effective_lrs)
     assert rates[0] == pytest.approx(rates[1], rel=1e-6)
 
@@ -141,7 +103,7 @@ def test_a_captured_step_uses_the_newest_rate(tensor_lr: bool) -> None:
     """
     trained = []
     for captured in (False, True):
-        model, (x, y) = network(), data()
+        model, (x, y) = gpu_network(), gpu_data()
         lr = torch.tensor(1e-3, device=DEVICE) if tensor_lr else 1e-3
         base = torch.optim.Adam(model.parameters(), lr=lr, capturable=True)
         opt = metacurv.MetaCurvatureLR(base, update_freq=1)
@@ -149,7 +111,7 @@ def test_a_captured_step_uses_the_newest_rate(tensor_lr: bool) -> None:
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):
-                step(model, opt, x, y)
+                gpu_step(model, opt, x, y)
         torch.cuda.current_stream().wait_stream(side)
 
         opt.zero_grad(set_to_none=False)
@@ -176,8 +138,8 @@ def test_a_captured_step_uses_the_newest_rate(tensor_lr: bool) -> None:
 @each_rule
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_autocast(rule: str, dtype: torch.dtype) -> None:
-    model, (x, y) = network(), data()
-    opt = wrapped(rule, model, torch.optim.AdamW(model.parameters(), capturable=True), x, y)
+    model, (x, y) = gpu_network(), gpu_data()
+    opt = wrapped_by(rule, model, torch.optim.AdamW(model.parameters(), capturable=True), x, y)
     scaler = torch.amp.GradScaler(DEVICE, enabled=dtype == torch.float16)
     losses = []
     for _ in range(60):
@@ -195,9 +157,9 @@ def test_autocast(rule: str, dtype: torch.dtype) -> None:
 
 @each_rule
 def test_parameters_in_bfloat16(rule: str) -> None:
-    model, (x, y) = network(torch.bfloat16), data(torch.bfloat16)
-    opt = wrapped(rule, model, torch.optim.SGD(model.parameters(), lr=0.1), x, y)
-    losses = [step(model, opt, x, y).item() for _ in range(60)]
+    model, (x, y) = gpu_network(torch.bfloat16), gpu_data(torch.bfloat16)
+    opt = wrapped_by(rule, model, torch.optim.SGD(model.parameters(), lr=0.1), x, y)
+    losses = [gpu_step(model, opt, x, y).item() for _ in range(60)]
     assert losses[-1] < losses[0]
 
 

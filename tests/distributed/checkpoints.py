@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from metacurv import MetaCurvatureLR
 from tests.distributed.sharded import sharded, train_step, whole
 from tests.helpers import as_one_of_two_ranks
-from tests.optim.directional.helpers import data, network
+from tests.optim.directional.directional_training import data, network
 
 WAYS = ("dcp", "in memory", "full")
 

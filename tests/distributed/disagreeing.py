@@ -16,7 +16,7 @@ from torch.distributed.fsdp import fully_shard
 
 from metacurv import MetaCurvatureLR
 from tests.helpers import as_one_of_two_ranks
-from tests.optim.directional.helpers import batch, directional, network
+from tests.optim.directional.directional_training import batch, directional, network
 
 WAIT = timedelta(seconds=20)
 

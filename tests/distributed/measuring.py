@@ -17,7 +17,7 @@ from metacurv.estimators.probes.hutchinson import trace_of_loss
 from metacurv.estimators.problem.parameters import number_parameters
 from tests.distributed.disagreeing import group, told
 from tests.helpers import as_one_of_two_ranks
-from tests.optim.directional.helpers import batch, network
+from tests.optim.directional.directional_training import batch, network
 
 LOSS = nn.functional.cross_entropy
 WAYS = ("bare", "copies", "inside", "shards", "one group")

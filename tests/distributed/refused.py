@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 import metacurv
 from metacurv import MetaCurvatureLR
 from tests.helpers import as_one_of_two_ranks
-from tests.optim.directional.helpers import batch, directional, network
+from tests.optim.directional.directional_training import batch, directional, network
 
 
 def raised(call: Callable[[], Any]) -> str:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 import metacurv
 from metacurv import MetaCurvatureLR
 from tests.helpers import as_one_of_two_ranks
-from tests.optim.directional.helpers import batch, data, network
+from tests.optim.directional.directional_training import batch, data, network
 
 BASES: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "SGD": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),

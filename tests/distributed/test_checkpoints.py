@@ -16,9 +16,9 @@ from torch.distributed.checkpoint.state_dict import (
 
 from metacurv import MetaCurvatureLR
 from tests.distributed.checkpoints import WAYS
-from tests.helpers import own, run_two_ranks
-from tests.optim.directional.helpers import directional, network, train
-from tests.optim.drop_in.helpers import assert_same, weights
+from tests.helpers import assert_same, own, run_two_ranks
+from tests.optim.directional.directional_training import directional, network, train
+from tests.optim.drop_in.reciprocal_training import weights
 
 
 @pytest.fixture(scope="module")

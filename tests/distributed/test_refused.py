@@ -12,7 +12,7 @@ from torch import nn
 import metacurv
 from metacurv import MetaCurvatureLR
 from tests.helpers import run_two_ranks
-from tests.optim.directional.helpers import batch, directional, network
+from tests.optim.directional.directional_training import batch, directional, network
 
 
 @pytest.mark.slow

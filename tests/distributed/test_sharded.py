@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.helpers import run_two_ranks
-from tests.optim.drop_in.helpers import assert_same
+from tests.helpers import assert_same, run_two_ranks
 
 
 @pytest.fixture(scope="module")

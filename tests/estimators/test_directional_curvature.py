@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import checkpoint as torch_checkpoint
-from torch.utils.checkpoint import checkpoint
 
 from metacurv import NotTwiceDifferentiableError
 from metacurv.estimators.directional_curvature import directional_curvature
 from tests.helpers import assert_same
-from tests.problems.losses import Problem, dense_hessian, rand
 from tests.problems.model_problems import PlainNorm
+from tests.problems.modules import Checkpointed, TiedEmbedding, perceptron_around
+from tests.problems.once_differentiable import OnceCube
+from tests.problems.problem import Problem, func_hessian, rand
 
 # torch 2.10 has a function without forward mode in them.
 CHECKPOINTS_HAVE_FORWARD_MODE = not hasattr(torch_checkpoint, "_NoopSaveInputs")
@@ -41,22 +42,6 @@ class Attention(nn.Module):
         return self.out(mixed.transpose(1, 2).reshape(2, 5, 4)).flatten(0, 1)
 
 
-def perceptron(middle: Callable[[], nn.Module]) -> nn.Module:
-    return nn.Sequential(nn.Linear(4, 5), middle(), nn.Tanh(), nn.Linear(5, 3))
-
-
-class TiedEmbedding(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embed = nn.Embedding(3, 4)
-        self.mix = nn.Linear(4, 4)
-        self.out = nn.Linear(4, 3)
-        self.out.weight = self.embed.weight
-
-    def forward(self, tokens):
-        return self.out(self.mix(self.embed(tokens)).tanh())
-
-
 def conv() -> nn.Module:
     model = nn.Sequential(
         nn.Conv2d(1, 2, 3), nn.SiLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(8, 3)
@@ -67,26 +52,26 @@ def conv() -> nn.Module:
 
 # Model, inputs, and where torch.func's second derivatives are wrong or missing a twin.
 NETS: dict[str, Callable[[], tuple[nn.Module, Tensor, nn.Module | None]]] = {
-    "relu": lambda: (perceptron(nn.ReLU), rand(10, 4), None),
-    "tanh": lambda: (perceptron(nn.Tanh), rand(10, 4), None),
+    "relu": lambda: (perceptron_around(nn.ReLU()), rand(10, 4), None),
+    "tanh": lambda: (perceptron_around(nn.Tanh()), rand(10, 4), None),
     "conv": lambda: (conv(), rand(10, 1, 6, 6), None),
     "attention": lambda: (Attention(math=True), rand(2, 5, 4), None),
     "layer norm": lambda: (
-        perceptron(lambda: nn.LayerNorm(5)),
+        perceptron_around(nn.LayerNorm(5)),
         rand(10, 4),
-        perceptron(lambda: PlainNorm(5, dim=-1)),
+        perceptron_around(PlainNorm(5, dim=-1)),
     ),
     "batch norm in train mode": lambda: (
-        perceptron(lambda: nn.BatchNorm1d(5)),
+        perceptron_around(nn.BatchNorm1d(5)),
         rand(10, 4),
-        perceptron(lambda: PlainNorm(5, dim=0)),
+        perceptron_around(PlainNorm(5, dim=0)),
     ),
     "batch norm in eval mode": lambda: (
-        perceptron(lambda: nn.BatchNorm1d(5)).eval(),
+        perceptron_around(nn.BatchNorm1d(5)).eval(),
         rand(10, 4),
         None,
     ),
-    "tied embedding": lambda: (TiedEmbedding(), torch.arange(10) % 3, None),
+    "tied embedding": lambda: (TiedEmbedding(3), torch.arange(10) % 3, None),
 }
 CLASSES = torch.arange(10) % 3
 LOSSES: dict[str, tuple[Callable[[Any, Any], Tensor], Tensor]] = {
@@ -121,7 +106,7 @@ def dense(kind: str, twin: nn.Module, loss_fn, inputs, targets) -> Tensor:
     params = {n: p.detach().requires_grad_(p.requires_grad) for n, p in twin.named_parameters()}
     problem = Problem(params, lambda p: loss_fn(functional_call(twin, dict(p), (inputs,)), targets))
     if kind == "hessian":
-        return dense_hessian(problem)
+        return func_hessian(problem)
     live = {name: p.detach() for name, p in problem.live.items()}
     jacobians = jacrev(lambda p: functional_call(twin, dict(p), (inputs,)).flatten())(live)
     jacobian = torch.cat([j.flatten(1) for j in jacobians.values()], dim=1)
@@ -130,7 +115,7 @@ def dense(kind: str, twin: nn.Module, loss_fn, inputs, targets) -> Tensor:
         {"z": output.flatten().requires_grad_()},
         lambda p: loss_fn(p["z"].view(output.shape), targets),
     )
-    return jacobian.t() @ dense_hessian(at_output) @ jacobian
+    return jacobian.t() @ func_hessian(at_output) @ jacobian
 
 
 def check(kind, name, loss, tolerance, **options):
@@ -162,23 +147,10 @@ def fused(case: str) -> tuple[nn.Module, Tensor, nn.Module]:
     if case == "attention":
         model, inputs, twin = Attention(math=False), rand(2, 5, 4), Attention(math=True)
     else:
-        model, inputs = perceptron(lambda: Once()), rand(10, 4)
-        twin = perceptron(lambda: Cubed())
+        model, inputs = perceptron_around(Once()), rand(10, 4)
+        twin = perceptron_around(Cubed())
     twin.load_state_dict(model.state_dict())
     return model.double(), inputs, twin.double()
-
-
-class OnceCube(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x**3
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient):
-        (x,) = ctx.saved_tensors
-        return 3 * x**2 * gradient
 
 
 class Once(nn.Module):
@@ -308,17 +280,6 @@ def test_a_model_and_a_loss_that_turn_autocast_off(kind):
     plain = directional_curvature(*arguments, kind=kind)
     with torch.autocast("cpu", torch.bfloat16):
         assert directional_curvature(*arguments, kind=kind) == plain
-
-
-class Checkpointed(nn.Module):
-    """Runs again in a backward pass, with all that it changes."""
-
-    def __init__(self, inner):
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x):
-        return checkpoint(self.inner, x, use_reentrant=False)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from metacurv import MetaCurvatureLR
-from tests.optim.directional.helpers import data, network
+from tests.optim.directional.directional_training import data, network
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

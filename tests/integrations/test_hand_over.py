@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.optim.directional.helpers import directional, loader, network, train
+from tests.optim.directional.directional_training import directional, loader, network, train
 
 
 def waiting(model: torch.nn.Module, **options: Any) -> Any:

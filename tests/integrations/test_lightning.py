@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from metacurv import MetaCurvatureLR
 from metacurv.integrations.lightning import MetaCurvatureCallback
 from metacurv.integrations.unwrap import our_optimizer
-from tests.optim.directional.helpers import data, network
+from tests.optim.directional.directional_training import data, network
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -11,11 +11,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from metacurv import MetaCurvatureLR
-from tests.optim.directional.helpers import data, network
+from tests.optim.directional.directional_training import data, loader, network
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -24,10 +23,6 @@ EPOCHS = 3
 
 def wrapped(net: torch.nn.Module) -> MetaCurvatureLR:
     return MetaCurvatureLR(torch.optim.AdamW(net.parameters(), lr=0.01), alpha=0.1, update_freq=4)
-
-
-def loader() -> DataLoader[Any]:
-    return DataLoader(data(), batch_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +41,7 @@ def plain() -> list[Tensor]:
     return [p.detach() for p in net.parameters()]
 
 
-def assert_same(net: torch.nn.Module, plain: list[Tensor]) -> None:
+def assert_same_parameters(net: torch.nn.Module, plain: list[Tensor]) -> None:
     for p, expected in zip(net.parameters(), plain, strict=True):
         torch.testing.assert_close(p.detach(), expected, rtol=0, atol=0)
 
@@ -73,7 +68,7 @@ def test_the_reciprocal_rule_in_lightning(tmp_path: Path, plain: list[Tensor]) -
         enable_model_summary=False, enable_checkpointing=False, accelerator="cpu",
     )  # fmt: skip
     trainer.fit(module, loader())
-    assert_same(module.net, plain)
+    assert_same_parameters(module.net, plain)
 
 
 def test_the_reciprocal_rule_in_accelerate(plain: list[Tensor]) -> None:
@@ -87,7 +82,7 @@ def test_the_reciprocal_rule_in_accelerate(plain: list[Tensor]) -> None:
             opt.optimizer.update_curvature(loss)
             accelerator.backward(loss)
             opt.step()
-    assert_same(net, plain)
+    assert_same_parameters(net, plain)
 
 
 class ReadingTrainer(Trainer):
@@ -112,4 +107,4 @@ def test_the_reciprocal_rule_in_the_trainer(tmp_path: Path, plain: list[Tensor])
     ReadingTrainer(
         net, arguments, train_dataset=data(), data_collator=collate, optimizers=(opt, None)
     ).train()
-    assert_same(net, plain)
+    assert_same_parameters(net, plain)

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,19 +14,9 @@ from benchmarks.learning_rates.grid import GRID, GridPoint
 from benchmarks.learning_rates.plan import Run
 from benchmarks.learning_rates.store import Store
 from benchmarks.learning_rates.tasks import TASKS
+from tests.learning_rates.records import record
 
 ADAM, SGD = TASKS["mlp-relu"], TASKS["mlp-sgd"]
-
-
-def record(run: Run, value: float, average: float | None = None) -> dict[str, Any]:
-    """As ``training.run`` returns it."""
-    found = {"val_last": value, "test_last": value - 1}
-    if average is not None:
-        found |= {"val_average": average, "test_average": average - 1}
-    return {
-        "task": run.task, "method": run.method, "seed": run.seed, "steps": run.steps, "user_lr": run.user_lr,
-        "seconds": 1.0, "rate": None, "diverged": False, "train_loss": 0.5, "curve": [], "torch": "2", **found,
-    }  # fmt: skip
 
 
 def test_the_grid_is_what_the_readme_says() -> None:

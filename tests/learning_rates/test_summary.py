@@ -15,7 +15,7 @@ from benchmarks.learning_rates.grid import GRID
 from benchmarks.learning_rates.plan import Run
 from benchmarks.learning_rates.store import Store
 from benchmarks.learning_rates.tasks import TASKS
-from tests.learning_rates.test_plan_and_store import record
+from tests.learning_rates.records import record
 
 TASK = TASKS["mlp-relu"]
 SEEDS = range(4)

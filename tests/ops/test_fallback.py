@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import metacurv
-from tests.helpers import TOLERANCE, needs_native, run_python
+from tests.helpers import TOLERANCE, needs_native, run_without_native
 
 # What both processes compute; hex() keeps every bit.
 COMPUTE = """
@@ -48,19 +48,11 @@ def compute(backend):
     }
 """
 
-WITHOUT = "import sys; sys.modules['metacurv._C'] = None\n"
-
-
-def run_without(code: str) -> str:
-    run = run_python("-c", WITHOUT + code)
-    assert run.returncode == 0, run.stderr
-    return run.stdout
-
 
 @pytest.fixture(scope="module")
 def fallback() -> dict:
     """What a process says that cannot load the compiled module."""
-    report = run_without(
+    report = run_without_native(
         COMPUTE
         + """
 with warnings.catch_warnings(record=True) as heard:
@@ -100,11 +92,11 @@ def test_it_warns_once(fallback):
 
 
 def test_importing_it_warns_of_nothing():
-    run_without("import warnings; warnings.simplefilter('error')\nimport metacurv")
+    run_without_native("import warnings; warnings.simplefilter('error')\nimport metacurv")
 
 
 def test_the_reference_backend_warns_of_nothing():
-    run_without(
+    run_without_native(
         "import warnings; warnings.simplefilter('error')\n"
         "import torch, metacurv\n"
         "metacurv.ops.rademacher_([torch.empty(3)], seed=0, probe=0, backend='reference')\n"
@@ -123,7 +115,7 @@ def test_results_are_those_of_the_compiled_kernels(fallback):
 
 
 def test_demanding_native_is_a_clear_error():
-    report = run_without(
+    report = run_without_native(
         """
 import torch, metacurv
 w = torch.ones(3, requires_grad=True)

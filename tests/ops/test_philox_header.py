@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import philox
-from tests.ops.test_philox import KNOWN_ANSWERS
+from tests.ops.known_answers import KNOWN_ANSWERS
 
 HEADER_FOLDER = Path(__file__).resolve().parents[2] / "csrc"
 CXX = shlex.split(os.environ.get("CXX", "")) or ["g++"]

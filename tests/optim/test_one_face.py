@@ -13,7 +13,7 @@ from torch import nn
 
 from metacurv import DirectionalLR, DirectionalRule, MetaCurvatureLR, ReciprocalLR
 from tests.helpers import own
-from tests.optim.directional.helpers import loader, network, train, training_loss
+from tests.optim.directional.directional_training import loader, network, train, training_loss
 
 LOSS = nn.functional.cross_entropy
 

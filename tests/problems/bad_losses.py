@@ -5,20 +5,9 @@ from __future__ import annotations
 import torch
 
 from metacurv import NotTwiceDifferentiableError
+from tests.problems.once_differentiable import OnceDifferentiable
 
 INF, NAN = float("inf"), float("nan")
-
-
-class OnceDifferentiable(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x**2
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient):
-        return 2 * ctx.saved_tensors[0] * gradient
 
 
 def weight():

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from tests.problems.losses import Problem, classify, leaf, rand
+from tests.problems.problem import Problem, classify, leaf, rand
 
 LINEAR: dict[str, Callable[[], Problem]] = {}
 

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tests.problems.losses import Problem, Values, classify, leaf, rand
+from tests.problems.modules import TiedEmbedding, perceptron_around
+from tests.problems.once_differentiable import PlainAttention
+from tests.problems.problem import Problem, Values, classify, leaf, rand
 
 GENERAL: dict[str, Callable[[], Problem]] = {}
 
@@ -166,10 +167,8 @@ class PlainNorm(nn.Module):
 
 
 def normalised(norm: nn.Module, twin: nn.Module | None = None) -> Problem:
-    def network(norm: nn.Module) -> nn.Module:
-        return nn.Sequential(nn.Linear(4, 5), norm, nn.Tanh(), nn.Linear(5, 3))
-
-    return of_module(network(norm).eval(), rand(6, 4), twin=twin and network(twin))
+    module = perceptron_around(norm).eval()
+    return of_module(module, rand(6, 4), twin=twin and perceptron_around(twin))
 
 
 @general
@@ -192,18 +191,7 @@ def batch_norm_of_the_batch():
 
 @general
 def embedding_tied_to_the_output():
-    class Tied(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed = nn.Embedding(6, 4)
-            self.mix = nn.Linear(4, 4)
-            self.out = nn.Linear(4, 6)
-            self.out.weight = self.embed.weight
-
-        def forward(self, tokens):
-            return self.out(self.mix(self.embed(tokens)).tanh())
-
-    return of_module(Tied(), torch.tensor([[0, 3, 5, 1], [2, 2, 4, 0]]))
+    return of_module(TiedEmbedding(6), torch.tensor([[0, 3, 5, 1], [2, 2, 4, 0]]))
 
 
 @general
@@ -217,19 +205,7 @@ def embedding_with_sparse_gradients():
 
 @general
 def attention():
-    class Attention(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.qkv = nn.Linear(4, 12)
-            self.out = nn.Linear(4, 3)
-
-        def forward(self, x):
-            q, k, v = self.qkv(x).view(2, 5, 3, 2, 2).permute(2, 0, 3, 1, 4)
-            with sdpa_kernel(SDPBackend.MATH):  # the fused kernel has no second derivative
-                mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-            return self.out(mixed.transpose(1, 2).reshape(2, 5, 4))
-
-    return of_module(Attention(), rand(2, 5, 4))
+    return of_module(PlainAttention(), rand(2, 5, 4))
 
 
 @general

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.problems.losses import Problem, Values, classify, leaf, rand
+from tests.problems.problem import Problem, Values, classify, leaf, rand
 
 STACKS: dict[str, Callable[[], Problem]] = {}
 

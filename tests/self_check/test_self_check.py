@@ -16,8 +16,7 @@ from metacurv.self_check import checks as whole
 from metacurv.self_check import op_checks as checks_of_ops
 from metacurv.self_check.checks import Check, Mismatch, compare
 from metacurv.self_check.op_checks import OPS, op_checks, philox
-from tests.helpers import needs_native, run_python
-from tests.ops.test_fallback import run_without
+from tests.helpers import needs_native, run_python, run_without_native
 
 CPU = torch.device("cpu")
 CSRC = Path(__file__).parents[2] / "csrc"
@@ -82,7 +81,7 @@ def test_help_explains():
 
 
 def test_without_kernels():
-    said = run_without("from metacurv.__main__ import main\nassert main([]) == 0\n")
+    said = run_without_native("from metacurv.__main__ import main\nassert main([]) == 0\n")
     printed = " ".join(said.split())
     assert "NOT LOADED" in printed
     assert "pip install -e ." in printed or "METACURV_REQUIRE_NATIVE" in printed

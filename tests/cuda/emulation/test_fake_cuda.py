@@ -12,7 +12,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves, tree_map
 
 from tests.helpers import DTYPES, needs_native
-from tests.ops.test_registration import OPS, calls
+from tests.ops.op_calls import OPS, calls
 
 pytestmark = needs_native
 

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.estimators.dense.case import Case, Lambda, Table, elementwise, general, piecewise, rand
+from tests.estimators.dense.case import Case, Lambda, Table, elementwise, general, piecewise
+from tests.problems.problem import rand
 
 ACTIVATIONS: Table = {}
 

@@ -10,9 +10,10 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.estimators.dense.case import Case, build, labels, rand
+from tests.estimators.dense.case import Case, build, labels
 from tests.estimators.dense.losses import WEIGHTS
 from tests.estimators.dense.wiring_networks import Residual
+from tests.problems.problem import rand
 
 MAX_PARAMETERS = 150
 

@@ -98,10 +98,6 @@ def general(model: nn.Module, inputs: Any, loss_fn=F.cross_entropy, targets=None
     return Case(model, loss_fn, inputs, targets, **flags)
 
 
-def rand(*shape: int) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64)
-
-
 def labels(*shape: int, classes: int = 3) -> Tensor:
     """Class numbers in turn, every one of them present."""
     return (torch.arange(torch.Size(shape).numel()) % classes).view(shape)

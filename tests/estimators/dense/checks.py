@@ -11,7 +11,7 @@ import metacurv
 from metacurv import TraceEstimate
 from tests.estimators.dense.case import FORWARD_SEED, Case
 from tests.estimators.dense.truth import Truth
-from tests.problems.truth import draw
+from tests.problems.samples import draw
 
 # Thousands of numbers are held against their standard errors, each with its own fixed seed. Of normal ones 1 in 16,000 is more
 # than 4 away, 1 in 1.7 million more than 5; a sample's standard error and skewed samples make it some more.

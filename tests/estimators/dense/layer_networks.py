@@ -15,8 +15,8 @@ from tests.estimators.dense.case import (
     elementwise,
     labels,
     piecewise,
-    rand,
 )
+from tests.problems.problem import rand
 
 LAYERS: Table = {}
 

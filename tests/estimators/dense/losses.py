@@ -10,16 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.estimators.dense.case import (
-    Case,
-    Lambda,
-    Table,
-    elementwise,
-    general,
-    labels,
-    piecewise,
-    rand,
-)
+from tests.estimators.dense.case import Case, Lambda, Table, elementwise, general, labels, piecewise
+from tests.problems.problem import rand
 
 ROWS, CLASSES = 6, 3
 LossFunction = Callable[[Tensor, Any], Tensor]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from tests.estimators.dense.case import Case, Table, elementwise, general, piecewise, rand
+from tests.estimators.dense.case import Case, Table, elementwise, general, piecewise
+from tests.problems.problem import rand
 
 NORMS: Table = {}
 

@@ -19,8 +19,8 @@ from tests.estimators.dense.case import (
     elementwise,
     general,
     piecewise,
-    rand,
 )
+from tests.problems.problem import rand
 
 OWN_WEIGHTS: Table = {}
 

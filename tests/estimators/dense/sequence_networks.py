@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tests.estimators.dense.case import Table, by_token, general, labels, rand
+from tests.estimators.dense.case import Table, by_token, general, labels
+from tests.problems.problem import rand
 
 SEQUENCES: Table = {}
 

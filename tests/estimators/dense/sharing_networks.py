@@ -8,28 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.estimators.dense.case import Case, Table, by_token, elementwise, general, piecewise, rand
+from tests.estimators.dense.case import Case, Table, by_token, elementwise, general, piecewise
+from tests.problems.modules import TiedEmbedding
+from tests.problems.problem import rand
 
 SHARINGS: Table = {}
 
 
-class Tied(nn.Module):
-    """The embedding is the output layer's weight: it meets itself where a token's own logit is read."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(5, 4)
-        self.mix = nn.Linear(4, 4)
-        self.out = nn.Linear(4, 5)
-        self.out.weight = self.embed.weight
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.out(self.mix(self.embed(tokens)).relu())
-
-
 def embedding_tied_to_the_output() -> Case:
     tokens = torch.tensor([[0, 3, 1, 1], [2, 2, 4, 0]])
-    return general(Tied(), tokens, by_token, tokens.roll(1, 1))
+    return general(TiedEmbedding(5, torch.relu), tokens, by_token, tokens.roll(1, 1))
 
 
 def twice_in_sequence(activation: Callable[[], nn.Module]) -> Case:

@@ -9,11 +9,12 @@ from hypothesis import given
 from torch import Tensor, nn
 
 from tests.estimators.dense.architectures import MAX_PARAMETERS, architectures
-from tests.estimators.dense.case import Case, build, general, rand
+from tests.estimators.dense.case import Case, build, general
 from tests.estimators.dense.second_ways import difference_diagonals, func_matrices
 from tests.estimators.dense.table import TABLE, truth_of
 from tests.estimators.dense.truth import KINDS, Truth, dense_hessian, dense_truth
 from tests.helpers import property_test
+from tests.problems.problem import rand
 
 # In torch 2.13: no batching rule (GLU), no way with running statistics, or wrong second derivatives (the others).
 NOT_BY_TORCH_FUNC = {

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from metacurv import estimate_trace
 from metacurv.estimators.estimate_trace import Method
 from metacurv.estimators.select.methods import METHODS as OBJECTS
-from tests.estimators.dense.case import labels, rand
+from tests.estimators.dense.case import labels
 from tests.helpers import assert_same
+from tests.problems.problem import rand
 
 NAN = float("nan")
 METHODS = get_args(Method)

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from metacurv import TraceEstimate, estimate_trace
-from tests.estimators.dense.case import Case, build, general, rand
+from tests.estimators.dense.case import Case, build, general
 from tests.estimators.dense.checks import EXACT, assert_exact, assert_within_errors, measure
 from tests.estimators.dense.truth import Truth, dense_truth
+from tests.problems.problem import rand
 
 KINDS = ("hessian", "ggn")
 Batches = Iterable[tuple[Any, Any]]

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from metacurv import TraceEstimate
 from metacurv.estimators.activation.batch_layout import Layout, follows_scaling, scalings
-from tests.estimators.dense.case import Case, build, general, labels, rand
+from tests.estimators.dense.case import Case, build, general, labels
 from tests.estimators.dense.checks import assert_exact, assert_within_errors, measure
 from tests.estimators.dense.truth import KINDS, dense_truth
+from tests.problems.problem import rand
 
 Mix = Callable[[Tensor], Tensor]
 

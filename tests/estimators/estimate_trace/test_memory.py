@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import metacurv
 from metacurv import estimate_trace
-from tests.estimators.hessian_trace.test_memory import peak_bytes
+from tests.helpers import peak_bytes
 
 CLASSES = 50_000
 

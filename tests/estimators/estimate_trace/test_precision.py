@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metacurv import TraceEstimate, estimate_trace
-from tests.estimators.dense.case import Case, build, general, rand
+from tests.estimators.dense.case import Case, build, general
 from tests.estimators.dense.truth import Truth, dense_truth
+from tests.problems.problem import rand
 
 METHODS = ("auto", "exact", "activation", "hutchinson", "finite_difference")
 # Of the trace, beyond sampling: 8 and 11 bits, of which a few operations lose some.

@@ -11,9 +11,10 @@ import pytest
 from torch import Tensor, nn
 
 from metacurv import TraceEstimate, hessian_trace
-from tests.estimators.dense.case import Case, build, elementwise, general, piecewise, rand
+from tests.estimators.dense.case import Case, build, elementwise, general, piecewise
 from tests.estimators.dense.checks import assert_probes, measure
 from tests.estimators.dense.truth import Truth, dense_truth
+from tests.problems.problem import rand
 
 SAMPLERS = ["activation", "hutchinson"]
 samplers = pytest.mark.parametrize("method", SAMPLERS)

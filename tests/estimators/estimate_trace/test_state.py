@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from metacurv import TraceEstimate, estimate_trace
-from tests.estimators.dense.case import Case, Lambda, build, general, labels, rand
+from tests.estimators.dense.case import Case, Lambda, build, general, labels
 from tests.estimators.dense.checks import EXACT, assert_exact, assert_within_errors, measure
 from tests.estimators.dense.truth import dense_truth
-from tests.estimators.probes.test_finite_difference import OnceCube
 from tests.helpers import assert_same
+from tests.problems.once_differentiable import OnceCube
+from tests.problems.problem import rand
 
 # Every method with every kind that it serves.
 WAYS = [

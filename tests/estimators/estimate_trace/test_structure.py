@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metacurv import MetaCurvatureLR
-from tests.estimators.dense.case import build, general, rand
+from tests.estimators.dense.case import build, general
 from tests.estimators.dense.checks import assert_exact, assert_within_errors, measure
 from tests.estimators.dense.truth import KINDS, dense_truth
+from tests.problems.problem import rand
 
 kinds = pytest.mark.parametrize("kind", KINDS)
 

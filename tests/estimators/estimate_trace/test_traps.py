@@ -14,18 +14,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from metacurv import estimate_trace
-from tests.estimators.dense.case import (
-    Case,
-    Lambda,
-    build,
-    elementwise,
-    general,
-    labels,
-    piecewise,
-    rand,
-)
+from tests.estimators.dense.case import Case, Lambda, build, elementwise, general, labels, piecewise
 from tests.estimators.dense.checks import assert_exact, assert_within_errors, measure
 from tests.estimators.dense.truth import KINDS, Truth, dense_truth
+from tests.problems.problem import rand
 
 ALL = ("exact", "activation", "hutchinson", "auto")
 kinds = pytest.mark.parametrize("kind", KINDS)

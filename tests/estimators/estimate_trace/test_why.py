@@ -10,9 +10,10 @@ from torch import nn
 
 from metacurv import TraceEstimate
 from metacurv.estimators.select.methods import Cost, Hutchinson
-from tests.estimators.dense.case import Case, Lambda, build, general, rand
+from tests.estimators.dense.case import Case, Lambda, build, general
 from tests.estimators.dense.checks import measure
-from tests.estimators.probes.test_finite_difference import OnceCube
+from tests.problems.once_differentiable import OnceCube
+from tests.problems.problem import rand
 
 # Model -> kind -> method, and words that its reason has to hold.
 EXPECTED: dict[str, tuple[Callable[[], nn.Module], dict[str, tuple[str, list[str]]]]] = {

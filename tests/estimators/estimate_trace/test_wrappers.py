@@ -12,23 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.checkpoint import checkpoint
 
 import metacurv
 from metacurv import NotTwiceDifferentiableError, TraceEstimate
-from tests.estimators.dense.case import (
-    Case,
-    Lambda,
-    build,
-    elementwise,
-    general,
-    labels,
-    piecewise,
-    rand,
-)
+from tests.estimators.dense.case import Case, Lambda, build, elementwise, general, labels, piecewise
 from tests.estimators.dense.checks import assert_exact, assert_within_errors, measure
+from tests.estimators.dense.losses import perceptron
 from tests.estimators.dense.truth import KINDS, Truth, dense_ggn, dense_hessian, dense_truth
-from tests.estimators.probes.test_finite_difference import Attention, OnceCube, PlainAttention
+from tests.problems.modules import Checkpointed
+from tests.problems.once_differentiable import FusedAttention, OnceCube, PlainAttention
+from tests.problems.problem import rand
 
 METHODS = ("auto", "exact", "activation", "hutchinson", "finite_difference")
 # What a refusal may be: it says what to do instead.
@@ -55,10 +48,6 @@ def assert_right(estimate: TraceEstimate | None, truth: Truth) -> None:
         assert_exact(estimate, truth)
     else:
         assert_within_errors(estimate, truth)
-
-
-def perceptron(middle: nn.Module) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(3, 4), middle, nn.Linear(4, 3))
 
 
 @activations
@@ -119,18 +108,6 @@ def test_a_tensor_hook_that_changes_gradients(method, activation, kind, at):
         assert error <= 4 * estimate.stderr + 1e-9
 
 
-class Checkpointed(nn.Module):
-    """The inner layers' parameters are not in the graph of a reentrant checkpoint."""
-
-    def __init__(self, activation: nn.Module, *, reentrant: bool) -> None:
-        super().__init__()
-        self.body, self.out = perceptron(activation), nn.Linear(3, 3)
-        self.reentrant = reentrant
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(checkpoint(self.body, x, use_reentrant=self.reentrant))
-
-
 @pytest.mark.parametrize(
     ("method", "activation"),
     # Differences see the kinks of ReLU.
@@ -140,8 +117,14 @@ class Checkpointed(nn.Module):
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpointing(reentrant, kind, method, activation):
     x = rand(6, 3).requires_grad_()  # or a reentrant checkpoint has no gradient at all
-    case = build(lambda: general(Checkpointed(activation(), reentrant=reentrant), x))
-    plain = Case(nn.Sequential(case.model.body, case.model.out), F.cross_entropy, x, labels(6))
+
+    def model() -> nn.Sequential:
+        inner = Checkpointed(perceptron(activation()), reentrant=reentrant)
+        return nn.Sequential(inner, nn.Linear(3, 3))
+
+    case = build(lambda: general(model(), x))
+    checkpointed, out = case.model
+    plain = Case(nn.Sequential(checkpointed.inner, out), F.cross_entropy, x, labels(6))
     trace = dense_truth(plain).trace(kind)
     must = () if reentrant else ("auto", "hutchinson")
     try:
@@ -163,7 +146,7 @@ def twins(name: str) -> tuple[Case, Case]:
             lambda: perceptron(Lambda(lambda h: h**3)),
             (6, 3),
         ),
-        "fused attention": (Attention, PlainAttention, (2, 5, 4)),
+        "fused attention": (FusedAttention, PlainAttention, (2, 5, 4)),
     }
     fused, plain, shape = makes[name]
     first, second = (build(lambda m=make: general(m(), rand(*shape))) for make in (fused, plain))
@@ -257,7 +240,7 @@ def test_a_compiled_model_is_measured_as_what_it_was_compiled_from():
     assert compiled(x).grad_fn.name().startswith("CompiledFunction")  # still
 
 
-class FusedAttention(nn.Module):
+class FusedEncoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
@@ -271,7 +254,7 @@ class FusedAttention(nn.Module):
 def test_fused_attention_is_measured_unfused(method):
     """On CPU it has no second derivative; its ReLU lets finite differences down."""
     torch.manual_seed(0)
-    model, x, y = FusedAttention(), torch.randn(4, 5, 8), torch.randint(3, (20,))
+    model, x, y = FusedEncoder(), torch.randn(4, 5, 8), torch.randint(3, (20,))
     arguments = {"method": method, "n_samples": 8, "seed": 3}
     found = metacurv.estimate_trace(model, F.cross_entropy, x, y, **arguments)
     with sdpa_kernel(SDPBackend.MATH):

@@ -10,24 +10,13 @@ from torch import nn
 from metacurv import NotTwiceDifferentiableError, hessian_trace
 from tests.helpers import ESTIMATOR_BACKENDS
 from tests.problems.linear_problems import LINEAR
-from tests.problems.losses import build
 from tests.problems.model_problems import GENERAL
+from tests.problems.once_differentiable import OnceDifferentiable
+from tests.problems.problem import build
 
 pytestmark = pytest.mark.parametrize("backend", ESTIMATOR_BACKENDS)
 
 PROBLEMS = {**GENERAL, **LINEAR}
-
-
-class OnceDifferentiable(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x**2
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient):
-        return 2 * ctx.saved_tensors[0] * gradient
 
 
 def assert_explained(error):

@@ -15,8 +15,8 @@ from torch import nn
 from metacurv import hessian_trace
 from tests.helpers import ESTIMATOR_BACKENDS, TOLERANCE, assert_same, needs_native
 from tests.problems.linear_problems import LINEAR
-from tests.problems.losses import Problem, build, dense_hessian, leaf, rand
-from tests.problems.truth import DENSE_TOLERANCE, assert_matches, dense_samples
+from tests.problems.problem import Problem, build, func_hessian, leaf, rand
+from tests.problems.samples import DENSE_TOLERANCE, assert_matches, dense_samples
 
 backends = pytest.mark.parametrize("backend", ESTIMATOR_BACKENDS)
 
@@ -107,7 +107,7 @@ def test_hooks_that_only_look(backend):
     v.register_post_accumulate_grad_hook(accumulated.append)
     estimate = hessian_trace(loss(params, True), params, n_samples=2, seed=3, backend=backend)
     problem = Problem({n: p.detach().requires_grad_() for n, p in params.items()}, loss)
-    samples = dense_samples(problem, dense_hessian(problem), probes=2, seed=3)
+    samples = dense_samples(problem, func_hessian(problem), probes=2, seed=3)
     assert_matches(estimate, samples, DENSE_TOLERANCE)
     assert accumulated == []
 
@@ -178,7 +178,7 @@ def test_autocast_regions(backend, inside, computed):
         {n: p.detach().double().requires_grad_() for n, p in params.items()},
         lambda p: F.linear(F.linear(x.double(), p["w"], p["b"]).tanh(), p["v"]).square().mean(),
     )
-    samples = dense_samples(exact, dense_hessian(exact), probes=4, seed=2)
+    samples = dense_samples(exact, func_hessian(exact), probes=4, seed=2)
     lowest = torch.bfloat16 if computed or inside else torch.float32
     assert_matches(estimate, samples, TOLERANCE[lowest])
 

@@ -9,8 +9,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from metacurv import hessian_trace
-from tests.helpers import ESTIMATOR_BACKENDS, needs_native
-from tests.problems.networks import Network, mlp
+from tests.helpers import ESTIMATOR_BACKENDS, needs_native, peak_bytes
+from tests.problems.large_networks import Network, mlp
 
 
 @dataclass(frozen=True)
@@ -33,21 +33,6 @@ NETWORKS = {
     "a penalty, parameters outweigh activations": lambda: Penalized(mlp(40, 256, 256, 10, rows=8)),
     "tanh": lambda: mlp(40, 100, 100, 10, activation=torch.tanh),
 }
-
-
-def peak_bytes(function) -> int:
-    """Most bytes held at once, among those that torch allocates while ``function`` runs."""
-    function()  # anything made once in a process
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        function()
-    events = profiled.profiler.kineto_results.events()
-    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-    held = most = 0
-    for _, change in changes:
-        held += change
-        most = max(most, held)
-    assert most > 0
-    return most
 
 
 @pytest.fixture(scope="module", params=NETWORKS)

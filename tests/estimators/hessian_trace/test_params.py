@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from metacurv import hessian_trace
 from tests.helpers import ESTIMATOR_BACKENDS, TOLERANCE
 from tests.problems.linear_problems import LINEAR
-from tests.problems.losses import Problem, build, dense_hessian, leaf, rand
 from tests.problems.model_problems import GENERAL
-from tests.problems.truth import DENSE_TOLERANCE, assert_matches, dense_samples
+from tests.problems.problem import Problem, build, func_hessian, leaf, rand
+from tests.problems.samples import DENSE_TOLERANCE, assert_matches, dense_samples
 
 pytestmark = pytest.mark.parametrize("backend", ESTIMATOR_BACKENDS)
 
@@ -23,7 +23,7 @@ def check(problem, params, backend, *, numbers=None):
         dict(zip(names, problem.params.values(), strict=True)),
         lambda p: problem.loss(dict(zip(problem.params, p.values(), strict=True))),
     )
-    hessian = dense_hessian(problem)
+    hessian = func_hessian(problem)
     estimate = hessian_trace(
         problem.loss(problem.params), params, n_samples=2, seed=3, backend=backend
     )
@@ -71,7 +71,7 @@ def test_some_of_the_parameters(backend):
         estimate = hessian_trace(
             problem.loss(problem.params), some, n_samples=2, seed=3, backend=backend
         )
-        samples = dense_samples(part, dense_hessian(part), probes=2, seed=3)
+        samples = dense_samples(part, func_hessian(part), probes=2, seed=3)
         assert_matches(estimate, samples, DENSE_TOLERANCE)
 
 
@@ -159,7 +159,7 @@ def test_tensors_that_are_not_leaves(backend):
     problem = Problem(
         {"h": h.detach().requires_grad_()}, lambda p: F.linear(p["h"], v.detach()).exp().sum()
     )
-    samples = dense_samples(problem, dense_hessian(problem), probes=2, seed=3)
+    samples = dense_samples(problem, func_hessian(problem), probes=2, seed=3)
     assert_matches(estimate, samples, DENSE_TOLERANCE)
 
 
@@ -181,7 +181,7 @@ def test_parameters_of_several_dtypes(dtypes, backend):
     rounded = Problem(
         {name: p.detach().double().requires_grad_() for name, p in params.items()}, loss
     )
-    samples = dense_samples(rounded, dense_hessian(rounded), probes=3, seed=3)
+    samples = dense_samples(rounded, func_hessian(rounded), probes=3, seed=3)
     assert_matches(estimate, samples, TOLERANCE[torch.float32])
 
 
@@ -197,5 +197,5 @@ def test_bfloat16_parameters(backend):
     rough = {name: p.detach().bfloat16().requires_grad_() for name, p in rough.items()}
     exact = Problem({n: p.detach().double().requires_grad_() for n, p in rough.items()}, loss)
     estimate = hessian_trace(loss(rough), rough, n_samples=3, seed=3, backend=backend)
-    samples = dense_samples(exact, dense_hessian(exact), probes=3, seed=3)
+    samples = dense_samples(exact, func_hessian(exact), probes=3, seed=3)
     assert_matches(estimate, samples, TOLERANCE[torch.bfloat16])

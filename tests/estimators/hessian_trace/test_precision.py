@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from metacurv import hessian_trace
 from tests.helpers import ESTIMATOR_BACKENDS, TOLERANCE, needs_native
-from tests.problems.networks import mlp, wide_and_shared
-from tests.problems.truth import assert_matches, product_samples
+from tests.problems.large_networks import mlp, wide_and_shared
+from tests.problems.samples import assert_matches, product_samples
 
 NETWORKS = {
     "mnist1d": lambda: mlp(40, 100, 100, 10),

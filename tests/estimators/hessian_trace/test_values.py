@@ -12,10 +12,10 @@ import metacurv
 from metacurv import hessian_trace
 from tests.helpers import ESTIMATOR_BACKENDS, TOLERANCE
 from tests.problems.linear_problems import LINEAR
-from tests.problems.losses import build, dense_hessian
 from tests.problems.model_problems import GENERAL
+from tests.problems.problem import build, func_hessian
+from tests.problems.samples import DENSE_TOLERANCE, assert_matches, dense_samples
 from tests.problems.stack_problems import STACKS
-from tests.problems.truth import DENSE_TOLERANCE, assert_matches, dense_samples
 
 PROBLEMS = {**GENERAL, **LINEAR, **STACKS}
 
@@ -24,7 +24,7 @@ PROBLEMS = {**GENERAL, **LINEAR, **STACKS}
 def truth(request):
     """A problem and its dense Hessian, once for all tests of this file."""
     problem = build(PROBLEMS[request.param])
-    return problem, dense_hessian(problem)
+    return problem, func_hessian(problem)
 
 
 @pytest.mark.parametrize("backend", ESTIMATOR_BACKENDS)
@@ -65,7 +65,7 @@ def test_the_loss_can_still_be_differentiated(truth, backend):
 def test_converges_with_the_law_of_the_estimator(name):
     """Mean, spread and standard error: E = tr H, Var = 2 (||H||_F^2 - sum H_ii^2) (Avron and Toledo 2011)."""
     problem = build(PROBLEMS[name])
-    hessian = dense_hessian(problem)
+    hessian = func_hessian(problem)
     trace = hessian.trace().item()
     variance = 2 * (hessian.square().sum() - hessian.diagonal().square().sum()).item()
     probes = 1000
@@ -87,7 +87,7 @@ def test_converges_with_the_law_of_the_estimator(name):
 def test_standard_errors_are_calibrated():
     """Over many seeds, (value - trace) / stderr is as wide as its law says, and unbiased."""
     problem = build(PROBLEMS["mlp_tanh"])
-    trace = dense_hessian(problem).trace().item()
+    trace = func_hessian(problem).trace().item()
     loss = problem.loss(problem.params)
     probes, seeds = 16, 200
     estimates = [
@@ -126,7 +126,7 @@ def test_more_probes_extend_the_same_sequence(backend):
         return run.value * probes
 
     singles = [total(k + 1) - total(k) for k in range(1, 5)]
-    hessian = dense_hessian(problem)
+    hessian = func_hessian(problem)
     expected = dense_samples(problem, hessian, probes=5, seed=0).totals
     np.testing.assert_allclose([total(1), *singles], expected, rtol=1e-9)
     # Past the batch in which samples are merged, too.

@@ -14,16 +14,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 import metacurv
 from metacurv.estimators.mlp.recognise import find_chain
 from metacurv.estimators.mlp.second_derivatives import bend_columns
 from metacurv.estimators.problem.parameters import number_parameters
 from metacurv.estimators.select import measured_batch as opened
-from tests.estimators.dense.case import Case, Lambda, build, elementwise, general, labels, rand
+from tests.estimators.dense.case import Case, Lambda, build, elementwise, general, labels
 from tests.estimators.dense.checks import assert_exact, assert_probes, measure
 from tests.estimators.dense.truth import KINDS, dense_truth
+from tests.problems.modules import Checkpointed
+from tests.problems.problem import rand
 
 
 def stack(*layers: nn.Module, loss: Any = F.cross_entropy, targets: Tensor | None = None) -> Case:
@@ -419,24 +420,16 @@ def test_a_chain_without_the_parameters():
             )
 
 
-class Checkpointed(nn.Module):
-    def __init__(self, *layers: nn.Module) -> None:
-        super().__init__()
-        self.body = nn.Sequential(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return checkpoint(self.body, x, use_reentrant=False)
-
-
 def test_a_checkpointed_model_keeps_its_statistics():
     """Saved tensors come from another forward pass there."""
-    model = Checkpointed(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3))
+    layers = [nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3)]
+    model = Checkpointed(nn.Sequential(*layers))
     metacurv.estimate_trace(model, F.cross_entropy, torch.randn(6, 3), labels(6))
-    assert model.body[1].num_batches_tracked == 0
+    assert model.inner[1].num_batches_tracked == 0
 
 
 def test_a_checkpointed_chain():
-    case = build(lambda: elementwise(Checkpointed(*deep(nn.Tanh)), rand(6, 3)))
+    case = build(lambda: elementwise(Checkpointed(nn.Sequential(*deep(nn.Tanh))), rand(6, 3)))
     assert is_chain(case)
     assert_exact(measure(case, method="exact"), dense_truth(case))
 

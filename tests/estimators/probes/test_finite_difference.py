@@ -8,10 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from metacurv import NotTwiceDifferentiableError, hessian_trace
@@ -19,9 +17,11 @@ from metacurv.estimators.probes.finite_difference import FiniteDifference
 from metacurv.estimators.problem.model_loss import ModelLoss
 from metacurv.estimators.problem.parameters import number_parameters
 from tests.helpers import BACKENDS, assert_same, needs_native
-from tests.problems.losses import Problem, classify, dense_hessian, rand
 from tests.problems.model_problems import PlainNorm
-from tests.problems.truth import Samples, dense_samples
+from tests.problems.modules import TiedEmbedding, perceptron_around
+from tests.problems.once_differentiable import FusedAttention, OnceCube, PlainAttention
+from tests.problems.problem import Problem, classify, func_hessian, rand
+from tests.problems.samples import Samples, dense_samples
 
 PROBES = 4
 SEED = 3
@@ -53,7 +53,7 @@ class Case:
         live = {n: p.detach().requires_grad_(p.requires_grad) for n, p in params.items()}
         inputs = self.inputs.double() if self.inputs.is_floating_point() else self.inputs
         problem = Problem(live, lambda p: classify(functional_call(twin, dict(p), (inputs,))))
-        return dense_samples(problem, dense_hessian(problem), probes=PROBES, seed=SEED)
+        return dense_samples(problem, func_hessian(problem), probes=PROBES, seed=SEED)
 
     def error(self, samples: Tensor) -> float:
         """The largest, of any probe and parameter, relative to the scale of the samples."""
@@ -79,13 +79,9 @@ def build(name: str) -> Case:
         return made
 
 
-def perceptron(middle: nn.Module) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(4, 5), middle, nn.Tanh(), nn.Linear(5, 3))
-
-
 @case
 def mlp():
-    return Case(perceptron(nn.Identity()), rand(7, 4))
+    return Case(perceptron_around(nn.Identity()), rand(7, 4))
 
 
 @case
@@ -101,7 +97,7 @@ def conv_with_frozen_and_unused_parameters():
 
 @case
 def strided_parameters():
-    model = perceptron(nn.Identity())
+    model = perceptron_around(nn.Identity())
     model[0].weight = nn.Parameter(rand(4, 10).t()[::2])
     model[3].weight = nn.Parameter(rand(5, 3).t())
     return Case(model, rand(7, 4))
@@ -109,24 +105,12 @@ def strided_parameters():
 
 @case
 def tied_embedding_with_checkpoint():
-    class Tied(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed = nn.Embedding(6, 4)
-            self.mix = nn.Linear(4, 4)
-            self.out = nn.Linear(4, 6)
-            self.out.weight = self.embed.weight
-
+    class WithCheckpoint(TiedEmbedding):
         def block(self, x):
-            return self.mix(x).tanh()
+            return checkpoint(super().block, x, use_reentrant=False)
 
-        def forward(self, tokens):
-            return self.out(self.run(self.block, self.embed(tokens)))
-
-    Tied.run = lambda self, block, x: checkpoint(block, x, use_reentrant=False)
-    twin = Tied()
-    twin.run = lambda block, x: block(x)
-    return Case(Tied(), torch.tensor([[0, 3, 5, 1], [2, 2, 4, 0]]), twin)
+    twin = TiedEmbedding(6)
+    return Case(WithCheckpoint(6), torch.tensor([[0, 3, 5, 1], [2, 2, 4, 0]]), twin)
 
 
 @case
@@ -139,48 +123,21 @@ def sparse_gradients():
 
 @case
 def batch_norm_in_train_mode():
-    return Case(perceptron(nn.BatchNorm1d(5)), rand(7, 4), perceptron(PlainNorm(5, dim=0)))
+    return Case(
+        perceptron_around(nn.BatchNorm1d(5)), rand(7, 4), perceptron_around(PlainNorm(5, dim=0))
+    )
 
 
 @case
 def layer_norm():
-    return Case(perceptron(nn.LayerNorm(5)), rand(7, 4), perceptron(PlainNorm(5, dim=-1)))
-
-
-class Attention(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.qkv = nn.Linear(4, 12)
-        self.out = nn.Linear(4, 3)
-
-    def forward(self, x):
-        q, k, v = self.qkv(x).view(2, 5, 3, 2, 2).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.out(mixed.transpose(1, 2).reshape(2, 5, 4))
-
-
-class PlainAttention(Attention):
-    def forward(self, x):
-        with sdpa_kernel(SDPBackend.MATH):
-            return super().forward(x)
+    return Case(
+        perceptron_around(nn.LayerNorm(5)), rand(7, 4), perceptron_around(PlainNorm(5, dim=-1))
+    )
 
 
 @case
 def fused_attention():
-    return Case(Attention(), rand(2, 5, 4), PlainAttention())
-
-
-class OnceCube(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x**3
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient):
-        (x,) = ctx.saved_tensors
-        return 3 * x**2 * gradient
+    return Case(FusedAttention(), rand(2, 5, 4), PlainAttention())
 
 
 class Cube(nn.Module):
@@ -194,7 +151,9 @@ class Cube(nn.Module):
 
 @case
 def once_differentiable_function():
-    return Case(perceptron(Cube(OnceCube.apply)), rand(7, 4), perceptron(Cube(lambda x: x**3)))
+    return Case(
+        perceptron_around(Cube(OnceCube.apply)), rand(7, 4), perceptron_around(Cube(lambda x: x**3))
+    )
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -339,7 +298,7 @@ class CheckpointedNorm(nn.Module):
 
 
 def guarded() -> Case:
-    model = perceptron(CheckpointedNorm()).double()
+    model = perceptron_around(CheckpointedNorm()).double()
     model[0].weight.grad = rand(5, 4)
     model[0].bias.data[0] = -0.0
     model[3].eval()

@@ -11,10 +11,10 @@ from metacurv import hessian_trace
 from metacurv.estimators.probes import hutchinson
 from metacurv.estimators.probes.double_backward import DoubleBackward
 from metacurv.estimators.tangents.forward_over_reverse import ForwardOverReverse
+from tests.problems.large_networks import mlp
 from tests.problems.linear_problems import LINEAR
-from tests.problems.losses import build, classify, leaf, rand
 from tests.problems.model_problems import GENERAL
-from tests.problems.networks import mlp
+from tests.problems.problem import build, classify, leaf, rand
 from tests.problems.stack_problems import STACKS
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from metacurv import MetaCurvatureLR
 from tests.helpers import as_one_of_two_ranks
-from tests.optim.directional.helpers import batch, data, directional, network
+from tests.optim.directional.directional_training import batch, data, directional, network
 
 
 def averaged(model: nn.Module) -> None:

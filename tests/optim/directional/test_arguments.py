@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from metacurv import DirectionalRule, MetaCurvatureLR
-from tests.optim.directional.helpers import (
+from tests.optim.directional.directional_training import (
     Point,
     batch,
     data,

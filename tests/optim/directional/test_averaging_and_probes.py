@@ -24,8 +24,9 @@ from metacurv import DirectionalRecord, DirectionalRule
 from metacurv.optim.directional.iterate_average import IterateAverage
 from metacurv.optim.directional.probe_batches import ProbeBatches
 from metacurv.optim.directional.rule import Settling
-from tests.optim.directional.helpers import batch, data, directional, network, train
-from tests.optim.drop_in.helpers import assert_same, weights
+from tests.helpers import assert_same
+from tests.optim.directional.directional_training import batch, data, directional, network, train
+from tests.optim.drop_in.reciprocal_training import weights
 
 CPU = torch.device("cpu")
 
@@ -72,7 +73,7 @@ def test_the_horizon_ends_in_a_rate_next_to_zero_and_never_at_it() -> None:
     with pytest.warns(RuntimeWarning, match="horizon=40 steps have been taken") as warned:
         train(model, opt, 5, start=40)
     assert len(warned) == 1
-    assert warned[0].filename.endswith("helpers.py")  # the loop's line
+    assert warned[0].filename.endswith("directional_training.py")  # the loop's line
     found = opt.history[-1].lr[0]
     # Without an average the last half: full up to step 20, then 19/20 of it, ..., 1/20, and so beyond what the loop promised.
     assert applied[20] == pytest.approx(found, rel=1e-12)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from metacurv import DirectionalRule, MetaCurvatureLR
-from tests.helpers import own
-from tests.optim.directional.helpers import (
+from tests.helpers import assert_same, own
+from tests.optim.directional.directional_training import (
     batch,
     data,
     directional,
@@ -20,7 +20,7 @@ from tests.optim.directional.helpers import (
     train,
     training_loss,
 )
-from tests.optim.drop_in.helpers import OPTIMIZERS, assert_same, set_lr, weights
+from tests.optim.drop_in.reciprocal_training import OPTIMIZERS, set_lr, weights
 
 BASES = sorted(set(OPTIMIZERS) - {"Rprop", "ASGD"})
 MODES: dict[str, dict[str, Any]] = {

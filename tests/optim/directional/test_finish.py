@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from metacurv import MetaCurvatureLR
-from tests.helpers import own
-from tests.optim.directional.helpers import data, directional, network, train
-from tests.optim.drop_in.helpers import assert_same, through_a_file, weights
+from tests.helpers import assert_same, own
+from tests.optim.directional.directional_training import data, directional, network, train
+from tests.optim.drop_in.reciprocal_training import through_a_file, weights
 
 HORIZON = 40  # the finish begins with step 25
 

@@ -14,10 +14,10 @@ from metacurv.optim.directional.guard import Guard
 from metacurv.optim.directional.judge import Judge
 from metacurv.optim.directional.snapshot import Training
 from metacurv.processes.ranks import Ranks
-from tests.helpers import own
-from tests.optim.directional.helpers import Point, directional, network, train
+from tests.helpers import assert_same, own
+from tests.optim.directional.directional_training import Point, directional, network, train
 from tests.optim.directional.problems import BASES, Run, network_of, normal
-from tests.optim.drop_in.helpers import assert_same, weights
+from tests.optim.drop_in.reciprocal_training import weights
 
 
 class Told:

@@ -13,9 +13,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from metacurv import DirectionalLR
-from tests.helpers import own
-from tests.optim.directional.helpers import batch, directional, network, train
-from tests.optim.drop_in.helpers import OPTIMIZERS, assert_same, bare_state, weights
+from tests.helpers import assert_same, own
+from tests.optim.directional.directional_training import batch, directional, network, train
+from tests.optim.drop_in.reciprocal_training import OPTIMIZERS, bare_state, weights
 
 BASES = sorted(set(OPTIMIZERS) - {"Rprop", "ASGD"})
 Loop = Callable[[nn.Module, Optimizer, int], None]

@@ -12,9 +12,16 @@ from torch import nn
 from metacurv import DirectionalRecord, DirectionalRule, log_rates
 from metacurv.optim.directional import phases
 from metacurv.optim.directional import rule as rule_module
-from tests.optim.directional.helpers import data, directional, network, train, training_loss
+from tests.helpers import assert_same
+from tests.optim.directional.directional_training import (
+    data,
+    directional,
+    network,
+    train,
+    training_loss,
+)
 from tests.optim.directional.problems import Run, normal
-from tests.optim.drop_in.helpers import assert_same, weights
+from tests.optim.drop_in.reciprocal_training import weights
 
 
 def groups_of(model: Any) -> list[dict[str, Any]]:

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from metacurv import MetaCurvatureLR
-from tests.optim.directional.helpers import batch, directional, network, train, training_loss
+from tests.optim.directional.directional_training import (
+    batch,
+    directional,
+    network,
+    train,
+    training_loss,
+)
 
 
 def first_reading(seed: int, cast: str) -> Any:

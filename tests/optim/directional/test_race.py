@@ -25,7 +25,7 @@ from metacurv.optim.directional.race import (
     quiet_rate,
 )
 from metacurv.optim.directional.snapshot import Snapshot, Training
-from tests.optim.directional.helpers import Point, bowl, descend, directional, pairs
+from tests.optim.directional.directional_training import Point, bowl, descend, directional, pairs
 
 Losses = Callable[[int], Sequence[float]]
 

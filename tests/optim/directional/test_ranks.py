@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import run_two_ranks
-from tests.optim.drop_in.helpers import assert_same
+from tests.helpers import assert_same, run_two_ranks
 
 
 @pytest.mark.slow
 def test_ranks_of_a_ddp_model_agree(tmp_path: Path) -> None:
     """Two processes with batches and probes of their own, the probes of 16 and of 40 examples."""
-    one, other = run_two_ranks("tests.optim.directional.ddp_training", folder=tmp_path)
+    one, other = run_two_ranks("tests.optim.directional.directional_ddp", folder=tmp_path)
     assert str(one) == str(other)  # nan is not equal to itself
     for race, of_one in one.items():
         assert_same(of_one["model"], other[race]["model"])

@@ -9,9 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from tests.helpers import own, with_own
-from tests.optim.directional.helpers import batch, data, directional, loader, network, train
-from tests.optim.drop_in.helpers import OPTIMIZERS, assert_same, through_a_file
+from tests.helpers import assert_same, own, with_own
+from tests.optim.directional.directional_training import (
+    batch,
+    data,
+    directional,
+    loader,
+    network,
+    train,
+)
+from tests.optim.drop_in.reciprocal_training import OPTIMIZERS, through_a_file
 
 BASES = sorted(set(OPTIMIZERS) - {"Rprop", "ASGD"})
 

@@ -9,7 +9,15 @@ import torch
 
 from metacurv import DirectionalRule, MetaCurvatureLR
 from metacurv.optim.directional.early_rate import EarlyRate
-from tests.optim.directional.helpers import Point, bowl, descend, directional, network, pairs, train
+from tests.optim.directional.directional_training import (
+    Point,
+    bowl,
+    descend,
+    directional,
+    network,
+    pairs,
+    train,
+)
 
 
 def on_a_bowl(stiffness, start, base=torch.optim.SGD, rule=None, lr=1.0, targets=None, **options):

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from metacurv.optim.directional.settling import settled
-from tests.helpers import own
-from tests.optim.directional.helpers import batch, directional, network, train
+from tests.helpers import assert_same, own
+from tests.optim.directional.directional_training import batch, directional, network, train
 from tests.optim.directional.problems import Run, normal
-from tests.optim.drop_in.helpers import OPTIMIZERS, assert_same, bare_state, through_a_file, weights
+from tests.optim.drop_in.reciprocal_training import OPTIMIZERS, bare_state, through_a_file, weights
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.helpers import own
-from tests.optim.directional.helpers import network, train, training_loss
+from tests.optim.directional.directional_training import network, train, training_loss
 from tests.optim.directional.problems import BASES, Run, network_of, normal
 
 
@@ -135,7 +135,7 @@ def test_a_start_that_the_user_has_trained_already() -> None:
     """Wrapping late is no other start: nothing goes up."""
     model = network()
     train(model, torch.optim.Adam(model.parameters(), lr=0.02), 200)
-    from tests.optim.directional.helpers import directional
+    from tests.optim.directional.directional_training import directional
 
     before = training_loss(model)
     opt = directional(torch.optim.Adam(model.parameters()), model, horizon=200)

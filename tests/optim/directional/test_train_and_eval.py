@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from metacurv import MetaCurvatureLR
-from tests.optim.directional.helpers import directional, network, train
-from tests.optim.drop_in.helpers import assert_same, through_a_file, weights
+from tests.helpers import assert_same
+from tests.optim.directional.directional_training import directional, network, train
+from tests.optim.drop_in.reciprocal_training import through_a_file, weights
 
 
 def made(**options: Any) -> tuple[nn.Module, MetaCurvatureLR]:

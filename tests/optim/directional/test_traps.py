@@ -13,8 +13,16 @@ from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
 from metacurv import DirectionalRule, directional_curvature
 from metacurv.optim.directional.probe_batches import ProbeBatches
-from tests.optim.directional.helpers import batch, data, directional, network, train, training_loss
-from tests.optim.drop_in.helpers import assert_same, weights
+from tests.helpers import assert_same
+from tests.optim.directional.directional_training import (
+    batch,
+    data,
+    directional,
+    network,
+    train,
+    training_loss,
+)
+from tests.optim.drop_in.reciprocal_training import weights
 
 CPU = torch.device("cpu")
 

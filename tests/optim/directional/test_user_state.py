@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.helpers import own
-from tests.optim.directional.helpers import (
+from tests.helpers import assert_same, own
+from tests.optim.directional.directional_training import (
     batch,
     data,
     directional,
@@ -22,7 +22,7 @@ from tests.optim.directional.helpers import (
     train,
     training_loss,
 )
-from tests.optim.drop_in.helpers import assert_same, weights
+from tests.optim.drop_in.reciprocal_training import weights
 
 
 def states():

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.amp import GradScaler
 
 from metacurv import MetaCurvatureLR
+from tests.helpers import assert_same
 
-from .helpers import OPTIMIZERS, assert_same, curvature_state, loss_of, mlp, train, weights
+from .reciprocal_training import OPTIMIZERS, curvature_state, loss_of, mlp, train_on_fresh, weights
 
 
 def scaled_step(
@@ -56,7 +57,7 @@ def test_gradients_are_unscaled_before_the_step(name: str) -> None:
     )
     for step in range(5):
         scaled_step(model, opt, scaler, step)
-        train(plain_model, plain, 1, start=step)
+        train_on_fresh(plain_model, plain, 1, start=step)
         assert_same(seen[step], plain_model[0].weight.grad)
     assert_same(weights(model), weights(plain_model))
     assert_same(opt.last_estimate, plain.last_estimate)

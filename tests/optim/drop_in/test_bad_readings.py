@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from metacurv import MetaCurvatureLR, UpdateRecord
 from metacurv.optim.reciprocal.rule import BiasCorrectedEma, ReciprocalRule
+from tests.helpers import assert_same
 
-from .helpers import (
-    assert_same,
-    batch,
+from .reciprocal_training import (
     curvature_state,
+    fresh_batch,
     leaf,
     loss_of,
     lrs,
@@ -141,7 +141,7 @@ def test_nan_in_the_training_data() -> None:
     model = mlp()
     opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1))
     before, state = weights(model), curvature_state(opt)
-    x, y = batch(0)
+    x, y = fresh_batch(0)
     with pytest.raises(ValueError, match="loss must be finite, got nan"):
         opt.update_curvature(nn.functional.cross_entropy(model(x * math.nan), y))
     assert_same(curvature_state(opt), state)

@@ -11,17 +11,17 @@ import torch
 from torch import nn
 
 from metacurv import MetaCurvatureLR, UpdateRecord
+from tests.helpers import assert_same
 
-from .helpers import (
+from .reciprocal_training import (
     OPTIMIZERS,
-    assert_same,
     bare_state,
     loss_of,
     lrs,
     mlp,
     set_lr,
     spring,
-    train,
+    train_on_fresh,
     two_groups,
     weights,
 )
@@ -35,8 +35,8 @@ def test_alpha_zero_is_the_bare_base(name: str) -> None:
     bare_model, model = mlp(), mlp()
     bare = make(list(bare_model.parameters()))
     opt = MetaCurvatureLR(make(list(model.parameters())), alpha=0.0, update_freq=3)
-    train(bare_model, bare, STEPS, curvature=False)
-    train(model, opt, STEPS)
+    train_on_fresh(bare_model, bare, STEPS, curvature=False)
+    train_on_fresh(model, opt, STEPS)
     assert opt.last_estimate is not None
     assert_same(weights(model), weights(bare_model))
     assert_same(bare_state(opt.state_dict()), bare_state(bare.state_dict()))
@@ -54,7 +54,7 @@ def test_a_reading_acts_as_an_lr_set_by_hand(name: str) -> None:
     opt = MetaCurvatureLR(
         make(list(model.parameters())), alpha=alpha, update_freq=3, on_update=records.append
     )
-    train(model, opt, STEPS)
+    train_on_fresh(model, opt, STEPS)
     traces = {record.step: record.trace for record in records}
     assert list(traces) == [0, 3, 6]
     assert max(traces.values()) > 0.5
@@ -65,7 +65,7 @@ def test_a_reading_acts_as_an_lr_set_by_hand(name: str) -> None:
         if step in traces:
             scale = 1 / (1 + alpha * max(traces[step], 0.0))
             set_lr(bare.param_groups[0], lr * scale)
-        train(bare_model, bare, 1, start=step, curvature=False)
+        train_on_fresh(bare_model, bare, 1, start=step, curvature=False)
     assert_same(weights(model), weights(bare_model))
     assert lrs(opt) == [lr]  # and the user's lr is what it was
 
@@ -88,10 +88,10 @@ def test_without_curvature_it_is_the_base_and_warns_once(name: str) -> None:
     bare_model, model = mlp(), mlp()
     bare = make(list(bare_model.parameters()))
     opt = MetaCurvatureLR(make(list(model.parameters())))
-    train(bare_model, bare, STEPS, curvature=False)
+    train_on_fresh(bare_model, bare, STEPS, curvature=False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        train(model, opt, STEPS, curvature=False)
+        train_on_fresh(model, opt, STEPS, curvature=False)
     (warning,) = caught
     assert warning.category is UserWarning
     assert "steps without a curvature reading" in str(warning.message)
@@ -130,7 +130,7 @@ def test_groups_keep_their_own_lr_and_options() -> None:
         on_update=records.append,
     )
     opt.param_groups[1]["momentum"] = 0.5
-    train(model, opt, STEPS)
+    train_on_fresh(model, opt, STEPS)
     assert lrs(opt) == [0.05, 0.02]
 
     bare = torch.optim.SGD(two_groups(bare_model), lr=1.0, momentum=0.9)
@@ -139,7 +139,7 @@ def test_groups_keep_their_own_lr_and_options() -> None:
         for group, lr in zip(bare.param_groups, (0.05, 0.02), strict=True):
             group["lr"] = lr / 1 * (1 / (1 + 0.1 * max(record.trace, 0.0)))
         assert record.effective_lrs == lrs(bare)
-        train(bare_model, bare, 1, start=record.step, curvature=False)
+        train_on_fresh(bare_model, bare, 1, start=record.step, curvature=False)
     assert_same(weights(model), weights(bare_model))
 
 
@@ -148,7 +148,7 @@ def test_frozen_parameters_stay_and_are_not_measured() -> None:
     model[0].weight.requires_grad_(False)
     frozen = model[0].weight.clone()
     opt = MetaCurvatureLR(torch.optim.SGD(model.named_parameters(), lr=0.1), update_freq=1)
-    train(model, opt, 3)
+    train_on_fresh(model, opt, 3)
     assert_same(model[0].weight.clone(), frozen)
     assert model[0].weight.grad is None
     assert opt.last_estimate is not None
@@ -160,7 +160,7 @@ def test_freezing_and_unfreezing_during_training() -> None:
     opt = MetaCurvatureLR(torch.optim.SGD(model.named_parameters(), lr=0.1), update_freq=1)
     for step, frozen in enumerate([False, True, False]):
         model[0].requires_grad_(not frozen)
-        train(model, opt, 1, start=step)
+        train_on_fresh(model, opt, 1, start=step)
         assert opt.last_estimate is not None
         assert ("0.weight" in opt.last_estimate.per_parameter) is not frozen
 
@@ -206,8 +206,8 @@ def test_other_dtypes(dtype: torch.dtype) -> None:
     bare_model, model = mlp(dtype), mlp(dtype)
     bare = torch.optim.Adam(bare_model.parameters(), lr=1e-2)
     opt = MetaCurvatureLR(torch.optim.Adam(model.parameters(), lr=1e-2), alpha=0.0, update_freq=1)
-    train(bare_model, bare, 4, curvature=False)
-    train(model, opt, 4)
+    train_on_fresh(bare_model, bare, 4, curvature=False)
+    train_on_fresh(model, opt, 4)
     assert_same(weights(model), weights(bare_model))
     assert opt.last_estimate is not None
     assert opt.last_estimate.value != 0.0

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from metacurv import MetaCurvatureLR
+from tests.helpers import assert_same
 
-from .helpers import assert_same, loss_of, lrs, mlp, train, weights
+from .reciprocal_training import loss_of, lrs, mlp, train_on_fresh, weights
 
 
 @pytest.mark.parametrize("under_no_grad", [False, True])
@@ -37,7 +38,7 @@ def test_a_closure_is_the_plain_loop(name: str, under_no_grad: bool) -> None:
             assert torch.is_grad_enabled() is not under_no_grad
         assert len(calls) == 1
         assert result is calls[0]
-        train(plain_model, plain, 1, start=step)
+        train_on_fresh(plain_model, plain, 1, start=step)
     assert_same(opt.last_estimate, plain.last_estimate)
     assert_same(weights(model), weights(plain_model))
 
@@ -47,7 +48,7 @@ def test_whatever_the_closure_returns(value: object) -> None:
     """Lightning's closure returns a detached loss, others return nothing."""
     model = mlp()
     opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1))
-    train(model, opt, 1)
+    train_on_fresh(model, opt, 1)
     assert opt.step(lambda: value) is value
     assert opt.step(closure=lambda: value) is value
     assert opt.step() is None
@@ -56,7 +57,7 @@ def test_whatever_the_closure_returns(value: object) -> None:
 def test_a_failing_closure_changes_nothing() -> None:
     model = mlp()
     opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1), alpha=1.0)
-    train(model, opt, 1)
+    train_on_fresh(model, opt, 1)
     before, state = weights(model), opt.state_dict()
 
     def closure() -> None:

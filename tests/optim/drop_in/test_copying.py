@@ -13,8 +13,9 @@ import torch
 from torch.optim import lr_scheduler
 
 from metacurv import MetaCurvatureLR, ReciprocalLR, UpdateRecord
+from tests.helpers import assert_same
 
-from .helpers import assert_same, lrs, mlp, train, weights
+from .reciprocal_training import lrs, mlp, train_on_fresh, weights
 
 
 def through_torch_save(value: Any) -> Any:
@@ -48,7 +49,7 @@ def test_the_copy_trains_on_like_the_original(
     if scheduled:
         lr_scheduler.StepLR(opt, 1)
         assert "step" in vars(opt)  # what this test is about
-    train(model, opt, steps)
+    train_on_fresh(model, opt, steps)
     other_model, other = make_copy((model, opt))
     assert type(other) is ReciprocalLR
     assert other.optimizer is not opt.optimizer
@@ -58,11 +59,11 @@ def test_the_copy_trains_on_like_the_original(
     assert other.effective_lrs == opt.effective_lrs
 
     before, state_before = weights(model), copy.deepcopy(opt.state_dict())
-    train(other_model, other, 4, start=steps)
+    train_on_fresh(other_model, other, 4, start=steps)
     assert_same(weights(model), before)  # independent
     assert_same(opt.state_dict(), state_before)
     assert other.effective_lrs != opt.effective_lrs
-    train(model, opt, 4, start=steps)
+    train_on_fresh(model, opt, 4, start=steps)
     assert_same(weights(other_model), weights(model))
     assert_same(other.state_dict(), opt.state_dict())
     assert_same(other.last_estimate, opt.last_estimate)
@@ -73,7 +74,7 @@ def test_the_patched_step_stays_with_the_original(make_copy: Callable[[Any], Any
     model = mlp()
     opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1))
     lr_scheduler.StepLR(opt, 1)
-    train(model, opt, 1)
+    train_on_fresh(model, opt, 1)
     other = make_copy(opt)
     assert "step" not in vars(other)
     assert other.step.__self__ is other
@@ -83,7 +84,7 @@ def test_copied_with_its_scheduler() -> None:
     model = mlp()
     opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.5))
     scheduler = lr_scheduler.ExponentialLR(opt, 0.5)
-    train(model, opt, 1)
+    train_on_fresh(model, opt, 1)
     scheduler.step()
     other, other_scheduler = copy.deepcopy((opt, scheduler))
     assert other_scheduler.optimizer is other
@@ -103,10 +104,10 @@ def test_hooks_of_the_original_do_not_fire_on_the_copy(
     opt.register_state_dict_post_hook(lambda *_: calls.append("original"))
     other_model, other = make_copy((model, opt))
     other.register_step_post_hook(lambda *_: calls.append("copy"))
-    train(other_model, other, 1)
+    train_on_fresh(other_model, other, 1)
     other.state_dict()
     assert calls == ["copy"]
-    train(model, opt, 1)
+    train_on_fresh(model, opt, 1)
     assert calls == ["copy", "original"]
 
 
@@ -117,5 +118,5 @@ def test_a_callback_travels_with_a_deepcopy() -> None:
         torch.optim.SGD(model.parameters(), lr=0.1), on_update=lambda r: records.append(r)
     )
     other_model, other = copy.deepcopy((model, opt))
-    train(other_model, other, 1)
+    train_on_fresh(other_model, other, 1)
     assert len(records) == 1

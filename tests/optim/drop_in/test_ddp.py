@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import run_two_ranks
-from tests.optim.drop_in.helpers import assert_same
+from tests.helpers import assert_same, run_two_ranks
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["hutchinson", "activation", "exact"])
 def test_ranks_of_a_ddp_model_agree(estimator: str, tmp_path: Path) -> None:
-    one, other = run_two_ranks("tests.optim.drop_in.ddp_training", estimator, folder=tmp_path)
+    one, other = run_two_ranks("tests.optim.drop_in.reciprocal_ddp", estimator, folder=tmp_path)
     assert_same(one["model"], other["model"])
     assert len(one["records"]) == 3
     for a, b in zip(one["records"], other["records"], strict=True):

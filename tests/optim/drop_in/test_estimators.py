@@ -23,21 +23,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import lr_scheduler
-from torch.utils.checkpoint import checkpoint
 
 import metacurv
 from metacurv import MetaCurvatureLR, NotTwiceDifferentiableError, UpdateRecord, estimate_trace
 from metacurv.optim.reciprocal.step_capture import StepCapture
-from tests.problems.bad_losses import LOSSES, OnceDifferentiable
+from tests.helpers import assert_same
+from tests.problems.bad_losses import LOSSES
+from tests.problems.modules import Checkpointed
+from tests.problems.once_differentiable import OnceDifferentiable
 
-from .helpers import (
-    assert_same,
-    batch,
+from .reciprocal_training import (
     curvature_state,
+    fresh_batch,
     loss_of,
     mlp,
     through_a_file,
-    train,
+    train_on_fresh,
     weights,
 )
 
@@ -111,7 +112,7 @@ def test_exact_is_the_trace(estimator: str, dtype: torch.dtype, tolerance: float
     estimate = last(opt)
     reference = relu_net()  # float64, of the same weights
     reference.load_state_dict(model.state_dict())
-    x, y = batch(0, dtype)
+    x, y = fresh_batch(0, dtype)
     truth = dense_trace(F.cross_entropy(reference(x.double()), y), reference)
     assert estimate.value == pytest.approx(truth, rel=tolerance)
     assert (estimate.stderr, estimate.n_samples, estimate.method) == (0.0, 0, "exact")
@@ -127,7 +128,7 @@ def test_exact_is_the_trace(estimator: str, dtype: torch.dtype, tolerance: float
 def test_activation_is_right_on_average(make: Callable[..., nn.Module], generic: bool) -> None:
     model = make(torch.float64)
     opt = wrap(model, n_hutchinson_samples=4000)
-    loss = generic_loss(model(batch(0, torch.float64)[0])) if generic else loss_of(model)
+    loss = generic_loss(model(fresh_batch(0, torch.float64)[0])) if generic else loss_of(model)
     opt.update_curvature(loss)
     estimate = last(opt)
     assert (estimate.method, estimate.n_samples) == ("activation", 4000)
@@ -142,7 +143,7 @@ def test_activation_draws_the_samples_of_estimate_trace() -> None:
         model = make(torch.float64)
         opt = wrap(model, n_hutchinson_samples=5)
         opt.update_curvature(loss_of(model, batch_of))
-        x, y = batch(batch_of, torch.float64)
+        x, y = fresh_batch(batch_of, torch.float64)
         whole = estimate_trace(
             model, F.cross_entropy, x, y, method="activation", n_samples=5, seed=11
         )
@@ -243,8 +244,8 @@ def test_hutchinson_is_the_default_and_a_model_changes_nothing() -> None:
     given = MetaCurvatureLR(base, alpha=0.3, model=other)
     assert (opt.estimator, given.estimator) == ("hutchinson", "hutchinson")
     assert hooks(other) == 0
-    train(model, opt, 12)
-    train(other, given, 12)
+    train_on_fresh(model, opt, 12)
+    train_on_fresh(other, given, 12)
     assert_same(weights(other), weights(model))
     assert_same(given.state_dict(), opt.state_dict())
     assert_same(given.last_estimate, opt.last_estimate)
@@ -254,8 +255,8 @@ def test_hutchinson_is_the_default_and_a_model_changes_nothing() -> None:
 @pytest.mark.parametrize("estimator", IN_ACTIVATION_SPACE)
 def test_without_strength_training_is_the_bases(estimator: str) -> None:
     bare_model, model = relu_net(torch.float32), relu_net(torch.float32)
-    train(bare_model, torch.optim.SGD(bare_model.parameters(), lr=0.1), 6, curvature=False)
-    train(model, wrap(model, estimator, alpha=0.0), 6)
+    train_on_fresh(bare_model, torch.optim.SGD(bare_model.parameters(), lr=0.1), 6, curvature=False)
+    train_on_fresh(model, wrap(model, estimator, alpha=0.0), 6)
     assert_same(weights(model), weights(bare_model))
 
 
@@ -265,7 +266,7 @@ def test_without_strength_training_is_the_bases(estimator: str) -> None:
 def test_other_passes_do_not_matter() -> None:
     """Under no_grad, with gradients, of another size, before and after the one that made the loss."""
     model = mlp(torch.float64)
-    x, _ = batch(0, torch.float64)
+    x, _ = fresh_batch(0, torch.float64)
     readings = []
     for others in (False, True):
         opt = wrap(model, n_hutchinson_samples=3)
@@ -287,7 +288,7 @@ def test_other_passes_do_not_matter() -> None:
 def test_two_losses_of_two_passes() -> None:
     """As in adversarial training: each loss is measured by its own pass, and their sum by none."""
     model = mlp(torch.float64)
-    x, _ = batch(0, torch.float64)
+    x, _ = fresh_batch(0, torch.float64)
     for size in (8, 5):
         opt = wrap(model, n_hutchinson_samples=3)
         losses = {8: generic_loss(model(x)), 5: generic_loss(model(x[:5]))}
@@ -315,7 +316,7 @@ class Staged(nn.Module):
 def test_the_last_of_several_passes_counts() -> None:
     """Of passes side by side and one after another; their sizes tell them apart."""
     model = nn.Linear(4, 4).double()
-    x, _ = batch(0, torch.float64)
+    x, _ = fresh_batch(0, torch.float64)
     capture = StepCapture(model, model.parameters())
     capture.listen(True)
     first, second, third = model(x), model(x[:5]), model(model(x[:2]).repeat(2, 1))
@@ -330,7 +331,7 @@ def test_the_last_of_several_passes_counts() -> None:
 
 def test_the_last_pass_where_one_feeds_the_next() -> None:
     model = Staged()
-    x, _ = batch(0, torch.float64)
+    x, _ = fresh_batch(0, torch.float64)
     opt = wrap(model, "exact")
     loss = generic_loss(model(model(x, 0).relu(), 1))
     opt.update_curvature(loss)
@@ -380,7 +381,7 @@ class TwoHeads(nn.Module):
 def test_structured_outputs() -> None:
     """A known loss needs no output. Another is refused: which part of the output it sees is not known."""
     model = TwoHeads()
-    x, y = batch(0, torch.float64)
+    x, y = fresh_batch(0, torch.float64)
     opt = wrap(model, "exact")
     loss = F.cross_entropy(model(x=x)["logits"], y)
     opt.update_curvature(loss)
@@ -415,12 +416,12 @@ class Loose(nn.Module):
 
 
 def not_called(model: nn.Module) -> Tensor:
-    x, y = batch(0, torch.float64)
+    x, y = fresh_batch(0, torch.float64)
     return F.cross_entropy(nn.Sequential(*model.body.children())(x), y)
 
 
 def unreadable_output(model: nn.Module) -> Tensor:
-    x, y = batch(0, torch.float64)
+    x, y = fresh_batch(0, torch.float64)
     return F.cross_entropy(model(x)(), y)
 
 
@@ -462,7 +463,7 @@ class SecondHalf(nn.Module):
 def test_an_output_that_is_one_of_several_results() -> None:
     model = SecondHalf()
     opt = wrap(model, "exact")
-    loss = generic_loss(model(batch(0, torch.float64)[0]))
+    loss = generic_loss(model(fresh_batch(0, torch.float64)[0]))
     opt.update_curvature(loss)
     assert last(opt).value == pytest.approx(dense_trace(loss, model), rel=1e-9)
 
@@ -470,7 +471,7 @@ def test_an_output_that_is_one_of_several_results() -> None:
 def test_a_model_that_gives_the_loss() -> None:
     model = WithLoss()
     opt = wrap(model, "exact")
-    loss = model(*batch(0, torch.float64))
+    loss = model(*fresh_batch(0, torch.float64))
     opt.update_curvature(loss)
     assert last(opt).value == pytest.approx(dense_trace(loss, model), rel=1e-9)
 
@@ -498,7 +499,7 @@ def test_two_optimizers_listen_to_the_same_output() -> None:
         torch.optim.SGD(outer.parameters(), lr=0.1), model=outer.body, estimator="exact"
     )
     tupled = wrap(outer, "exact")
-    loss = generic_loss(outer(batch(0, torch.float64)[0])[0])
+    loss = generic_loss(outer(fresh_batch(0, torch.float64)[0])[0])
     plain.update_curvature(loss)
     assert last(plain).value == pytest.approx(dense_trace(loss, outer), rel=1e-9)
     with pytest.raises(ValueError, match="no known form"):
@@ -550,7 +551,7 @@ def test_the_hook_follows_update_freq_and_checkpoints() -> None:
     model = relu_net()
     opt = wrap(model)
     fresh = copy.deepcopy(opt.state_dict())
-    train(model, opt, 1)
+    train_on_fresh(model, opt, 1)
     assert hooks(model) == 0  # step 1 of 2
     saved = copy.deepcopy(opt.state_dict())
     opt.update_freq = 1
@@ -614,7 +615,7 @@ def test_exceptions_leave_one_hook() -> None:
                 with pytest.raises(ValueError, match="finite") if due else contextlib.nullcontext():
                     opt.update_curvature(loss_of(model, step) * math.inf)
                 assert hooks(model) == due
-            train(model, opt, 1, start=step)
+            train_on_fresh(model, opt, 1, start=step)
         results.append((weights(model), seen))
     assert_same(results[1], results[0])
 
@@ -695,7 +696,7 @@ def test_a_reading_touches_nothing(estimator: str) -> None:
 
 
 def loop_with_readings(model: nn.Module, opt: MetaCurvatureLR, step: int) -> None:
-    train(model, opt, 1, start=step)
+    train_on_fresh(model, opt, 1, start=step)
 
 
 def loop_without_readings(model: nn.Module, opt: MetaCurvatureLR, step: int) -> None:
@@ -730,7 +731,7 @@ def test_nothing_is_kept(loop: Callable[..., None]) -> None:
 def test_a_dropped_model_is_gone() -> None:
     model = relu_net()
     opt = wrap(model)
-    train(model, opt, 4)
+    train_on_fresh(model, opt, 4)
     gone = weakref.ref(model)
     gc.disable()
     try:
@@ -761,14 +762,14 @@ def test_a_copy_of_both_trains_on_alike(
     model = mlp()
     opt = wrap(model, "activation")
     lr_scheduler.StepLR(opt, 1)  # patches step
-    train(model, opt, steps)
+    train_on_fresh(model, opt, steps)
     if model_first:
         other_model, other = make_copy((model, opt))
     else:
         other, other_model = make_copy((opt, model))
     assert hooks(other_model) == hooks(model) == (steps != 1)
-    train(other_model, other, 5, start=steps)
-    train(model, opt, 5, start=steps)
+    train_on_fresh(other_model, other, 5, start=steps)
+    train_on_fresh(model, opt, 5, start=steps)
     assert_same(weights(other_model), weights(model))
     assert_same(other.state_dict(), opt.state_dict())
     assert_same(other.last_estimate, opt.last_estimate)
@@ -803,7 +804,7 @@ def test_checkpoints_have_no_new_entries() -> None:
     plain = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1))
     opt = wrap(other, "auto")
     assert curvature_state(opt).keys() == curvature_state(plain).keys()
-    train(model, plain, 3)
+    train_on_fresh(model, plain, 3)
     opt.load_state_dict(through_a_file(plain.state_dict()))  # what came before goes on
     assert curvature_state(opt) == curvature_state(plain)
     plain.load_state_dict(through_a_file(opt.state_dict()))
@@ -817,14 +818,14 @@ def test_resumed_training_equals_uninterrupted(estimator: str, stop: int) -> Non
         return model, wrap(model, estimator, n_hutchinson_samples=2, smoothing=0.5)
 
     whole_model, whole = make()
-    train(whole_model, whole, 11)
+    train_on_fresh(whole_model, whole, 11)
     first_model, first = make()
-    train(first_model, first, stop)
+    train_on_fresh(first_model, first, stop)
     saved = through_a_file({"model": first_model.state_dict(), "opt": first.state_dict()})
     model, opt = make()
     model.load_state_dict(saved["model"])
     opt.load_state_dict(saved["opt"])
-    train(model, opt, 11 - stop, start=stop)
+    train_on_fresh(model, opt, 11 - stop, start=stop)
     assert_same(weights(model), weights(whole_model))
     assert_same(opt.state_dict(), whole.state_dict())
     assert_same(opt.last_estimate, whole.last_estimate)
@@ -856,10 +857,10 @@ def test_resumed_in_a_new_process(tmp_path: Path) -> None:
     """Which has looked at no graph yet."""
     model = mlp()
     opt = wrap(model, seed=0)
-    train(model, opt, 5)
+    train_on_fresh(model, opt, 5)
     saved = {"model": model.state_dict(), "opt": opt.state_dict()}
-    torch.save({**saved, "batches": [batch(s) for s in range(5, 10)]}, tmp_path / "saved.pt")
-    train(model, opt, 5, start=5)
+    torch.save({**saved, "batches": [fresh_batch(s) for s in range(5, 10)]}, tmp_path / "saved.pt")
+    train_on_fresh(model, opt, 5, start=5)
     package = Path(metacurv.__file__).parent.parent
     subprocess.run(
         [sys.executable, "-c", RESUME, tmp_path / "saved.pt", tmp_path / "resumed.pt"],
@@ -885,7 +886,7 @@ def test_parameter_groups_and_schedulers(estimator: str) -> None:
     )
     scheduler = lr_scheduler.ExponentialLR(opt, 0.5)
     for step in range(3):
-        train(model, opt, 1, start=step)
+        train_on_fresh(model, opt, 1, start=step)
         scheduler.step()
         assert [g["lr"] for g in opt.param_groups] == [
             0.02 / 2 ** (step + 1),
@@ -895,7 +896,7 @@ def test_parameter_groups_and_schedulers(estimator: str) -> None:
     assert opt.effective_lrs[0] < opt.param_groups[0]["lr"]
     # A group for the layer in the middle, now that readings go on.
     opt.add_param_group({"params": [*model[2].parameters()]})
-    train(model, opt, 1)
+    train_on_fresh(model, opt, 1)
     loss = loss_of(model)
     opt.update_curvature(loss)
     assert [*last(opt).per_parameter] == ["0", "1", "2", "3", "4", "5"]
@@ -927,7 +928,7 @@ def test_autocast_and_grad_scaler(estimator: str) -> None:
     model = relu_net(torch.float32)
     opt = wrap(model, estimator, update_freq=1)
     scaler = GradScaler("cpu", init_scale=1024.0)
-    x, y = batch(0)
+    x, y = fresh_batch(0)
     for _ in range(3):
         opt.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
@@ -958,7 +959,7 @@ def test_a_closure() -> None:
             return loss
 
         opt.step(closure)
-    train(other, plain, 4)
+    train_on_fresh(other, plain, 4)
     assert_same(weights(model), weights(other))
     assert hooks(model) == 1
 
@@ -1053,23 +1054,15 @@ def test_a_loss_without_a_second_derivative() -> None:
     opt = wrap(model, "activation")
     with pytest.raises(NotTwiceDifferentiableError):
         opt.update_curvature(
-            OnceDifferentiable.apply(model(batch(0, torch.float64)[0])).exp().mean()
+            OnceDifferentiable.apply(model(fresh_batch(0, torch.float64)[0])).exp().mean()
         )
     assert opt.update_curvature(loss_of(model))
 
 
 @pytest.mark.parametrize("estimator", ["hutchinson", *IN_ACTIVATION_SPACE[2:]])
 def test_batch_norm_under_a_checkpoint_counts_no_batches_of_a_reading(estimator: str) -> None:
-    class Checkpointed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU())
-            self.last = nn.Linear(6, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.last(checkpoint(self.inner, x, use_reentrant=False))
-
-    model = Checkpointed().double()
+    inner = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU())
+    model = nn.Sequential(Checkpointed(inner), nn.Linear(6, 3)).double()
     opt = wrap(model, estimator)
     loss = loss_of(model)
     before = {name: value.clone() for name, value in model.named_buffers()}

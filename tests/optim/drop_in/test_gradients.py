@@ -2,43 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metacurv import MetaCurvatureLR, NotTwiceDifferentiableError
+from tests.helpers import assert_same
+from tests.problems.once_differentiable import OnceDifferentiable
 
-from .helpers import assert_same, batch, curvature_state, leaf, loss_of, lrs, mlp, train, weights
-
-
-class OnceSquare(torch.autograd.Function):
-    """w^2 whose backward is marked once differentiable, as in many fused kernels.
-
-    Where the incoming gradient has a graph, torch puts an error node behind the result;
-    ``torch.autograd.grad`` prunes that node when it is not on the way to an input, and says
-    nothing. Where it has none, there is no error node.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, w: Tensor) -> Tensor:
-        ctx.save_for_backward(w)
-        return w.square()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        (w,) = ctx.saved_tensors
-        return 2 * w * grads[0]
-
+from .reciprocal_training import (
+    curvature_state,
+    fresh_batch,
+    leaf,
+    loss_of,
+    lrs,
+    mlp,
+    train_on_fresh,
+    weights,
+)
 
 ONCE_WORDS = r"once.differentiable|differentiate.twice"
 ONCE = {
-    "inside": lambda w: OnceSquare.apply(w).square().sum(),  # w^4
-    "at the end": lambda w: OnceSquare.apply(w).sum(),  # w^2
+    "inside": lambda w: OnceDifferentiable.apply(w).square().sum(),  # w^4
+    "at the end": lambda w: OnceDifferentiable.apply(w).sum(),  # w^2
 }
 
 
@@ -96,7 +83,7 @@ def test_flash_attention_and_the_advice() -> None:
     check(e.value, "scaled_dot_product_flash_attention_for_cpu")
     with sdpa_kernel(SDPBackend.MATH):
         assert opt.update_curvature(loss_of(model))
-    train(model, opt, 1)
+    train_on_fresh(model, opt, 1)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -108,7 +95,7 @@ def test_compiled_model() -> None:
     torch._dynamo.reset()  # else what other tests compiled decides which of two messages comes
     compiled = torch.compile(model, backend="aot_eager")
     opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1))
-    x, y = batch(0)
+    x, y = fresh_batch(0)
     with pytest.raises(NotTwiceDifferentiableError) as caught:
         opt.update_curvature(nn.functional.cross_entropy(compiled(x), y))
     check(caught.value, "does not currently support double backward")

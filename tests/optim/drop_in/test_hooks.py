@@ -12,9 +12,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from metacurv import MetaCurvatureLR
 from metacurv.optim.carried_state import taken_out
-from tests.helpers import own
+from tests.helpers import assert_same, own
 
-from .helpers import assert_same, curvature_state, leaf, loss_of, lrs, mlp, spring, train
+from .reciprocal_training import curvature_state, leaf, loss_of, lrs, mlp, spring, train_on_fresh
 
 
 def wrapped() -> tuple[torch.nn.Module, MetaCurvatureLR]:
@@ -35,7 +35,7 @@ REGISTER = {
 @pytest.mark.parametrize("register", REGISTER)
 def test_fires_once_with_the_wrapper_until_removed(register: str) -> None:
     model, opt = wrapped()
-    train(model, opt, 1)
+    train_on_fresh(model, opt, 1)
     calls: list[Any] = []
     handle = getattr(opt, register)(lambda optimizer, *_: calls.append(optimizer))
     REGISTER[register](opt)
@@ -50,7 +50,7 @@ def test_fires_once_with_the_wrapper_until_removed(register: str) -> None:
 def test_hooks_of_the_base_fire_once_with_the_base(register: str) -> None:
     """Those that were there before wrapping go on working."""
     model, opt = wrapped()
-    train(model, opt, 1)
+    train_on_fresh(model, opt, 1)
     calls: list[Any] = []
     getattr(opt.optimizer, register)(lambda optimizer, *_: calls.append(optimizer))
     REGISTER[register](opt)
@@ -61,7 +61,7 @@ def test_hooks_of_the_base_fire_once_with_the_base(register: str) -> None:
 def test_a_global_step_hook_fires_once() -> None:
     """Whoever counts the steps of all optimizers counts one, as for the bare base."""
     model, opt = wrapped()
-    train(model, opt, 1)
+    train_on_fresh(model, opt, 1)
     calls: list[Any] = []
     handle = register_optimizer_step_post_hook(lambda optimizer, *_: calls.append(optimizer))
     try:
@@ -92,7 +92,7 @@ def test_order_and_view_of_step_hooks() -> None:
 
 def test_a_step_pre_hook_can_replace_the_arguments() -> None:
     model, opt = wrapped()
-    train(model, opt, 1)
+    train_on_fresh(model, opt, 1)
 
     def closure() -> float:
         return 42.0
@@ -103,7 +103,7 @@ def test_a_step_pre_hook_can_replace_the_arguments() -> None:
 
 def test_a_step_pre_hook_that_returns_something_else_is_an_error_as_in_torch() -> None:
     model, opt = wrapped()
-    train(model, opt, 1)
+    train_on_fresh(model, opt, 1)
     for optimizer in (opt.optimizer, opt):
         handle = optimizer.register_step_pre_hook(lambda *_: "nonsense")  # type: ignore[arg-type,return-value]
         with pytest.raises(RuntimeError, match="must return None or"):
@@ -113,7 +113,7 @@ def test_a_step_pre_hook_that_returns_something_else_is_an_error_as_in_torch() -
 
 def test_a_hook_may_remove_itself() -> None:
     model, opt = wrapped()
-    train(model, opt, 1)
+    train_on_fresh(model, opt, 1)
     calls: list[int] = []
     handle = opt.register_step_post_hook(lambda *_: (calls.append(1), handle.remove())[0])
     opt.step()
@@ -123,7 +123,7 @@ def test_a_hook_may_remove_itself() -> None:
 
 def test_state_dict_hooks_can_replace_the_state() -> None:
     model, opt = wrapped()
-    train(model, opt, 1)
+    train_on_fresh(model, opt, 1)
     seen: list[set[str]] = []
 
     def keep_and_mark(optimizer: Any, state: dict[str, Any]) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def test_state_dict_hooks_can_replace_the_state() -> None:
 
 def test_prepend() -> None:
     model, opt = wrapped()
-    train(model, opt, 1)
+    train_on_fresh(model, opt, 1)
     calls: list[str] = []
     opt.register_state_dict_pre_hook(lambda *_: calls.append("second"))
     opt.register_state_dict_pre_hook(lambda *_: calls.append("first"), prepend=True)
@@ -154,7 +154,7 @@ def test_load_state_dict_pre_hook_gets_a_shallow_copy_and_may_replace_it(
     in_place: bool,
 ) -> None:
     model, opt = wrapped()
-    train(model, opt, 2)
+    train_on_fresh(model, opt, 2)
     state = opt.state_dict()
     assert own(state)["steps"] == 2
     keys = set(state)
@@ -176,7 +176,7 @@ def test_load_state_dict_pre_hook_gets_a_shallow_copy_and_may_replace_it(
 
 def test_load_state_dict_post_hook_sees_everything_loaded() -> None:
     model, opt = wrapped()
-    train(model, opt, 2)
+    train_on_fresh(model, opt, 2)
     other = wrapped()[1]
     seen: list[dict[str, Any]] = []
     other.register_load_state_dict_post_hook(lambda o: seen.append(curvature_state(o)))  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from metacurv import MetaCurvatureLR
 
-from .helpers import leaf, loss_of, lrs, mlp, train, two_groups
+from .reciprocal_training import leaf, loss_of, lrs, mlp, train_on_fresh, two_groups
 
 PROPERTIES = ("param_groups", "state", "defaults")
 
@@ -47,7 +47,7 @@ def test_follows_lists_that_loading_rebinds(through_wrapper: bool) -> None:
     model = mlp()
     base = torch.optim.Adam(model.parameters(), lr=1e-2)
     opt = MetaCurvatureLR(base)
-    train(model, opt, 2)
+    train_on_fresh(model, opt, 2)
     old_groups, old_state = base.param_groups, base.state
     state = opt.state_dict()
     state["param_groups"][0]["lr"] = 0.5
@@ -97,7 +97,7 @@ def test_every_hook_of_torch_exists_on_the_wrapper() -> None:
 def test_groups_and_state_are_not_rebuilt() -> None:
     model = mlp()
     base = torch.optim.SGD(two_groups(model), lr=0.1, momentum=0.9)
-    train(model, base, 1, curvature=False)
+    train_on_fresh(model, base, 1, curvature=False)
     groups = list(base.param_groups)
     lists = [group["params"] for group in groups]
     contents = [dict(group) for group in groups]

@@ -18,7 +18,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from metacurv import MetaCurvatureLR, UpdateRecord
 
-from .helpers import OPTIMIZERS, loss_of, mlp
+from .reciprocal_training import OPTIMIZERS, loss_of, mlp
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using backward:UserWarning")
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from metacurv import MetaCurvatureLR
+from tests.helpers import assert_same
 
-from .helpers import assert_same, leaf, lrs, mlp, spring, train, weights
+from .reciprocal_training import leaf, lrs, mlp, spring, train_on_fresh, weights
 
 
 def test_add_param_group_after_construction() -> None:
@@ -40,12 +41,12 @@ def test_a_later_group_trains_as_on_the_bare_base() -> None:
     bare_model, model = mlp(), mlp()
     bare = torch.optim.Adam(bare_model[0].parameters(), lr=1e-2)
     opt = MetaCurvatureLR(torch.optim.Adam(model[0].parameters(), lr=1e-2), alpha=0.0)
-    train(bare_model, bare, 3, curvature=False)
-    train(model, opt, 3)
+    train_on_fresh(bare_model, bare, 3, curvature=False)
+    train_on_fresh(model, opt, 3)
     bare.add_param_group({"params": list(bare_model[2].parameters()), "lr": 3e-2})
     opt.add_param_group({"params": list(model[2].parameters()), "lr": 3e-2})
-    train(bare_model, bare, 3, start=3, curvature=False)
-    train(model, opt, 3, start=3)
+    train_on_fresh(bare_model, bare, 3, start=3, curvature=False)
+    train_on_fresh(model, opt, 3, start=3)
     assert_same(weights(model), weights(bare_model))
 
 

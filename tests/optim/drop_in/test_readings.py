@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from metacurv import MetaCurvatureLR, UpdateRecord, ops
 
-from .helpers import (
+from .reciprocal_training import (
     curvature_state,
     leaf,
     loss_of,
     mlp,
     spring,
-    train,
+    train_on_fresh,
 )
 
 # When.
@@ -47,7 +47,7 @@ def test_update_freq(update_freq: int) -> None:
 def test_a_step_that_is_not_due_does_not_look_at_the_loss() -> None:
     model = mlp()
     opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1), update_freq=2)
-    train(model, opt, 1)
+    train_on_fresh(model, opt, 1)
     assert not opt.update_curvature(torch.tensor(1.0))  # would be refused if it were due
 
 
@@ -136,7 +136,7 @@ def test_every_reading_uses_the_next_probes(backend: str) -> None:
     )
     for step in range(5):
         expected = samples_by_hand(loss_of(model, step), model, seed, n * (step // 2), n)
-        train(model, opt, 1, start=step)
+        train_on_fresh(model, opt, 1, start=step)
         if step % 2 == 0:
             estimate = opt.last_estimate
             assert estimate is not None

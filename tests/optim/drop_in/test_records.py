@@ -9,12 +9,12 @@ import torch
 
 from metacurv import MetaCurvatureLR, UpdateRecord
 
-from .helpers import (
+from .reciprocal_training import (
     leaf,
     lrs,
     mlp,
     spring,
-    train,
+    train_on_fresh,
 )
 
 
@@ -54,7 +54,7 @@ def test_records_of_a_model() -> None:
         on_update=records.append,
     )
     for step in range(6):
-        train(model, opt, 1, start=step)
+        train_on_fresh(model, opt, 1, start=step)
         record, estimate = records[-1], opt.last_estimate
         assert estimate is not None
         assert (record.step, record.trace, record.stderr) == (step, estimate.value, estimate.stderr)

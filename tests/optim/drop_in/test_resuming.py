@@ -14,15 +14,15 @@ from torch.optim import lr_scheduler
 
 import metacurv
 from metacurv import MetaCurvatureLR
+from tests.helpers import assert_same
 
-from .helpers import (
-    assert_same,
-    batch,
+from .reciprocal_training import (
     curvature_state,
+    fresh_batch,
     loss_of,
     mlp,
     through_a_file,
-    train,
+    train_on_fresh,
     two_groups,
     weights,
     wrapped,
@@ -37,11 +37,11 @@ def test_training_goes_on_bit_for_bit(name: str, smoothing: float) -> None:
     """
     whole_model = mlp()
     whole = wrapped(name, whole_model, smoothing=smoothing)
-    train(whole_model, whole, 13)
+    train_on_fresh(whole_model, whole, 13)
 
     first_model = mlp()
     first = wrapped(name, first_model, smoothing=smoothing)
-    train(first_model, first, 5)
+    train_on_fresh(first_model, first, 5)
     saved = through_a_file({"model": first_model.state_dict(), "opt": first.state_dict()})
 
     model = mlp()
@@ -49,7 +49,7 @@ def test_training_goes_on_bit_for_bit(name: str, smoothing: float) -> None:
     model.load_state_dict(saved["model"])
     opt.load_state_dict(saved["opt"])
     assert opt.effective_lrs == first.effective_lrs
-    train(model, opt, 8, start=5)
+    train_on_fresh(model, opt, 8, start=5)
 
     assert_same(weights(model), weights(whole_model))
     assert_same(opt.state_dict(), whole.state_dict())
@@ -63,8 +63,8 @@ def test_a_checkpoint_between_reading_and_step() -> None:
     whole_model, model = mlp(), mlp()
     whole = wrapped("Adam", whole_model)
     first = wrapped("Adam", model)
-    train(whole_model, whole, 4)
-    train(model, first, 3)
+    train_on_fresh(whole_model, whole, 4)
+    train_on_fresh(model, first, 3)
     loss = loss_of(model, 3)
     assert first.update_curvature(loss)
     saved = through_a_file(first.state_dict())
@@ -86,7 +86,7 @@ def test_with_a_scheduler_and_groups() -> None:
 
     def run(parts: tuple[Any, Any, Any], start: int, stop: int) -> None:
         for step in range(start, stop):
-            train(parts[0], parts[1], 1, start=step)
+            train_on_fresh(parts[0], parts[1], 1, start=step)
             parts[2].step()
 
     whole, first, second = build(), build(), build()
@@ -124,10 +124,10 @@ def test_in_a_new_process(tmp_path: Path) -> None:
     opt = MetaCurvatureLR(
         torch.optim.Adam(model.parameters(), lr=1e-2), alpha=0.3, update_freq=3, smoothing=0.5
     )
-    train(model, opt, 5)
+    train_on_fresh(model, opt, 5)
     saved = {"model": model.state_dict(), "opt": opt.state_dict()}
-    torch.save({**saved, "batches": [batch(s) for s in range(5, 10)]}, tmp_path / "saved.pt")
-    train(model, opt, 5, start=5)
+    torch.save({**saved, "batches": [fresh_batch(s) for s in range(5, 10)]}, tmp_path / "saved.pt")
+    train_on_fresh(model, opt, 5, start=5)
     package = Path(metacurv.__file__).parent.parent  # the same metacurv, installed or not
     subprocess.run(
         [sys.executable, "-c", RESUME, tmp_path / "saved.pt", tmp_path / "resumed.pt"],

@@ -12,9 +12,9 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.swa_utils import SWALR
 
 from metacurv import MetaCurvatureLR, UpdateRecord
+from tests.helpers import assert_same
 
-from .helpers import (
-    assert_same,
+from .reciprocal_training import (
     leaf,
     loss_of,
     lrs,
@@ -22,7 +22,7 @@ from .helpers import (
     record_base_steps,
     settings,
     spring,
-    train,
+    train_on_fresh,
     two_groups,
     weights,
 )
@@ -69,7 +69,7 @@ def scheduled_training(model: nn.Module, opt: Optimizer, scheduler: Any) -> list
     """STEPS steps; what the groups held after each optimizer.step(), before scheduler.step()."""
     seen = []
     for step in range(STEPS):
-        train(model, opt, 1, start=step, curvature=isinstance(opt, MetaCurvatureLR))
+        train_on_fresh(model, opt, 1, start=step, curvature=isinstance(opt, MetaCurvatureLR))
         seen.append([settings(group) for group in opt.param_groups])
         if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
             scheduler.step(float(step))  # "loss" grows: a plateau every other step
@@ -120,7 +120,7 @@ def test_schedule_is_the_bare_one_and_effective_lr_is_schedule_times_scale(
     for step, groups in enumerate(expected):
         for group, values in zip(by_hand.param_groups, groups, strict=True):
             group.update(values)
-        train(by_hand_model, by_hand, 1, start=step, curvature=False)
+        train_on_fresh(by_hand_model, by_hand, 1, start=step, curvature=False)
     assert_same(weights(model), weights(by_hand_model))
 
 
@@ -162,7 +162,7 @@ def test_a_scheduler_stepped_in_a_step_hook_owns_lr() -> None:
     opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.5), alpha=1.0)
     scheduler = lr_scheduler.ExponentialLR(opt, 0.5)
     opt.register_step_post_hook(lambda *_: scheduler.step())
-    train(model, opt, 3)
+    train_on_fresh(model, opt, 3)
     assert lrs(opt) == [0.5**4]
 
 
@@ -211,5 +211,5 @@ def test_no_warning_about_the_order_of_calls() -> None:
         scheduler.step()
     opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1))
     scheduler = lr_scheduler.StepLR(opt, 1)
-    train(model, opt, 1)
+    train_on_fresh(model, opt, 1)
     scheduler.step()  # warnings are errors here

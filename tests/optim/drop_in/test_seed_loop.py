@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from metacurv import MetaCurvatureLR, UpdateRecord
+from tests.helpers import assert_same
 
-from .helpers import OPTIMIZERS, assert_same, curvature_state, leaf, loss_of, mlp, spring, weights
+from .reciprocal_training import OPTIMIZERS, curvature_state, leaf, loss_of, mlp, spring, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using backward:UserWarning")  # torch's, once
 

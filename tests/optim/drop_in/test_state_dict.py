@@ -11,11 +11,10 @@ import torch
 
 from metacurv import MetaCurvatureLR
 from metacurv.optim.carried_state import taken_out
-from tests.helpers import own, with_own
+from tests.helpers import assert_same, own, with_own
 
-from .helpers import (
+from .reciprocal_training import (
     OPTIMIZERS,
-    assert_same,
     bare_state,
     curvature_state,
     leaf,
@@ -23,7 +22,7 @@ from .helpers import (
     mlp,
     spring,
     through_a_file,
-    train,
+    train_on_fresh,
     weights,
     wrapped,
 )
@@ -32,7 +31,7 @@ from .helpers import (
 def test_own_state_is_a_versioned_dict_of_numbers() -> None:
     model = mlp()
     opt = wrapped("Adam", model, smoothing=0.9, seed=2**64 - 1)
-    train(model, opt, 4)
+    train_on_fresh(model, opt, 4)
     state = curvature_state(opt)
     assert state["version"] == 1
     assert state["seed"] == 2**64 - 1
@@ -46,7 +45,7 @@ def test_a_half_precision_model_does_not_round_our_state() -> None:
     """The base casts state[p] to the parameter's dtype when it loads; ours is not there."""
     model = mlp(torch.bfloat16)
     opt = MetaCurvatureLR(torch.optim.Adam(model.parameters()), smoothing=0.9, update_freq=1)
-    train(model, opt, 3)
+    train_on_fresh(model, opt, 3)
     before = curvature_state(opt)
     assert before["scale"] != float(torch.tensor(before["scale"], dtype=torch.bfloat16))
     opt.load_state_dict(through_a_file(opt.state_dict()))
@@ -58,17 +57,17 @@ def test_a_half_precision_model_does_not_round_our_state() -> None:
 def test_state_dict_is_a_snapshot_of_our_part() -> None:
     model = mlp()
     opt = wrapped("SGD", model, smoothing=0.9)
-    train(model, opt, 2)
+    train_on_fresh(model, opt, 2)
     state = opt.state_dict()
     before = copy.deepcopy(own(state))
-    train(model, opt, 5, start=2)
+    train_on_fresh(model, opt, 5, start=2)
     assert_same(own(state), before)
 
 
 def test_loading_does_not_write_to_the_given_dict() -> None:
     model = mlp()
     opt = wrapped("Adam", model)
-    train(model, opt, 2)
+    train_on_fresh(model, opt, 2)
     state = copy.deepcopy(opt.state_dict())
     before = copy.deepcopy(state)
     wrapped("Adam", mlp()).load_state_dict(state)
@@ -80,13 +79,13 @@ def test_a_checkpoint_of_the_bare_base_loads(name: str) -> None:
     """Momentum comes along, the curvature part starts as in a new wrapper."""
     bare_model = mlp()
     bare = OPTIMIZERS[name](list(bare_model.parameters()))
-    train(bare_model, bare, 4, curvature=False)
+    train_on_fresh(bare_model, bare, 4, curvature=False)
     state = through_a_file(bare.state_dict())
     assert own(state) is None
 
     model = mlp()
     used = wrapped(name, model, alpha=0.0, smoothing=0.9)
-    train(model, used, 5)  # has readings, a step count and an average to forget
+    train_on_fresh(model, used, 5)  # has readings, a step count and an average to forget
     model.load_state_dict(bare_model.state_dict())
     with pytest.warns(UserWarning, match="begins afresh"):
         used.load_state_dict(state)
@@ -94,8 +93,8 @@ def test_a_checkpoint_of_the_bare_base_loads(name: str) -> None:
     assert_same(curvature_state(used), curvature_state(wrapped(name, mlp(), smoothing=0.9)))
     assert [group["lr_scale"] for group in used.param_groups] == [1.0]
     assert used.last_estimate is None
-    train(bare_model, bare, 4, start=4, curvature=False)
-    train(model, used, 4, start=4)
+    train_on_fresh(bare_model, bare, 4, start=4, curvature=False)
+    train_on_fresh(model, used, 4, start=4)
     assert_same(weights(model), weights(bare_model))
 
 
@@ -103,7 +102,7 @@ def test_a_checkpoint_of_the_bare_base_loads(name: str) -> None:
 def test_the_bare_base_loads_a_checkpoint_of_the_wrapper(whole: bool) -> None:
     model = mlp()
     opt = wrapped("Adam", model)
-    train(model, opt, 4)
+    train_on_fresh(model, opt, 4)
     state = through_a_file(opt.state_dict())
     if not whole:
         state = taken_out(state, [])[2]
@@ -113,10 +112,10 @@ def test_the_bare_base_loads_a_checkpoint_of_the_wrapper(whole: bool) -> None:
     bare.load_state_dict(state)
     assert_same(bare_state(bare.state_dict()), bare_state(opt.state_dict()))
     assert lrs(bare) == [1e-2]  # the user's lr, not the scaled one
-    train(bare_model, bare, 2, start=4, curvature=False)
+    train_on_fresh(bare_model, bare, 2, start=4, curvature=False)
 
     unscaled = MetaCurvatureLR(opt.optimizer, alpha=0.0)
-    train(model, unscaled, 2, start=4)
+    train_on_fresh(model, unscaled, 2, start=4)
     assert_same(weights(bare_model), weights(model))
 
 
@@ -175,14 +174,14 @@ def test_a_bad_checkpoint_is_refused_before_anything_changes(name: str) -> None:
     """ValueError or TypeError; a scale of nan must not become a learning rate."""
     donor_model = mlp()
     donor = wrapped("Adam", donor_model, smoothing=0.9)
-    train(donor_model, donor, 5)
+    train_on_fresh(donor_model, donor, 5)
     state = copy.deepcopy(donor.state_dict())
     state["param_groups"][0]["lr"] = 0.5
     state = CORRUPTIONS[name](state)
 
     model = mlp()
     opt = wrapped("Adam", model, smoothing=0.9)
-    train(model, opt, 2)
+    train_on_fresh(model, opt, 2)
     before = copy.deepcopy(opt.state_dict())
     groups, estimate = opt.param_groups, opt.last_estimate
     with pytest.raises((ValueError, TypeError), match=r"metacurv|param.*group"):

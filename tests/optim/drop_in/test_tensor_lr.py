@@ -12,16 +12,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from metacurv import MetaCurvatureLR
 from metacurv.optim.reciprocal import control
+from tests.helpers import assert_same
 
-from .helpers import (
-    assert_same,
+from .reciprocal_training import (
     leaf,
     loss_of,
     lrs,
     mlp,
     record_base_steps,
     spring,
-    train,
+    train_on_fresh,
     weights,
 )
 
@@ -63,7 +63,7 @@ def test_identity_and_value(make: Any, dtype: torch.dtype) -> None:
     held = base.param_groups[0]["lr"]
     opt = MetaCurvatureLR(base, alpha=0.5, update_freq=100)
     seen = record_base_steps(base)
-    train(model, opt, 3)
+    train_on_fresh(model, opt, 3)
     assert opt.param_groups[0]["lr"] is held
     assert_same(held, torch.tensor(0.01, dtype=dtype))
 
@@ -72,7 +72,7 @@ def test_identity_and_value(make: Any, dtype: torch.dtype) -> None:
     assert scale < 0.9
     by_hand_lr = torch.tensor(float(held) * scale, dtype=dtype)
     by_hand = make(by_hand_model.parameters(), lr=by_hand_lr)
-    train(by_hand_model, by_hand, 3, curvature=False)
+    train_on_fresh(by_hand_model, by_hand, 3, curvature=False)
     assert_same([groups[0]["lr"] for groups in seen], [by_hand_lr] * 3)
     assert_same(weights(model), weights(by_hand_model))
 
@@ -101,7 +101,7 @@ def test_an_lr_that_requires_grad() -> None:
     model = mlp()
     lr = torch.tensor(0.01, requires_grad=True)
     opt = MetaCurvatureLR(torch.optim.Adam(model.parameters(), lr=lr, foreach=False))
-    train(model, opt, 2)
+    train_on_fresh(model, opt, 2)
     assert opt.param_groups[0]["lr"] is lr
     assert lr.requires_grad
     assert lr.is_leaf
@@ -114,7 +114,7 @@ def test_schedulers_fill_the_tensor_in_place() -> None:
     opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=lr), alpha=1.0)
     scheduler = lr_scheduler.ExponentialLR(opt, 0.5)
     for step in range(3):
-        train(model, opt, 1, start=step)
+        train_on_fresh(model, opt, 1, start=step)
         scheduler.step()
     assert opt.param_groups[0]["lr"] is lr
     assert lr.item() == 0.0625
@@ -126,8 +126,8 @@ def test_a_tensor_lr_adds_no_host_read_to_a_step(make: Any) -> None:
     bare_model, model = mlp(), mlp()
     bare = make(bare_model.parameters(), lr=torch.tensor(0.01))
     opt = MetaCurvatureLR(make(model.parameters(), lr=torch.tensor(0.01)))
-    train(bare_model, bare, 1, curvature=False)
-    train(model, opt, 1)
+    train_on_fresh(bare_model, bare, 1, curvature=False)
+    train_on_fresh(model, opt, 1)
     with CountHostReads() as bare_reads:
         bare.step()
     with CountHostReads() as reads:

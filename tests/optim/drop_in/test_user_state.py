@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from metacurv import MetaCurvatureLR
+from tests.helpers import assert_same
 
-from .helpers import assert_same, batch, leaf, loss_of, mlp, spring, train, weights
+from .reciprocal_training import fresh_batch, leaf, loss_of, mlp, spring, train_on_fresh, weights
 
 
 def network() -> nn.Sequential:
@@ -73,7 +74,7 @@ def test_batchnorm_counts_one_forward_a_step() -> None:
     opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1), alpha=0.0, update_freq=1)
     for m, o in ((bare_model, bare), (model, opt)):
         torch.manual_seed(3)  # dropout
-        train(m, o, 3, curvature=o is opt)
+        train_on_fresh(m, o, 3, curvature=o is opt)
     assert model[1].num_batches_tracked == 3
     assert_same(dict(model.state_dict()), dict(bare_model.state_dict()))
 
@@ -133,7 +134,7 @@ def test_forward_hooks_and_forward_do_not_run() -> None:
 def test_gradients_of_other_leaves_stay_away() -> None:
     """An input that requires a gradient, and parameters of another optimizer."""
     model, other = mlp(), nn.Linear(3, 3)
-    x, y = batch(0)
+    x, y = fresh_batch(0)
     x.requires_grad_()
     opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1), n_hutchinson_samples=2)
     loss = nn.functional.cross_entropy(other(model(x)), y)
@@ -154,7 +155,7 @@ def test_retained_gradients_of_activations() -> None:
     whose it is.
     """
     model = nn.Linear(4, 3)
-    h = model(batch(0)[0])
+    h = model(fresh_batch(0)[0])
     h.retain_grad()
     loss = h.square().sum()
     opt = MetaCurvatureLR(torch.optim.SGD(model.parameters(), lr=0.1))

@@ -9,7 +9,7 @@ from torch import Tensor
 import metacurv
 from metacurv import MetaCurvatureLR
 
-from .helpers import leaf, spring
+from .reciprocal_training import leaf, spring
 
 
 def step_at_the_minimum(base: torch.optim.Optimizer, w: Tensor, alpha: float) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from metacurv import MetaCurvatureLR
-from tests.optim.directional.helpers import batch, loader, network
+from tests.optim.directional.directional_training import batch, loader, network
 
 DIRECTIONAL: dict[str, dict[str, Any]] = {
     "horizon": {"horizon": 60},
@@ -35,7 +35,7 @@ def wrapped(case: str, model: nn.Module) -> MetaCurvatureLR:
     )
 
 
-def train(model: nn.Module, opt: MetaCurvatureLR, start: int, stop: int) -> None:
+def train_between(model: nn.Module, opt: MetaCurvatureLR, start: int, stop: int) -> None:
     for step in range(start, stop):
         x, y = batch(step, torch.float64)
         opt.zero_grad()
@@ -49,10 +49,10 @@ def main(folder: Path) -> None:
     for case in ("reciprocal", *DIRECTIONAL):
         model = network(dtype=torch.float64)
         opt = wrapped(case, model)
-        train(model, opt, 0, 30)
+        train_between(model, opt, 0, 30)
         written = io.BytesIO()  # a state dict refers to tensors that the training goes on with
         torch.save({"model": model.state_dict(), "optimizer": opt.state_dict()}, written)
-        train(model, opt, 30, 60)
+        train_between(model, opt, 30, 60)
         written.seek(0)
         checkpoint = torch.load(written, weights_only=True)
         torch.save({**checkpoint, "after 60 steps": model.state_dict()}, folder / f"{case}.pt")

@@ -12,11 +12,9 @@ import torch
 from torch import nn
 
 from metacurv import DirectionalLR, MetaCurvatureLR, ReciprocalLR
-from tests.helpers import own
-from tests.optim.directional.helpers import loader, network, training_loss
-from tests.optim.directional.helpers import train as train_directional
-from tests.optim.drop_in.helpers import assert_same
-from tests.optim.old_checkpoints.made_by import DIRECTIONAL, train
+from tests.helpers import assert_same, own
+from tests.optim.directional.directional_training import loader, network, train, training_loss
+from tests.optim.old_checkpoints.made_by import DIRECTIONAL, train_between
 
 HERE = Path(__file__).resolve().parent
 
@@ -34,7 +32,7 @@ def test_training_goes_on_with_the_reciprocal_rule() -> None:
     assert type(opt) is ReciprocalLR
     model.load_state_dict(checkpoint["model"])
     opt.load_state_dict(checkpoint["optimizer"])
-    train(model, opt, 30, 60)
+    train_between(model, opt, 30, 60)
     for name, value in checkpoint["after 60 steps"].items():
         torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-7, atol=1e-9)
 
@@ -66,6 +64,6 @@ def test_one_of_the_former_directional_rule_says_how_to_go_on(case: str) -> None
         opt.load_state_dict(checkpoint["optimizer"])
     assert adam.state[model[0].weight]["step"] == 30
     assert math.isnan(opt.effective_lrs[0])
-    train_directional(model, opt, 5)
+    train(model, opt, 5)
     assert opt.history[0].step == 0
     assert training_loss(model) < 1

@@ -32,7 +32,7 @@ class Problem:
         return {name: p for name, p in self.params.items() if p.requires_grad}
 
 
-def dense_hessian(problem: Problem) -> Tensor:
+def func_hessian(problem: Problem) -> Tensor:
     """[n, n] in the elements of ``problem.live``, in order, by torch.func.hessian."""
     live = {name: p.detach() for name, p in problem.live.items()}
     function = problem.twin or problem.loss

@@ -1,10 +1,11 @@
-"""What the drop-in tests share: a tiny model, batches that depend on the step only, every
-optimizer, exact comparison."""
+"""What the drop-in tests share: a tiny model, every optimizer, a loop with readings.
+
+Its batches depend on the step only.
+"""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import io
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -61,7 +62,7 @@ def mlp(dtype: torch.dtype = torch.float32) -> nn.Sequential:
         return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).to(dtype)
 
 
-def batch(step: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+def fresh_batch(step: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     """x [8, 4] and classes y [8], a function of ``step``."""
     generator = torch.Generator().manual_seed(1000 + step)
     x = torch.randn(8, 4, generator=generator)
@@ -70,11 +71,11 @@ def batch(step: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor
 
 def loss_of(model: nn.Module, step: int = 0) -> Tensor:
     """Cross-entropy of the batch of ``step``."""
-    x, y = batch(step, next(model.parameters()).dtype)
+    x, y = fresh_batch(step, next(model.parameters()).dtype)
     return nn.functional.cross_entropy(model(x), y)
 
 
-def train(
+def train_on_fresh(
     model: nn.Module, opt: Optimizer, steps: int, *, start: int = 0, curvature: bool = True
 ) -> None:
     """The loop of the README; without ``curvature``, the loop it came from."""
@@ -110,30 +111,6 @@ def curvature_state(opt: MetaCurvatureLR) -> dict[str, Any]:
     """What opt saves of its own."""
     state: dict[str, Any] = own(opt.state_dict())
     return state
-
-
-def assert_same(a: Any, b: Any, where: str = "value") -> None:
-    """Equal in type, structure and every bit: tensors, dicts, lists, records, numbers (nan equals
-    nan).
-    """
-    assert type(a) is type(b), f"{where}: {type(a)} and {type(b)}"
-    if isinstance(a, Tensor):
-        assert a.dtype == b.dtype, where
-        assert a.shape == b.shape, where
-        same = (a == b) | (a.isnan() & b.isnan()) if a.is_floating_point() else a == b
-        assert bool(same.all()), f"{where}: {a} and {b}"
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_same(a[key], b[key], f"{where}[{key!r}]")
-    elif dataclasses.is_dataclass(a):
-        assert_same(vars(a), vars(b), where)
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for index, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{where}[{index}]")
-    else:
-        assert a == b or (a != a and b != b), f"{where}: {a} and {b}"
 
 
 def bare_state(state: dict[str, Any]) -> dict[str, Any]:

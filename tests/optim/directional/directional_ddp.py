@@ -1,4 +1,7 @@
-"""One of two processes of a DDP training, for test_ranks.py: python -m tests.optim.directional.ddp_training RANK FOLDER"""
+"""One of two processes of a DDP training, for test_ranks.py.
+
+python -m tests.optim.directional.directional_ddp RANK FOLDER
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from tests.helpers import as_one_of_two_ranks
-from tests.optim.directional.helpers import batch, data, directional, network
+from tests.optim.directional.directional_training import batch, data, directional, network
 
 
 def trained(rank: int, race: int) -> dict[str, Any]:

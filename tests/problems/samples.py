@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metacurv import TraceEstimate, ops
-from tests.problems.losses import Problem
+from tests.problems.problem import Problem
 
 # In float64 through a handful of layers.
 DENSE_TOLERANCE = 1e-10

@@ -1,4 +1,7 @@
-"""One of two processes of a DDP training, for test_ddp.py: python -m tests.optim.drop_in.ddp_training ESTIMATOR RANK FOLDER"""
+"""One of two processes of a DDP training, for test_ddp.py.
+
+python -m tests.optim.drop_in.reciprocal_ddp ESTIMATOR RANK FOLDER
+"""
 
 from __future__ import annotations
 
