@@ -231,6 +231,7 @@ def test_a_training_that_diverges_ends_with_a_reason(
     assert "the training loss is" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_as_a_program_it_needs_no_terminal_that_knows_unicode(
     tmp_path: Path, arguments: list[str], command: tuple[list[str], dict[str, str]]
 ) -> None:

@@ -41,8 +41,8 @@ def panels(image: Image.Image) -> list[np.ndarray]:
     "config",
     [
         Config(),
-        Config(alphas=(1e-4, 1e-3, 1e-2, 1e-1), seeds=3),
-        Config(alphas=tuple(range(7)), seeds=2),
+        pytest.param(Config(alphas=(1e-4, 1e-3, 1e-2, 1e-1), seeds=3), marks=pytest.mark.slow),
+        pytest.param(Config(alphas=tuple(range(7)), seeds=2), marks=pytest.mark.slow),
         Config(seeds=1, steps=1, quick=True),
     ],
     ids=["default", "sweep", "seven alphas", "least"],

@@ -38,6 +38,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(TASKS, name, replace(TASKS[name], steps=60))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 def test_a_tiny_run_is_compared_and_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -82,6 +83,7 @@ def test_the_rule_as_it_is_is_the_rule_of_the_comparison() -> None:
     assert found["rate"] > 0
 
 
+@pytest.mark.slow
 def test_the_variants_change_what_they_say() -> None:
     found = {}
     for name in VARIANTS:

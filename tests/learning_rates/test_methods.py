@@ -20,7 +20,7 @@ from benchmarks.learning_rates.training import Training, run
 from benchmarks.learning_rates.workers import finished, train
 
 
-@pytest.mark.parametrize("task", ["digits-mlp", "mlp-sgd"])
+@pytest.mark.parametrize("task", ["digits-mlp", pytest.param("mlp-sgd", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", [*PUBLISHED, *DIRECTIONAL])
 def test_methods_train(method: str, task: str) -> None:
     made = run(task, method, 0, steps=60)
@@ -83,6 +83,7 @@ def test_a_run_that_diverges_counts_as_useless(monkeypatch: pytest.MonkeyPatch) 
     assert made["test_last"] == made["val_average"] == 10.0
 
 
+@pytest.mark.slow
 def test_processes_give_what_one_gives() -> None:
     runs = [Run("digits-mlp", "directional", seed, 30) for seed in range(2)]
     one = {each: record for each, record in finished(runs, 1, train)}

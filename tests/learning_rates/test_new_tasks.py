@@ -32,6 +32,7 @@ with_data = pytest.mark.skipif(
 FREE = ("temple", "code-lstm", "digits-finetune", "breast-cancer")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=() if name in FREE else with_data) for name in TASKS_NEW],

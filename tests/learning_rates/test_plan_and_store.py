@@ -106,6 +106,7 @@ def test_other_steps_and_other_rates_stay_apart(tmp_path: Path) -> None:
     assert store.by_method(ADAM) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(TASKS))
 def test_tasks_are_fresh_for_every_seed_and_the_same_for_one(name: str) -> None:
     task = TASKS[name]
@@ -131,6 +132,7 @@ def test_windows_of_text_overlap_in_training_alone() -> None:
     assert len(test) == 400
 
 
+@pytest.mark.slow
 def test_no_example_is_in_two_parts() -> None:
     for name in ("mlp-relu", "digits-mlp", "friedman", "diabetes"):
         splits = TASKS[name].data(3)

@@ -25,7 +25,9 @@ def test_the_sweep_is_whole() -> None:
 
 
 @pytest.mark.parametrize("base", list(safety.BASES))
-@pytest.mark.parametrize("batch", [4, 64, "full"])
+@pytest.mark.parametrize(
+    "batch", [4, *(pytest.param(batch, marks=pytest.mark.slow) for batch in (64, "full"))]
+)
 @pytest.mark.parametrize("task", ["digits-mlp", "friedman"])
 def test_training_does_not_end_above_where_it_began(task: str, batch: int | str, base: str) -> None:
     record = safety.run(Case(task, batch, base, 0), steps=80)

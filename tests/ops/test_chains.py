@@ -192,6 +192,7 @@ def test_any_thread_count(restore_threads):
     assert torch.equal(results[0], results[2])
 
 
+@pytest.mark.slow
 @needs_native
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
 def test_every_instruction_set(isa):

@@ -20,6 +20,7 @@ def reference_digest() -> str:
     return digest("reference")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
 def test_same_bits(isa, reference_digest):
     run = run_python(SCRIPT, METACURV_CPU_ISA=isa)

@@ -103,6 +103,7 @@ def test_a_failed_step_stops_no_other(tmp_path: Path, capsys: pytest.CaptureFixt
         assert "what it said" in printed
 
 
+@pytest.mark.slow
 def test_a_step_that_takes_too_long_ends_with_all_that_it_started(tmp_path: Path) -> None:
     child = f"import time; time.sleep(3); open({str(tmp_path / 'late')!r}, 'w')"
     program = (

@@ -80,6 +80,7 @@ def test_help_explains():
         assert words in run.stdout
 
 
+@pytest.mark.slow
 def test_without_kernels():
     said = run_without_native("from metacurv.__main__ import main\nassert main([]) == 0\n")
     printed = " ".join(said.split())

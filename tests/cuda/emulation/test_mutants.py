@@ -90,6 +90,7 @@ def test_a_check_that_did_not_run_saw_nothing(code: int, stderr: str) -> None:
         verdict("ThreadSanitizer", subprocess.CompletedProcess([], code, "", stderr))
 
 
+@pytest.mark.slow
 def test_what_the_compiler_sees(tmp_path: Path) -> None:
     """A line that it refuses; not that it cannot link, or was killed."""
     source = tmp_path / "csrc" / "cuda" / "wrong.cu"

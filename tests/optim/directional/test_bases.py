@@ -31,8 +31,16 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        pytest.param(
+            name, mode, marks=[] if mode == "horizon" or name == "Adam" else [pytest.mark.slow]
+        )
+        for name in BASES
+        for mode in MODES
+    ],
+)
 def test_learns_with_every_base(name: str, mode: str) -> None:
     model = network()
     opt = directional(OPTIMIZERS[name](list(model.parameters())), model, **MODES[mode])
@@ -45,7 +53,10 @@ def test_learns_with_every_base(name: str, mode: str) -> None:
     assert any(record.event == "race" for record in opt.history) is (mode in ("horizon", "alone"))
 
 
-@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if i % 4 else []) for i, name in enumerate(BASES)],
+)
 def test_the_users_lr_has_no_effect_to_the_last_bit(name: str) -> None:
     """Through early steps, race, hold and finish."""
     trained = []

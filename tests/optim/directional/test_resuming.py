@@ -201,8 +201,16 @@ def raced(wide: bool, **options: Any) -> tuple[Any, Any]:
     return model, directional(base, model, probe=probe, horizon=400, seed=4, **options)
 
 
-@pytest.mark.parametrize("average", [True, False])
-@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize(
+    ("wide", "average"),
+    [
+        (False, True),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in ((False, False), (True, False), (True, True))
+        ),
+    ],
+)
 def test_a_checkpoint_of_every_phase_goes_on_bit_for_bit(wide: bool, average: bool) -> None:
     """In early steps, at every turn of both rounds, in hold and finish; into a fresh model and optimizer, from a file."""
     options: dict[str, Any] = {"average": average}

@@ -154,7 +154,10 @@ def test_noise_lowers_the_rate_and_its_absence_raises_it() -> None:
 STOPS = (5, 15, 19, 20, 25, 33, 39, 40, 44, 45, 61, 70, 100, 119, 120, 150)
 
 
-@pytest.mark.parametrize("name", ["Adam", "RAdam", "SGD-nesterov"])
+@pytest.mark.parametrize(
+    "name",
+    ["Adam", *(pytest.param(name, marks=pytest.mark.slow) for name in ("RAdam", "SGD-nesterov"))],
+)
 def test_a_checkpoint_of_every_phase_goes_on_bit_for_bit(name: str) -> None:
     """Without a race: in the early steps, in the warm-up, while the rate settles, held and in the finish."""
 

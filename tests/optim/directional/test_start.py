@@ -123,6 +123,7 @@ def of_a_high_frequency(seed: int, horizon: int, **options: Any) -> Run:
     return Run(model, BASES["Adam"], x, y, horizon, size=128, options=options)
 
 
+@pytest.mark.slow
 def test_where_slopes_are_noise_the_race_is_wide_and_finds_more_than_they_did() -> None:
     run = of_a_high_frequency(3, 600).go(20)
     race = own(run.opt.state_dict())["race"]
@@ -143,7 +144,9 @@ def test_a_start_that_the_user_has_trained_already() -> None:
     assert training_loss(model) < 1.05 * before
 
 
-@pytest.mark.parametrize("size", [1, 4, 10**9])
+@pytest.mark.parametrize(
+    "size", [4, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 10**9))]
+)
 @pytest.mark.parametrize("name", BASES)
 @pytest.mark.parametrize("horizon", [60, pytest.param(200, marks=pytest.mark.slow)])
 def test_no_training_ends_above_its_start(name: str, size: int, horizon: int) -> None:

@@ -853,6 +853,7 @@ torch.save({"model": model.state_dict(), "opt": opt.state_dict()}, sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_resumed_in_a_new_process(tmp_path: Path) -> None:
     """Which has looked at no graph yet."""
     model = mlp()
