@@ -7,7 +7,7 @@ import functools
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -36,6 +36,15 @@ needs_native = pytest.mark.skipif(
 BACKENDS = [pytest.param("native", marks=needs_native), "reference"]
 # "auto" has a road of its own for linear layers, also where it runs on the twins.
 ESTIMATOR_BACKENDS = ["native" if metacurv.native_available() else "auto", "reference"]
+
+
+def sampled(values: Iterable[Any], every: int) -> list[Any]:
+    """Returns values for ``parametrize`` of which the quick suite takes each ``every``-th; the whole suite takes all."""
+    return [
+        pytest.param(value, marks=[pytest.mark.slow] if index % every else [])
+        for index, value in enumerate(values)
+    ]
+
 
 # Nothing on disk, no time limit on a shared machine, the same examples in every run.
 property_test = settings(

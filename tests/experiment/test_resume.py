@@ -13,6 +13,7 @@ import pytest
 
 from metacurv.experiment import cli, comparison, results_files
 from metacurv.experiment.training import TrainingRun
+from tests.helpers import sampled
 
 Numbers = Callable[[Path], list[dict[str, str]]]
 Experiment = Callable[..., int]
@@ -65,9 +66,7 @@ def test_killed_twice_it_ends_with_the_same_numbers(
     assert results[0] == results[1]
 
 
-@pytest.mark.parametrize(
-    "stop_at", [7, *(pytest.param(at, marks=pytest.mark.slow) for at in (1, 4, *range(10, 25, 3)))]
-)
+@pytest.mark.parametrize("stop_at", sampled(range(1, 25, 3), 4))
 def test_stopped_at_any_evaluation_it_ends_with_the_same_numbers(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -18,9 +18,10 @@ from benchmarks.learning_rates.searched import SEARCHED
 from benchmarks.learning_rates.tasks import TASKS
 from benchmarks.learning_rates.training import Training, run
 from benchmarks.learning_rates.workers import finished, train
+from tests.helpers import sampled
 
 
-@pytest.mark.parametrize("task", ["digits-mlp", pytest.param("mlp-sgd", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("task", sampled(["digits-mlp", "mlp-sgd"], 2))
 @pytest.mark.parametrize("method", [*PUBLISHED, *DIRECTIONAL])
 def test_methods_train(method: str, task: str) -> None:
     made = run(task, method, 0, steps=60)

@@ -22,6 +22,7 @@ from benchmarks.learning_rates.new_tasks import TASKS_NEW
 from benchmarks.learning_rates.normalisation import statistics_of
 from benchmarks.learning_rates.package_files import MissingDataError, columns, packaged, rows
 from benchmarks.learning_rates.training import Training, run
+from tests.helpers import sampled
 
 missing = [name for name in package_files.PACKAGES if importlib.util.find_spec(name) is None]
 with_data = pytest.mark.skipif(
@@ -74,7 +75,9 @@ def test_the_sets_have_names_of_their_own() -> None:
     assert {task.steps for task in TASKS_NEW.values()} == {1000, 1500, 20_000}
 
 
-@pytest.mark.parametrize("method", [*PUBLISHED, *DIRECTIONAL, "grid 0.01 cosine warm-up"])
+@pytest.mark.parametrize(
+    "method", sampled([*PUBLISHED, *DIRECTIONAL, "grid 0.01 cosine warm-up"], 4)
+)
 @pytest.mark.parametrize("task", ["digits-finetune", "temple"])
 def test_methods_train_two_parameter_groups_and_three_targets(task: str, method: str) -> None:
     made = run(task, method, 0, steps=20)

@@ -14,6 +14,7 @@ from benchmarks.learning_rates.cli import main
 from benchmarks.learning_rates.safety import Case
 from benchmarks.learning_rates.tasks import TASKS
 from benchmarks.learning_rates.training import Training
+from tests.helpers import sampled
 
 
 def test_the_sweep_is_whole() -> None:
@@ -25,9 +26,7 @@ def test_the_sweep_is_whole() -> None:
 
 
 @pytest.mark.parametrize("base", list(safety.BASES))
-@pytest.mark.parametrize(
-    "batch", [4, *(pytest.param(batch, marks=pytest.mark.slow) for batch in (64, "full"))]
-)
+@pytest.mark.parametrize("batch", sampled([4, 64, "full"], 3))
 @pytest.mark.parametrize("task", ["digits-mlp", "friedman"])
 def test_training_does_not_end_above_where_it_began(task: str, batch: int | str, base: str) -> None:
     record = safety.run(Case(task, batch, base, 0), steps=80)

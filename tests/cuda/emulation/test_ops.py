@@ -20,7 +20,7 @@ from tests.cuda.emulation.emulated import (
     same_under_all_schedules,
     whole_numbers,
 )
-from tests.helpers import DTYPES, carved
+from tests.helpers import DTYPES, carved, sampled
 from tests.problems.layouts import READABLE, WRITABLE
 
 SIZES = [0, 1, 31, 32, 33, 127, 128, 129, 4095, 4097, 16383, 16385, 40001]
@@ -61,7 +61,7 @@ def assert_equal(results: list[torch.Tensor], expected: list[torch.Tensor]) -> N
 
 
 @each_dtype
-@pytest.mark.parametrize("numel", SIZES)
+@pytest.mark.parametrize("numel", sampled(SIZES, 3))
 def test_rademacher(emulated: EmulatedOps, numel: int, dtype: torch.dtype) -> None:
     for offset, misalign in itertools.product(OFFSETS, (0, 1)):
         x, guards_untouched = carved(numel, dtype, misalign=misalign)
@@ -104,7 +104,7 @@ def test_rademacher_of_many(emulated: EmulatedOps, dtype: torch.dtype) -> None:
 
 
 @each_dtype
-@pytest.mark.parametrize("numel", SIZES)
+@pytest.mark.parametrize("numel", sampled(SIZES, 3))
 def test_signed_sum(emulated: EmulatedOps, numel: int, dtype: torch.dtype) -> None:
     for offset, misalign in itertools.product(OFFSETS, (0, 1)):
         x = whole_numbers(numel + misalign, dtype=dtype)[misalign:]

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import functools
 
+import pytest
+
 from tests.estimators.dense.case import build
 from tests.estimators.dense.losses import LOSSES
 from tests.estimators.dense.networks import NETWORKS
 from tests.estimators.dense.truth import Truth, dense_truth
 
 TABLE = {**NETWORKS, **LOSSES}
+_EVERY = 3  # case is in the quick suite
+
+
+def marks_of(name: str) -> list[pytest.MarkDecorator]:
+    """Returns the marks of a case: all but every third are slow, as they take minutes together."""
+    return [pytest.mark.slow] if list(TABLE).index(name) % _EVERY else []
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from tests.estimators.dense.checks import (
     measure,
 )
 from tests.estimators.dense.methods import METHODS, Service, served, service
-from tests.estimators.dense.table import TABLE, truth_of
+from tests.estimators.dense.table import TABLE, marks_of, truth_of
 from tests.estimators.dense.truth import KINDS
 
 # To autograd a padding row has no derivative; differences move it, so that single samples are others.
@@ -30,7 +30,7 @@ def rows(method: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(
         ("kind", "name"),
         [
-            pytest.param(kind, name, id=f"{kind}-{name}")
+            pytest.param(kind, name, id=f"{kind}-{name}", marks=marks_of(name))
             for kind in KINDS
             for name, case in FLAGS.items()
             if service(case, method, kind) is not Service.NEVER
@@ -73,7 +73,7 @@ def test_finite_difference_probe_by_probe(kind, name):
 @pytest.mark.parametrize(
     ("method", "kind", "name"),
     [
-        pytest.param(method, kind, name, id=f"{method}-{kind}-{name}")
+        pytest.param(method, kind, name, id=f"{method}-{kind}-{name}", marks=marks_of(name))
         for method in METHODS
         for kind in KINDS
         for name, case in FLAGS.items()
@@ -86,7 +86,7 @@ def test_refused(method, kind, name):
         measure(build(TABLE[name]), method=method, kind=kind, n_samples=2)
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks_of(name)) for name in TABLE])
 @pytest.mark.parametrize("kind", KINDS)
 def test_auto(kind, name):
     case, truth = build(TABLE[name]), truth_of(name)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from tests.estimators.dense.architectures import MAX_PARAMETERS, architectures
 from tests.estimators.dense.case import Case, build, general
 from tests.estimators.dense.second_ways import difference_diagonals, func_matrices
-from tests.estimators.dense.table import TABLE, truth_of
+from tests.estimators.dense.table import TABLE, marks_of, truth_of
 from tests.estimators.dense.truth import KINDS, Truth, dense_hessian, dense_truth
-from tests.helpers import property_test
+from tests.helpers import property_test, sampled
 from tests.problems.problem import rand
 
 # In torch 2.13: no batching rule (GLU), no way with running statistics, or wrong second derivatives (the others).
@@ -36,14 +36,7 @@ def known(name: str) -> tuple[Case, Truth]:
     return build(TABLE[name]), truth_of(name)
 
 
-# The rest of them take a minute.
-BY_TORCH_FUNC = [
-    pytest.param(name, marks=[pytest.mark.slow] if i % 8 else [])
-    for i, name in enumerate(sorted(TABLE.keys() - NOT_BY_TORCH_FUNC - {PADDED}))
-]
-
-
-@pytest.mark.parametrize("name", BY_TORCH_FUNC)
+@pytest.mark.parametrize("name", sampled(sorted(TABLE.keys() - NOT_BY_TORCH_FUNC - {PADDED}), 8))
 def test_torch_func_agrees(name):
     case, truth = known(name)
     for kind, matrix in func_matrices(case).items():
@@ -71,7 +64,7 @@ def test_a_padding_row_has_no_derivative():
         torch.testing.assert_close(truth.matrices[kind], expected)
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks_of(name)) for name in TABLE])
 def test_flags(name):
     """Where each output is piecewise linear in each parameter the diagonals agree, and elsewhere tests can tell them apart."""
     case, truth = known(name)
@@ -85,7 +78,7 @@ def test_flags(name):
     assert case.activation_hessian or not case.piecewise_linear
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks_of(name)) for name in TABLE])
 def test_parts(name):
     case, truth = known(name)
     assert truth.names == list(case.live)

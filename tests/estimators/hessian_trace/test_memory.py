@@ -9,7 +9,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from metacurv import hessian_trace
-from tests.helpers import ESTIMATOR_BACKENDS, needs_native, peak_bytes
+from tests.helpers import ESTIMATOR_BACKENDS, needs_native, peak_bytes, sampled
 from tests.problems.large_networks import Network, mlp
 
 
@@ -35,7 +35,7 @@ NETWORKS = {
 }
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(scope="module", params=sampled(NETWORKS, 2))
 def case(request):
     network = NETWORKS[request.param]()
     params = network.to(torch.float32)

@@ -10,7 +10,7 @@ import torch
 
 import metacurv
 from metacurv import hessian_trace
-from tests.helpers import ESTIMATOR_BACKENDS, TOLERANCE
+from tests.helpers import ESTIMATOR_BACKENDS, TOLERANCE, sampled
 from tests.problems.linear_problems import LINEAR
 from tests.problems.model_problems import GENERAL
 from tests.problems.problem import build, func_hessian
@@ -20,7 +20,7 @@ from tests.problems.stack_problems import STACKS
 PROBLEMS = {**GENERAL, **LINEAR, **STACKS}
 
 
-@pytest.fixture(scope="module", params=PROBLEMS)
+@pytest.fixture(scope="module", params=sampled(PROBLEMS, 2))
 def truth(request):
     """A problem and its dense Hessian, once for all tests of this file."""
     problem = build(PROBLEMS[request.param])

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from metacurv import DirectionalRule, MetaCurvatureLR
-from tests.helpers import assert_same, own
+from tests.helpers import assert_same, own, sampled
 from tests.optim.directional.directional_training import (
     batch,
     data,
@@ -31,16 +31,8 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "mode"),
-    [
-        pytest.param(
-            name, mode, marks=[] if mode == "horizon" or name == "Adam" else [pytest.mark.slow]
-        )
-        for name in BASES
-        for mode in MODES
-    ],
-)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", sampled(BASES, 4))
 def test_learns_with_every_base(name: str, mode: str) -> None:
     model = network()
     opt = directional(OPTIMIZERS[name](list(model.parameters())), model, **MODES[mode])
@@ -53,10 +45,7 @@ def test_learns_with_every_base(name: str, mode: str) -> None:
     assert any(record.event == "race" for record in opt.history) is (mode in ("horizon", "alone"))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.slow] if i % 4 else []) for i, name in enumerate(BASES)],
-)
+@pytest.mark.parametrize("name", sampled(BASES, 4))
 def test_the_users_lr_has_no_effect_to_the_last_bit(name: str) -> None:
     """Through early steps, race, hold and finish."""
     trained = []

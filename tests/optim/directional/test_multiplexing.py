@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from metacurv import DirectionalLR
-from tests.helpers import assert_same, own
+from tests.helpers import assert_same, own, sampled
 from tests.optim.directional.directional_training import batch, directional, network, train
 from tests.optim.drop_in.reciprocal_training import OPTIMIZERS, bare_state, weights
 
@@ -107,7 +107,7 @@ class Raced:
         return values
 
 
-@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("name", sampled(BASES, 4))
 def test_the_winner_has_trained_alone(name: str) -> None:
     """Parameters, batch norm's statistics and the base's state, bit for bit; and the average."""
     raced = Raced(name)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from metacurv.optim.directional.settling import settled
-from tests.helpers import assert_same, own
+from tests.helpers import assert_same, own, sampled
 from tests.optim.directional.directional_training import batch, directional, network, train
 from tests.optim.directional.problems import Run, normal
 from tests.optim.drop_in.reciprocal_training import OPTIMIZERS, bare_state, through_a_file, weights
@@ -38,7 +38,7 @@ def test_what_a_look_asks_for(noise: float, progress: float, turn: int, expected
     assert math.log(settled(noise, progress, turn)) == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("name", sorted(set(OPTIMIZERS) - {"Rprop", "ASGD"}))
+@pytest.mark.parametrize("name", sampled(sorted(set(OPTIMIZERS) - {"Rprop", "ASGD"}), 4))
 def test_the_early_steps_leave_nothing_but_the_rate(name: str) -> None:
     """After them parameters, batch norm's statistics and the base's state are those of the beginning, bit for bit."""
     model = network(norm=True)
@@ -154,10 +154,7 @@ def test_noise_lowers_the_rate_and_its_absence_raises_it() -> None:
 STOPS = (5, 15, 19, 20, 25, 33, 39, 40, 44, 45, 61, 70, 100, 119, 120, 150)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["Adam", *(pytest.param(name, marks=pytest.mark.slow) for name in ("RAdam", "SGD-nesterov"))],
-)
+@pytest.mark.parametrize("name", sampled(["Adam", "RAdam", "SGD-nesterov"], 3))
 def test_a_checkpoint_of_every_phase_goes_on_bit_for_bit(name: str) -> None:
     """Without a race: in the early steps, in the warm-up, while the rate settles, held and in the finish."""
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.helpers import own
+from tests.helpers import own, sampled
 from tests.optim.directional.directional_training import network, train, training_loss
 from tests.optim.directional.problems import BASES, Run, network_of, normal
 
@@ -144,11 +144,9 @@ def test_a_start_that_the_user_has_trained_already() -> None:
     assert training_loss(model) < 1.05 * before
 
 
-@pytest.mark.parametrize(
-    "size", [4, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 10**9))]
-)
+@pytest.mark.parametrize("size", sampled([4, 1, 10**9], 3))
 @pytest.mark.parametrize("name", BASES)
-@pytest.mark.parametrize("horizon", [60, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("horizon", sampled([60, 200], 2))
 def test_no_training_ends_above_its_start(name: str, size: int, horizon: int) -> None:
     """Targets are noise, so little can be learned, and a training of which little is seen may end where it began."""
     model = network_of(horizon, 4, 8, 1)
