@@ -57,6 +57,7 @@ def test_a_wrong_result_fails(
     assert on_device.run("cpu", tmp_path / "cpu.json", seconds=0.001) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so() -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "report.py"), "--device", "cuda"]

@@ -61,6 +61,7 @@ def test_the_picture_is_valid_and_full(config: Config) -> None:
     assert mpl.rcParams["font.size"] == size
 
 
+@pytest.mark.slow
 def test_the_directional_rule_has_a_colour_of_its_own_in_every_panel() -> None:
     green = (0x00, 0x9E, 0x73)
     for directional in (True, False):

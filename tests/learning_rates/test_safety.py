@@ -35,6 +35,7 @@ def test_training_does_not_end_above_where_it_began(task: str, batch: int | str,
     assert record["rate"] > 0
 
 
+@pytest.mark.slow
 def test_full_batches_are_all_examples_and_take_fewer_steps() -> None:
     conv = safety._task(Case("conv", "full", "Adam", 0), None)
     assert conv.batch_size == len(conv.data(0).train) == 3200

@@ -196,6 +196,7 @@ def test_streams_are_independent(others):
     assert overlaps / math.sqrt(N) <= BOUND
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_samples_of_a_known_matrix_have_the_known_mean_and_variance(backend):
     """tr A = E[v' A v], Var = 2 (||A||_F^2 - sum A_ii^2) for symmetric A (Avron and Toledo 2011)."""

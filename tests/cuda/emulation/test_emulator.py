@@ -89,6 +89,7 @@ def test_masks_of_halves(plain: SelfTest) -> None:
     assert ends(plain, "masks_of_halves", 1, 64, [POISON] * 128) == {repr(expected)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain", "delayed"])
 def test_atomics(kind: str, request: pytest.FixtureRequest) -> None:
     kernels: SelfTest = request.getfixturevalue(kind)

@@ -133,6 +133,7 @@ def test_signed_sum_layouts(emulated: EmulatedOps, layout: str, dtype: torch.dty
     assert_equal(sums, [twin.signed_sum(*arguments)])
 
 
+@pytest.mark.slow
 @each_dtype
 def test_statistics(emulated: EmulatedOps, dtype: torch.dtype) -> None:
     """Of many tensors, over some probes; sums by warps, by the whole block, and of nothing."""

@@ -18,6 +18,7 @@ from metacurv.estimators.activation.batch_layout import Layout, follows_scaling,
 from tests.estimators.dense.case import Case, build, general, labels
 from tests.estimators.dense.checks import assert_exact, assert_within_errors, measure
 from tests.estimators.dense.truth import KINDS, dense_truth
+from tests.helpers import sampled
 from tests.problems.problem import rand
 
 Mix = Callable[[Tensor], Tensor]
@@ -75,7 +76,7 @@ MIXES: dict[str, Mix] = {
 
 
 @pytest.mark.parametrize("rows", [2, 5])
-@pytest.mark.parametrize("name", MIXES)
+@pytest.mark.parametrize("name", sampled(MIXES, 3))
 @pytest.mark.parametrize("kind", KINDS)
 def test_interactions_in_the_model(kind, name, rows):
     assert_right(mixed(MIXES[name], rows), kind)
@@ -107,7 +108,7 @@ COUPLED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("name", COUPLED)
+@pytest.mark.parametrize("name", sampled(COUPLED, 3))
 @pytest.mark.parametrize("kind", KINDS)
 def test_interactions_in_the_loss(kind, name):
     layers = [nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3)]
@@ -159,7 +160,7 @@ TWINS: dict[str, tuple[tuple[int, ...], Mix, Mix]] = {
 }
 
 
-@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize("name", sampled(TWINS, 3))
 @pytest.mark.parametrize("kind", KINDS)
 def test_graphs_that_look_the_same(kind, name):
     """Whichever is measured first."""

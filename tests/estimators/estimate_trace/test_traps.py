@@ -17,6 +17,7 @@ from metacurv import estimate_trace
 from tests.estimators.dense.case import Case, Lambda, build, elementwise, general, labels, piecewise
 from tests.estimators.dense.checks import assert_exact, assert_within_errors, measure
 from tests.estimators.dense.truth import KINDS, Truth, dense_truth
+from tests.helpers import sampled
 from tests.problems.problem import rand
 
 ALL = ("exact", "activation", "hutchinson", "auto")
@@ -221,7 +222,7 @@ OF_LOGITS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("loss", OF_LOGITS)
+@pytest.mark.parametrize("loss", sampled(OF_LOGITS, 3))
 @pytest.mark.parametrize("structure", STRUCTURES)
 @kinds
 @pytest.mark.parametrize("middle", [nn.ReLU, nn.Tanh])

@@ -19,6 +19,7 @@ from tests.estimators.dense.case import Case, Lambda, build, elementwise, genera
 from tests.estimators.dense.checks import assert_exact, assert_within_errors, measure
 from tests.estimators.dense.losses import perceptron
 from tests.estimators.dense.truth import KINDS, Truth, dense_ggn, dense_hessian, dense_truth
+from tests.helpers import sampled
 from tests.problems.modules import Checkpointed
 from tests.problems.once_differentiable import FusedAttention, OnceCube, PlainAttention
 from tests.problems.problem import rand
@@ -88,7 +89,7 @@ class Rescaled(nn.Module):
     ],
 )
 @activations
-@pytest.mark.parametrize("method", ["auto", "exact", "activation"])
+@pytest.mark.parametrize("method", sampled(["auto", "exact", "activation"], 3))
 def test_a_tensor_hook_that_changes_gradients(method, activation, kind, at):
     """What such a model trains by is no gradient of its loss: the loss's own curvature (which sees no hooks), autograd's
     derivative of what it trains by, or a refusal, but no third number.

@@ -35,7 +35,7 @@ NETWORKS = {
 }
 
 
-@pytest.fixture(scope="module", params=sampled(NETWORKS, 2))
+@pytest.fixture(scope="module", params=sampled(NETWORKS, 4))
 def case(request):
     network = NETWORKS[request.param]()
     params = network.to(torch.float32)

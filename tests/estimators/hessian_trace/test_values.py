@@ -115,6 +115,7 @@ def test_seeds(backend):
     assert len({run(seed).value for seed in (0, 1, 2**32, 2**63, 2**64 - 1)}) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ESTIMATOR_BACKENDS)
 def test_more_probes_extend_the_same_sequence(backend):
     """Probes are numbered from 0, so K probes are the first K of any more."""

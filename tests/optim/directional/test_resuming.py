@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.helpers import assert_same, own, with_own
+from tests.helpers import assert_same, own, sampled, with_own
 from tests.optim.directional.directional_training import (
     batch,
     data,
@@ -45,7 +45,7 @@ def made(name: str, probe: str, **options: Any) -> Any:
     return model, opt
 
 
-@pytest.mark.parametrize("stop", [0, 1, 2, 19, 25])
+@pytest.mark.parametrize("stop", sampled([19, 0, 1, 2, 25], 3))
 @pytest.mark.parametrize("probe", list(PROBES))
 def test_goes_on_bit_for_bit(probe: str, stop: int) -> None:
     options: dict[str, Any] = {"average": True, "horizon": 400, "seed": 4}
@@ -201,16 +201,9 @@ def raced(wide: bool, **options: Any) -> tuple[Any, Any]:
     return model, directional(base, model, probe=probe, horizon=400, seed=4, **options)
 
 
-@pytest.mark.parametrize(
-    ("wide", "average"),
-    [
-        (False, True),
-        *(
-            pytest.param(*each, marks=pytest.mark.slow)
-            for each in ((False, False), (True, False), (True, True))
-        ),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("average", [True, False])
+@pytest.mark.parametrize("wide", [False, True])
 def test_a_checkpoint_of_every_phase_goes_on_bit_for_bit(wide: bool, average: bool) -> None:
     """In early steps, at every turn of both rounds, in hold and finish; into a fresh model and optimizer, from a file."""
     options: dict[str, Any] = {"average": average}

@@ -179,7 +179,7 @@ def test_a_checkpoint_of_every_phase_goes_on_bit_for_bit(name: str) -> None:
 
 
 @pytest.mark.parametrize("stop", [150, 300])
-@pytest.mark.parametrize("horizon", [300, None])
+@pytest.mark.parametrize("horizon", sampled([300, None], 2))
 def test_a_longer_horizon_after_a_resume_goes_on_with_the_rate(
     horizon: int | None, stop: int
 ) -> None:

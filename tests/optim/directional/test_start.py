@@ -25,7 +25,13 @@ def test_batches_of_one_on_badly_scaled_inputs(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "seed", "scale"),
-    [("SGD", 2, 1.5), ("SGD-momentum", 1, 1.0), ("SGD-momentum", 1, 1.5), ("Adam", 13, 1.5)],
+    [
+        ("SGD", 2, 1.5),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (("SGD-momentum", 1, 1.0), ("SGD-momentum", 1, 1.5), ("Adam", 13, 1.5))
+        ),
+    ],
 )
 def test_where_the_first_steps_have_done_harm_a_race_begins_before_them(
     name: str, seed: int, scale: float

@@ -119,6 +119,7 @@ torch.save({"model": model.state_dict(), "opt": opt.state_dict()}, sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_in_a_new_process(tmp_path: Path) -> None:
     model = mlp()
     opt = MetaCurvatureLR(
