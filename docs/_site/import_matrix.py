@@ -7,6 +7,7 @@ diagonal is an import that points up. The pictures and docs/develop/imports.json
 
 from __future__ import annotations
 
+import ast
 import json
 import sys
 from pathlib import Path
@@ -116,6 +117,30 @@ def lines(root: Path) -> dict[str, int]:
     return count
 
 
+def kinds(root: Path) -> dict[str, int]:
+    """Lines of Python among them, by what they are."""
+    count = {"code": 0, "docstrings": 0, "blank": 0, "imports": 0, "comments": 0}
+    for path in sorted((root / "metacurv").rglob("*.py")):
+        if LEFT_OUT & set(path.relative_to(root).parts):
+            continue
+        text = path.read_text()
+        lines, nodes = text.splitlines(), list(ast.walk(ast.parse(text)))
+        kind = {n: "comments" for n, line in enumerate(lines, 1) if line.lstrip().startswith("#")}
+        for node in nodes:
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                kind |= dict.fromkeys(range(node.lineno, (node.end_lineno or 0) + 1), "imports")
+            has_docstring = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+            if isinstance(node, has_docstring) and ast.get_docstring(node):
+                first = node.body[0]
+                kind |= dict.fromkeys(
+                    range(first.lineno, (first.end_lineno or 0) + 1), "docstrings"
+                )
+        kind |= {n: "blank" for n, line in enumerate(lines, 1) if not line.strip()}
+        for n in range(1, len(lines) + 1):
+            count[kind.get(n, "code")] += 1
+    return count
+
+
 def page_block(stored: dict[str, Any]) -> str:
     """The table of lines by folder, of those that both have and those that one of them has."""
     before, after = stored["before"], stored["after"]
@@ -124,7 +149,9 @@ def page_block(stored: dict[str, Any]) -> str:
         for folder in sorted({*before, *after})
     ]
     total = f"| all | {sum(before.values())} | {sum(after.values())} |"
-    return "\n".join([f"| folder | `{stored['commit']}` | now |", "|---|---|---|", *rows, total])
+    of = ", ".join(f"{n:,} {what}" for what, n in stored["python"].items())
+    table = [f"| folder | `{stored['commit']}` | now |", "|---|---|---|", *rows, total]
+    return "\n".join([*table, "", f"The Python lines of now are: {of}."])
 
 
 def main() -> None:
@@ -133,7 +160,12 @@ def main() -> None:
     for ax, root, title in zip(axes, (before, here), ("before", "after"), strict=True):
         draw(ax, edges(root), title)
     figure.savefig(PICTURE, dpi=130)
-    stored = {"commit": sys.argv[2], "before": lines(before), "after": lines(here)}
+    stored = {
+        "commit": sys.argv[2],
+        "before": lines(before),
+        "after": lines(here),
+        "python": kinds(here),
+    }
     OUT.write_text(json.dumps(stored, indent=1) + "\n")
     write_block(architecture.DEVELOP / "architecture.md", "lines", page_block(stored))
 
