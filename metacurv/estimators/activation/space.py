@@ -33,6 +33,7 @@ from metacurv.estimators.activation.plan import ActivationPlan, Head, softmax_di
 from metacurv.estimators.activation.pull_by_engine import Bends, Cotangents, pull_by_engine
 from metacurv.estimators.activation.pull_many import ReplicatedPull
 from metacurv.estimators.graph.derivatives import pulled_back, second_derivative
+from metacurv.estimators.graph.node_kinds import NLL_LOSS
 from metacurv.estimators.graph.torch_private import output_of, run_backward, saved
 from metacurv.estimators.graph.walk import Walk
 from metacurv.estimators.problem.batches import how_many
@@ -64,7 +65,7 @@ def make_factor(loss: Tensor, walk: Walk, plan: ActivationPlan, examples: int) -
 
 def _mean_nll_weight(walk: Walk, plan: ActivationPlan) -> Tensor | None:
     """Returns what a backward pass would give for plain cross-entropy, 1 / N for each target that counts; else None."""
-    if walk.names[0] != "NllLossBackward0" or walk.inputs[0][0][0] != plan.head.node:
+    if walk.names[0] != NLL_LOSS or walk.inputs[0][0][0] != plan.head.node:
         return None
     if softmax_dim(walk, plan.head.node) % len(walk.shape(plan.head.node)) != 1:
         return None

@@ -92,6 +92,7 @@ _SEVERAL_OUTPUTS = _nodes("Max Min Sort Split SplitWithSizes Topk Unbind UnsafeS
 
 # Losses, as the head of a graph.
 LOG_SOFTMAX = "LogSoftmaxBackward0"
+NLL_LOSS = "NllLossBackward0"
 LOSSES_OF_LOG_P = _nodes("NllLoss NllLoss2D")
 ELEMENTWISE_LOSSES = _nodes(
     "BinaryCrossEntropy BinaryCrossEntropyWithLogits HuberLoss MseLoss SmoothL1Loss SoftMarginLoss"

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
 from metacurv.estimators.graph.derivatives import slope
-from metacurv.estimators.graph.node_kinds import LOG_SOFTMAX, is_elementwise, kind_of
+from metacurv.estimators.graph.node_kinds import LOG_SOFTMAX, NLL_LOSS, is_elementwise, kind_of
 from metacurv.estimators.graph.torch_private import ACCUMULATE, leaf_of, saved, signed
 from metacurv.estimators.problem.parameters import NumberedParameter
 
@@ -95,7 +95,7 @@ def find_chain(loss: Tensor, parameters: Sequence[NumberedParameter]) -> Chain |
     Saved tensors are looked at only once all else fits: under a checkpoint looking at one runs the forward pass again.
     """
     top: Any = loss.grad_fn
-    if top.name() != "NllLossBackward0":
+    if top.name() != NLL_LOSS:
         return None
     softmax: Any = top.next_functions[0][0]
     if softmax is None or softmax.name() != LOG_SOFTMAX:

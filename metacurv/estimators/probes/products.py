@@ -15,6 +15,7 @@ from torch import Tensor
 from metacurv._warnings import warn_user
 from metacurv.estimators.graph.custom_functions import check_differentiable
 from metacurv.estimators.graph.differentiate import gradient_graph, refuse_cut_graph
+from metacurv.estimators.graph.node_kinds import HOOK
 from metacurv.estimators.graph.walk import walk_graph
 from metacurv.estimators.probes.double_backward import DoubleBackward
 from metacurv.estimators.problem.elsewhere import Again
@@ -64,7 +65,7 @@ def choose_products(
 
 def _warn_of_module_hooks(names: Sequence[str]) -> None:
     """Warns if a graph's nodes show a full backward hook of a module, which a graph holds for good."""
-    if "BackwardHookFunctionBackward" in names:
+    if any(name.startswith(HOOK) for name in names):
         warn_user(
             "a full backward hook of a module stands in the graph of loss: it runs in every reading too, and where it changes "
             "gradients, what is measured is no curvature of the loss. estimate_trace, which runs the model itself, leaves such "
