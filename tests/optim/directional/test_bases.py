@@ -151,7 +151,7 @@ def test_structured_inputs_and_outputs() -> None:
         core = model if model is plain else model.inner
         train(core, opt, 3)
         records.append(opt.history)
-    assert records[0] == records[1]
+    assert_same(records[0], records[1])
 
 
 def test_parameters_without_gradient_and_steps_without_any() -> None:

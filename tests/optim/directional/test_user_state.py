@@ -70,7 +70,7 @@ def test_dropout_is_off_and_batch_norm_frozen_while_measuring() -> None:
         opt = directional(torch.optim.SGD(model.parameters(), lr=1.0), model)
         opt.step()
         records.append(opt.history[0])
-    assert records[0] == records[1]
+    assert_same(records[0], records[1])
 
 
 def test_a_data_set_that_draws_random_numbers_does_not_move_the_loops() -> None:
