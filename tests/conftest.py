@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -30,6 +31,10 @@ def _hear_the_fallback_warning() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
             metacurv.ops.signed_sum([], seed=0, probe=0)
+
+
+# For the processes that tests start, as ``_one_thread`` is for this one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)
