@@ -214,7 +214,7 @@ def train(
     optimizer = make(model, x, y)
     measures = isinstance(optimizer, metacurv.MetaCurvatureLR)
     rates: list[float] = []
-    for step in range(STEPS):
+    for step in range(COMPARED + 1 if may_wait is None else STEPS):
         if step == COMPARED and measures:
             rates = optimizer.effective_lrs
         with nullcontext() if may_wait is None or may_wait(step) else alarm():
