@@ -118,7 +118,7 @@ def served(tree: Path) -> Iterator[subprocess.Popen[str]]:
 
 def page_block(stored: Mapping[str, Any]) -> str:
     """The table: how long this tree takes, as a share of the other one's time."""
-    head = f"| line | `{stored['commit']}` | now | now / before (95 % interval) |"
+    head = f"| line | before, `{stored['commit']}` | now | now / before (95 % interval) |"
     rows = [
         f"| {row['line']} | {row['without_s'] * 1e3:.3g} ms | {row['with_s'] * 1e3:.3g} ms | "
         f"{1 / row['ratio']:.2f} ({1 / row['high']:.2f} to {1 / row['low']:.2f}) |"
