@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 
@@ -88,25 +88,28 @@ class There:
 
 
 @contextmanager
-def child(isa: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that runs ``serve`` with the kernels of an instruction set."""
+def child(arguments: Sequence[str], environ: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """A process of Python with these arguments, which is to run ``serve``."""
     with subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.road_isa"],
+        [sys.executable, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "METACURV_CPU_ISA": isa, "PYTHONPATH": str(ROOT)},
+        env=environ,
     ) as process:
         yield process
+
+
+def _environ(isa: str) -> dict[str, str]:
+    return {**os.environ, "METACURV_CPU_ISA": isa, "PYTHONPATH": str(ROOT)}
 
 
 def runs(isa: str) -> bool:
     """Tells whether this CPU runs the kernels of an instruction set."""
     code = "import metacurv; metacurv.build_info()"
-    environ = {**os.environ, "METACURV_CPU_ISA": isa, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environ, capture_output=True, check=False
+        [sys.executable, "-c", code], env=_environ(isa), capture_output=True, check=False
     )
     return done.returncode == 0
 
@@ -117,7 +120,10 @@ def measure_isa(isa: str, repeats: int) -> Iterator[Row]:
         yield Row("all lines", in_table=True, note=f"not measured: this CPU does not run {isa}")
         return
     with ExitStack() as stack:
-        on, off = (stack.enter_context(child(each)) for each in (isa, ISA_ROADS[isa]))
+        on, off = (
+            stack.enter_context(child(["-m", "benchmarks.road_isa"], _environ(each)))
+            for each in (isa, ISA_ROADS[isa])
+        )
         for case in isa_cases():
             yield compare(case, There(on, case.line), There(off, case.line), repeats)
 

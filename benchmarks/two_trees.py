@@ -12,9 +12,8 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ from benchmarks.road_calls import (
     workload,
 )
 from benchmarks.road_case import Call, Case, compare
-from benchmarks.road_isa import There, rademacher_of, signed_sum_of
+from benchmarks.road_isa import There, child, rademacher_of, signed_sum_of
 
 RESULT = ROOT / "benchmarks" / "results" / "two_trees.json"
 PAGE = ROOT / "docs" / "develop" / "architecture.md"
@@ -103,17 +102,10 @@ def directional_training(name: str) -> Call:
     return train
 
 
-@contextmanager
-def served(tree: Path) -> Iterator[subprocess.Popen[str]]:
+def served(tree: Path) -> AbstractContextManager[subprocess.Popen[str]]:
     """A process that answers with the package of ``tree``."""
-    with subprocess.Popen(
-        [sys.executable, "-P", "-c", SERVE, str(tree), str(ROOT)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-    ) as process:
-        yield process
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return child(["-P", "-c", SERVE, str(tree), str(ROOT)], environ)
 
 
 def page_block(stored: Mapping[str, Any]) -> str:

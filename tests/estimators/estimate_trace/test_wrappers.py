@@ -20,6 +20,7 @@ from tests.estimators.dense.checks import assert_exact, assert_within_errors, me
 from tests.estimators.dense.losses import perceptron
 from tests.estimators.dense.truth import KINDS, Truth, dense_ggn, dense_hessian, dense_truth
 from tests.helpers import sampled
+from tests.problems.model_problems import CubeTwiceDifferentiable
 from tests.problems.modules import Checkpointed
 from tests.problems.once_differentiable import FusedAttention, OnceCube, PlainAttention
 from tests.problems.problem import rand
@@ -183,24 +184,10 @@ def test_without_a_second_derivative(method, kind, name):
         assert (estimate is None) == (name == "once differentiable")
 
 
-class Hidden(torch.autograd.Function):
-    """Differentiable as often as one likes, by a formula that autograd can follow."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x**3
-
-    @staticmethod
-    def backward(ctx, gradient):
-        (x,) = ctx.saved_tensors
-        return 3 * x**2 * gradient
-
-
 @kinds
 @methods
 def test_a_custom_function_with_a_second_derivative(method, kind):
-    case = build(lambda: general(perceptron(Lambda(Hidden.apply)), rand(6, 3)))
+    case = build(lambda: general(perceptron(Lambda(CubeTwiceDifferentiable.apply)), rand(6, 3)))
     assert_right(served(case, method, kind, must=("auto", "hutchinson")), dense_truth(case))
 
 
