@@ -78,6 +78,7 @@ class AsItIs:
 
     objects: Path
     seconds: float
+    dtypes: Sequence[str]  # of the ops that it runs; none: all
 
 
 def caught_by(fault: Fault, folder: Path, as_it_is: dict[str, AsItIs]) -> str:
@@ -104,13 +105,22 @@ def caught_by(fault: Fault, folder: Path, as_it_is: dict[str, AsItIs]) -> str:
                 build(target, csrc=csrc, sanitizer=CHECKS[check], only=changed)
             except BuildError as refused:
                 return compiler_verdict(refused)
-        if seen := ask(check, target / LIBRARY, changed, _PATIENCE * known.seconds):
+        longest = _PATIENCE * known.seconds
+        if seen := ask(check, target / LIBRARY, changed, longest, known.dtypes):
             return seen
     return ""
 
 
-def ask(check: str, library: Path, only: Sequence[str] = (), longest: float | None = None) -> str:
+def ask(
+    check: str,
+    library: Path,
+    only: Sequence[str] = (),
+    longest: float | None = None,
+    dtypes: Sequence[str] = (),
+) -> str:
     """What the check sees in ``longest`` seconds, by the cases that run the .cu files ``only``; none: by all of them.
+
+    ``dtypes``: only those of the ops; none: all.
 
     Raises:
         RuntimeError: the check ended otherwise than by finding something.
@@ -123,6 +133,7 @@ def ask(check: str, library: Path, only: Sequence[str] = (), longest: float | No
         command = [sys.executable, str(HERE / "exercise.py"), str(library), "--first"]
         command += ["--only", *only] if only else []
         command += exercise_arguments(sanitizer)
+        command += ["--dtypes", *dtypes] if dtypes else []
     variables = {**os.environ, **environment(sanitizer), "METACURV_EMULATED_LIBRARY": str(library)}
     try:
         done = subprocess.run(
@@ -178,7 +189,7 @@ def verdict(check: str, done: subprocess.CompletedProcess[str]) -> str:
 def main() -> int:
     parser = _parser()
     arguments = parser.parse_args()
-    partly = arguments.every > 1 or len(arguments.checks) < len(CHECKS)
+    partly = arguments.every > 1 or len(arguments.checks) < len(CHECKS) or arguments.dtypes
     if arguments.keep and (partly or arguments.invisible):
         parser.error("--keep is for all faults of a kind and all checks")
     chosen = [
@@ -199,7 +210,7 @@ def main() -> int:
             print(f"{fault.place:28} {fault.kind:24} {fault.code}")
         print(f"{len(chosen)} faults; {len(EQUIVALENT)} changes that are none are not among them")
         return 0
-    rows = _plant(chosen, arguments.checks, arguments.jobs, arguments.out)
+    rows = _plant(chosen, arguments.checks, arguments.dtypes, arguments.jobs, arguments.out)
     if arguments.keep:
         anew = {(row.file, row.kind) for row in rows}
         there = {(fault.file, fault.kind, fault.code) for fault in faults()}  # lines go, too
@@ -214,12 +225,14 @@ def main() -> int:
     return 1 if survivors else 0
 
 
-def _plant(chosen: Sequence[Fault], checks: Sequence[str], jobs: int, out: Path) -> list[Row]:
+def _plant(
+    chosen: Sequence[Fault], checks: Sequence[str], dtypes: Sequence[str], jobs: int, out: Path
+) -> list[Row]:
     """``jobs`` at a time; a line for each, and what is known so far in ``out``."""
     out.parent.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(jobs) as pool:
-        as_it_is = _as_they_are(Path(scratch), checks)
+        as_it_is = _as_they_are(Path(scratch), checks, dtypes)
 
         def seen_by(fault: Fault) -> str:
             return caught_by(fault, Path(scratch) / f"planted-{threading.get_ident()}", as_it_is)
@@ -255,6 +268,13 @@ def _parser() -> argparse.ArgumentParser:
         "--checks", nargs="+", choices=CHECKS, default=list(CHECKS), help="only these"
     )
     parser.add_argument(
+        "--dtypes",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="only ops of these dtypes, such as float32",
+    )
+    parser.add_argument(
         "--invisible", action="store_true", help="plant a change that is no fault: it must survive"
     )
     parser.add_argument("--list", action="store_true", help="list them and plant nothing")
@@ -272,16 +292,18 @@ def _not_in_the_table(chosen: Sequence[Fault]) -> set[tuple[str, str]]:
     return {(file, kind) for file, kind, _ in (kept - now) + (now - kept)}
 
 
-def _as_they_are(scratch: Path, checks: Sequence[str]) -> dict[str, AsItIs]:
+def _as_they_are(
+    scratch: Path, checks: Sequence[str], dtypes: Sequence[str]
+) -> dict[str, AsItIs]:
     """The sources without a fault, by check; the program ends here where a check sees one."""
     known = {}
     for check in (check for check in CHECKS if check in checks):
         folder = scratch / f"as-it-is{CHECKS[check]}"
         build(folder, sanitizer=CHECKS[check], only=())
         started = time.monotonic()
-        if seen := ask(check, folder / LIBRARY):
+        if seen := ask(check, folder / LIBRARY, dtypes=dtypes):
             sys.exit(f"error: {check} sees something in the sources as they are: {seen}")
-        known[check] = AsItIs(folder, time.monotonic() - started)
+        known[check] = AsItIs(folder, time.monotonic() - started, dtypes)
     return known
 
 

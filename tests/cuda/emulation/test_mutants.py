@@ -110,9 +110,12 @@ def test_what_the_compiler_sees(tmp_path: Path) -> None:
 
 
 def run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(HERE / "mutants.py"), "--checks", "values", *arguments]
+    options = ["--checks", "values", "--dtypes", "float32", "--out", str(tmp_path / "table.md")]
     return subprocess.run(
-        [*command, "--out", str(tmp_path / "table.md")], capture_output=True, text=True, check=False
+        [sys.executable, str(HERE / "mutants.py"), *options, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
