@@ -292,9 +292,7 @@ def _not_in_the_table(chosen: Sequence[Fault]) -> set[tuple[str, str]]:
     return {(file, kind) for file, kind, _ in (kept - now) + (now - kept)}
 
 
-def _as_they_are(
-    scratch: Path, checks: Sequence[str], dtypes: Sequence[str]
-) -> dict[str, AsItIs]:
+def _as_they_are(scratch: Path, checks: Sequence[str], dtypes: Sequence[str]) -> dict[str, AsItIs]:
     """The sources without a fault, by check; the program ends here where a check sees one."""
     known = {}
     for check in (check for check in CHECKS if check in checks):
