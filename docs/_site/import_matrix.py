@@ -1,7 +1,7 @@
 """Draws which module imports which, before and after, and counts lines: python docs/_site/import_matrix.py TREE COMMIT
 
 TREE is a checkout of the package as it was before, at COMMIT. A dot stands in the row of a module and in
-the column of one that it imports; modules are ordered by room, so that blocks on the diagonal are rooms and a dot above the
+the column of one that it imports; modules are ordered by room, so that blocks on the diagonal are rooms and a dot below the
 diagonal is an import that points up. The pictures and docs/develop/imports.json go into docs/develop/architecture.md.
 """
 

@@ -84,7 +84,7 @@ def _add_optimizers(group: argparse._ArgumentGroup) -> None:
         "--lr",
         type=number(above=0),
         default=DEFAULTS.lr,
-        help="learning rate of Adam, in every method (default: %(default)s)",
+        help="learning rate of Adam, which the directional rule does not use (default: %(default)s)",
     )
     alphas = group.add_mutually_exclusive_group()
     alphas.add_argument(
@@ -132,7 +132,7 @@ def _add_optimizers(group: argparse._ArgumentGroup) -> None:
 
 def _add_running(add: Callable[..., Any]) -> None:
     quick = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in QUICK.items())
-    add("--quick", action="store_true", help=f"{quick}, each unless given: under a minute")
+    add("--quick", action="store_true", help=f"{quick}, each unless given: about a minute")
     add(
         "--out",
         type=Path,
