@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -59,6 +59,16 @@ def real(
     if is_number:
         raise ValueError(f"{name} must be {needs}, got {result}")
     raise TypeError(f"{name} must be {needs}, got {describe(value)}")
+
+
+Choice = TypeVar("Choice", bound=str)
+
+
+def one_of(name: str, value: Choice, choices: Sequence[str]) -> Choice:
+    """Returns ``value`` where it is one of ``choices``, else raises ValueError."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {describe(value)}")
+    return value
 
 
 def seed(value: Any) -> int:

@@ -12,14 +12,9 @@ from torch import nn
 
 from metacurv import _validate
 from metacurv._warnings import warn_user
-from metacurv.estimators.problem.batches import (
-    BatchSums,
-    adds_up,
-    batches,
-    checked_size,
-    in_batch,
-)
-from metacurv.estimators.problem.model_loss import LossFunction, ModelLoss
+from metacurv.estimators.problem.batches import BatchSums, batch_seed, in_batch
+from metacurv.estimators.problem.data import Data, Kind, check_matrix
+from metacurv.estimators.problem.model_loss import LossFunction
 from metacurv.estimators.problem.parameters import Layers, number_parameters
 from metacurv.estimators.problem.results import TraceEstimate
 from metacurv.estimators.select.measured_batch import MeasuredBatch
@@ -31,7 +26,6 @@ from metacurv.processes.ranks import Ranks
 Method = Literal["auto", "exact", "activation", "hutchinson", "finite_difference"]
 
 _DEFAULT_RTOL = 0.05
-_SEED_STEP = 0x9E3779B97F4A7C15  # odd, so that no two batches share a seed
 
 
 def estimate_trace(
@@ -40,7 +34,7 @@ def estimate_trace(
     inputs: Any,
     targets: Any = None,
     *,
-    kind: Literal["hessian", "ggn"] = "hessian",
+    kind: Kind = "hessian",
     method: Method = "auto",
     n_samples: int | None = None,
     rtol: float | None = None,
@@ -125,25 +119,19 @@ def estimate_trace(
     _validate.backend(backend)
     checked_seed = _validate.seed(seed)
     memory = _validate.integer("max_memory", max_memory, low=1)
-    is_sum = adds_up(loss_fn)
+    data = Data(model, loss_fn, inputs, targets, output, batch_size)
     are_processes = torch.distributed.is_available() and torch.distributed.is_initialized()
     ranks = Ranks(model, process_group) if are_processes or process_group is not None else None
     here, count = (0, 1) if ranks is None else (ranks.here, ranks.count)
     with as_one_process(model) if are_processes else nullcontext():
         parameters = number_parameters(model.named_parameters(), of_model=True)
         layers = Layers(parameters)
-        found = BatchSums(is_sum=is_sum)
+        found = BatchSums(is_sum=data.is_sum)
 
         def measure_here() -> None:
-            for index, (batch_inputs, batch_targets) in enumerate(batches(inputs, targets)):
-                size = checked_size(batch_inputs, index, is_sum, batch_size)
-                problem = ModelLoss(
-                    model, loss_fn, batch_inputs, batch_targets, parameters, pick=output
-                )
-                # Batches draw probes of their own: the same ones would tie their errors together.
-                number = index * count + here
-                batch_seed = (checked_seed + number * _SEED_STEP) % (1 << 64)
-                batch = MeasuredBatch(problem, kind, batch_seed, backend, memory)
+            for index, (size, problem) in enumerate(data.each(parameters)):
+                of_batch = batch_seed(checked_seed, index * count + here)
+                batch = MeasuredBatch(problem, kind, of_batch, backend, memory)
                 with in_batch(index):
                     found.add(size, measure(method, batch, layers, budget))
             if not found.count:
@@ -166,11 +154,7 @@ def _check(
     rtol: object,
     max_samples: object,
 ) -> Budget:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {_validate.describe(model)}")
-    _validate.loss_function(loss_fn)
-    if kind not in ("hessian", "ggn"):
-        raise ValueError(f"kind must be 'hessian' or 'ggn', got {_validate.describe(kind)}")
+    check_matrix(model, loss_fn, kind)
     if method not in ("auto", *METHODS):
         raise ValueError(
             f"method must be one of auto, {', '.join(METHODS)}, got {_validate.describe(method)}"

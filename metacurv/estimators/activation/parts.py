@@ -25,13 +25,14 @@ from metacurv.ops._reference.factors import layer_products
 class PartPlan:
     """A block of columns of the table of parts, those of ``parameters`` (indices).
 
-    ``layer`` is the node of a linear layer that each example goes through once; the parameters are then its weight and, second,
-    its bias, if that is measured. Else ``sites`` are those of one parameter; none where autograd gives its whole gradient.
+    ``layer`` is the node of a linear layer that each example goes through once; the parameters are then its weight, which is
+    [out, in] where it ``is_transposed``, and, second, its bias, if that is measured. Else ``sites`` are those of one parameter; none where autograd gives its whole gradient.
     """
 
     parameters: tuple[int, ...]
     sites: tuple[tuple[Site, Layout], ...] = ()
     layer: int | None = None
+    is_transposed: bool = False
 
 
 def plan_parts(plan: ActivationPlan, layouts: Sequence[Layout]) -> list[PartPlan]:
@@ -45,7 +46,11 @@ def plan_parts(plan: ActivationPlan, layouts: Sequence[Layout]) -> list[PartPlan
     ]
     biases = {site.node: (site.parameter,) for site in single if site.is_bias}
     parts = [
-        PartPlan((weight.parameter, *biases.get(weight.node, ())), layer=weight.node)
+        PartPlan(
+            (weight.parameter, *biases.get(weight.node, ())),
+            layer=weight.node,
+            is_transposed=weight.is_transposed,
+        )
         for weight in sorted(single, key=lambda site: site.parameter)
         if weight.role == "weight"
     ]
@@ -138,11 +143,13 @@ def _of_uses(uses: Sequence[tuple[int, Use]]) -> Part:
 
 def _summed(cotangents: Cotangents, uses: Sequence[tuple[int, Use]]) -> Tensor | None:
     """Sums the per-example gradients of one parameter over all its sites."""
-    gradients = [
-        use.gradients(wide(g)) for slot, use in uses if (g := cotangents[slot]) is not None
-    ]
-    if not gradients:
-        return None
+    known = [(g, use) for slot, use in uses if (g := cotangents[slot]) is not None]
+    return summed_gradients(known) if known else None
+
+
+def summed_gradients(uses: Sequence[tuple[Tensor, Use]]) -> Tensor:
+    """Sums the per-example gradients of one parameter, [R, examples, *its shape], from the cotangents at each of its uses."""
+    gradients = [use.gradients(wide(g)) for g, use in uses]
     if len({gradient.shape[1] for gradient in gradients}) > 1:
         # Where examples are told apart at some sites only, all count as one.
         gradients = [gradient.sum(1, keepdim=True) for gradient in gradients]

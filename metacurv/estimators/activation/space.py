@@ -19,6 +19,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from metacurv.estimators.activation.column_gradients import PartGradients, column_gradients
 from metacurv.estimators.activation.examine import Examined
 from metacurv.estimators.activation.loss_factor import (
     DiagonalFactor,
@@ -99,6 +100,7 @@ class ActivationSpace:
         self.parameters = list(parameters)
         self.device = parameters[0].tensor.device
         self._walk, self._plan, self._run = walk, plan, run
+        self.examples = examples
         self.factor = make_factor(loss, walk, plan, examples)
         node, output = plan.head.boundary
         self._dtype = output_of(walk.nodes[node], output).dtype
@@ -112,6 +114,7 @@ class ActivationSpace:
         else:
             self._pull = ReplicatedPull(walk, examined.pull, nodes)
         self._parts = Parts(walk, examined.part_plans, nodes, parameters)
+        self._part_plans, self._nodes, self._max_memory = examined.part_plans, nodes, max_memory
         self._bends = self._curvatures(loss) if kind == "hessian" and plan.smooth else {}
         self.column_count = self.factor.columns_per_sample
         # Bytes of a cotangent at the boundary and all sites, and as much again for products made of it.
@@ -150,24 +153,77 @@ class ActivationSpace:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _draw(self, key: int, first_probe: int, k: int) -> Tensor:
+        return self.products(*self._cotangents(key, first_probe, k))
+
+    def _cotangents(self, key: int, first_probe: int, k: int) -> tuple[Tensor, Tensor, Bends, Bends]:
+        """Returns the random cotangents of ``k`` samples, at the output and at the smooth activations."""
         signs = Signs(self._run, key, first_probe, k)
         u, w = self.factor.draw(signs)
         bends_u, bends_w = {}, {}
         for number, (place, c) in enumerate(self._bends.items(), start=1):
             bends_u[place] = signs.like(c, number).mul_(c.abs().sqrt()).to(c.dtype)
             bends_w[place] = bends_u[place] * c.sign()
-        return self.products(u, w, bends_u, bends_w)
+        return u, w, bends_u, bends_w
+
+    def draw_diagonal(self, key: int, probe: int) -> dict[int, Tensor]:
+        """Returns a sample of each parameter's diagonal, of the parameter's number of elements, by its index."""
+        u, w, bends_u, bends_w = self._cotangents(key, probe, 1)
+        of_u = self._gradients(u, bends_u)
+        of_w = of_u if u is w and not bends_u else self._gradients(w, bends_w)
+        return _products(of_u, of_w)
+
+    def column_diagonal(self, start: int, stop: int) -> dict[int, Tensor]:
+        """Returns the share of columns ``start`` ... ``stop - 1`` in each parameter's diagonal, by the parameter's index."""
+        u, w = self.factor.columns(start, stop)
+        of_u = self._gradients(u, {})
+        return _products(of_u, of_u if self.factor.is_definite else self._gradients(w, {}))
 
     def columns(self, start: int, stop: int) -> Tensor:
         """Returns the share of the factor's columns ``start`` ... ``stop - 1``, float64 [parameters]."""
         u, w = self.factor.columns(start, stop)
         return self.products(u, u if self.factor.is_definite else w, {}, {}).sum(0)
 
+    def gradients(self, u: Tensor) -> list[PartGradients]:
+        """Returns the gradients that cotangents u [R, *boundary] give each part."""
+        pieces = [self._pull(some.to(self._dtype), {}) for some in u.split(self.at_once)]
+        return self._by_part([_joined(found) for found in zip(*pieces, strict=True)])
+
+    def _gradients(self, u: Tensor, bends: Bends) -> list[PartGradients]:
+        return self._by_part(self._pull(u.to(self._dtype), bends))
+
+    def _by_part(self, pulled: Cotangents) -> list[PartGradients]:
+        return column_gradients(
+            self._walk, self._part_plans, self._nodes, self.parameters, pulled, self._max_memory
+        )
+
+    def pull_back(self, cotangent: Tensor) -> Sequence[Tensor | None]:
+        """Returns the gradient that a cotangent [*boundary] gives each parameter."""
+        edge = self._walk.edge(*self._plan.head.boundary)
+        tensors = [p.tensor for p in self.parameters]
+        return run_backward([edge], tensors, [cotangent.to(self._dtype)])
+
     def products(self, u: Tensor, w: Tensor, bends_u: Bends, bends_w: Bends) -> Tensor:
         """Sums <gradient from u, gradient from w> over examples: float64 [R, parameters]; u, w: [R, *boundary]."""
         of_u = self._pull(u.to(self._dtype), bends_u)
         of_w = of_u if u is w and not bends_u else self._pull(w.to(self._dtype), bends_w)
         return self._parts.table(of_u, of_w)
+
+
+def _products(
+    of_u: Sequence[PartGradients], of_w: Sequence[PartGradients]
+) -> dict[int, Tensor]:
+    """Returns the sums over examples of elementwise products, by parameter; one that a path leads to from one side only has 0."""
+    others = {part.parameters: part for part in of_w}
+    found: dict[int, Tensor] = {}
+    for part in of_u:
+        if part.parameters in others:
+            found.update(part.products(others[part.parameters]))
+    return found
+
+
+def _joined(found: Sequence[Tensor | None]) -> Tensor | None:
+    tensors = [x for x in found if x is not None]
+    return torch.cat(tensors) if len(tensors) > 1 else (tensors[0] if tensors else None)
 
 
 def _gradient_at(loss: Tensor, walk: Walk, head: Head) -> Tensor:

@@ -41,6 +41,11 @@ class ChainLayer(NamedTuple):
     below: Node | None
 
     @property
+    def is_transposed(self) -> bool:
+        """True where the weight is W [O, I] itself, False where it is W'."""
+        return self.node.next_functions[-1][0].name() == "TBackward0"
+
+    @property
     def is_rectified(self) -> bool:
         """True where the function is a ReLU: then its slope is 1 where a > 0."""
         return self.below is not None and self.below.name() == "ReluBackward0"

@@ -11,7 +11,7 @@ eq. 11, taken at every activation instead of at the output alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -34,8 +34,41 @@ def bend_columns(chain: Chain) -> int:
 @torch.no_grad()
 def bend_parts(space: ChainSpace, loss: Tensor) -> Tensor:
     """Returns the share of all smooth activations, float64 [parameters]; ``loss`` is the loss of the chain."""
+    table = torch.zeros(1, 2 * len(space.chain.layers), dtype=torch.float64, device=space.device)
+
+    def add(index: int, squares: Tensor) -> None:
+        of_samples = squares.sum(1, dtype=torch.float64)
+        norms = space.inputs[index].square().sum(1, dtype=torch.float64)
+        table[0, 2 * index] += of_samples @ norms
+        table[0, 2 * index + 1] += of_samples.sum()
+
+    _add_bends(space, loss, add)
+    return space.by_parameter(table)[0]
+
+
+@torch.no_grad()
+def bend_diagonals(space: ChainSpace, loss: Tensor) -> dict[int, Tensor]:
+    """Returns the share of all smooth activations in each parameter's diagonal, of its shape, by the parameter's index."""
+    found: dict[int, Tensor] = {}
+
+    def add(index: int, squares: Tensor) -> None:
+        layer = space.chain.layers[index]
+        of_weight = squares.t() @ space.inputs[index].square()
+        products = (of_weight if layer.is_transposed else of_weight.t(), squares.sum(0))
+        for parameter, product in zip((layer.weight, layer.bias), products, strict=True):
+            if parameter >= 0:
+                found[parameter] = found[parameter] + product if parameter in found else product
+
+    _add_bends(space, loss, add)
+    return found
+
+
+# Adds sum over n of (a_n^2, 1) squares_ni to the layer of an index; squares: [N, I], signed.
+Add = Callable[[int, Tensor], None]
+
+
+def _add_bends(space: ChainSpace, loss: Tensor, add: Add) -> None:
     chain = space.chain
-    table = torch.zeros(1, 2 * len(chain.layers), dtype=torch.float64, device=space.device)
     slopes = [layer.slope() for layer in chain.layers[:-1]]
     gradient = chain.gradient(loss)
     carried: Tensor | None = None  # sum of c (dz/dz_below)^2 from the layer above
@@ -52,15 +85,14 @@ def bend_parts(space: ChainSpace, loss: Tensor) -> Tensor:
             carried = second_derivative(layer.below, at_a, GradientEdge(below.node, 0))
         if carried is not None:
             total = carried if total is None else total + carried
-            _add_columns(space, index, carried, slopes, table)
+            _add_columns(space, index, carried, slopes, add)
         if total is not None:
-            _add(space, index + 1, total, table)
+            add(index + 1, total)
         gradient = at_a * slope
-    return space.by_parameter(table)[0]
 
 
 def _add_columns(
-    space: ChainSpace, index: int, c: Tensor, slopes: Sequence[Tensor], table: Tensor
+    space: ChainSpace, index: int, c: Tensor, slopes: Sequence[Tensor], add: Add
 ) -> None:
     """Adds the share of the units below layer ``index`` in layers ``index + 3`` and on; c: [N, units]."""
     layers = space.chain.layers
@@ -77,12 +109,5 @@ def _add_columns(
             weight = layers[below].matrix
             assert weight is not None
             u = (u @ weight).mul_(slopes[below])
-            _add(space, below + 1, u.square().mul_(factors).sum(0), table)
+            add(below + 1, u.square().mul_(factors).sum(0))
 
-
-def _add(space: ChainSpace, index: int, squares: Tensor, table: Tensor) -> None:
-    """Adds sum over n, i of (||a_n||^2, 1) squares_ni to layer ``index``; squares: [N, I], signed."""
-    of_samples = squares.sum(1, dtype=torch.float64)
-    norms = space.inputs[index].square().sum(1, dtype=torch.float64)
-    table[0, 2 * index] += of_samples @ norms
-    table[0, 2 * index + 1] += of_samples.sum()

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from metacurv import _validate
 from metacurv.processes.ranks import Ranks
 
+_SEED_STEP = 0x9E3779B97F4A7C15  # odd, so that no two batches share a seed
 _MOST = 64  # beyond this number nothing gets faster
 
 
@@ -111,6 +112,11 @@ def _length(inputs: Any) -> int | None:
     elif not pytree.tree_is_leaf(inputs):
         parts = pytree.tree_leaves(inputs)
     return next((size for part in parts if (size := _length(part)) is not None), None)
+
+
+def batch_seed(seed: int, number: int) -> int:
+    """Returns the seed of a batch's probes: the same ones for all batches would tie their errors together."""
+    return (seed + number * _SEED_STEP) % (1 << 64)
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,14 @@ def number_parameters(
     return numbered
 
 
+def layers_of(names: Iterable[str]) -> dict[str, list[str]]:
+    """Returns the parameters' names by that of the module that owns them."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(name.rpartition(".")[0], []).append(name)
+    return found
+
+
 class Layers:
     """The modules that own parameters: sums of parts that are reported beside them, with the total as the last.
 
@@ -89,12 +97,11 @@ class Layers:
     """
 
     def __init__(self, parameters: Sequence[NumberedParameter]) -> None:
-        members: dict[str, list[int]] = {}
-        for index, parameter in enumerate(parameters):
-            members.setdefault(parameter.name.rpartition(".")[0], []).append(index)
+        index_of = {parameter.name: index for index, parameter in enumerate(parameters)}
+        members = layers_of(index_of)
         self.names = list(members)
         self.columns = len(parameters) + len(members) + 1
-        self._members = tuple(map(tuple, members.values()))
+        self._members = tuple(tuple(index_of[n] for n in owned) for owned in members.values())
 
     def row_with_sums(self, row: Tensor) -> list[float]:
         """Extends float64 [parts] to a list of parts, layers and total, on the host."""

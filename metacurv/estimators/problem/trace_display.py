@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 TABLE_ROWS = 12
 BARS = 20
 _LONGEST_LABEL = 40  # characters beside a bar
-_MATRICES = {"hessian": "Hessian", "ggn": "Gauss-Newton matrix"}
+MATRICES = {"hessian": "Hessian", "ggn": "Gauss-Newton matrix"}
 _BAR, _REST = "#0072B2", "#9BBFD6"
 # The notebook sets the colours of text and background, light or dark; the lines are grey on either.
 _TABLE = 'style="border-collapse: collapse; margin: 0 0 0.6em 0; color: inherit;"'
@@ -103,21 +103,30 @@ def as_html(estimate: TraceEstimate) -> str:
 
 
 def _matrix(estimate: TraceEstimate) -> str:
-    return _MATRICES.get(estimate.kind, estimate.kind)
+    return MATRICES.get(estimate.kind, estimate.kind)
+
+
+def new_axes(size: tuple[float, float]) -> Axes:
+    """Returns the axes of a new figure, ``size`` in inches.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise ImportError(
+            "plot needs matplotlib, which is not installed; install it with "
+            '`pip install matplotlib` or `pip install "metacurv[experiment]"`'
+        ) from error
+    return pyplot.subplots(figsize=size, layout="constrained")[1]
 
 
 def draw(estimate: TraceEstimate, ax: Axes | None) -> Axes:
     """Draws a bar a part, from the model's first layer at the top to its last; lines at their ends are standard errors."""
     noun, found = _parts(estimate, BARS)
     if ax is None:
-        try:
-            from matplotlib import pyplot
-        except ImportError as error:
-            raise ImportError(
-                "plot needs matplotlib, which is not installed; install it with "
-                '`pip install matplotlib` or `pip install "metacurv[experiment]"`'
-            ) from error
-        _, ax = pyplot.subplots(figsize=(7, 1.3 + 0.3 * len(found)), layout="constrained")
+        ax = new_axes((7, 1.3 + 0.3 * len(found)))
     places = range(len(found))
     colors = [_REST if part.is_rest else _BAR for part in found]
     ax.barh(places, [part.value for part in found], color=colors)

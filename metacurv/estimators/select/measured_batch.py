@@ -161,6 +161,18 @@ class MeasuredBatch:
         return self.chain.columns, bend_columns(self.chain) if is_bent else 0
 
     @property
+    def all_columns(self) -> int:
+        """The number of columns of the loss's factor, counted for each example; defined only where there is no obstacle."""
+        _, examined = self._walk_and_examined
+        return examined.columns * examined.apart
+
+    @property
+    def column_bytes(self) -> int:
+        """The bytes of all columns' cotangents, at the output and at the layers."""
+        _, examined = self._walk_and_examined
+        return examined.columns * examined.elements * self.forward.loss.element_size()
+
+    @property
     def bent_by(self) -> list[str]:
         """The names of the smooth activations that keep columns from giving the Hessian."""
         if self.chain is not None:
@@ -177,14 +189,18 @@ class MeasuredBatch:
 
     def space(self, *, for_columns: bool) -> ActivationSpace | ChainSpace:
         """Returns the batch in activation space; ``for_columns``: with as many examples as may share a column."""
-        run = ops.implementation(self.backend, self.problem.device)
-        parameters = self.problem.parameters
         if self.chain is not None and self.is_chain(for_columns=for_columns):
-            return ChainSpace(self.chain, parameters, run, self.max_memory)
+            run = ops.implementation(self.backend, self.problem.device)
+            return ChainSpace(self.chain, self.problem.parameters, run, self.max_memory)
+        return self.general_space(for_columns=for_columns)
+
+    def general_space(self, *, for_columns: bool) -> ActivationSpace:
+        """Returns the batch in the activation space of any graph, also where it is a chain."""
+        run = ops.implementation(self.backend, self.problem.device)
         walk, examined = self._walk_and_examined
         loss, apart = self.forward.loss, examined.apart if for_columns else 1
         return ActivationSpace(
-            loss, walk, examined, parameters, apart, self.kind, run, self.max_memory
+            loss, walk, examined, self.problem.parameters, apart, self.kind, run, self.max_memory
         )
 
 

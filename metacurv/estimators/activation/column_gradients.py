@@ -1,0 +1,181 @@
+"""Gradients from the columns of the loss's factor: their inner products and squares, formed from factors where that is cheaper.
+
+A column c of example n gives the gradient s_nc = J_n' u_nc, and the Gauss-Newton matrix is the sum of s s' over all of them. A
+linear layer that example n goes through once has the part u_nc a_n' of it, so that inner products and squares are products of
+small matrices:
+
+    <s_nc, s_md> = (a_n . a_m + 1) (u_nc . u_md),      diagonal: sum_n a_n^2 (sum_c u_nc^2)'
+
+Source: Dangel, Tatzel, Hennig 2022, "ViViT: curvature access through the generalized Gauss-Newton's low-rank structure",
+section 2 (the Gram matrix); Dangel, Kunstner, Hennig 2020, "BackPACK", section 2.3 (the diagonal).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from metacurv.estimators.activation.bind import bind
+from metacurv.estimators.activation.parts import PartPlan, summed_gradients
+from metacurv.estimators.activation.pull_by_engine import Cotangents
+from metacurv.estimators.activation.uses import Use
+from metacurv.estimators.graph.walk import Walk
+from metacurv.estimators.problem.numerics import wide
+from metacurv.estimators.problem.parameters import NumberedParameter
+
+
+class PartGradients:
+    """The gradients that a set of cotangents gives the parameters of one part.
+
+    ``parameters``: their indices. Rows are numbered with the examples within each cotangent, [R x examples].
+    """
+
+    parameters: tuple[int, ...]
+
+    def gram(self, other: PartGradients) -> dict[int, Tensor]:
+        """Returns the inner products with the rows of the same part in another batch, by parameter: [rows, rows of other]."""
+        raise NotImplementedError
+
+    def products(self, other: PartGradients) -> dict[int, Tensor]:
+        """Returns the sum over rows of elementwise products with the rows of ``other``, by parameter, of its shape."""
+        raise NotImplementedError
+
+
+class LayerGradients(PartGradients):
+    """Those of a linear layer that each example goes through once.
+
+    a: its inputs [n, in]; u: cotangents [R, n, out]. The first of ``parameters`` is the weight [out, in] ([in, out] where
+    ``is_transposed`` is False), the second, where there is one, the bias.
+    """
+
+    def __init__(
+        self, parameters: tuple[int, ...], a: Tensor, u: Tensor, *, is_transposed: bool
+    ) -> None:
+        self.parameters = parameters
+        self._a, self._u, self._is_transposed = a, u, is_transposed
+
+    def gram(self, other: PartGradients) -> dict[int, Tensor]:
+        """Multiplies the Gram matrices of inputs and cotangents."""
+        assert isinstance(other, LayerGradients)
+        of_u = (self._u.flatten(0, 1) @ other._u.flatten(0, 1).t()).double()
+        of_a = (self._a @ other._a.t()).double()
+        split = of_u.view(len(self._u), len(self._a), len(other._u), len(other._a))
+        weight = (split * of_a.unsqueeze(1)).view(of_u.shape)
+        return dict(zip(self.parameters, (weight, of_u), strict=False))
+
+    def products(self, other: PartGradients) -> dict[int, Tensor]:
+        """Multiplies squared inputs and the sums of products of cotangents."""
+        assert isinstance(other, LayerGradients)
+        of_u = (self._u * other._u).sum(0)
+        squares = self._a.square()
+        weight = of_u.t() @ squares if self._is_transposed else squares.t() @ of_u
+        return dict(zip(self.parameters, (weight, of_u.sum(0)), strict=False))
+
+
+class FormedGradients(PartGradients):
+    """Gradients that are formed, so many cotangents at a time as fit into ``max_memory``.
+
+    form: maps a range of cotangents to their gradients [R, examples, *shape].
+    """
+
+    def __init__(
+        self,
+        parameter: int,
+        form: Callable[[int, int], Tensor],
+        count: int,
+        elements: int,
+        max_memory: int,
+    ) -> None:
+        self.parameters = (parameter,)
+        self._form, self._count = form, count
+        self._at_once = max(1, max_memory // max(1, 16 * elements))
+
+    def _chunks(self) -> Iterator[Tensor]:
+        for start in range(0, self._count, self._at_once):
+            yield self._form(start, min(start + self._at_once, self._count))
+
+    def gram(self, other: PartGradients) -> dict[int, Tensor]:
+        """Multiplies chunks with chunks."""
+        assert isinstance(other, FormedGradients)
+        rows = []
+        for of_u in self._chunks():
+            flat = of_u.flatten(0, 1).flatten(1)
+            blocks = [flat @ of_w.flatten(0, 1).flatten(1).t() for of_w in other._chunks()]
+            rows.append(torch.cat(blocks, dim=1))
+        return {self.parameters[0]: torch.cat(rows)}
+
+    def products(self, other: PartGradients) -> dict[int, Tensor]:
+        """Sums products over chunks."""
+        assert isinstance(other, FormedGradients)
+        total: Tensor | None = None
+        for of_u, of_w in zip(self._chunks(), other._chunks(), strict=True):
+            found = (of_u * of_w).flatten(0, 1).sum(0)
+            total = found if total is None else total + found
+        assert total is not None  # there is a column
+        return {self.parameters[0]: total}
+
+
+def column_gradients(
+    walk: Walk,
+    plans: Sequence[PartPlan],
+    nodes: Sequence[int],
+    parameters: Sequence[NumberedParameter],
+    cotangents: Cotangents,
+    max_memory: int,
+) -> list[PartGradients]:
+    """Returns the gradients of each part of a plan; parts that no path leads to are left out.
+
+    Args:
+        walk: the walk over the graph.
+        plans: the plans of all parts.
+        nodes: the nodes at which the cotangents are, as many as there are sites' nodes; those of indirect parameters follow.
+        parameters: all that are measured.
+        cotangents: at each of the nodes [R, *its shape].
+        max_memory: bytes that formed gradients may take at a time.
+    """
+    slots = {node: slot for slot, node in enumerate(nodes)}
+    indirect = itertools.count(len(slots))
+    found: list[PartGradients] = []
+    for plan in plans:
+        if plan.layer is not None:
+            u = cotangents[slots[plan.layer]]
+            if u is not None:
+                a = wide(walk.layer_input(plan.layer)).detach()
+                found.append(
+                    LayerGradients(plan.parameters, a, wide(u), is_transposed=plan.is_transposed)
+                )
+            continue
+        (parameter,) = plan.parameters
+        tensor = parameters[parameter].tensor
+        if plan.sites:
+            places = [
+                (cotangents[slots[site.node]], bind(site, walk, layout, tensor))
+                for site, layout in plan.sites
+            ]
+            uses = [(u, use) for u, use in places if u is not None]
+            if uses:
+                count = len(uses[0][0])
+
+                def form(start: int, stop: int, uses: Sequence[tuple[Tensor, Use]] = uses) -> Tensor:
+                    return summed_gradients([(u[start:stop], use) for u, use in uses])
+
+                examples = form(0, 1).shape[1]
+                found.append(
+                    FormedGradients(parameter, form, count, examples * tensor.numel(), max_memory)
+                )
+            continue
+        g = cotangents[next(indirect)]
+        if g is not None:
+            found.append(
+                FormedGradients(
+                    parameter,
+                    lambda start, stop, g=g: wide(g[start:stop]).unsqueeze(1),
+                    len(g),
+                    tensor.numel(),
+                    max_memory,
+                )
+            )
+    return found

@@ -1,0 +1,153 @@
+"""The diagonal of a whole model's Hessian or Gauss-Newton matrix, with a standard error for each entry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metacurv import _validate
+from metacurv.estimators.curvature_operator import curvature_operator
+from metacurv.estimators.problem.batches import in_batch
+from metacurv.estimators.problem.data import Kind
+from metacurv.estimators.problem.model_loss import LossFunction
+from metacurv.estimators.problem.progress import Bar, bar, check_progress
+from metacurv.estimators.spectrum.diagonals import (
+    NAMES,
+    DiagonalMethod,
+    choose,
+    exact_diagonal,
+    sampled_diagonal,
+)
+from metacurv.estimators.spectrum.operator import CurvatureOperator
+from metacurv.estimators.spectrum.results import Diagonal
+
+
+def diagonal(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    inputs: Any,
+    targets: Any = None,
+    *,
+    kind: Kind = "hessian",
+    method: DiagonalMethod = "auto",
+    n_samples: int = 100,
+    seed: int = 0,
+    max_memory: int = 1 << 30,
+    backend: str = "auto",
+    process_group: Any = None,
+    output: Callable[[Any], Any] | None = None,
+    batch_size: int | Callable[[Any], int] | None = None,
+    progress: bool | None = None,
+) -> Diagonal:
+    """Measures the diagonal of the Hessian or Gauss-Newton matrix (GGN) of ``loss_fn(model(inputs), targets)``.
+
+    The methods are those of ``estimate_trace``, and each serves the same models:
+
+    - "exact": every column of the loss's factor, squared; no sampling error.
+    - "activation": a random combination of columns a sample, in activation space.
+    - "hutchinson": v_i (H v)_i with a random sign vector v a sample.
+    - "auto": the cheapest of those that are right for this model, loss and kind; ``why`` of the result gives the reason.
+
+    A sample of an entry is as noisy as the rest of its row is large, so sampled entries need many more samples than a trace. The
+    model's state stays as it was, as for ``estimate_trace``.
+
+    Args:
+        model: the model; its parameters that require a gradient are measured.
+        loss_fn: called with the model's output and the targets; returns a scalar, a mean or a sum over the examples.
+        inputs: a batch or an iterable of batches, as for ``estimate_trace``.
+        targets: the second argument of ``loss_fn``; None where ``inputs`` gives it.
+        kind: "hessian" or "ggn".
+        method: one of the methods above. One that is named and not right for the model raises ValueError.
+        n_samples: the number of samples for each batch, >= 1.
+        seed: int in [0, 2^64). The same seed gives the same samples.
+        max_memory: bytes that "exact" and "activation" may take for cotangents at a time.
+        backend: "auto", "native" or "reference" (see ``metacurv.ops``).
+        process_group: the ranks that measure together, as for ``estimate_trace``.
+        output: a function that picks from the model's output what ``loss_fn`` gets, as for ``estimate_trace``.
+        batch_size: the number of examples in a batch, as for ``estimate_trace``.
+        progress: True for a progress bar, False for none; None for one on work of more than three seconds in a terminal.
+
+    Returns:
+        A dict of tensors by parameter name, each of the parameter's shape, in units of the loss over the parameters' units
+        squared; its ``stderr`` has the standard errors, nan from one sample.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: an argument is out of range; the loss cannot be measured; the named method is not right for the model.
+        NotTwiceDifferentiableError: an operation in the graph of the loss has no second derivative.
+        ImportError: ``progress`` is True, and tqdm is not installed.
+
+    References:
+        - Dangel, Kunstner, Hennig 2020, "BackPACK: packing more into backprop".
+        - Bekas, Kokiopoulou, Saad 2007, "An estimator for the diagonal of a matrix".
+
+    Examples:
+        >>> import torch
+        >>> model = torch.nn.Linear(2, 1, bias=False)
+        >>> x, y = torch.tensor([[1.0, 3.0], [0.0, 2.0]]), torch.zeros(2, 1)
+        >>> found = diagonal(model, torch.nn.MSELoss(), x, y)
+        >>> found["weight"].tolist(), found.method
+        ([[1.0, 13.0]], 'exact')
+    """
+    operator = curvature_operator(
+        model,
+        loss_fn,
+        inputs,
+        targets,
+        kind=kind,
+        max_memory=max_memory,
+        backend=backend,
+        process_group=process_group,
+        output=output,
+        batch_size=batch_size,
+    )
+    _validate.one_of("method", method, ("auto", *NAMES))
+    samples = _validate.integer("n_samples", n_samples, low=1, high=1 << 32)
+    checked_seed = _validate.seed(seed)
+    check_progress(progress)
+    with operator.gathered(), bar(progress, "diagonal", "sample") as shown:
+        return _measure(operator, method, samples, checked_seed, shown)
+
+
+def _measure(
+    operator: CurvatureOperator, method: str, n_samples: int, seed: int, shown: Bar
+) -> Diagonal:
+    methods: dict[str, None] = {}
+    reasons: dict[str, None] = {}
+    drawn = 0
+
+    def batch_sums() -> tuple[Tensor, float]:
+        """Returns weighted means and, below them, squared errors times squared weights: [P, 2]."""
+        nonlocal drawn
+        sums, weight = torch.zeros(operator.shape[0], 2, dtype=torch.float64, device=operator.device), 0.0
+        for index, (size, batch) in enumerate(operator.batches(seed)):
+            with in_batch(index):
+                chosen, why = choose(method, batch, n_samples)
+                if chosen == "exact":
+                    mean = exact_diagonal(batch)
+                    square = torch.zeros_like(mean)
+                else:
+                    mean, square = sampled_diagonal(chosen, batch, n_samples, shown.update)
+                    drawn += n_samples
+            methods[chosen], reasons[why] = None, None
+            share = 1.0 if operator.is_sum else float(size)
+            sums[:, 0].add_(mean, alpha=share)
+            sums[:, 1].add_(square, alpha=share**2)
+            weight += share
+        return sums, weight
+
+    sums, weight = operator.over_ranks(batch_sums, (operator.shape[0], 2), torch.float64)
+    by = 1.0 if operator.is_sum else weight
+    mean, error = sums[:, 0] / by, sums[:, 1].sqrt() / by
+    return Diagonal(
+        operator.to_dict(mean),
+        stderr=operator.to_dict(error),
+        n_samples=drawn,
+        method=" and ".join(methods),
+        kind=operator.kind,
+        seed=seed,
+        why=" | ".join(reasons),
+    )

@@ -1,0 +1,128 @@
+"""Results of measurements beyond the trace: a number with its error, eigenvalues, and the diagonal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+class Measured(float):
+    """A number with its standard error; it can be used as a plain float.
+
+    Attributes:
+        stderr: the standard error; 0 where the number is exact.
+    """
+
+    stderr: float
+
+    def __new__(cls, value: float, stderr: float) -> Measured:
+        made = super().__new__(cls, value)
+        made.stderr = stderr
+        return made
+
+    def __getnewargs__(self) -> tuple[float, float]:
+        return float(self), self.stderr
+
+    @property
+    def value(self) -> float:
+        """The number as a plain float."""
+        return float(self)
+
+    def __repr__(self) -> str:
+        return f"{float(self):.6g} +- {self.stderr:.2g}"
+
+
+@dataclass(frozen=True)
+class TopEigenvalues:
+    """The largest eigenvalues of a curvature matrix.
+
+    Attributes:
+        values: the eigenvalues, float64 [k] on the host, the largest first, in units of the loss over the parameters' units
+            squared.
+        residuals: float64 [k]: the matrix has an eigenvalue within ``residuals[i]`` of ``values[i]``, but for rounding in the
+            products beyond 16 units in the last place. It is the norm of H v - value v for the unit vector v that was found.
+        errors: float64 [k], estimates of the errors of the values: the smaller one of the residual and of its square over the
+            distance to the nearest other value.
+        vectors: the eigenvectors, [P, k] on the parameters' device, of length 1, where they were asked for, else None; their
+            rows are numbered as those of ``curvature_operator``, whose ``to_dict`` splits one by parameter.
+        n_products: the number of products with the matrix, 0 where none was needed.
+        method: "gram" or "lanczos".
+        kind: the matrix, "hessian" or "ggn".
+        seed: the seed of the vector that the search starts from.
+        why: the reason for this method.
+        converged: False where the errors did not come down to ``rtol``.
+        per_layer: the eigenvalues of each module's own block, by the module's name, where ``by_layer`` was asked for.
+    """
+
+    values: Tensor
+    residuals: Tensor
+    errors: Tensor
+    vectors: Tensor | None = field(repr=False)
+    n_products: int
+    method: str
+    kind: str
+    seed: int
+    why: str
+    converged: bool
+    per_layer: Mapping[str, TopEigenvalues] = field(default_factory=dict, repr=False)
+
+    def __str__(self) -> str:
+        pairs = zip(self.values.tolist(), self.errors.tolist(), strict=True)
+        shown = ", ".join(f"{value:.6g} +- {error:.2g}" for value, error in pairs)
+        plural = "s" if self.n_products != 1 else ""
+        how = f"{self.n_products} product{plural}" if self.n_products else "exact"
+        return f"eigenvalues({self.kind}) = {shown} ({self.method}, {how})"
+
+
+class Diagonal(dict[str, Tensor]):
+    """The diagonal of a curvature matrix: a tensor of each parameter's shape, by the parameter's name.
+
+    Attributes:
+        stderr: the standard errors, by the parameter's name: tensors of the same shapes, 0 where the diagonal is exact.
+        n_samples: the number of samples, 0 where the diagonal is exact.
+        method: the name of the method that measured it.
+        kind: the matrix, "hessian" or "ggn".
+        seed: the seed of the samples.
+        why: the reason for this method, and against faster ones.
+        per_layer: the sum over each module's own parameters, which is the trace of its block, by the module's name.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, Tensor],
+        *,
+        stderr: dict[str, Tensor],
+        n_samples: int,
+        method: str,
+        kind: str,
+        seed: int,
+        why: str,
+    ) -> None:
+        super().__init__(values)
+        self.stderr, self.n_samples = stderr, n_samples
+        self.method, self.kind, self.seed = method, kind, seed
+        self.why = why
+
+    @property
+    def per_layer(self) -> dict[str, float]:
+        """The trace of each module's own block."""
+        sums: dict[str, float] = {}
+        for name, values in self.items():
+            layer = name.rpartition(".")[0]
+            sums[layer] = sums.get(layer, 0.0) + float(values.double().sum())
+        return sums
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name!r}: {list(x.shape)}" for name, x in self.items())
+        return f"Diagonal({shapes}; {self.kind}, {self.method}, {self.n_samples} samples)"
+
+    def __reduce__(self) -> Any:
+        return _diagonal, (dict(self), dict(self.__dict__))
+
+
+def _diagonal(values: dict[str, Tensor], attributes: dict[str, Any]) -> Diagonal:
+    """Makes a diagonal out of what was pickled of it."""
+    return Diagonal(values, **attributes)
