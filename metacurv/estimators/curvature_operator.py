@@ -31,9 +31,9 @@ def curvature_operator(
     """Makes an operator of the Hessian or Gauss-Newton matrix (GGN) of ``loss_fn(model(inputs), targets)``.
 
     The matrix is taken in all P parameters of the model that require a gradient. A product with the Hessian takes a backward
-    pass through the gradient's graph (Pearlmutter 1994); one with the GGN pushes the vector through the model, multiplies by the
-    second derivative of the loss in the output, and pulls the product back (Schraudolph 2002). Of several batches, each product
-    goes through all of them; of a single one, the graph is kept until a parameter changes in place.
+    pass through the gradient's graph (Pearlmutter 1994); one with the GGN pushes the vector through the model, multiplies by
+    the second derivative of the loss in the output, and pulls the product back (Schraudolph 2002). Of several batches, each
+    product goes through all of them; of a single one, the graph is kept until a parameter changes in place.
 
     Args:
         model: the model; its parameters that require a gradient are the matrix's rows.

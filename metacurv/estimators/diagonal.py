@@ -51,8 +51,8 @@ def diagonal(
     - "hutchinson": v_i (H v)_i with a random sign vector v a sample.
     - "auto": the cheapest of those that are right for this model, loss and kind; ``why`` of the result gives the reason.
 
-    A sample of an entry is as noisy as the rest of its row is large, so sampled entries need many more samples than a trace. The
-    model's state stays as it was, as for ``estimate_trace``.
+    A sample of an entry is as noisy as the rest of its row is large, so sampled entries need many more samples than a trace.
+    The model's state stays as it was, as for ``estimate_trace``.
 
     Args:
         model: the model; its parameters that require a gradient are measured.
@@ -122,7 +122,10 @@ def _measure(
     def batch_sums() -> tuple[Tensor, float]:
         """Returns weighted means and, below them, squared errors times squared weights: [P, 2]."""
         nonlocal drawn
-        sums, weight = torch.zeros(operator.shape[0], 2, dtype=torch.float64, device=operator.device), 0.0
+        sums, weight = (
+            torch.zeros(operator.shape[0], 2, dtype=torch.float64, device=operator.device),
+            0.0,
+        )
         for index, (size, batch) in enumerate(operator.batches(seed)):
             with in_batch(index):
                 chosen, why = choose(method, batch, n_samples)

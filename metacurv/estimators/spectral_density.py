@@ -50,13 +50,15 @@ def spectral_density(
     batch_size: int | Callable[[Any], int] | None = None,
     progress: bool | None = None,
 ) -> SpectralDensity:
-    """Measures the density of all eigenvalues of the Hessian or Gauss-Newton matrix (GGN) of ``loss_fn(model(inputs), targets)``.
+    """Measures the density of all eigenvalues of the Hessian or the Gauss-Newton matrix (GGN).
 
-    - "gram": all eigenvalues, exact up to rounding, by the Gram matrix of the loss's factor's columns. It serves the GGN of losses
-      with a symmetric factor (cross-entropy, squared error), in one process, and up to 5000 columns (examples times classes less
-      one).
-    - "lanczos": stochastic Lanczos quadrature, ``steps`` products for each of a few random probes. It serves every loss that can
-      be differentiated twice.
+    The matrix is that of ``loss_fn(model(inputs), targets)``, in all parameters that require a gradient.
+
+    - "gram": all eigenvalues, exact up to rounding, by the Gram matrix of the loss's factor's columns. It serves the GGN of
+      losses with a symmetric factor (cross-entropy, squared error), in one process, and up to 5000 columns (examples times
+      classes less one).
+    - "lanczos": stochastic Lanczos quadrature, ``steps`` products for each of a few random probes. It serves every loss that
+      can be differentiated twice.
     - "auto": "gram" where it serves, else "lanczos"; ``why`` of the result gives the reason.
 
     The model's state stays as it was, as for ``estimate_trace``.
@@ -73,8 +75,8 @@ def spectral_density(
             density's integral, which is 1.
         max_samples: the number of probes, >= 1, at which ``rtol`` is given up, with a warning.
         steps: the number of products for each probe, >= 2. More of them tell finer features apart.
-        width: the standard deviation of the bells that smooth the eigenvalues, > 0, in their unit. The default is 1.2 / ``steps``
-            of the spectrum's range, which that many products resolve.
+        width: the standard deviation of the bells that smooth the eigenvalues, > 0, in their unit. The default is 1.2 /
+            ``steps`` of the spectrum's range, which that many products resolve.
         points: the number of places in the grid, >= 2.
         by_layer: True for the density of each module's own block too, by probes of its own.
         seed: int in [0, 2^64). The same seed gives the same probes.
@@ -167,11 +169,11 @@ class _Measuring:
         """Measures the block of the parameters of these names."""
         if gram is not None:
             return self._of_gram(gram, names, why)
-        return self._lanczos(Block(self.operator, None if names is None else list(names)), why, shown)
+        return self._lanczos(
+            Block(self.operator, None if names is None else list(names)), why, shown
+        )
 
-    def _of_gram(
-        self, gram: GramMatrix, names: Sequence[str] | None, why: str
-    ) -> SpectralDensity:
+    def _of_gram(self, gram: GramMatrix, names: Sequence[str] | None, why: str) -> SpectralDensity:
         places = None if names is None else [self.operator.names.index(name) for name in names]
         size = Block(self.operator, None if names is None else list(names)).size
         values = gram.eigenvalues(size, places).cpu()
@@ -215,7 +217,9 @@ class _Measuring:
                     UserWarning,
                 )
                 break
-            wanted = min(self.most, max(wanted + 1, round(wanted * min(4.0, (half / self.rtol) ** 2))))
+            wanted = min(
+                self.most, max(wanted + 1, round(wanted * min(4.0, (half / self.rtol) ** 2)))
+            )
         bands = (density, lower, upper)
         products = self.operator.n_products - before
         return self._result(grid, bands, block.size, why, found=found, n_products=products)

@@ -23,7 +23,9 @@ from metacurv.estimators.spectrum.gram import GramMatrix
 from metacurv.estimators.spectrum.operator import CurvatureOperator
 from metacurv.estimators.spectrum.results import TopEigenvalues
 
-_FEW_COLUMNS = 1000  # a Gram matrix of so many rows takes less time than a handful of products with the model
+_FEW_COLUMNS = (
+    1000  # a Gram matrix of so many rows takes less time than a handful of products with the model
+)
 
 
 def top_eigenvalues(
@@ -50,8 +52,8 @@ def top_eigenvalues(
 ) -> TopEigenvalues:
     """Finds the largest eigenvalues of the Hessian or Gauss-Newton matrix (GGN) of ``loss_fn(model(inputs), targets)``.
 
-    - "gram": all eigenvalues at once, exact up to rounding, from the inner products of the loss's factor's columns. It serves the
-      GGN of losses with a symmetric factor (cross-entropy, squared error), in one process, and up to 5000 columns (examples
+    - "gram": all eigenvalues at once, exact up to rounding, from the inner products of the loss's factor's columns. It serves
+      the GGN of losses with a symmetric factor (cross-entropy, squared error), in one process, and up to 5000 columns (examples
       times classes less one).
     - "lanczos": products with the matrix in a Krylov space that is kept orthogonal, and restarted when it fills ``max_memory``.
       It serves every loss that can be differentiated twice. Of an eigenvalue that is there several times it may find one.
@@ -137,8 +139,8 @@ def top_eigenvalues(
                 found = dataclasses.replace(found, per_layer=per_layer)
     if not all(each.converged for each in (found, *found.per_layer.values())):
         warn_user(
-            f"top_eigenvalues stopped at max_products={search.max_products}, before the errors came down to rtol={search.rtol:g}; "
-            "see errors and residuals",
+            f"top_eigenvalues stopped at max_products={search.max_products}, before the errors came down to "
+            f"rtol={search.rtol:g}; see errors and residuals",
             UserWarning,
         )
     return found
@@ -197,7 +199,7 @@ class _Search:
     def _of_gram(
         self, gram: GramMatrix, block: Block, names: Sequence[str] | None, k: int, why: str
     ) -> TopEigenvalues | None:
-        """Returns the eigenvalues of the Gram matrix; None where vectors of the value 0 are asked for, which it does not have."""
+        """Returns the Gram matrix's eigenvalues; None where vectors of the value 0 are asked for, which it lacks."""
         places = None if names is None else [self.operator.names.index(name) for name in names]
         if self.vectors:
             values, coordinates = gram.eigenpairs(k, places)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -74,6 +75,22 @@ class LayerGradients(PartGradients):
         weight = of_u.t() @ squares if self._is_transposed else squares.t() @ of_u
         return dict(zip(self.parameters, (weight, of_u.sum(0)), strict=False))
 
+    def formed(self, max_memory: int) -> list[PartGradients]:
+        """Returns the gradients added up over the examples, by parameter."""
+
+        def weight(start: int, stop: int) -> Tensor:
+            found = self._u[start:stop].transpose(1, 2) @ self._a
+            return (found if self._is_transposed else found.transpose(1, 2)).unsqueeze(1)
+
+        def bias(start: int, stop: int) -> Tensor:
+            return self._u[start:stop].sum(1, keepdim=True)
+
+        sizes = self._u.shape[-1] * self._a.shape[-1], self._u.shape[-1]
+        return [
+            FormedGradients(parameter, form, len(self._u), size, max_memory)
+            for parameter, form, size in zip(self.parameters, (weight, bias), sizes, strict=False)
+        ]
+
 
 class FormedGradients(PartGradients):
     """Gradients that are formed, so many cotangents at a time as fit into ``max_memory``.
@@ -125,6 +142,8 @@ def column_gradients(
     parameters: Sequence[NumberedParameter],
     cotangents: Cotangents,
     max_memory: int,
+    *,
+    whole: bool = False,
 ) -> list[PartGradients]:
     """Returns the gradients of each part of a plan; parts that no path leads to are left out.
 
@@ -135,6 +154,7 @@ def column_gradients(
         parameters: all that are measured.
         cotangents: at each of the nodes [R, *its shape].
         max_memory: bytes that formed gradients may take at a time.
+        whole: True to add up the gradients of the examples, as where a cotangent is that of one column of the whole batch.
     """
     slots = {node: slot for slot, node in enumerate(nodes)}
     indirect = itertools.count(len(slots))
@@ -144,9 +164,10 @@ def column_gradients(
             u = cotangents[slots[plan.layer]]
             if u is not None:
                 a = wide(walk.layer_input(plan.layer)).detach()
-                found.append(
-                    LayerGradients(plan.parameters, a, wide(u), is_transposed=plan.is_transposed)
+                layer = LayerGradients(
+                    plan.parameters, a, wide(u), is_transposed=plan.is_transposed
                 )
+                found += layer.formed(max_memory) if whole else [layer]
             continue
         (parameter,) = plan.parameters
         tensor = parameters[parameter].tensor
@@ -157,25 +178,22 @@ def column_gradients(
             ]
             uses = [(u, use) for u, use in places if u is not None]
             if uses:
-                count = len(uses[0][0])
-
-                def form(start: int, stop: int, uses: Sequence[tuple[Tensor, Use]] = uses) -> Tensor:
-                    return summed_gradients([(u[start:stop], use) for u, use in uses])
-
-                examples = form(0, 1).shape[1]
-                found.append(
-                    FormedGradients(parameter, form, count, examples * tensor.numel(), max_memory)
-                )
+                form, count = partial(_summed, uses, whole), len(uses[0][0])
+                elements = form(0, 1).shape[1] * tensor.numel()
+                found.append(FormedGradients(parameter, form, count, elements, max_memory))
             continue
         g = cotangents[next(indirect)]
         if g is not None:
             found.append(
-                FormedGradients(
-                    parameter,
-                    lambda start, stop, g=g: wide(g[start:stop]).unsqueeze(1),
-                    len(g),
-                    tensor.numel(),
-                    max_memory,
-                )
+                FormedGradients(parameter, partial(_whole, g), len(g), tensor.numel(), max_memory)
             )
     return found
+
+
+def _summed(uses: Sequence[tuple[Tensor, Use]], whole: bool, start: int, stop: int) -> Tensor:
+    gradients = summed_gradients([(u[start:stop], use) for u, use in uses])
+    return gradients.sum(1, keepdim=True) if whole else gradients
+
+
+def _whole(gradients: Tensor, start: int, stop: int) -> Tensor:
+    return wide(gradients[start:stop]).unsqueeze(1)

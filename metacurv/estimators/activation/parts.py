@@ -26,7 +26,8 @@ class PartPlan:
     """A block of columns of the table of parts, those of ``parameters`` (indices).
 
     ``layer`` is the node of a linear layer that each example goes through once; the parameters are then its weight, which is
-    [out, in] where it ``is_transposed``, and, second, its bias, if that is measured. Else ``sites`` are those of one parameter; none where autograd gives its whole gradient.
+    [out, in] where it ``is_transposed``, and, second, its bias, if that is measured. Else ``sites`` are those of one parameter;
+    none where autograd gives its whole gradient.
     """
 
     parameters: tuple[int, ...]

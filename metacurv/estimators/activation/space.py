@@ -155,7 +155,9 @@ class ActivationSpace:
     def _draw(self, key: int, first_probe: int, k: int) -> Tensor:
         return self.products(*self._cotangents(key, first_probe, k))
 
-    def _cotangents(self, key: int, first_probe: int, k: int) -> tuple[Tensor, Tensor, Bends, Bends]:
+    def _cotangents(
+        self, key: int, first_probe: int, k: int
+    ) -> tuple[Tensor, Tensor, Bends, Bends]:
         """Returns the random cotangents of ``k`` samples, at the output and at the smooth activations."""
         signs = Signs(self._run, key, first_probe, k)
         u, w = self.factor.draw(signs)
@@ -184,16 +186,23 @@ class ActivationSpace:
         return self.products(u, u if self.factor.is_definite else w, {}, {}).sum(0)
 
     def gradients(self, u: Tensor) -> list[PartGradients]:
-        """Returns the gradients that cotangents u [R, *boundary] give each part."""
-        pieces = [self._pull(some.to(self._dtype), {}) for some in u.split(self.at_once)]
-        return self._by_part([_joined(found) for found in zip(*pieces, strict=True)])
+        """Returns the gradients that columns u [R, *boundary] give each part, a row for each of ``examples``."""
+        pieces = [self._pull(some.to(self._dtype), {}) for some in torch.split(u, self.at_once)]
+        pulled = [_joined(found) for found in zip(*pieces, strict=True)]
+        return self._by_part(pulled, whole=self.examples == 1)
 
     def _gradients(self, u: Tensor, bends: Bends) -> list[PartGradients]:
         return self._by_part(self._pull(u.to(self._dtype), bends))
 
-    def _by_part(self, pulled: Cotangents) -> list[PartGradients]:
+    def _by_part(self, pulled: Cotangents, *, whole: bool = False) -> list[PartGradients]:
         return column_gradients(
-            self._walk, self._part_plans, self._nodes, self.parameters, pulled, self._max_memory
+            self._walk,
+            self._part_plans,
+            self._nodes,
+            self.parameters,
+            pulled,
+            self._max_memory,
+            whole=whole,
         )
 
     def pull_back(self, cotangent: Tensor) -> Sequence[Tensor | None]:
@@ -209,10 +218,8 @@ class ActivationSpace:
         return self._parts.table(of_u, of_w)
 
 
-def _products(
-    of_u: Sequence[PartGradients], of_w: Sequence[PartGradients]
-) -> dict[int, Tensor]:
-    """Returns the sums over examples of elementwise products, by parameter; one that a path leads to from one side only has 0."""
+def _products(of_u: Sequence[PartGradients], of_w: Sequence[PartGradients]) -> dict[int, Tensor]:
+    """Returns the sums over examples of elementwise products, by parameter; without those that one side does not reach."""
     others = {part.parameters: part for part in of_w}
     found: dict[int, Tensor] = {}
     for part in of_u:

@@ -43,7 +43,8 @@ class ChainLayer(NamedTuple):
     @property
     def is_transposed(self) -> bool:
         """True where the weight is W [O, I] itself, False where it is W'."""
-        return self.node.next_functions[-1][0].name() == "TBackward0"
+        below = self.node.next_functions[-1][0]
+        return below is not None and below.name() == "TBackward0"
 
     @property
     def is_rectified(self) -> bool:

@@ -110,4 +110,3 @@ def _add_columns(
             assert weight is not None
             u = (u @ weight).mul_(slopes[below])
             add(below + 1, u.square().mul_(factors).sum(0))
-

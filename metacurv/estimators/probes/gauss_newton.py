@@ -61,5 +61,7 @@ class GaussNewtonProducts:
     def times(self, vectors: Mapping[str, Tensor]) -> list[Tensor | None]:
         """Returns G v of each parameter; None for one that the output does not depend on."""
         cotangent = self._factor.times_hessian(self.push(vectors)).to(self._w.dtype)
-        found = run_backward([self._edge], [p.tensor for p in self._problem.parameters], [cotangent])
+        found = run_backward(
+            [self._edge], [p.tensor for p in self._problem.parameters], [cotangent]
+        )
         return [g.to_dense() if g is not None and g.is_sparse else g for g in found]

@@ -39,8 +39,9 @@ class Data:
         """Yields the number of examples of each batch, by which a mean over batches is weighted, and the batch's loss."""
         for index, (inputs, targets) in enumerate(batches(self.inputs, self.targets)):
             size = checked_size(inputs, index, self.is_sum, self.batch_size)
-            yield size, ModelLoss(
-                self.model, self.loss_fn, inputs, targets, parameters, pick=self.output
+            yield (
+                size,
+                ModelLoss(self.model, self.loss_fn, inputs, targets, parameters, pick=self.output),
             )
 
 

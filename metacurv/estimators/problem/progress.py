@@ -56,7 +56,7 @@ def bar(progress: bool | None, what: str, unit: str, total: int | None = None) -
     if not is_watched or find_spec("tqdm") is None:
         yield _NoBar()
         return
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
     delay = 0.0 if progress else _DELAY
     with tqdm(desc=what, unit=f" {unit}", total=total, delay=delay, leave=False) as shown:

@@ -1,4 +1,4 @@
-"""Decides whether the Gauss-Newton matrix of an operator's batches has a Gram matrix of a size that one computes, and makes it."""
+"""Decides whether an operator's matrix has a Gram matrix of a size that one computes, and makes it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def gram_or_reason(operator: CurvatureOperator, most: int = MOST_COLUMNS) -> Gra
     total = sum(size for size, _ in batches)
     shares = [1.0 if operator.is_sum else size / total for size, _ in batches]
     try:
-        return GramMatrix([(share, batch) for share, (_, batch) in zip(shares, batches, strict=True)])
+        return GramMatrix(
+            [(share, batch) for share, (_, batch) in zip(shares, batches, strict=True)]
+        )
     except NoGram as reason:
         return str(reason)
 

@@ -26,7 +26,8 @@ _MARGIN = 4.0  # widths of the bells beyond the outermost eigenvalues
 class SpectralDensity:
     """The density of a matrix's eigenvalues, with a band over probes.
 
-    The density is that of the eigenvalues, each smoothed by a Gaussian bell of standard deviation ``width``; it integrates to 1.
+    The density is that of the eigenvalues, each smoothed by a Gaussian bell of standard deviation ``width``; it integrates to
+    1.
 
     Attributes:
         grid: the places at which the density is given, float64 [points], in units of the loss over the parameters' units
@@ -74,11 +75,7 @@ class SpectralDensity:
             ValueError: an eigenvalue is at most -damping, so that there is no logarithm.
         """
         shift = _validate.real("damping", damping)
-        smallest = self._smallest
-        if smallest + shift <= 0:
-            raise ValueError(
-                f"damping must be above {-smallest:.6g}, the smallest eigenvalue times -1, got {shift:g}"
-            )
+        self._check_above(shift)
         return self._trace_of(lambda x: (x + shift).log())
 
     def effective_dimension(self, damping: float) -> Measured:
@@ -95,11 +92,7 @@ class SpectralDensity:
             - MacKay 1992, "Bayesian interpolation", eq. 4.9.
         """
         shift = _validate.real("damping", damping, above=0)
-        smallest = self._smallest
-        if smallest + shift <= 0:
-            raise ValueError(
-                f"damping must be above {-smallest:.6g}, the smallest eigenvalue times -1, got {shift:g}"
-            )
+        self._check_above(shift)
         return self._trace_of(lambda x: x / (x + shift))
 
     @cached_property
@@ -114,13 +107,17 @@ class SpectralDensity:
         """The sum of the eigenvalues, with its error."""
         return self._trace_of(lambda x: x)
 
-    @property
-    def _smallest(self) -> float:
-        """The smallest eigenvalue, or the smallest node, which is not below it."""
-        if self.eigenvalues is not None:
-            found = self.eigenvalues.tolist()
-            return min([*found, 0.0] if len(found) < self.n else found)
-        return min(float(whole.nodes.min()) for whole, _ in self._quadratures)
+    def _check_above(self, damping: float) -> None:
+        """Raises ValueError unless all eigenvalues, or all nodes, which are not below the smallest one, are above -damping."""
+        if self.eigenvalues is None:
+            smallest = min(float(whole.nodes.min()) for whole, _ in self._quadratures)
+        else:
+            found: list[float] = self.eigenvalues.tolist()
+            smallest = min(found) if len(found) == self.n else min([*found, 0.0])
+        if smallest + damping <= 0:
+            raise ValueError(
+                f"damping must be above {-smallest:.6g}, the smallest eigenvalue times -1, got {damping:g}"
+            )
 
     def _trace_of(self, f: Callable[[Tensor], Tensor]) -> Measured:
         """Returns tr f(A): its error is that over probes and, added in squares, that of the quadrature."""
@@ -176,7 +173,10 @@ class Grid:
 def make_grid(
     n: int, low: float, high: float, points: int, width: float | None, resolution: float
 ) -> Grid:
-    """Returns a grid around [low, high] for ``n`` eigenvalues; where ``width`` is None, bells are as wide as ``resolution`` times that range."""
+    """Returns a grid around [low, high] for ``n`` eigenvalues.
+
+    ``resolution``: the width of the bells as a share of that range, where ``width`` is None.
+    """
     span = high - low
     if span == 0:
         span = abs(high) or 1.0

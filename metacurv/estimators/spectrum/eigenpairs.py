@@ -26,8 +26,8 @@ End = Literal["magnitude", "algebraic"]
 class Eigenpairs:
     """Eigenpairs that were found.
 
-    ``values``, ``residuals``, ``errors``: float64 [k], the largest first. ``vectors``: [k, n]. ``errors`` are the smaller one of
-    both bounds, the second of which takes the gaps between Ritz values for those between eigenvalues.
+    ``values``, ``residuals``, ``errors``: float64 [k], the largest first. ``vectors``: [k, n]. ``errors`` are the smaller one
+    of both bounds, the second of which takes the gaps between Ritz values for those between eigenvalues.
     """
 
     values: Tensor

@@ -30,7 +30,10 @@ def why_no_columns(batch: MeasuredBatch) -> str | None:
         return "the Hessian has no such factor (where a network is linear in pieces, its diagonal is the GGN's, and no more)"
     return METHODS["exact"].why_not(batch)
 
-_ROUNDING = 4.0  # units in the last place of the trace, which the largest eigenvalue is a good part of
+
+_ROUNDING = (
+    4.0  # units in the last place of the trace, which the largest eigenvalue is a good part of
+)
 
 
 class NoGram(Exception):
@@ -72,7 +75,8 @@ class GramMatrix:
         """Returns the Gram matrix, float64 [columns, columns], or its part by the parameters of these indices."""
         if parameters is None:
             return self._whole
-        return self._of(parameters)[self._kept][:, self._kept]
+        part: Tensor = self._of(parameters)[self._kept][:, self._kept]
+        return part
 
     def _of(self, parameters: Collection[int] | None) -> Tensor:
         rows = [columns.rows for columns in self._columns]
@@ -97,7 +101,8 @@ class GramMatrix:
     def eigenvalues(self, size: int, parameters: Collection[int] | None = None) -> Tensor:
         """Returns the eigenvalues above rounding, at most ``size`` of them, float64, the largest first."""
         found = torch.linalg.eigvalsh(self.matrix(parameters)).flip(0)[:size]
-        return found[found > self.rounding]
+        above: Tensor = found[found > self.rounding]
+        return above
 
     def eigenpairs(
         self, k: int, parameters: Collection[int] | None = None

@@ -18,7 +18,9 @@ from torch import Tensor
 # Maps a vector [n] to its product with the matrix.
 Times = Callable[[Tensor], Tensor]
 
-_ROUNDING = 16.0  # units in the last place of the largest product, which products are taken to be off by
+_ROUNDING = (
+    16.0  # units in the last place of the largest product, which products are taken to be off by
+)
 _FOUND_ALL = 4.0  # as many roundings are left of a product whose direction the basis already holds
 
 
@@ -119,5 +121,3 @@ class Krylov:
     def combined(self, vectors: Tensor) -> Tensor:
         """Returns the vectors with coordinates ``vectors``, float64 [size, k], as rows [k, n]."""
         return vectors.t().to(self._basis) @ self.basis
-
-

@@ -12,22 +12,23 @@ from torch import Tensor
 from metacurv import _validate
 from metacurv.estimators.problem.batches import batch_seed, in_batch
 from metacurv.estimators.problem.data import Data, Kind
-from metacurv.estimators.problem.parameters import NumberedParameter, number_parameters
+from metacurv.estimators.problem.parameters import number_parameters
 from metacurv.estimators.select.measured_batch import MeasuredBatch
 from metacurv.estimators.spectrum.batch_matrix import BatchMatrix
 from metacurv.processes.fully_sharded import as_one_process
 from metacurv.processes.ranks import Ranks
 
 if TYPE_CHECKING:
-    from scipy.sparse.linalg import LinearOperator
+    from scipy.sparse.linalg import LinearOperator  # type: ignore[import-untyped]
 
 
 class CurvatureOperator:
     """The Hessian or Gauss-Newton matrix of a model's loss, which ``curvature_operator`` returns.
 
-    ``operator @ v`` is the product with one vector (flat [P], or a dict of tensors by parameter name) or with a block of vectors
-    [P, K]. The result has the form of ``v``; flat vectors hold the parameters that require a gradient one after another, in
-    the order of ``names``. Parameters are read at each product, so a model that trains has another matrix afterwards.
+    ``operator @ v`` is the product with one vector (flat [P], or a dict of tensors by parameter name) or with a block of
+    vectors [P, K]. The result has the form of ``v``; flat vectors hold the parameters that require a gradient one after
+    another, in the order of ``names``. Parameters are read at each product, so a model that trains has another matrix
+    afterwards.
 
     Attributes:
         shape: (P, P), with P the number of the parameters' elements.
@@ -125,7 +126,9 @@ class CurvatureOperator:
         return [parts[name].detach() for name in self.names]
 
     def _by_name(self, flat: Tensor) -> dict[str, Tensor]:
-        pieces = zip(self.names, flat.split(self._sizes), self._shapes, self._dtypes, strict=True)
+        pieces = zip(
+            self.names, torch.split(flat, self._sizes), self._shapes, self._dtypes, strict=True
+        )
         return {name: piece.reshape(shape).to(dtype) for name, piece, shape, dtype in pieces}
 
     def to_dict(self, flat: Tensor) -> dict[str, Tensor]:
@@ -152,7 +155,9 @@ class CurvatureOperator:
 
     def places(self, names: list[str]) -> Tensor:
         """Returns the places of these parameters' elements in a flat vector, int64 [their number]."""
-        starts = dict(zip(self.names, torch.tensor([0, *self._sizes]).cumsum(0).tolist(), strict=False))
+        starts = dict(
+            zip(self.names, torch.tensor([0, *self._sizes]).cumsum(0).tolist(), strict=False)
+        )
         sizes = dict(zip(self.names, self._sizes, strict=True))
         ranges = [torch.arange(starts[name], starts[name] + sizes[name]) for name in names]
         return torch.cat(ranges).to(self.device)
@@ -170,8 +175,8 @@ class CurvatureOperator:
         """Adds up what all ranks' batches give.
 
         Args:
-            sums: returns the sum over this process's batches of a tensor of this shape and dtype, each times its weight, and the
-                sum of the weights.
+            sums: returns the sum over this process's batches of a tensor of this shape and dtype, each times its weight, and
+                the sum of the weights.
             shape: the tensor's shape.
             dtype: its dtype.
 
@@ -224,7 +229,7 @@ class CurvatureOperator:
             yield size, matrix
 
     def _column(self, matrix: BatchMatrix, vector: Tensor) -> Tensor:
-        pieces = zip(vector.split(self._sizes), self._shapes, self._dtypes, strict=True)
+        pieces = zip(torch.split(vector, self._sizes), self._shapes, self._dtypes, strict=True)
         parts = matrix.times([piece.view(shape).to(dtype) for piece, shape, dtype in pieces])
         return self.flattened(parts)
 

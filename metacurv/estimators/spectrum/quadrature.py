@@ -49,4 +49,3 @@ def quadratures(
 def _quadrature(projected: Tensor) -> Quadrature:
     nodes, vectors = torch.linalg.eigh(projected)
     return Quadrature(nodes, vectors[0].square())
-

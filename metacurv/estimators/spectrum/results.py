@@ -19,12 +19,14 @@ class Measured(float):
     stderr: float
 
     def __new__(cls, value: float, stderr: float) -> Measured:
+        """Makes a number with its error."""
         made = super().__new__(cls, value)
         made.stderr = stderr
         return made
 
-    def __getnewargs__(self) -> tuple[float, float]:
-        return float(self), self.stderr
+    def __reduce__(self) -> tuple[type[Measured], tuple[float, float]]:
+        """Keeps the error where the number is copied or pickled."""
+        return Measured, (float(self), self.stderr)
 
     @property
     def value(self) -> float:
