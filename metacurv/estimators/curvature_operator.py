@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -38,9 +38,8 @@ def curvature_operator(
     Args:
         model: the model; its parameters that require a gradient are the matrix's rows.
         loss_fn: called with the model's output and the targets; returns a scalar, a mean or a sum over the examples.
-        inputs: a batch or an iterable of batches, as for ``estimate_trace``; one that gives other batches each time, such as a
-            generator that is used up, makes products that belong to no one matrix. Loaders that shuffle are fine, since their
-            random state is put back.
+        inputs: a batch or an iterable of batches, as for ``estimate_trace``, which must be the same each time. The random state
+            of loaders that shuffle is put back; of an iterator that can be used once, all is kept in memory.
         targets: the second argument of ``loss_fn``; None where ``inputs`` gives it.
         kind: "hessian" or "ggn".
         max_memory: bytes for the cotangents that are held at a time by what is built on the operator.
@@ -73,5 +72,7 @@ def curvature_operator(
     memory = _validate.integer("max_memory", max_memory, low=1)
     are_processes = torch.distributed.is_available() and torch.distributed.is_initialized()
     ranks = Ranks(model, process_group) if are_processes or process_group is not None else None
+    if targets is None and isinstance(inputs, Iterator):
+        inputs = list(inputs)  # each product goes through all of it
     data = Data(model, loss_fn, inputs, targets, output, batch_size)
     return CurvatureOperator(data, kind, ranks=ranks, backend=backend, max_memory=memory)

@@ -119,8 +119,8 @@ class FormedGradients(PartGradients):
         assert isinstance(other, FormedGradients)
         rows = []
         for of_u in self._chunks():
-            flat = of_u.flatten(0, 1).flatten(1)
-            blocks = [flat @ of_w.flatten(0, 1).flatten(1).t() for of_w in other._chunks()]
+            flat = _rows(of_u)
+            blocks = [flat @ _rows(of_w).t() for of_w in other._chunks()]
             rows.append(torch.cat(blocks, dim=1))
         return {self.parameters[0]: torch.cat(rows)}
 
@@ -188,6 +188,11 @@ def column_gradients(
                 FormedGradients(parameter, partial(_whole, g), len(g), tensor.numel(), max_memory)
             )
     return found
+
+
+def _rows(gradients: Tensor) -> Tensor:
+    """[R, examples, *shape] -> [R x examples, elements]."""
+    return gradients.reshape(gradients.shape[0] * gradients.shape[1], -1)
 
 
 def _summed(uses: Sequence[tuple[Tensor, Use]], whole: bool, start: int, stop: int) -> Tensor:

@@ -23,6 +23,8 @@ def gram_or_reason(operator: CurvatureOperator, most: int = MOST_COLUMNS) -> Gra
         if against is not None:
             return against
         columns += batch.all_columns
+        if not batch.all_columns:
+            return "the loss's factor has no columns, as with a single class"
         if columns > most:
             return f"more than {most} columns of the loss's factor"
         if batch.column_bytes > operator.max_memory:

@@ -101,10 +101,12 @@ def ordered(theta: Tensor, end: End) -> Tensor:
 def _errors(theta: Tensor, residuals: Tensor, count: int) -> Tensor:
     """Returns bounds of the errors of the first ``count`` Ritz values, float64 [count].
 
-    The gap of a value is its distance to the nearest other one, less that one's residual.
+    The gap of a value is its distance to the nearest other one, less that one's residual; of a single value it is not known.
     """
     distances = (theta[:count, None] - theta).abs() - residuals
     distances[torch.arange(count), torch.arange(count)] = torch.inf
-    gaps = distances.amin(1) if len(theta) > 1 else torch.full((count,), torch.inf).double()
     residual = residuals[:count]
+    if len(theta) == 1:
+        return residual
+    gaps = distances.amin(1)
     return torch.where(gaps > residual, residual * (residual / gaps), residual)

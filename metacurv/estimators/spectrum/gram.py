@@ -68,7 +68,7 @@ class GramMatrix:
         # By Weyl's inequality no eigenvalue moves by more than the sum of squared norms that are left out.
         left = norms.flip(0).cumsum(0).flip(0)
         dtype = self._columns[0].u.dtype
-        self._kept = order[left > torch.finfo(dtype).eps * norms[0]].sort().values
+        self._kept = order[left > torch.finfo(dtype).eps * norms[:1]].sort().values
         self._whole = whole[self._kept][:, self._kept]
 
     def matrix(self, parameters: Collection[int] | None = None) -> Tensor:

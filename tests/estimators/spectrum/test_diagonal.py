@@ -1,0 +1,118 @@
+"""diagonal: errors that are honest, batches, what "auto" takes, and arguments."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metacurv import curvature_operator, diagonal, estimate_trace
+from tests.estimators.dense.case import labels
+from tests.helpers import assert_same
+from tests.problems.problem import rand
+
+X, Y = rand(12, 5), labels(12)
+MIDDLES = {"relu": nn.ReLU, "tanh": nn.Tanh, "norm": lambda: nn.LayerNorm(6)}
+
+
+def network(name: str = "relu", layers: int = 2) -> nn.Sequential:
+    torch.manual_seed(0)
+    inner = [part for _ in range(layers - 1) for part in (nn.Linear(6, 6), MIDDLES[name]())]
+    return nn.Sequential(nn.Linear(5, 6), MIDDLES[name](), *inner, nn.Linear(6, 3)).double()
+
+
+def truth(model: nn.Module, kind: str) -> Tensor:
+    operator = curvature_operator(model, F.cross_entropy, X, Y, kind=kind)
+    return (operator @ torch.eye(operator.shape[0], dtype=torch.float64)).diagonal()
+
+
+def flat(parts) -> Tensor:
+    return torch.cat([x.flatten() for x in parts.values()])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "method"),
+    [
+        ("relu", "hessian", "exact"),
+        ("relu", "ggn", "exact"),
+        ("tanh", "hessian", "exact"),
+        ("norm", "ggn", "exact"),
+        ("norm", "hessian", "hutchinson"),
+    ],
+)
+def test_auto(name, kind, method):
+    model = network(name, layers=4)
+    found = diagonal(model, F.cross_entropy, X, Y, kind=kind)
+    assert (found.method, found.kind) == (method, kind)
+    assert found.why
+    if method == "exact":
+        torch.testing.assert_close(flat(found), truth(model, kind))
+        assert found.n_samples == 0
+    else:
+        assert "not exact: " in found.why
+        assert found.n_samples == 100
+
+
+@pytest.mark.parametrize("method", ["activation", "hutchinson"])
+@pytest.mark.parametrize("kind", ["hessian", "ggn"])
+def test_errors_are_honest(kind, method):
+    """Over seeds, an entry is off by its standard error, in the root mean square."""
+    model = network("tanh")
+    expected, off = truth(model, kind), []
+    for seed in range(30):
+        found = diagonal(
+            model, F.cross_entropy, X, Y, kind=kind, method=method, n_samples=40, seed=seed
+        )
+        off.append(((flat(found) - expected).square().sum(), flat(found.stderr).square().sum()))
+    distances, errors = torch.tensor(off).sum(0)
+    assert 0.8 <= distances / errors <= 1.25
+
+
+def test_it_adds_up_to_the_trace():
+    found = diagonal(network(), F.cross_entropy, X, Y)
+    trace = estimate_trace(network(), F.cross_entropy, X, Y)
+    assert found.per_layer == pytest.approx(trace.per_layer)
+    assert list(found) == list(trace.per_parameter)
+
+
+@pytest.mark.parametrize("method", ["auto", "hutchinson"])
+def test_batches(method):
+    """Of sizes 4 and 8; their samples are independent."""
+    model = network()
+    pairs = [(X[:4], Y[:4]), (X[4:], Y[4:])]
+    found = diagonal(model, F.cross_entropy, iter(pairs), method=method, n_samples=300)
+    expected = truth(model, "hessian")
+    if method == "auto":
+        torch.testing.assert_close(flat(found), expected)
+        return
+    assert found.n_samples == 600
+    errors = flat(found.stderr)
+    assert (flat(found) - expected).norm() <= 2 * errors.norm()
+    one = diagonal(model, F.cross_entropy, *pairs[0], method=method, n_samples=300)
+    assert errors.norm() >= flat(one.stderr).norm() / 3
+
+
+def test_one_sample_knows_no_error():
+    found = diagonal(network(), F.cross_entropy, X, Y, method="hutchinson", n_samples=1)
+    assert flat(found.stderr).isnan().all()
+
+
+def test_a_copy_keeps_all():
+    found = diagonal(network(), F.cross_entropy, X, Y, n_samples=7)
+    again = pickle.loads(pickle.dumps(found))
+    assert_same(dict(again), dict(found))
+    assert again.why == found.why
+    assert repr(found).startswith("Diagonal('0.weight': [6, 5], '0.bias': [6]")
+
+
+def test_bad_arguments():
+    model = network("norm")
+    with pytest.raises(ValueError, match="method='exact' is not right for this model and kind="):
+        diagonal(model, F.cross_entropy, X, Y, method="exact")
+    with pytest.raises(ValueError, match="method must be one of auto, exact, activation, hutch"):
+        diagonal(model, F.cross_entropy, X, Y, method="finite_difference")
+    with pytest.raises(ValueError, match="n_samples must be"):
+        diagonal(model, F.cross_entropy, X, Y, n_samples=0)

@@ -1,0 +1,124 @@
+"""Krylov spaces and what is read off them, against dense eigenvalues of matrices whose spectrum is chosen."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from metacurv.estimators.spectrum.eigenpairs import Eigenpairs, eigenpairs
+from metacurv.estimators.spectrum.krylov import Krylov
+from metacurv.estimators.spectrum.quadrature import quadratures
+
+DTYPES = [torch.float64, torch.float32]
+SPECTRA = {
+    "far apart": [9.0, -8.0, 7.0, 3.0, *(0.01 * i for i in range(40))],
+    "close together": [2.0 - 0.001 * i for i in range(6)] + [0.0] * 20,
+    "of low rank": [5.0, 1.0, -1.0] + [0.0] * 50,
+    "only negative": [-float(i) for i in range(30)],
+    "one value": [3.0] * 8,
+    "zero": [0.0] * 5,
+}
+
+
+def matrix(values: list[float], seed: int = 0) -> Tensor:
+    """A symmetric matrix with these eigenvalues, float64."""
+    generator = torch.Generator().manual_seed(seed)
+    n = len(values)
+    basis, _ = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))
+    made = basis * torch.tensor(values, dtype=torch.float64) @ basis.t()
+    return (made + made.t()) / 2
+
+
+def source(n: int, dtype: torch.dtype) -> Callable[[], Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    return lambda: torch.randn(n, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def search(a: Tensor, k: int, **options) -> Eigenpairs:
+    defaults = {"end": "magnitude", "rtol": 1e-4, "most_held": 2 * k + 6, "most_products": 2000}
+    fresh = source(len(a), a.dtype)
+    return eigenpairs(lambda v: a @ v, fresh, k, each=lambda: None, **{**defaults, **options})
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("end", ["magnitude", "algebraic"])
+@pytest.mark.parametrize("name", SPECTRA)
+def test_bounds_hold(name, end, dtype):
+    values = torch.tensor(SPECTRA[name], dtype=torch.float64)
+    order = (values.abs() if end == "magnitude" else values).argsort(descending=True)
+    k = 3
+    a = matrix(SPECTRA[name])
+    found = search(a.to(dtype), k, end=end)
+    assert found.converged
+    nearest = (found.values[:, None] - values).abs().amin(1)
+    assert (nearest <= found.residuals).all()
+    vectors = found.vectors.double()
+    off = (vectors @ a - found.values[:, None] * vectors).norm(dim=1)
+    assert (off <= 2 * found.residuals + 1e-6 * (dtype == torch.float32)).all()
+    if name != "close together":  # whose values a gap of others' may hide
+        expected = values[order][:k].sort().values  # of a tie either may come first
+        assert (found.values.sort().values - expected).abs().max() <= found.errors.max() + 1e-12
+
+
+def test_a_small_space_is_restarted():
+    """Forty vectors of a hundred are never held; the values come out the same, for more products."""
+    values = [10.0 / (1 + i) for i in range(100)]
+    a = matrix(values)
+    small, large = search(a, 4, rtol=1e-8, most_held=10), search(a, 4, rtol=1e-8, most_held=100)
+    assert small.n_products > large.n_products > 10
+    torch.testing.assert_close(small.values, large.values, rtol=1e-7, atol=0)
+
+
+def test_it_stops_at_the_largest_number_of_products():
+    found = search(matrix(SPECTRA["far apart"]), 2, rtol=1e-12, most_products=3)
+    assert (found.n_products, found.converged) == (3, False)
+
+
+def test_products_that_are_not_finite_are_named():
+    with pytest.raises(ValueError, match="products with the matrix must be finite, got a norm of"):
+        eigenpairs(
+            lambda v: v * torch.nan,
+            source(4, torch.float64),
+            1,
+            end="magnitude",
+            rtol=0.1,
+            most_held=4,
+            most_products=9,
+            each=lambda: None,
+        )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_basis_stays_orthonormal(dtype):
+    """Also after the space has seen all there is, and goes on with fresh vectors."""
+    a = matrix(SPECTRA["of low rank"]).to(dtype)
+    space = Krylov(lambda v: a @ v, source(len(a), dtype), 30)
+    for _ in range(30):
+        space.extend()
+    gram = space.basis @ space.basis.t()
+    torch.testing.assert_close(gram, torch.eye(30, dtype=dtype))
+    projected = (space.basis @ a @ space.basis.t()).double()
+    atol = 1e-12 if dtype == torch.float64 else 1e-5
+    torch.testing.assert_close(space.projected, projected, rtol=0, atol=atol)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=12), st.integers(0, 5))
+def test_quadratures_are_exact_for_polynomials(values, seed):
+    """Of degree 2 m - 1, for m products (Golub and Meurant 2010, theorem 6.2)."""
+    a, n = matrix(values, seed), len(values)
+    probe = torch.ones(n, dtype=torch.float64)
+    for steps in (1, 2, 4):
+        whole, _ = quadratures(lambda v: a @ v, probe, steps, lambda: None)
+        powers = itertools.accumulate([probe] * (2 * steps), lambda v, _: a @ v)
+        scale = max(1.0, a.norm().item())
+        for degree, vector in enumerate(powers):
+            expected = (probe @ vector).item()
+            got = n * (whole.weights @ whole.nodes**degree).item()
+            assert abs(got - expected) <= 1e-8 * n * scale**degree
