@@ -15,9 +15,9 @@ TABLE = {**NETWORKS, **LOSSES}
 _EVERY = 3  # case is in the quick suite
 
 
-def marks_of(name: str) -> list[pytest.MarkDecorator]:
-    """Returns the marks of a case: all but every third are slow, as they take minutes together."""
-    return [pytest.mark.slow] if list(TABLE).index(name) % _EVERY else []
+def marks_of(name: str, every: int = _EVERY) -> list[pytest.MarkDecorator]:
+    """Returns the marks of a case: all but one of ``every`` are slow, as they take minutes together."""
+    return [pytest.mark.slow] if list(TABLE).index(name) % every else []
 
 
 @functools.cache
