@@ -34,6 +34,7 @@ FOLDERS = {
     "estimators/graph": "custom functions are checked, and what is private in torch is there",
     "estimators/mlp": "chains are recognised, and their numbers are right",
     "estimators/probes": "finite differences",
+    "estimators/spectrum": "eigenvalues, density, diagonal and operator: bounds hold, bands are calibrated, arguments",
     "estimators/tangents": "probes that go through layers by rules are those of double backward",
     "estimators": "curvature along a direction, wrong input, files on the way, other libraries",
     "optim/drop_in": "a wrapped optimizer is an optimizer: state dicts, schedulers, hooks, scaler, closures, pickling, memory, "

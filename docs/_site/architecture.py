@@ -59,6 +59,7 @@ ESTIMATORS = Picture(
     f"{PACKAGE}.estimators",
     {
         "public functions": "a file each",
+        "spectrum": "eigenvalues, density, diagonal",
         "select": "which method serves",
         "probes": "parameter space",
         "tangents": "derivatives by rules",

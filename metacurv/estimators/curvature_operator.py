@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import nn
 
-from metacurv import _validate
-from metacurv.estimators.problem.data import Data, Kind, check_matrix
+from metacurv.estimators.problem.data import Kind
 from metacurv.estimators.problem.model_loss import LossFunction
+from metacurv.estimators.spectrum.matrix import make_matrix
 from metacurv.estimators.spectrum.operator import CurvatureOperator
-from metacurv.processes.ranks import Ranks
 
 
 def curvature_operator(
@@ -32,8 +30,8 @@ def curvature_operator(
 
     The matrix is taken in all P parameters of the model that require a gradient. A product with the Hessian takes a backward
     pass through the gradient's graph (Pearlmutter 1994); one with the GGN pushes the vector through the model, multiplies by
-    the second derivative of the loss in the output, and pulls the product back (Schraudolph 2002). Of several batches, each
-    product goes through all of them; of a single one, the graph is kept until a parameter changes in place.
+    the second derivative of the loss in the output, and pulls the product back (Schraudolph 2002). A product goes
+    through all batches; the graph of a single one is kept until a parameter changes in place.
 
     Args:
         model: the model; its parameters that require a gradient are the matrix's rows.
@@ -67,12 +65,17 @@ def curvature_operator(
         >>> hessian.shape, (hessian @ torch.tensor([1.0, 1.0])).tolist()
         ((2, 2), [1.0, 4.0])
     """
-    check_matrix(model, loss_fn, kind)
-    _validate.backend(backend)
-    memory = _validate.integer("max_memory", max_memory, low=1)
-    are_processes = torch.distributed.is_available() and torch.distributed.is_initialized()
-    ranks = Ranks(model, process_group) if are_processes or process_group is not None else None
-    if targets is None and isinstance(inputs, Iterator):
-        inputs = list(inputs)  # each product goes through all of it
-    data = Data(model, loss_fn, inputs, targets, output, batch_size)
-    return CurvatureOperator(data, kind, ranks=ranks, backend=backend, max_memory=memory)
+    return CurvatureOperator(
+        make_matrix(
+            model,
+            loss_fn,
+            inputs,
+            targets,
+            kind=kind,
+            max_memory=max_memory,
+            backend=backend,
+            process_group=process_group,
+            output=output,
+            batch_size=batch_size,
+        )
+    )

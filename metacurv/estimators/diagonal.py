@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from metacurv import _validate
-from metacurv.estimators.curvature_operator import curvature_operator
 from metacurv.estimators.problem.batches import in_batch
 from metacurv.estimators.problem.data import Kind
 from metacurv.estimators.problem.model_loss import LossFunction
@@ -21,7 +20,7 @@ from metacurv.estimators.spectrum.diagonals import (
     exact_diagonal,
     sampled_diagonal,
 )
-from metacurv.estimators.spectrum.operator import CurvatureOperator
+from metacurv.estimators.spectrum.matrix import Matrix, make_matrix
 from metacurv.estimators.spectrum.results import Diagonal
 
 
@@ -72,7 +71,7 @@ def diagonal(
 
     Returns:
         A dict of tensors by parameter name, each of the parameter's shape, in units of the loss over the parameters' units
-        squared; its ``stderr`` has the standard errors, nan from one sample.
+            squared; its ``stderr`` has the standard errors, nan from one sample.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -92,7 +91,7 @@ def diagonal(
         >>> found["weight"].tolist(), found.method
         ([[1.0, 13.0]], 'exact')
     """
-    operator = curvature_operator(
+    matrix = make_matrix(
         model,
         loss_fn,
         inputs,
@@ -108,13 +107,11 @@ def diagonal(
     samples = _validate.integer("n_samples", n_samples, low=1, high=1 << 32)
     checked_seed = _validate.seed(seed)
     check_progress(progress)
-    with operator.gathered(), bar(progress, "diagonal", "sample") as shown:
-        return _measure(operator, method, samples, checked_seed, shown)
+    with matrix.gathered(), bar(progress, "diagonal", "sample") as shown:
+        return _measure(matrix, method, samples, checked_seed, shown)
 
 
-def _measure(
-    operator: CurvatureOperator, method: str, n_samples: int, seed: int, shown: Bar
-) -> Diagonal:
+def _measure(matrix: Matrix, method: str, n_samples: int, seed: int, shown: Bar) -> Diagonal:
     methods: dict[str, None] = {}
     reasons: dict[str, None] = {}
     drawn = 0
@@ -123,10 +120,10 @@ def _measure(
         """Returns weighted means and, below them, squared errors times squared weights: [P, 2]."""
         nonlocal drawn
         sums, weight = (
-            torch.zeros(operator.shape[0], 2, dtype=torch.float64, device=operator.device),
+            torch.zeros(matrix.size, 2, dtype=torch.float64, device=matrix.device),
             0.0,
         )
-        for index, (size, batch) in enumerate(operator.batches(seed)):
+        for index, (size, batch) in enumerate(matrix.batches(seed)):
             with in_batch(index):
                 chosen, why = choose(method, batch, n_samples)
                 if chosen == "exact":
@@ -136,21 +133,21 @@ def _measure(
                     mean, square = sampled_diagonal(chosen, batch, n_samples, shown.update)
                     drawn += n_samples
             methods[chosen], reasons[why] = None, None
-            share = 1.0 if operator.is_sum else float(size)
+            share = 1.0 if matrix.is_sum else float(size)
             sums[:, 0].add_(mean, alpha=share)
             sums[:, 1].add_(square, alpha=share**2)
             weight += share
         return sums, weight
 
-    sums, weight = operator.over_ranks(batch_sums, (operator.shape[0], 2), torch.float64)
-    by = 1.0 if operator.is_sum else weight
+    sums, weight = matrix.over_ranks(batch_sums, (matrix.size, 2), torch.float64)
+    by = 1.0 if matrix.is_sum else weight
     mean, error = sums[:, 0] / by, sums[:, 1].sqrt() / by
     return Diagonal(
-        operator.to_dict(mean),
-        stderr=operator.to_dict(error),
+        matrix.by_name(mean),
+        stderr=matrix.by_name(error),
         n_samples=drawn,
         method=" and ".join(methods),
-        kind=operator.kind,
+        kind=matrix.kind,
         seed=seed,
         why=" | ".join(reasons),
     )

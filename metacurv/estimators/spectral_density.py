@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from metacurv import _validate
 from metacurv._warnings import warn_user
-from metacurv.estimators.curvature_operator import curvature_operator
 from metacurv.estimators.problem.data import Kind
 from metacurv.estimators.problem.model_loss import LossFunction
 from metacurv.estimators.problem.parameters import layers_of
@@ -20,7 +19,7 @@ from metacurv.estimators.spectrum.block import Block
 from metacurv.estimators.spectrum.columns import choose_gram
 from metacurv.estimators.spectrum.density import Grid, SpectralDensity, band, make_grid, smoothing
 from metacurv.estimators.spectrum.gram import GramMatrix
-from metacurv.estimators.spectrum.operator import CurvatureOperator
+from metacurv.estimators.spectrum.matrix import Matrix, make_matrix
 from metacurv.estimators.spectrum.quadrature import Quadrature, quadratures
 
 _DEFAULT_SAMPLES = 10
@@ -109,7 +108,7 @@ def spectral_density(
         >>> [round(value, 4) for value in found.eigenvalues.tolist()], round(found.frobenius_norm, 4)
         ([4.0, 1.0], 4.1231)
     """
-    operator = curvature_operator(
+    matrix = make_matrix(
         model,
         loss_fn,
         inputs,
@@ -126,7 +125,7 @@ def spectral_density(
     if n_samples is not None:
         least = _validate.integer("n_samples", n_samples, low=1)
     measuring = _Measuring(
-        operator=operator,
+        matrix=matrix,
         least=least,
         most=most,
         rtol=None if rtol is None else _validate.real("rtol", rtol, above=0, below=1),
@@ -137,14 +136,14 @@ def spectral_density(
     )
     _validate.one_of("method", method, ("auto", "gram", "lanczos"))
     check_progress(progress)
-    with operator.gathered():
-        gram, why = choose_gram(operator, method)
+    with matrix.gathered():
+        gram, why = choose_gram(matrix, method)
         with bar(progress, "density", "product") as shown:
             found = measuring.of(gram, None, why, shown)
             if by_layer:
                 per_layer = {
                     layer: measuring.of(gram, names, why, shown)
-                    for layer, names in layers_of(operator.names).items()
+                    for layer, names in layers_of(matrix.names).items()
                 }
                 found = dataclasses.replace(found, per_layer=per_layer)
     return found
@@ -152,9 +151,9 @@ def spectral_density(
 
 @dataclasses.dataclass(frozen=True)
 class _Measuring:
-    """How the whole matrix, or a block of it, is measured."""
+    """Measures the whole matrix, or a block of it."""
 
-    operator: CurvatureOperator
+    matrix: Matrix
     least: int
     most: int
     rtol: float | None
@@ -169,13 +168,11 @@ class _Measuring:
         """Measures the block of the parameters of these names."""
         if gram is not None:
             return self._of_gram(gram, names, why)
-        return self._lanczos(
-            Block(self.operator, None if names is None else list(names)), why, shown
-        )
+        return self._lanczos(Block(self.matrix, None if names is None else list(names)), why, shown)
 
     def _of_gram(self, gram: GramMatrix, names: Sequence[str] | None, why: str) -> SpectralDensity:
-        places = None if names is None else [self.operator.names.index(name) for name in names]
-        size = Block(self.operator, None if names is None else list(names)).size
+        places = None if names is None else [self.matrix.names.index(name) for name in names]
+        size = Block(self.matrix, None if names is None else list(names)).size
         values = gram.eigenvalues(size, places).cpu()
         every = torch.cat([values, values.new_zeros(1)]) if len(values) < size else values
         low, high = every.min().item(), every.max().item()
@@ -187,14 +184,14 @@ class _Measuring:
         return self._result(grid, (density, density, density), size, why, values=values)
 
     def _lanczos(self, block: Block, why: str, shown: Bar) -> SpectralDensity:
-        held = self.operator.max_memory // (block.size * self.operator.dtype.itemsize) - 1
+        held = self.matrix.max_memory // (block.size * self.matrix.dtype.itemsize) - 1
         steps = min(self.steps, block.size, held)
         if steps < min(2, block.size):
             raise ValueError(
-                f"max_memory must hold three vectors of the matrix, {3 * block.size * self.operator.dtype.itemsize} bytes, "
-                f"got {self.operator.max_memory}"
+                f"max_memory must hold three vectors of the matrix, {3 * block.size * self.matrix.dtype.itemsize} bytes, "
+                f"got {self.matrix.max_memory}"
             )
-        before, fresh = self.operator.n_products, block.probes(self.seed, self.operator.backend)
+        before, fresh = self.matrix.n_products, block.probes(self.seed, self.matrix.backend)
         found: list[tuple[Quadrature, Quadrature]] = []
         wanted = self.least
         while True:
@@ -221,7 +218,7 @@ class _Measuring:
                 self.most, max(wanted + 1, round(wanted * min(4.0, (half / self.rtol) ** 2)))
             )
         bands = (density, lower, upper)
-        products = self.operator.n_products - before
+        products = self.matrix.n_products - before
         return self._result(grid, bands, block.size, why, found=found, n_products=products)
 
     def _result(
@@ -247,9 +244,9 @@ class _Measuring:
             n_samples=len(found),
             n_products=n_products,
             method="lanczos" if values is None else "gram",
-            kind=self.operator.kind,
+            kind=self.matrix.kind,
             seed=self.seed,
             why=why,
             per_layer={},
-            _quadratures=found,
+            quadratures=found,
         )

@@ -11,7 +11,6 @@ from torch import nn
 
 from metacurv import _validate
 from metacurv._warnings import warn_user
-from metacurv.estimators.curvature_operator import curvature_operator
 from metacurv.estimators.problem.data import Kind
 from metacurv.estimators.problem.model_loss import LossFunction
 from metacurv.estimators.problem.parameters import layers_of
@@ -20,7 +19,7 @@ from metacurv.estimators.spectrum.block import Block
 from metacurv.estimators.spectrum.columns import choose_gram
 from metacurv.estimators.spectrum.eigenpairs import eigenpairs
 from metacurv.estimators.spectrum.gram import GramMatrix
-from metacurv.estimators.spectrum.operator import CurvatureOperator
+from metacurv.estimators.spectrum.matrix import Matrix, make_matrix
 from metacurv.estimators.spectrum.results import TopEigenvalues
 
 _FEW_COLUMNS = (
@@ -56,7 +55,7 @@ def top_eigenvalues(
       the GGN of losses with a symmetric factor (cross-entropy, squared error), in one process, and up to 5000 columns (examples
       times classes less one).
     - "lanczos": products with the matrix in a Krylov space that is kept orthogonal, and restarted when it fills ``max_memory``.
-      It serves every loss that can be differentiated twice. Of an eigenvalue that is there several times it may find one.
+      It serves every loss that can be differentiated twice. It may find one of several equal eigenvalues.
     - "auto": "gram" where it serves and has at most 1000 columns, else "lanczos"; ``why`` of the result gives the reason.
 
     The model's state stays as it was, as for ``estimate_trace``.
@@ -104,7 +103,7 @@ def top_eigenvalues(
         >>> [round(value, 4) for value in found.values.tolist()], found.method
         ([4.0, 1.0], 'gram')
     """
-    operator = curvature_operator(
+    matrix = make_matrix(
         model,
         loss_fn,
         inputs,
@@ -117,8 +116,8 @@ def top_eigenvalues(
         batch_size=batch_size,
     )
     search = _Search(
-        operator=operator,
-        k=_validate.integer("k", k, low=1, high=operator.shape[0] + 1),
+        matrix=matrix,
+        k=_validate.integer("k", k, low=1, high=matrix.size + 1),
         largest=_validate.one_of("largest", largest, ("magnitude", "algebraic")),
         rtol=_validate.real("rtol", rtol, above=0, below=1),
         max_products=_validate.integer("max_products", max_products, low=1),
@@ -127,12 +126,12 @@ def top_eigenvalues(
     )
     _validate.one_of("method", method, ("auto", "gram", "lanczos"))
     check_progress(progress)
-    with operator.gathered():
-        gram, why = choose_gram(operator, method, _FEW_COLUMNS)
+    with matrix.gathered():
+        gram, why = choose_gram(matrix, method, _FEW_COLUMNS)
         with bar(progress, "eigenvalues", "product") as shown:
             found = search.of(gram, None, why, shown)
             if by_layer:
-                layers = layers_of(operator.names)
+                layers = layers_of(matrix.names)
                 per_layer = {
                     layer: search.of(gram, names, why, shown) for layer, names in layers.items()
                 }
@@ -148,9 +147,9 @@ def top_eigenvalues(
 
 @dataclasses.dataclass(frozen=True)
 class _Search:
-    """What is looked for, in the whole matrix or a block of it."""
+    """Searches the whole matrix, or a block of it."""
 
-    operator: CurvatureOperator
+    matrix: Matrix
     k: int
     largest: Literal["magnitude", "algebraic"]
     rtol: float
@@ -162,7 +161,7 @@ class _Search:
         self, gram: GramMatrix | None, names: Sequence[str] | None, why: str, shown: Bar
     ) -> TopEigenvalues:
         """Searches the block of the parameters of these names."""
-        block = Block(self.operator, None if names is None else list(names))
+        block = Block(self.matrix, None if names is None else list(names))
         k = min(self.k, block.size)
         if gram is not None:
             found = self._of_gram(gram, block, names, k, why)
@@ -171,11 +170,11 @@ class _Search:
         return self._lanczos(block, k, why, shown)
 
     def _lanczos(self, block: Block, k: int, why: str, shown: Bar) -> TopEigenvalues:
-        held = self.operator.max_memory // (block.size * self.operator.dtype.itemsize)
-        before = self.operator.n_products
+        held = self.matrix.max_memory // (block.size * self.matrix.dtype.itemsize)
+        before = self.matrix.n_products
         found = eigenpairs(
             block.times,
-            block.probes(self.seed, self.operator.backend),
+            block.probes(self.seed, self.matrix.backend),
             k,
             end=self.largest,
             rtol=self.rtol,
@@ -188,9 +187,9 @@ class _Search:
             residuals=found.residuals,
             errors=found.errors,
             vectors=block.spread(found.vectors) if self.vectors else None,
-            n_products=self.operator.n_products - before,
+            n_products=self.matrix.n_products - before,
             method="lanczos",
-            kind=self.operator.kind,
+            kind=self.matrix.kind,
             seed=self.seed,
             why=why,
             converged=found.converged,
@@ -200,14 +199,14 @@ class _Search:
         self, gram: GramMatrix, block: Block, names: Sequence[str] | None, k: int, why: str
     ) -> TopEigenvalues | None:
         """Returns the Gram matrix's eigenvalues; None where vectors of the value 0 are asked for, which it lacks."""
-        places = None if names is None else [self.operator.names.index(name) for name in names]
+        places = None if names is None else [self.matrix.names.index(name) for name in names]
         if self.vectors:
             values, coordinates = gram.eigenpairs(k, places)
             if len(values) < k:
                 return None
             vectors = torch.stack(
                 [
-                    self.operator.flattened(parts)
+                    self.matrix.flattened(parts)
                     for parts in gram.eigenvectors(coordinates, values, places)
                 ],
                 dim=1,
@@ -224,7 +223,7 @@ class _Search:
             vectors=vectors,
             n_products=0,
             method="gram",
-            kind=self.operator.kind,
+            kind=self.matrix.kind,
             seed=self.seed,
             why=why,
             converged=True,

@@ -85,6 +85,7 @@ IDENTIFIERS = {
     "pull": r"\bdef pull\b",
     "push": r"\bdef push\b",
     "reach": r"\bself\.reach\b",
+    "role": r"\bRole = Literal\b",
     "site": r"\bclass Site\b",
     "snapshot": r"\bclass Snapshot\b",
     "space": r"\bclass ActivationSpace\b",

@@ -46,7 +46,7 @@ class PartGradients:
 
 
 class LayerGradients(PartGradients):
-    """Those of a linear layer that each example goes through once.
+    """Holds the gradients of a linear layer that each example goes through once.
 
     a: its inputs [n, in]; u: cotangents [R, n, out]. The first of ``parameters`` is the weight [out, in] ([in, out] where
     ``is_transposed`` is False), the second, where there is one, the bias.
@@ -191,7 +191,7 @@ def column_gradients(
 
 
 def _rows(gradients: Tensor) -> Tensor:
-    """[R, examples, *shape] -> [R x examples, elements]."""
+    """Reshapes [R, examples, *shape] to [R x examples, elements]."""
     return gradients.reshape(gradients.shape[0] * gradients.shape[1], -1)
 
 

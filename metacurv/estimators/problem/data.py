@@ -1,4 +1,4 @@
-"""What is measured: a model's loss on all the batches that the user gave, and the checks of these arguments."""
+"""Holds what is measured, a model's loss on all the batches that the user gave, and checks these arguments."""
 
 from __future__ import annotations
 

@@ -8,50 +8,50 @@ import torch
 from torch import Tensor
 
 from metacurv import ops
-from metacurv.estimators.spectrum.operator import CurvatureOperator
+from metacurv.estimators.spectrum.matrix import Matrix
 
 
 class Block:
     """The block of some parameters.
 
     Args:
-        operator: the whole matrix.
+        matrix: the whole matrix.
         names: the parameters; None for all of them.
 
     Attributes:
         size: the number of its rows.
     """
 
-    def __init__(self, operator: CurvatureOperator, names: list[str] | None = None) -> None:
-        self._operator = operator
-        self._places = None if names is None else operator.places(names)
-        self.size = operator.shape[0] if self._places is None else len(self._places)
+    def __init__(self, matrix: Matrix, names: list[str] | None = None) -> None:
+        self._matrix = matrix
+        self._places = None if names is None else matrix.places(names)
+        self.size = matrix.size if self._places is None else len(self._places)
 
     def times(self, vector: Tensor) -> Tensor:
         """Returns the product with a vector [size]."""
         if self._places is None:
-            return self._operator.times(vector.unsqueeze(1))[:, 0]
-        whole = vector.new_zeros(self._operator.shape[0], 1)
+            return self._matrix.times(vector.unsqueeze(1))[:, 0]
+        whole = vector.new_zeros(self._matrix.size, 1)
         whole[self._places, 0] = vector
-        return self._operator.times(whole)[self._places, 0]
+        return self._matrix.times(whole)[self._places, 0]
 
     def spread(self, vectors: Tensor) -> Tensor:
         """Returns vectors [k, size] as columns of the whole matrix's, [P, k], with zeros elsewhere."""
         if self._places is None:
             return vectors.t()
-        whole = vectors.new_zeros(self._operator.shape[0], len(vectors))
+        whole = vectors.new_zeros(self._matrix.size, len(vectors))
         whole[self._places] = vectors.t()
         return whole
 
     def probes(self, seed: int, backend: str) -> Callable[[], Tensor]:
         """Returns a source of sign vectors [size], in the order of the probes of ``seed``."""
-        run, key = ops.implementation(backend, self._operator.device), ops.as_int64(seed)
+        run, key = ops.implementation(backend, self._matrix.device), ops.as_int64(seed)
         drawn = 0
 
         def fresh() -> Tensor:
             nonlocal drawn
-            signs = torch.empty(self.size, dtype=self._operator.dtype, device=self._operator.device)
-            probe = torch.full((), drawn, dtype=torch.int64, device=self._operator.device)
+            signs = torch.empty(self.size, dtype=self._matrix.dtype, device=self._matrix.device)
+            probe = torch.full((), drawn, dtype=torch.int64, device=self._matrix.device)
             run.rademacher_([signs], key, probe, [0], [0])
             drawn += 1
             return signs

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -46,6 +45,7 @@ class SpectralDensity:
         seed: the seed of the probes.
         why: the reason for this method.
         per_layer: the density of each module's own block, by the module's name, where ``by_layer`` was asked for.
+        quadratures: the nodes and weights of each probe, and those of its first three quarters.
     """
 
     grid: Tensor = field(repr=False)
@@ -62,13 +62,16 @@ class SpectralDensity:
     seed: int
     why: str = field(repr=False)
     per_layer: Mapping[str, SpectralDensity] = field(repr=False)
-    _quadratures: Sequence[tuple[Quadrature, Quadrature]] = field(repr=False)
+    quadratures: Sequence[tuple[Quadrature, Quadrature]] = field(repr=False)
 
     def log_determinant(self, damping: float) -> Measured:
-        """Returns log det(A + damping I), with its standard error.
+        """Measures log det(A + damping I), with its standard error.
 
         Args:
             damping: added to all eigenvalues, in their unit; the sum must be positive for all of them.
+
+        Returns:
+            The sum of the logarithms of all eigenvalues plus ``damping``.
 
         Raises:
             TypeError: ``damping`` is no number.
@@ -79,10 +82,13 @@ class SpectralDensity:
         return self._trace_of(lambda x: (x + shift).log())
 
     def effective_dimension(self, damping: float) -> Measured:
-        """Returns tr A (A + damping I)^-1, the number of directions with more curvature than ``damping``, with its error.
+        """Measures tr A (A + damping I)^-1, about the number of directions with more curvature than ``damping``.
 
         Args:
             damping: a curvature, > 0, above the size of the smallest negative eigenvalue.
+
+        Returns:
+            The effective dimension, with its standard error.
 
         Raises:
             TypeError: ``damping`` is no number.
@@ -95,14 +101,14 @@ class SpectralDensity:
         self._check_above(shift)
         return self._trace_of(lambda x: x / (x + shift))
 
-    @cached_property
+    @property
     def frobenius_norm(self) -> Measured:
         """The square root of the sum of squared eigenvalues, with its error."""
         squares = self._trace_of(torch.square)
         norm = math.sqrt(max(0.0, squares))
         return Measured(norm, squares.stderr / (2 * norm) if norm else squares.stderr**0.5)
 
-    @cached_property
+    @property
     def trace(self) -> Measured:
         """The sum of the eigenvalues, with its error."""
         return self._trace_of(lambda x: x)
@@ -110,7 +116,7 @@ class SpectralDensity:
     def _check_above(self, damping: float) -> None:
         """Raises ValueError unless all eigenvalues, or all nodes, which are not below the smallest one, are above -damping."""
         if self.eigenvalues is None:
-            smallest = min(float(whole.nodes.min()) for whole, _ in self._quadratures)
+            smallest = min(float(whole.nodes.min()) for whole, _ in self.quadratures)
         else:
             found: list[float] = self.eigenvalues.tolist()
             smallest = min(found) if len(found) == self.n else min([*found, 0.0])
@@ -129,7 +135,7 @@ class SpectralDensity:
         samples = torch.stack(
             [
                 torch.stack([self.n * (q.weights @ f(q.nodes)) for q in pair])
-                for pair in self._quadratures
+                for pair in self.quadratures
             ]
         )
         mean, coarse = samples.mean(0).tolist()

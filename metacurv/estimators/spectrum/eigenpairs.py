@@ -53,8 +53,8 @@ def eigenpairs(
 
     Args:
         times: the matrix.
-        fresh: gives random vectors [n], from the first of which the search starts. Of an eigenvalue that is there several times
-            it may find one, as a vector's products show one eigenvector of each.
+        fresh: gives random vectors [n], from the first of which the search starts. It may find one of several equal
+            eigenvalues, as a vector's products show one eigenvector of each.
         k: the number of eigenpairs, at most n.
         end: "magnitude": the largest absolute values; "algebraic": the largest values.
         rtol: the search ends when each error is at most this share of its value.

@@ -12,17 +12,17 @@ from torch import Tensor
 class Measured(float):
     """A number with its standard error; it can be used as a plain float.
 
-    Attributes:
+    Args:
+        value: the number.
         stderr: the standard error; 0 where the number is exact.
     """
 
-    stderr: float
-
     def __new__(cls, value: float, stderr: float) -> Measured:
-        """Makes a number with its error."""
-        made = super().__new__(cls, value)
-        made.stderr = stderr
-        return made
+        """Makes the float."""
+        return super().__new__(cls, value)
+
+    def __init__(self, value: float, stderr: float) -> None:
+        self.stderr = stderr
 
     def __reduce__(self) -> tuple[type[Measured], tuple[float, float]]:
         """Keeps the error where the number is copied or pickled."""
@@ -82,14 +82,14 @@ class TopEigenvalues:
 class Diagonal(dict[str, Tensor]):
     """The diagonal of a curvature matrix: a tensor of each parameter's shape, by the parameter's name.
 
-    Attributes:
+    Args:
+        values: what the dict holds.
         stderr: the standard errors, by the parameter's name: tensors of the same shapes, 0 where the diagonal is exact.
         n_samples: the number of samples, 0 where the diagonal is exact.
         method: the name of the method that measured it.
         kind: the matrix, "hessian" or "ggn".
         seed: the seed of the samples.
         why: the reason for this method, and against faster ones.
-        per_layer: the sum over each module's own parameters, which is the trace of its block, by the module's name.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Diagonal(dict[str, Tensor]):
 
     @property
     def per_layer(self) -> dict[str, float]:
-        """The trace of each module's own block."""
+        """The sum over each module's own parameters, which is the trace of its block, by the module's name."""
         sums: dict[str, float] = {}
         for name, values in self.items():
             layer = name.rpartition(".")[0]
