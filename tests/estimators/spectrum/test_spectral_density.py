@@ -192,7 +192,7 @@ def test_damping_that_leaves_no_logarithm():
     found = density(n_samples=2)
     with pytest.raises(ValueError, match=r"damping must be above 0\.\d"):
         found.log_determinant(0)
-    with pytest.raises(ValueError, match="damping must be a finite number > 0, got 0.0"):
+    with pytest.raises(ValueError, match=r"number > 0, got 0\.0"):
         density(kind="ggn").effective_dimension(0)
     with pytest.raises(ValueError, match="damping must be above -0, the smallest eigenvalue"):
         density(kind="ggn").log_determinant(0)
