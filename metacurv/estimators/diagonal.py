@@ -114,15 +114,12 @@ def diagonal(
 def _measure(matrix: Matrix, method: str, n_samples: int, seed: int, shown: Bar) -> Diagonal:
     methods: dict[str, None] = {}
     reasons: dict[str, None] = {}
-    drawn = 0
+    shape = (matrix.size + 1, 2)
 
     def batch_sums() -> tuple[Tensor, float]:
-        """Returns weighted means and, below them, squared errors times squared weights: [P, 2]."""
-        nonlocal drawn
-        sums, weight = (
-            torch.zeros(matrix.size, 2, dtype=torch.float64, device=matrix.device),
-            0.0,
-        )
+        """Returns weighted means beside squared weighted errors, and in the last row the number of samples; and the weights."""
+        sums = torch.zeros(shape, dtype=torch.float64, device=matrix.device)
+        weight = 0.0
         for index, (size, batch) in enumerate(matrix.batches(seed)):
             with in_batch(index):
                 chosen, why = choose(method, batch, n_samples)
@@ -131,21 +128,21 @@ def _measure(matrix: Matrix, method: str, n_samples: int, seed: int, shown: Bar)
                     square = torch.zeros_like(mean)
                 else:
                     mean, square = sampled_diagonal(chosen, batch, n_samples, shown.update)
-                    drawn += n_samples
+                    sums[-1] += n_samples
             methods[chosen], reasons[why] = None, None
             share = 1.0 if matrix.is_sum else float(size)
-            sums[:, 0].add_(mean, alpha=share)
-            sums[:, 1].add_(square, alpha=share**2)
+            sums[:-1, 0].add_(mean, alpha=share)
+            sums[:-1, 1].add_(square, alpha=share**2)
             weight += share
         return sums, weight
 
-    sums, weight = matrix.over_ranks(batch_sums, (matrix.size, 2), torch.float64)
+    sums, weight = matrix.over_ranks(batch_sums, shape, torch.float64)
     by = 1.0 if matrix.is_sum else weight
-    mean, error = sums[:, 0] / by, sums[:, 1].sqrt() / by
+    mean, error = sums[:-1, 0] / by, sums[:-1, 1].sqrt() / by
     return Diagonal(
         matrix.by_name(mean),
         stderr=matrix.by_name(error),
-        n_samples=drawn,
+        n_samples=round(float(sums[-1, 0])),
         method=" and ".join(methods),
         kind=matrix.kind,
         seed=seed,

@@ -70,6 +70,32 @@ def one_number(rank: int, way: str) -> dict[str, Any]:
     }
 
 
+def spectrum(rank: int, way: str) -> dict[str, Any]:
+    """Eigenvalues, density and diagonal of the batches of both ranks, together and all of them here alone."""
+    here = [batch(10 * rank + i, torch.float64) for i in range(2 + rank)]
+    all_batches = [batch(10 * r + i, torch.float64) for r in (0, 1) for i in range(2 + r)]
+    alone = network(norm=way != "shards", dtype=torch.float64)
+    found: dict[str, Any] = {}
+    for name, model, batches, options in (
+        ("together", wrapped(way), here, {}),
+        ("alone", alone, all_batches, {"process_group": False, "method": "lanczos"}),
+    ):
+        top = metacurv.top_eigenvalues(model, LOSS, batches, kind="ggn", k=2, rtol=1e-9, **options)
+        density = metacurv.spectral_density(model, LOSS, batches, n_samples=2, steps=8, **options)
+        exact = {**options, "method": "hutchinson"}
+        diagonal = metacurv.diagonal(model, LOSS, batches, n_samples=3, **exact)
+        ggn = {**options, "method": "auto"}
+        found[name] = {
+            "values": top.values.tolist(),
+            "density": density.density[::100].tolist(),
+            "diagonal": {n: x.sum().item() for n, x in diagonal.items()},
+            "ggn": metacurv.diagonal(model, LOSS, batches, kind="ggn", **ggn).per_layer,
+            "n_samples": diagonal.n_samples,
+            "why": top.why,
+        }
+    return found
+
+
 def of_losses(rank: int) -> list[dict[str, Any]]:
     """Hutchinson's estimate over both ranks, and of the same probes here alone."""
     model = network(dtype=torch.float64)
@@ -116,6 +142,7 @@ def main(rank: int) -> dict[str, Any]:
     found: dict[str, Any] = {way: estimated(rank, way) for way in WAYS}
     for way in ("bare", "copies", "shards"):
         found[f"{way}, one number"] = one_number(rank, way)
+        found[f"{way}, spectrum"] = spectrum(rank, way)
     return {**found, **of_shards(rank), "losses": of_losses(rank)}
 
 

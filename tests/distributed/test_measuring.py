@@ -45,6 +45,22 @@ def test_a_curvature_along_a_direction_is_the_mean(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("way", ["bare", "copies", "shards"])
+def test_one_matrix_of_all_ranks(ranks: tuple[Any, Any], way: str) -> None:
+    """The batches of both make one matrix, whose eigenvalues are those of all batches on one rank."""
+    one, other = (rank[f"{way}, spectrum"] for rank in ranks)
+    for what in ("values", "density", "diagonal"):
+        assert one["together"][what] == other["together"][what]
+    together, alone = one["together"], one["alone"]
+    assert together["values"] == pytest.approx(alone["values"], rel=1e-6)
+    assert together["density"] == pytest.approx(alone["density"], rel=1e-5, abs=1e-9)
+    assert (together["n_samples"], alone["n_samples"]) == (15, 15)
+    assert "not gram: the columns of several ranks are in no one place" in together["why"]
+    if way == "shards":  # without batch norm: there the diagonal is exact
+        assert together["ggn"] == pytest.approx(alone["ggn"], rel=1e-9)
+
+
+@pytest.mark.slow
 def test_a_trace_of_losses_is_the_mean(ranks: tuple[Any, Any]) -> None:
     """Each rank draws probes of its own, so that their errors are independent."""
     (here, alone), (there, other) = (rank["losses"] for rank in ranks)
