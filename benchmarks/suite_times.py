@@ -48,6 +48,7 @@ FOLDERS = {
     "makes of them what it should",
     "cuda": "the same on a GPU (`pytest -m gpu`)",
     "self_check": "`python -m metacurv` sees what is broken",
+    "measure": "the report of `python -m metacurv.measure`",
     "experiment": "the experiment, its statistics and its stored results",
     "learning_rates": "the comparison of rules: methods, tasks, statistics, stored results",
     "benchmarks": "what turns measurements into tables",

@@ -43,6 +43,7 @@ WHOLE = Picture(
     {
         "experiment": "comparisons, with reports",
         "self_check": "python -m metacurv",
+        "measure": "a report on a user's model",
         "integrations": "callbacks for frameworks",
         "optim/directional": "finds a learning rate",
         "optim/reciprocal": "lr / (1 + alpha trace)",

@@ -1,0 +1,1 @@
+"""The command ``python -m metacurv.measure``, which measures a user's model and writes a report."""
