@@ -24,7 +24,7 @@ _MATRIX = {"hessian": "Hessian", "ggn": "Gauss-Newton matrix"}
 
 @dataclass(frozen=True)
 class Settings:
-    """How the measurements are taken: see the command's options."""
+    """Holds the command's options."""
 
     kinds: tuple[Kind, ...]
     rtol: float

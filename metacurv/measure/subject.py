@@ -1,4 +1,4 @@
-"""What is measured: the model, loss and batches that a user's function returns."""
+"""Gets the model, loss and batches that a user's function returns."""
 
 from __future__ import annotations
 
