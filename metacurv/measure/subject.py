@@ -47,7 +47,9 @@ def load_subject(name: str, batches: int | None) -> Subject:
         sys.path.insert(0, here)
     module = importlib.import_module(module_name)
     if not hasattr(module, function_name):
-        raise AttributeError(f"module {module_name!r} must have a function {function_name!r}")
+        raise AttributeError(
+            f"MODULE:FUNCTION must name a function that the module has, got {name!r}"
+        )
     returned = getattr(module, function_name)()
     if not isinstance(returned, tuple) or len(returned) != 3:
         raise TypeError(
