@@ -64,7 +64,7 @@ class Block(nn.Module):
 
 
 class CharacterTransformer(nn.Module):
-    """Learned positions, pre-norm blocks, untied head."""
+    """Learned positions, pre-norm blocks; a head of its own, or (``tied``) the embedding once more, as GPT-2 has it."""
 
     def __init__(
         self,
@@ -74,13 +74,17 @@ class CharacterTransformer(nn.Module):
         heads: int = 2,
         blocks: int = 2,
         context: int = 64,
+        tied: bool = False,
     ) -> None:
         super().__init__()
         self.token = nn.Embedding(vocabulary, width)
         self.position = nn.Embedding(context, width)
         self.blocks = nn.Sequential(*(Block(width, heads, context) for _ in range(blocks)))
         self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, vocabulary)
+        self.head = nn.Linear(width, vocabulary, bias=not tied)
+        if tied:
+            nn.init.normal_(self.token.weight, std=0.02)
+            self.head.weight = self.token.weight
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens: [B, T] -> logits [B, vocabulary, T], the layout of nn.CrossEntropyLoss for sequences."""

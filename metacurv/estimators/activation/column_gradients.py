@@ -13,7 +13,7 @@ section 2 (the Gram matrix); Dangel, Kunstner, Hennig 2020, "BackPACK", section 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -36,8 +36,27 @@ class PartGradients:
 
     parameters: tuple[int, ...]
 
-    def gram(self, other: PartGradients) -> dict[int, Tensor]:
-        """Returns the inner products with the rows of the same part in another batch, by parameter: [rows, rows of other]."""
+    def norms(self) -> Tensor:
+        """Returns the squared norm of each row, over all of its parameters."""
+        raise NotImplementedError
+
+    def add_gram(
+        self,
+        total: Tensor,
+        rows: Tensor,
+        other: PartGradients,
+        others: Tensor,
+        wanted: Collection[int],
+    ) -> None:
+        """Adds the inner products of some rows with some of the same part in another batch.
+
+        Args:
+            total: what they are added to, [rows, others].
+            rows: the numbers of the rows, rising.
+            other: the same part in another batch.
+            others: the numbers of its rows, rising.
+            wanted: the indices of the parameters that count.
+        """
         raise NotImplementedError
 
     def products(self, other: PartGradients) -> dict[int, Tensor]:
@@ -58,14 +77,31 @@ class LayerGradients(PartGradients):
         self.parameters = parameters
         self._a, self._u, self._is_transposed = a, u, is_transposed
 
-    def gram(self, other: PartGradients) -> dict[int, Tensor]:
-        """Multiplies the Gram matrices of inputs and cotangents."""
+    def norms(self) -> Tensor:
+        """Multiplies the norms of inputs and cotangents."""
+        of_a = self._a.square().sum(1) + float(len(self.parameters) > 1)
+        return (self._u.square().sum(2) * of_a).flatten()
+
+    def add_gram(
+        self,
+        total: Tensor,
+        rows: Tensor,
+        other: PartGradients,
+        others: Tensor,
+        wanted: Collection[int],
+    ) -> None:
+        """Multiplies the Gram matrices of inputs and cotangents, element by element."""
         assert isinstance(other, LayerGradients)
-        of_u = (self._u.flatten(0, 1) @ other._u.flatten(0, 1).t()).double()
-        of_a = (self._a @ other._a.t()).double()
-        split = of_u.view(len(self._u), len(self._a), len(other._u), len(other._a))
-        weight = (split * of_a.unsqueeze(1)).view(of_u.shape)
-        return dict(zip(self.parameters, (weight, of_u), strict=False))
+        left, right = self._u.flatten(0, 1)[rows], other._u.flatten(0, 1)[others]
+        has_bias = len(self.parameters) > 1 and self.parameters[1] in wanted
+        if self.parameters[0] not in wanted:
+            total.addmm_(left, right.t())
+            return
+        of_a = self._a @ other._a.t()
+        if has_bias:
+            of_a += 1
+        factors = of_a[rows % len(self._a)][:, others % len(other._a)]
+        total.addcmul_(left @ right.t(), factors)
 
     def products(self, other: PartGradients) -> dict[int, Tensor]:
         """Multiplies squared inputs and the sums of products of cotangents."""
@@ -114,15 +150,33 @@ class FormedGradients(PartGradients):
         for start in range(0, self._count, self._at_once):
             yield self._form(start, min(start + self._at_once, self._count))
 
-    def gram(self, other: PartGradients) -> dict[int, Tensor]:
+    def norms(self) -> Tensor:
+        """Adds up squares."""
+        return torch.cat([_rows(gradients).square().sum(1) for gradients in self._chunks()])
+
+    def add_gram(
+        self,
+        total: Tensor,
+        rows: Tensor,
+        other: PartGradients,
+        others: Tensor,
+        wanted: Collection[int],
+    ) -> None:
         """Multiplies chunks with chunks."""
         assert isinstance(other, FormedGradients)
-        rows = []
-        for of_u in self._chunks():
-            flat = _rows(of_u)
-            blocks = [flat @ _rows(of_w).t() for of_w in other._chunks()]
-            rows.append(torch.cat(blocks, dim=1))
-        return {self.parameters[0]: torch.cat(rows)}
+        for place, left in self._chosen(rows):
+            for other_place, right in other._chosen(others):
+                total[place, other_place].addmm_(left, right.t())
+
+    def _chosen(self, rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yields the gradients of some rows, [some of them, elements], with their places among these."""
+        first = begin = 0
+        for gradients in self._chunks():
+            flat = _rows(gradients)
+            end = int(torch.searchsorted(rows, first + len(flat)))
+            if end > begin:
+                yield slice(begin, end), flat[rows[begin:end] - first]
+            first, begin = first + len(flat), end
 
     def products(self, other: PartGradients) -> dict[int, Tensor]:
         """Sums products over chunks."""

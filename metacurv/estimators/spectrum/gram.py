@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -50,6 +50,12 @@ class _Columns:
     parts: dict[tuple[int, ...], PartGradients]
     rows: int
 
+    def norms(self) -> Tensor:
+        """Returns the squared norm of each column's gradient, [rows]."""
+        return sum(
+            (part.norms() for part in self.parts.values()), start=self.u.new_zeros(self.rows)
+        )
+
 
 class GramMatrix:
     """The Gram matrix of all columns of some batches, without those that are 0 up to rounding.
@@ -57,46 +63,51 @@ class GramMatrix:
     Args:
         batches: the batches, each with its share of the mean over batches, > 0.
 
+    Attributes:
+        rounding: the error that rounding leaves in an eigenvalue, as far as can be told.
+
     Raises:
         NoGram: the factor of a batch is not symmetric, or batches have different graphs.
     """
 
     def __init__(self, batches: Sequence[tuple[float, MeasuredBatch]]) -> None:
         self._columns = [_pulled(batch, share) for share, batch in batches]
-        whole = self._of(None)
-        norms, order = whole.diagonal().sort(descending=True)
+        with torch.no_grad():
+            norms = torch.cat([columns.norms().double() for columns in self._columns])
+        eps = torch.finfo(self._columns[0].u.dtype).eps
+        trace = float(norms.sum())
+        self.rounding = _ROUNDING * eps * trace
         # By Weyl's inequality no eigenvalue moves by more than the sum of squared norms that are left out.
-        left = norms.flip(0).cumsum(0).flip(0)
-        dtype = self._columns[0].u.dtype
-        self._kept = order[left > torch.finfo(dtype).eps * norms[:1]].sort().values
-        self._whole = whole[self._kept][:, self._kept]
+        rising, order = norms.sort()
+        left_out = int(torch.searchsorted(rising.cumsum(0), eps * trace))
+        is_kept = torch.ones_like(norms, dtype=torch.bool)
+        is_kept[order[:left_out]] = False
+        self._kept = is_kept.nonzero().flatten()
+        pieces = torch.split(is_kept, [columns.rows for columns in self._columns])
+        self._rows = [piece.nonzero().flatten() for piece in pieces]
+        self._whole = self._of(range(len(self._columns[0].space.parameters)))
 
     def matrix(self, parameters: Collection[int] | None = None) -> Tensor:
         """Returns the Gram matrix, float64 [columns, columns], or its part by the parameters of these indices."""
-        if parameters is None:
-            return self._whole
-        part: Tensor = self._of(parameters)[self._kept][:, self._kept]
-        return part
+        return self._whole if parameters is None else self._of(parameters)
 
-    def _of(self, parameters: Collection[int] | None) -> Tensor:
-        rows = [columns.rows for columns in self._columns]
-        device = self._columns[0].u.device
-        total = torch.zeros(sum(rows), sum(rows), dtype=torch.float64, device=device)
-        starts = [0, *itertools.accumulate(rows)]
-        for i, columns in enumerate(self._columns):
-            for j, others in enumerate(self._columns[: i + 1]):
-                with torch.no_grad():
-                    block = total[starts[i] : starts[i + 1], starts[j] : starts[j + 1]]
-                    _add_products(block, columns.parts, others.parts, parameters)
-                    if i != j:
-                        total[starts[j] : starts[j + 1], starts[i] : starts[i + 1]] = block.t()
-        return total
-
-    @property
-    def rounding(self) -> float:
-        """The error that rounding leaves in an eigenvalue, as far as can be told."""
-        largest = float(self._whole.diagonal().sum())
-        return _ROUNDING * torch.finfo(self._columns[0].u.dtype).eps * largest
+    @torch.no_grad()
+    def _of(self, parameters: Collection[int]) -> Tensor:
+        counts = [len(rows) for rows in self._rows]
+        total = self._columns[0].u.new_zeros(sum(counts), sum(counts))
+        places = [
+            slice(end - n, end) for n, end in zip(counts, itertools.accumulate(counts), strict=True)
+        ]
+        known = list(zip(self._columns, self._rows, places, strict=True))
+        for i, (columns, rows, at) in enumerate(known):
+            for others, other_rows, other_at in known[: i + 1]:
+                for owners in filter(others.parts.__contains__, columns.parts):
+                    if not set(parameters).isdisjoint(owners):
+                        part, other = columns.parts[owners], _alike(columns, others, owners)
+                        part.add_gram(total[at, other_at], rows, other, other_rows, parameters)
+                if at != other_at:
+                    total[other_at, at] = total[at, other_at].t()
+        return total.double()
 
     def eigenvalues(self, size: int, parameters: Collection[int] | None = None) -> Tensor:
         """Returns the eigenvalues above rounding, at most ``size`` of them, float64, the largest first."""
@@ -152,23 +163,12 @@ def _pulled(batch: MeasuredBatch, share: float) -> _Columns:
     return batch.quietly(pulled)
 
 
-def _add_products(
-    block: Tensor,
-    parts: Mapping[tuple[int, ...], PartGradients],
-    others: Mapping[tuple[int, ...], PartGradients],
-    parameters: Collection[int] | None,
-) -> None:
-    """Adds inner products to [rows, rows of others], over the parameters of these indices."""
-    if parts.keys() != others.keys():
+def _alike(columns: _Columns, others: _Columns, owners: tuple[int, ...]) -> PartGradients:
+    """Returns the part of the others, which must be of the same kind."""
+    other = others.parts[owners]
+    if type(columns.parts[owners]) is not type(other):
         raise NoGram("batches have different graphs")
-    for owners, part in parts.items():
-        if type(part) is not type(others[owners]):
-            raise NoGram("batches have different graphs")
-        if parameters is not None and not set(owners) & set(parameters):
-            continue
-        for parameter, products in part.gram(others[owners]).items():
-            if parameters is None or parameter in parameters:
-                block += products
+    return other
 
 
 def _combined(columns: _Columns, weights: Tensor) -> list[Tensor | None]:
