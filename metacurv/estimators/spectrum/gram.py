@@ -72,6 +72,7 @@ class GramMatrix:
 
     def __init__(self, batches: Sequence[tuple[float, MeasuredBatch]]) -> None:
         self._columns = [_pulled(batch, share) for share, batch in batches]
+        _check_alike(self._columns)
         with torch.no_grad():
             norms = torch.cat([columns.norms().double() for columns in self._columns])
         eps = torch.finfo(self._columns[0].u.dtype).eps
@@ -101,9 +102,9 @@ class GramMatrix:
         known = list(zip(self._columns, self._rows, places, strict=True))
         for i, (columns, rows, at) in enumerate(known):
             for others, other_rows, other_at in known[: i + 1]:
-                for owners in filter(others.parts.__contains__, columns.parts):
+                for owners, part in columns.parts.items():
                     if not set(parameters).isdisjoint(owners):
-                        part, other = columns.parts[owners], _alike(columns, others, owners)
+                        other = others.parts[owners]
                         part.add_gram(total[at, other_at], rows, other, other_rows, parameters)
                 if at != other_at:
                     total[other_at, at] = total[at, other_at].t()
@@ -163,12 +164,13 @@ def _pulled(batch: MeasuredBatch, share: float) -> _Columns:
     return batch.quietly(pulled)
 
 
-def _alike(columns: _Columns, others: _Columns, owners: tuple[int, ...]) -> PartGradients:
-    """Returns the part of the others, which must be of the same kind."""
-    other = others.parts[owners]
-    if type(columns.parts[owners]) is not type(other):
+def _check_alike(all_columns: Sequence[_Columns]) -> None:
+    """Raises NoGram unless all batches have the same parts, of the same kinds: inner products are between rows of one part."""
+    kinds = [
+        {owners: type(part) for owners, part in columns.parts.items()} for columns in all_columns
+    ]
+    if any(kind != kinds[0] for kind in kinds):
         raise NoGram("batches have different graphs")
-    return other
 
 
 def _combined(columns: _Columns, weights: Tensor) -> list[Tensor | None]:

@@ -196,3 +196,11 @@ def test_damping_that_leaves_no_logarithm():
         density(kind="ggn").effective_dimension(0)
     with pytest.raises(ValueError, match="damping must be above -0, the smallest eigenvalue"):
         density(kind="ggn").log_determinant(0)
+
+
+def test_batches_whose_graphs_differ_have_no_gram_matrix():
+    """A batch of one example has no axis of examples, so that its layer is another part; across, nothing may be left out."""
+    pairs = [(X[:29], Y[:29]), (X[29:], Y[29:])]
+    found = spectral_density(network(), F.cross_entropy, pairs, kind="ggn", n_samples=2, steps=75)
+    assert found.method == "lanczos"
+    assert "not gram: batches have different graphs" in found.why
