@@ -61,6 +61,13 @@ def real(
     raise TypeError(f"{name} must be {needs}, got {describe(value)}")
 
 
+def boolean(name: str, value: Any) -> bool:
+    """Returns ``value`` where it is True or False, else raises TypeError."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {describe(value)}")
+    return value
+
+
 Choice = TypeVar("Choice", bound=str)
 
 

@@ -30,8 +30,8 @@ def curvature_operator(
 
     The matrix is taken in all P parameters of the model that require a gradient. A product with the Hessian takes a backward
     pass through the gradient's graph (Pearlmutter 1994); one with the GGN pushes the vector through the model, multiplies by
-    the second derivative of the loss in the output, and pulls the product back (Schraudolph 2002). A product goes
-    through all batches; the graph of a single one is kept until a parameter changes in place.
+    the second derivative of the loss in the output, and pulls the product back (Schraudolph 2002). A product
+    runs the model anew on all batches; a block of vectors shares that.
 
     Args:
         model: the model; its parameters that require a gradient are the matrix's rows.

@@ -20,7 +20,7 @@ from metacurv.estimators.spectrum.columns import choose_gram
 from metacurv.estimators.spectrum.density import Grid, SpectralDensity, band, make_grid, smoothing
 from metacurv.estimators.spectrum.gram import GramMatrix
 from metacurv.estimators.spectrum.matrix import Matrix, make_matrix
-from metacurv.estimators.spectrum.quadrature import Quadrature, quadratures
+from metacurv.estimators.spectrum.quadrature import Quadratures, quadratures
 
 _DEFAULT_SAMPLES = 10
 _RESOLUTION = 1.2  # widths of bells for which a quadrature is right to five digits, times its steps, of the spectrum's range
@@ -39,7 +39,7 @@ def spectral_density(
     max_samples: int = 100,
     steps: int = 80,
     width: float | None = None,
-    points: int = 1024,
+    points: int | None = None,
     by_layer: bool = False,
     seed: int = 0,
     max_memory: int = 1 << 30,
@@ -76,7 +76,7 @@ def spectral_density(
         steps: the number of products for each probe, >= 2. More of them tell finer features apart.
         width: the standard deviation of the bells that smooth the eigenvalues, > 0, in their unit. The default is 1.2 /
             ``steps`` of the spectrum's range, which that many products resolve.
-        points: the number of places in the grid, >= 2.
+        points: the number of places in the grid, >= 2; by default 1024, or as many as the bells need.
         by_layer: True for the density of each module's own block too, by probes of its own.
         seed: int in [0, 2^64). The same seed gives the same probes.
         max_memory: bytes for the Krylov space, which bound ``steps`` too, and for the columns' cotangents.
@@ -131,12 +131,13 @@ def spectral_density(
         rtol=None if rtol is None else _validate.real("rtol", rtol, above=0, below=1),
         steps=_validate.integer("steps", steps, low=2),
         width=None if width is None else _validate.real("width", width, above=0),
-        points=_validate.integer("points", points, low=2),
+        points=None if points is None else _validate.integer("points", points, low=2),
         seed=_validate.seed(seed),
     )
     _validate.one_of("method", method, ("auto", "gram", "lanczos"))
+    _validate.boolean("by_layer", by_layer)
     check_progress(progress)
-    with matrix.gathered():
+    with matrix.gathered(), matrix.kept():
         gram, why = choose_gram(matrix, method)
         with bar(progress, "density", "product") as shown:
             found = measuring.of(gram, None, why, shown)
@@ -159,7 +160,7 @@ class _Measuring:
     rtol: float | None
     steps: int
     width: float | None
-    points: int
+    points: int | None
     seed: int
 
     def of(
@@ -173,7 +174,8 @@ class _Measuring:
     def _of_gram(self, gram: GramMatrix, names: Sequence[str] | None, why: str) -> SpectralDensity:
         places = None if names is None else [self.matrix.names.index(name) for name in names]
         size = Block(self.matrix, None if names is None else list(names)).size
-        values = gram.eigenvalues(size, places).cpu()
+        of_block = gram if places is None else gram.of(places)
+        values = of_block.eigenvalues(size).cpu()
         every = torch.cat([values, values.new_zeros(1)]) if len(values) < size else values
         low, high = every.min().item(), every.max().item()
         grid = make_grid(size, low, high, self.points, self.width, _RESOLUTION / self.steps)
@@ -181,31 +183,33 @@ class _Measuring:
         if len(values) < size:
             weights = torch.cat([weights, weights.new_full((1,), 1 - len(values) / size)])
         density = smoothing(every, grid) @ weights
-        return self._result(grid, (density, density, density), size, why, values=values)
+        found = self._result(grid, (density, density, density), size, why, values=values)
+        return dataclasses.replace(
+            found,
+            trace_left=max(0.0, of_block.trace - float(values.sum())),
+            count_left=min(size, of_block.rank) - len(values),
+        )
 
     def _lanczos(self, block: Block, why: str, shown: Bar) -> SpectralDensity:
-        held = self.matrix.max_memory // (block.size * self.matrix.dtype.itemsize) - 1
-        steps = min(self.steps, block.size, held)
+        steps = min(self.steps, block.size, block.held - 1)
         if steps < min(2, block.size):
             raise ValueError(
-                f"max_memory must hold three vectors of the matrix, {3 * block.size * self.matrix.dtype.itemsize} bytes, "
-                f"got {self.matrix.max_memory}"
+                f"max_memory must hold three vectors of the matrix, {3 * block.size * block.dtype.itemsize} bytes, got "
+                f"{self.matrix.max_memory}"
             )
-        before, fresh = self.matrix.n_products, block.probes(self.seed, self.matrix.backend)
-        found: list[tuple[Quadrature, Quadrature]] = []
+        before, fresh = self.matrix.n_products, block.signs(self.seed, self.matrix.backend)
+        found: list[Quadratures] = []
         wanted = self.least
         while True:
             while len(found) < wanted:
-                found.append(quadratures(block.times, fresh(), steps, shown.update))
-            whole = [q for q, _ in found]
-            low = min(float(q.nodes.min()) for q in whole)
-            high = max(float(q.nodes.max()) for q in whole)
+                found.append(
+                    quadratures(block.times, fresh(), steps, self.matrix.eps, shown.update)
+                )
+            low, high = min(probe.low for probe in found), max(probe.high for probe in found)
             grid = make_grid(block.size, low, high, self.points, self.width, _RESOLUTION / steps)
-            density, lower, upper = band(whole, grid)
-            if self.rtol is None:
-                break
+            density, lower, upper = band(found, grid)
             half = float(torch.trapezoid((upper - lower) / 2, grid.places))
-            if half <= self.rtol:
+            if self.rtol is None or half <= self.rtol:
                 break
             if wanted >= self.most:
                 warn_user(
@@ -214,9 +218,8 @@ class _Measuring:
                     UserWarning,
                 )
                 break
-            wanted = min(
-                self.most, max(wanted + 1, round(wanted * min(4.0, (half / self.rtol) ** 2)))
-            )
+            growth = min(4.0, (half / self.rtol) ** 2)
+            wanted = min(self.most, max(wanted + 1, round(wanted * growth)))
         bands = (density, lower, upper)
         products = self.matrix.n_products - before
         return self._result(grid, bands, block.size, why, found=found, n_products=products)
@@ -229,7 +232,7 @@ class _Measuring:
         why: str,
         *,
         values: Tensor | None = None,
-        found: Sequence[tuple[Quadrature, Quadrature]] = (),
+        found: Sequence[Quadratures] = (),
         n_products: int = 0,
     ) -> SpectralDensity:
         density, lower, upper = bands

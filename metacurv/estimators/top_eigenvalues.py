@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from metacurv import _validate
 from metacurv._warnings import warn_user
@@ -54,8 +54,8 @@ def top_eigenvalues(
     - "gram": all eigenvalues at once, exact up to rounding, from the inner products of the loss's factor's columns. It serves
       the GGN of losses with a symmetric factor (cross-entropy, squared error), in one process, and up to 5000 columns (examples
       times classes less one).
-    - "lanczos": products with the matrix in a Krylov space that is kept orthogonal, and restarted when it fills ``max_memory``.
-      It serves every loss that can be differentiated twice. It may find one of several equal eigenvalues.
+    - "lanczos": products with the matrix in a Krylov space that is kept orthogonal, and restarted when it is full.
+      It serves every loss that can be differentiated twice.
     - "auto": "gram" where it serves and has at most 1000 columns, else "lanczos"; ``why`` of the result gives the reason.
 
     The model's state stays as it was, as for ``estimate_trace``.
@@ -70,7 +70,7 @@ def top_eigenvalues(
         k: the number of eigenvalues, from 1 to that of the parameters' elements.
         largest: "magnitude" for the largest absolute values, "algebraic" for the largest values.
         vectors: True for the eigenvectors too.
-        by_layer: True for the eigenvalues of each module's own block too, k of each or as many as it has, by a search each.
+        by_layer: True for the eigenvalues of each module's own block too, k of each or as many as it has, by a search for each.
         method: one of the methods above. "gram" where it does not serve raises ValueError.
         rtol: in (0, 1): the search ends when the error of each value is at most this share of it.
         max_products: the number of products, >= 1, at which ``rtol`` is given up, with a warning and ``converged`` False.
@@ -122,11 +122,14 @@ def top_eigenvalues(
         rtol=_validate.real("rtol", rtol, above=0, below=1),
         max_products=_validate.integer("max_products", max_products, low=1),
         seed=_validate.seed(seed),
-        vectors=bool(vectors),
+        vectors=_validate.boolean("vectors", vectors),
     )
     _validate.one_of("method", method, ("auto", "gram", "lanczos"))
+    _validate.boolean("by_layer", by_layer)
+    if search.max_products < search.k:
+        raise ValueError(f"max_products must be at least k={search.k}, got {search.max_products}")
     check_progress(progress)
-    with matrix.gathered():
+    with matrix.gathered(), matrix.kept():
         gram, why = choose_gram(matrix, method, _FEW_COLUMNS)
         with bar(progress, "eigenvalues", "product") as shown:
             found = search.of(gram, None, why, shown)
@@ -136,7 +139,8 @@ def top_eigenvalues(
                     layer: search.of(gram, names, why, shown) for layer, names in layers.items()
                 }
                 found = dataclasses.replace(found, per_layer=per_layer)
-    if not all(each.converged for each in (found, *found.per_layer.values())):
+    searches = (found, *found.per_layer.values())
+    if any(not one.converged and one.n_products >= search.max_products for one in searches):
         warn_user(
             f"top_eigenvalues stopped at max_products={search.max_products}, before the errors came down to "
             f"rtol={search.rtol:g}; see errors and residuals",
@@ -164,67 +168,97 @@ class _Search:
         block = Block(self.matrix, None if names is None else list(names))
         k = min(self.k, block.size)
         if gram is not None:
-            found = self._of_gram(gram, block, names, k, why)
+            places = None if names is None else [self.matrix.names.index(name) for name in names]
+            found = self._of_gram(gram if places is None else gram.of(places), block, k, why)
             if found is not None:
                 return found
+            why = f"lanczos: eigenvectors of the eigenvalue 0, which columns do not have; {why}"
         return self._lanczos(block, k, why, shown)
 
     def _lanczos(self, block: Block, k: int, why: str, shown: Bar) -> TopEigenvalues:
-        held = self.matrix.max_memory // (block.size * self.matrix.dtype.itemsize)
+        fewest = min(2 * k + 6, block.size)
+        if block.held < fewest:
+            raise ValueError(
+                f"max_memory must hold {fewest} vectors of the matrix for k={k}, {fewest * block.size * block.dtype.itemsize} "
+                f"bytes, got {self.matrix.max_memory}"
+            )
         before = self.matrix.n_products
         found = eigenpairs(
             block.times,
-            block.probes(self.seed, self.matrix.backend),
+            block.normals(self.seed),
             k,
             end=self.largest,
             rtol=self.rtol,
-            most_held=max(2 * k + 2, min(held, 20 + 4 * k)),
+            most_held=max(fewest, min(block.held, 24 + 4 * k)),
             most_products=self.max_products,
+            eps=self.matrix.eps,
             each=shown.update,
         )
-        return TopEigenvalues(
-            values=found.values,
-            residuals=found.residuals,
-            errors=found.errors,
-            vectors=block.spread(found.vectors) if self.vectors else None,
+        if found.is_rounded:
+            warn_user(
+                f"top_eigenvalues cannot find values to rtol={self.rtol:g} in {self.matrix.dtype}, where rounding leaves an "
+                f"error of {float(found.errors.max()):.2g}; see errors, or measure a copy of the model in float64",
+                UserWarning,
+            )
+        return self._result(
+            found.values,
+            found.residuals,
+            found.errors,
+            block.spread(found.vectors) if self.vectors else None,
+            "lanczos",
+            why,
             n_products=self.matrix.n_products - before,
-            method="lanczos",
-            kind=self.matrix.kind,
-            seed=self.seed,
-            why=why,
             converged=found.converged,
         )
 
-    def _of_gram(
-        self, gram: GramMatrix, block: Block, names: Sequence[str] | None, k: int, why: str
-    ) -> TopEigenvalues | None:
+    def _of_gram(self, gram: GramMatrix, block: Block, k: int, why: str) -> TopEigenvalues | None:
         """Returns the Gram matrix's eigenvalues; None where vectors of the value 0 are asked for, which it lacks."""
-        places = None if names is None else [self.matrix.names.index(name) for name in names]
-        if self.vectors:
-            values, coordinates = gram.eigenpairs(k, places)
-            if len(values) < k:
-                return None
-            vectors = torch.stack(
-                [
-                    self.matrix.flattened(parts)
-                    for parts in gram.eigenvectors(coordinates, values, places)
-                ],
-                dim=1,
-            )
-        else:
-            vectors = None
-            every = gram.eigenvalues(block.size, places)
+        before = self.matrix.n_products
+        if not self.vectors:
+            every = gram.eigenvalues(block.size)
             values = torch.cat([every, every.new_zeros(max(0, k - len(every)))])[:k]
-        bound = values.new_full((k,), gram.rounding).cpu()
+            bound = torch.full((k,), gram.rounding, dtype=torch.float64)
+            return self._result(values.cpu(), bound, bound, None, "gram", why)
+        values, coordinates = gram.eigenpairs(k)
+        if len(values) < k:
+            return None
+        rows = [self.matrix.flattened(x) for x in gram.eigenvectors(coordinates, values)]
+        vectors = torch.stack(rows, dim=1)
+        # The vectors' own errors show in their products.
+        off = []
+        for vector, value in zip(map(block.pick, vectors.t()), values.tolist(), strict=True):
+            off.append(float((block.times(vector) - value * vector).norm()) + gram.rounding)
+        return self._result(
+            values.cpu(),
+            torch.tensor(off, dtype=torch.float64),
+            torch.full((k,), gram.rounding, dtype=torch.float64),
+            vectors,
+            "gram",
+            why,
+            n_products=self.matrix.n_products - before,
+        )
+
+    def _result(
+        self,
+        values: Tensor,
+        residuals: Tensor,
+        errors: Tensor,
+        vectors: Tensor | None,
+        method: str,
+        why: str,
+        *,
+        n_products: int = 0,
+        converged: bool = True,
+    ) -> TopEigenvalues:
         return TopEigenvalues(
-            values=values.cpu(),
-            residuals=bound,
-            errors=bound,
+            values=values,
+            residuals=residuals,
+            errors=errors,
             vectors=vectors,
-            n_products=0,
-            method="gram",
+            n_products=n_products,
+            method=method,
             kind=self.matrix.kind,
             seed=self.seed,
             why=why,
-            converged=True,
+            converged=converged,
         )

@@ -36,8 +36,8 @@ class PartGradients:
 
     parameters: tuple[int, ...]
 
-    def norms(self) -> Tensor:
-        """Returns the squared norm of each row, over all of its parameters."""
+    def norms(self, wanted: Collection[int]) -> Tensor:
+        """Returns the squared norm of each row, over its parameters of the indices ``wanted``, at least one."""
         raise NotImplementedError
 
     def add_gram(
@@ -77,10 +77,11 @@ class LayerGradients(PartGradients):
         self.parameters = parameters
         self._a, self._u, self._is_transposed = a, u, is_transposed
 
-    def norms(self) -> Tensor:
+    def norms(self, wanted: Collection[int]) -> Tensor:
         """Multiplies the norms of inputs and cotangents."""
-        of_a = self._a.square().sum(1) + float(len(self.parameters) > 1)
-        return (self._u.square().sum(2) * of_a).flatten()
+        has_bias = len(self.parameters) > 1 and self.parameters[1] in wanted
+        of_weight = self._a.square().sum(1) * float(self.parameters[0] in wanted)
+        return (self._u.square().sum(2) * (of_weight + float(has_bias))).flatten()
 
     def add_gram(
         self,
@@ -150,7 +151,7 @@ class FormedGradients(PartGradients):
         for start in range(0, self._count, self._at_once):
             yield self._form(start, min(start + self._at_once, self._count))
 
-    def norms(self) -> Tensor:
+    def norms(self, wanted: Collection[int]) -> Tensor:
         """Adds up squares."""
         return torch.cat([_rows(gradients).square().sum(1) for gradients in self._chunks()])
 

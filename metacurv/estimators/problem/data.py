@@ -16,11 +16,12 @@ from metacurv.estimators.problem.parameters import NumberedParameter
 Kind = Literal["hessian", "ggn"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Data:
     """The batches of a measurement.
 
-    ``inputs``, ``targets``, ``output`` and ``batch_size``: see ``estimate_trace``.
+    ``inputs``, ``targets``, ``output`` and ``batch_size``: see ``estimate_trace``. ``again``: True where they are gone through
+    more than once, so that those of an iterator are kept.
     """
 
     model: nn.Module
@@ -29,6 +30,7 @@ class Data:
     targets: Any
     output: Callable[[Any], Any] | None
     batch_size: int | Callable[[Any], int] | None
+    again: bool = False
 
     @property
     def is_sum(self) -> bool:
@@ -37,6 +39,8 @@ class Data:
 
     def each(self, parameters: list[NumberedParameter]) -> Iterator[tuple[int, ModelLoss]]:
         """Yields the number of examples of each batch, by which a mean over batches is weighted, and the batch's loss."""
+        if self.again and self.targets is None and isinstance(self.inputs, Iterator):
+            self.inputs = list(batches(self.inputs, None))
         for index, (inputs, targets) in enumerate(batches(self.inputs, self.targets)):
             size = checked_size(inputs, index, self.is_sum, self.batch_size)
             yield (

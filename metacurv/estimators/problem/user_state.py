@@ -48,6 +48,34 @@ class StateKept:
             module._buffers[name] = buffer
 
 
+class RandomState:
+    """Torch's global random state as it was when this was made."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._states = self._now()
+
+    def _now(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        is_cuda = self._device.type == "cuda"
+        on_device = torch.cuda.get_rng_state(self._device) if is_cuda else None
+        return torch.default_generator.get_state(), on_device
+
+    def _set(self, states: tuple[torch.Tensor, torch.Tensor | None]) -> None:
+        torch.default_generator.set_state(states[0])
+        if states[1] is not None:
+            torch.cuda.set_rng_state(states[1], self._device)
+
+    @contextmanager
+    def seen(self) -> Iterator[None]:
+        """Goes back to that state for the length of the block."""
+        before = self._now()
+        self._set(self._states)
+        try:
+            yield
+        finally:
+            self._set(before)
+
+
 @contextmanager
 def without_hooks(parameters: Sequence[NumberedParameter]) -> Iterator[None]:
     """Switches the gradient hooks of leaf parameters off: a reading is not the user's backward pass."""

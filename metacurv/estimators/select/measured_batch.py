@@ -167,6 +167,18 @@ class MeasuredBatch:
         return examined.columns * examined.apart
 
     @property
+    def apart(self) -> int:
+        """The number of examples that share a column; defined only where there is no obstacle."""
+        return self._walk_and_examined[1].apart
+
+    @property
+    def formed_elements(self) -> int:
+        """The number of elements of parameters whose gradients by example have to be formed."""
+        _, examined = self._walk_and_examined
+        formed = (plan.parameters for plan in examined.part_plans if plan.layer is None)
+        return sum(self.problem.parameters[i].tensor.numel() for some in formed for i in some)
+
+    @property
     def column_bytes(self) -> int:
         """The bytes of all columns' cotangents, at the output and at the layers."""
         _, examined = self._walk_and_examined

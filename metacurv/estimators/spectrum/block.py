@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from metacurv import ops
+from metacurv.estimators.problem.numerics import wide_dtype
 from metacurv.estimators.spectrum.matrix import Matrix
 
 
@@ -20,12 +21,19 @@ class Block:
 
     Attributes:
         size: the number of its rows.
+        dtype: that of its vectors, float32 at least.
     """
 
     def __init__(self, matrix: Matrix, names: list[str] | None = None) -> None:
         self._matrix = matrix
         self._places = None if names is None else matrix.places(names)
         self.size = matrix.size if self._places is None else len(self._places)
+        self.dtype = wide_dtype(matrix.dtype)
+
+    @property
+    def held(self) -> int:
+        """The number of vectors that fit into the matrix's ``max_memory``."""
+        return self._matrix.max_memory // (self.size * self.dtype.itemsize)
 
     def times(self, vector: Tensor) -> Tensor:
         """Returns the product with a vector [size]."""
@@ -35,6 +43,11 @@ class Block:
         whole[self._places, 0] = vector
         return self._matrix.times(whole)[self._places, 0]
 
+    def pick(self, whole: Tensor) -> Tensor:
+        """Returns the block's part [size] of a flat vector [P]."""
+        part: Tensor = whole if self._places is None else whole[self._places]
+        return part.to(self.dtype)
+
     def spread(self, vectors: Tensor) -> Tensor:
         """Returns vectors [k, size] as columns of the whole matrix's, [P, k], with zeros elsewhere."""
         if self._places is None:
@@ -43,14 +56,24 @@ class Block:
         whole[self._places] = vectors.t()
         return whole
 
-    def probes(self, seed: int, backend: str) -> Callable[[], Tensor]:
+    def normals(self, seed: int) -> Callable[[], Tensor]:
+        """Returns a source of random vectors [size] with normal entries, the same on every device."""
+        generator = torch.Generator().manual_seed(seed % (1 << 63))
+
+        def fresh() -> Tensor:
+            drawn = torch.randn(self.size, generator=generator)
+            return drawn.to(self._matrix.device, self.dtype)
+
+        return fresh
+
+    def signs(self, seed: int, backend: str) -> Callable[[], Tensor]:
         """Returns a source of sign vectors [size], in the order of the probes of ``seed``."""
         run, key = ops.implementation(backend, self._matrix.device), ops.as_int64(seed)
         drawn = 0
 
         def fresh() -> Tensor:
             nonlocal drawn
-            signs = torch.empty(self.size, dtype=self._matrix.dtype, device=self._matrix.device)
+            signs = torch.empty(self.size, dtype=self.dtype, device=self._matrix.device)
             probe = torch.full((), drawn, dtype=torch.int64, device=self._matrix.device)
             run.rademacher_([signs], key, probe, [0], [0])
             drawn += 1

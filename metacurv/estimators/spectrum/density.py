@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 
 from metacurv import _validate
-from metacurv.estimators.spectrum.quadrature import Quadrature
+from metacurv.estimators.spectrum.quadrature import Quadratures
 from metacurv.estimators.spectrum.results import Measured
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _NORMAL = 1.959964  # the 97.5 % quantile of the normal distribution
+_POINTS, _MOST_POINTS = 1024, 1 << 16
 _MARGIN = 4.0  # widths of the bells beyond the outermost eigenvalues
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SpectralDensity:
     """The density of a matrix's eigenvalues, with a band over probes.
 
@@ -46,6 +47,8 @@ class SpectralDensity:
         why: the reason for this method.
         per_layer: the density of each module's own block, by the module's name, where ``by_layer`` was asked for.
         quadratures: the nodes and weights of each probe, and those of its first three quarters.
+        trace_left: the sum of the eigenvalues that are too small to be told from 0, where the spectrum is exact.
+        count_left: the largest number of these.
     """
 
     grid: Tensor = field(repr=False)
@@ -62,7 +65,9 @@ class SpectralDensity:
     seed: int
     why: str = field(repr=False)
     per_layer: Mapping[str, SpectralDensity] = field(repr=False)
-    quadratures: Sequence[tuple[Quadrature, Quadrature]] = field(repr=False)
+    quadratures: Sequence[Quadratures] = field(repr=False)
+    trace_left: float = field(default=0.0, repr=False)
+    count_left: int = field(default=0, repr=False)
 
     def log_determinant(self, damping: float) -> Measured:
         """Measures log det(A + damping I), with its standard error.
@@ -114,9 +119,13 @@ class SpectralDensity:
         return self._trace_of(lambda x: x)
 
     def _check_above(self, damping: float) -> None:
-        """Raises ValueError unless all eigenvalues, or all nodes, which are not below the smallest one, are above -damping."""
+        """Raises ValueError unless all eigenvalues are above -damping, as far as probes reach."""
         if self.eigenvalues is None:
-            smallest = min(float(whole.nodes.min()) for whole, _ in self.quadratures)
+            smallest = min(float(probe.whole.nodes.min()) for probe in self.quadratures)
+            if (
+                self.kind == "hessian" or smallest < 0
+            ):  # a Gauss-Newton matrix mostly has no negative ones
+                smallest = min(probe.low for probe in self.quadratures)
         else:
             found: list[float] = self.eigenvalues.tolist()
             smallest = min(found) if len(found) == self.n else min([*found, 0.0])
@@ -126,17 +135,27 @@ class SpectralDensity:
             )
 
     def _trace_of(self, f: Callable[[Tensor], Tensor]) -> Measured:
-        """Returns tr f(A): its error is that over probes and, added in squares, that of the quadrature."""
+        """Returns tr f(A) for a function f that rises, and its error.
+
+        The error is that over probes and, added in squares, that of the quadrature. Where the spectrum is exact it is what f
+        can make of the eigenvalues that are too small to be told from 0, whose sum is known.
+        """
         if self.eigenvalues is not None:
-            zeros = torch.zeros(1, dtype=torch.float64)
             left = self.n - len(self.eigenvalues)
-            rest = left * float(f(zeros)) if left else 0.0
-            return Measured(float(f(self.eigenvalues).sum()) + rest, 0.0)
-        samples = torch.stack(
+            known = float(f(self.eigenvalues).sum())
+            if not left:
+                return Measured(known, 0.0)
+            count = max(1, min(left, self.count_left))
+            small = torch.tensor([0.0, max(0.0, self.trace_left) / count], dtype=torch.float64)
+            at_zero, at_mean = f(small).tolist()
+            more = count * (at_mean - at_zero)
+            return Measured(known + left * at_zero + more / 2, abs(more) / 2)
+        samples = torch.tensor(
             [
-                torch.stack([self.n * (q.weights @ f(q.nodes)) for q in pair])
-                for pair in self.quadratures
-            ]
+                [float(self.n * (q.weights @ f(q.nodes))) for q in (probe.whole, probe.part)]
+                for probe in self.quadratures
+            ],
+            dtype=torch.float64,
         )
         mean, coarse = samples.mean(0).tolist()
         count = len(samples)
@@ -177,20 +196,32 @@ class Grid:
 
 
 def make_grid(
-    n: int, low: float, high: float, points: int, width: float | None, resolution: float
+    n: int, low: float, high: float, points: int | None, width: float | None, resolution: float
 ) -> Grid:
     """Returns a grid around [low, high] for ``n`` eigenvalues.
 
-    ``resolution``: the width of the bells as a share of that range, where ``width`` is None.
+    ``points``: the number of places; None for as many as the bells need. ``resolution``: the width of the bells as a share of
+    that range, where ``width`` is None.
+
+    Raises:
+        ValueError: bells fall between the places, or there would be too many of them.
     """
     span = high - low
     if span == 0:
         span = abs(high) or 1.0
     wide = span * resolution if width is None else width
-    places = torch.linspace(
-        low - _MARGIN * wide, high + _MARGIN * wide, points, dtype=torch.float64
-    )
-    return Grid(places, wide, n)
+    needed = math.ceil((span + 2 * _MARGIN * wide) / wide) + 1
+    if needed > _MOST_POINTS:
+        raise ValueError(
+            f"width must be at least {span / _MOST_POINTS:.3g} for eigenvalues over a range of {span:.3g}, got {wide:g}"
+        )
+    if points is not None and points < needed:
+        raise ValueError(
+            f"points must be at least {needed} for bells of width {wide:.3g}, got {points}"
+        )
+    count = max(_POINTS, needed) if points is None else points
+    ends = low - _MARGIN * wide, high + _MARGIN * wide
+    return Grid(torch.linspace(*ends, count, dtype=torch.float64), wide, n)
 
 
 def smoothing(nodes: Tensor, grid: Grid) -> Tensor:
@@ -199,7 +230,7 @@ def smoothing(nodes: Tensor, grid: Grid) -> Tensor:
     return torch.exp(-0.5 * z.square()) / (grid.width * math.sqrt(2 * math.pi))
 
 
-def band(quadratures: Sequence[Quadrature], grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+def band(quadratures: Sequence[Quadratures], grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the mean density over probes, and the ends of its 95 % band.
 
     A sample v' f(A) v has the variance 2 tr f^2 (at most, for random signs) and the mean tr f, so that the mean of m samples is
@@ -209,8 +240,8 @@ def band(quadratures: Sequence[Quadrature], grid: Grid) -> tuple[Tensor, Tensor,
     Source: Avron and Toledo 2011, "Randomized algorithms for estimating the trace of an implicit symmetric positive
     semi-definite matrix", lemma 9 (variance).
     """
-    nodes = torch.cat([q.nodes for q in quadratures])
-    weights = torch.cat([q.weights for q in quadratures]) / len(quadratures)
+    nodes = torch.cat([probe.whole.nodes for probe in quadratures])
+    weights = torch.cat([probe.whole.weights for probe in quadratures]) / len(quadratures)
     bells = smoothing(nodes, grid)
     mean, squares = bells @ weights, bells.square() @ weights
     # Of n eigenvalues, (tr f)^2 / tr f^2 = n mean^2 / squares; where there is none nearby both are 0.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from metacurv.estimators.problem.batches import batch_seed, in_batch
 from metacurv.estimators.problem.data import Data, Kind, check_matrix
 from metacurv.estimators.problem.model_loss import LossFunction
 from metacurv.estimators.problem.parameters import number_parameters
+from metacurv.estimators.problem.user_state import RandomState
 from metacurv.estimators.select.measured_batch import MeasuredBatch
 from metacurv.estimators.spectrum.batch_matrix import BatchMatrix
 from metacurv.processes.fully_sharded import as_one_process
@@ -23,8 +24,9 @@ from metacurv.processes.ranks import Ranks
 class Matrix:
     """The Hessian or Gauss-Newton matrix of a model's loss.
 
-    A flat vector holds the parameters that require a gradient one after another, in the order of ``names``. Parameters are read
-    at each product, so a model that trains has another matrix afterwards.
+    A flat vector holds the parameters that require a gradient one after another, in the order of ``names``. Each product runs
+    the model anew, but within ``kept``. All passes see the random numbers that the first one would have seen, so that dropout
+    keeps its masks and loaders that shuffle their order.
 
     Args:
         data: what is measured.
@@ -52,7 +54,9 @@ class Matrix:
         self.dtype = self._dtypes[0]
         for dtype in self._dtypes:
             self.dtype = torch.promote_types(self.dtype, dtype)
-        self._kept: tuple[list[tuple[int, int]], tuple[int, BatchMatrix]] | None = None
+        self._keeps = False
+        self._kept: tuple[int, BatchMatrix] | None = None
+        self._random = RandomState(self.device)
 
     def gathered(self) -> AbstractContextManager[object]:
         """Gathers a model of ``fully_shard`` for the length of the block; does nothing to others."""
@@ -147,38 +151,62 @@ class Matrix:
             weight += share
         return total, weight
 
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keeps the graph of a single batch for the products in the block, in which the model must stay as it is."""
+        self._keeps = True
+        try:
+            yield
+        finally:
+            self._keeps, self._kept = False, None
+
     def _matrices(self) -> Iterator[tuple[int, BatchMatrix]]:
-        """Yields each batch's matrix; that of a single batch is kept, with its graph, until a parameter changes."""
-        parameters = number_parameters(self._data.model.named_parameters(), of_model=True)
-        state = [(id(p.tensor), p.tensor._version) for p in parameters]
-        if self._kept is not None and self._kept[0] == state:
-            yield self._kept[1]
+        """Yields each batch's matrix."""
+        if self._kept is not None:
+            yield self._kept
             return
-        self._kept, found = None, []
-        for size, batch in self.batches():
-            matrix = BatchMatrix(batch)
-            found.append(size)
-            if len(found) == 1:
-                self._kept = state, (size, matrix)
-            else:
-                self._kept = None
-            yield size, matrix
+        found = None
+        for index, (size, batch) in enumerate(self.batches()):
+            found = (size, BatchMatrix(batch)) if index == 0 else None
+            yield found or (size, BatchMatrix(batch))
+        if self._keeps:
+            self._kept = found
 
     def _column(self, matrix: BatchMatrix, vector: Tensor) -> Tensor:
         pieces = zip(torch.split(vector, self._sizes), self.shapes, self._dtypes, strict=True)
         parts = matrix.times([piece.view(shape).to(dtype) for piece, shape, dtype in pieces])
-        return self.flattened(parts)
+        return torch.cat([part.reshape(-1).to(vector.dtype) for part in parts])
 
     def batches(self, seed: int = 0) -> Iterator[tuple[int, MeasuredBatch]]:
         """Yields this process's batches with their numbers of examples, each with a forward pass to come.
 
         ``seed``: of the probes, which are others in each batch of each rank.
+
+        Raises:
+            ValueError: other parameters require a gradient than when the matrix was made.
         """
         parameters = number_parameters(self._data.model.named_parameters(), of_model=True)
+        if [(p.name, p.tensor.shape) for p in parameters] != list(
+            zip(self.names, self.shapes, strict=True)
+        ):
+            raise ValueError(
+                "the parameters that require a gradient must be those of when the operator was made, "
+                f"{', '.join(map(repr, self.names))}; got {', '.join(repr(p.name) for p in parameters)}"
+            )
         here, count = (0, 1) if self._ranks is None else (self._ranks.here, self._ranks.count)
-        for index, (size, problem) in enumerate(self._data.each(parameters)):
-            of_batch = batch_seed(seed, index * count + here)
-            yield size, MeasuredBatch(problem, self.kind, of_batch, self.backend, self.max_memory)
+        with self._random.seen():
+            for index, (size, problem) in enumerate(self._data.each(parameters)):
+                of_batch = batch_seed(seed, index * count + here)
+                batch = MeasuredBatch(problem, self.kind, of_batch, self.backend, self.max_memory)
+                yield size, batch
+
+    @property
+    def eps(self) -> float:
+        """The spacing of the coarsest numbers that products are made of, relative."""
+        dtypes = set(self._dtypes)
+        if torch.is_autocast_enabled(self.device.type):
+            dtypes.add(torch.get_autocast_dtype(self.device.type))
+        return max(torch.finfo(dtype).eps for dtype in dtypes)
 
 
 def make_matrix(
@@ -200,7 +228,5 @@ def make_matrix(
     memory = _validate.integer("max_memory", max_memory, low=1)
     are_processes = torch.distributed.is_available() and torch.distributed.is_initialized()
     ranks = Ranks(model, process_group) if are_processes or process_group is not None else None
-    if targets is None and isinstance(inputs, Iterator):
-        inputs = list(inputs)  # each product goes through all of it
-    data = Data(model, loss_fn, inputs, targets, output, batch_size)
+    data = Data(model, loss_fn, inputs, targets, output, batch_size, again=True)
     return Matrix(data, kind, ranks=ranks, backend=backend, max_memory=memory)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metacurv import _validate
+from metacurv.estimators.problem.numerics import wide_dtype
 from metacurv.estimators.spectrum.matrix import Matrix
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ class CurvatureOperator:
 
     ``operator @ v`` is the product with one vector (flat [P], or a dict of tensors by parameter name) or with a block of
     vectors [P, K]. The product has the form of ``v``. Flat vectors hold the parameters that require a gradient one after
-    another, in the order of ``names``. Parameters are read at each product, so a model that trains has another matrix
-    afterwards.
+    another, in the order of ``names``. Each product runs the model anew, so a model that trains has another matrix
+    afterwards; random numbers, as of dropout, are those of when the operator was made.
 
     Args:
         matrix: what ``curvature_operator`` has made of its arguments.
@@ -133,8 +134,10 @@ class CurvatureOperator:
             Tensors of the parameters' shapes and dtypes.
 
         Raises:
+            TypeError: ``flat`` is no dense real tensor.
             ValueError: ``flat`` is of another shape.
         """
+        _validate.real_tensor("flat", flat)
         if flat.shape != self.shape[:1]:
             raise ValueError(f"flat must have the shape [{self.shape[0]}], got {list(flat.shape)}")
         return self._matrix.by_name(flat)
@@ -155,15 +158,17 @@ class CurvatureOperator:
                 "to_scipy needs scipy, which is not installed; install it with `pip install scipy`"
             ) from error
 
+        # numpy has no bfloat16, and torch takes no array that runs backwards or may not be written to.
+        dtype = wide_dtype(self.dtype)
+        of_numpy = torch.empty(0, dtype=dtype).numpy().dtype
+
         def matmat(block: Any) -> Any:
-            given = torch.as_tensor(block, dtype=self.dtype, device=self.device)
+            given = torch.from_numpy(block.astype(of_numpy, order="C", copy=True)).to(self.device)
             return self._matrix.times(given.view(self.shape[0], -1)).cpu().numpy()
 
         def matvec(vector: Any) -> Any:
             return matmat(vector)[:, 0]
 
-        # numpy has no bfloat16; the matrix is symmetric.
-        dtype = torch.empty(0, dtype=self.dtype).numpy().dtype
         return LinearOperator(
-            self.shape, matvec=matvec, rmatvec=matvec, matmat=matmat, rmatmat=matmat, dtype=dtype
+            self.shape, matvec=matvec, rmatvec=matvec, matmat=matmat, rmatmat=matmat, dtype=of_numpy
         )

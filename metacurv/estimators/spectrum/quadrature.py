@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,23 +28,34 @@ class Quadrature:
     weights: Tensor
 
 
+class Quadratures(NamedTuple):
+    """The quadratures of one probe: ``whole``, ``part`` of its products, and the interval of eigenvalues that it reaches."""
+
+    whole: Quadrature
+    part: Quadrature
+    low: float
+    high: float
+
+
 def quadratures(
-    times: Times, probe: Tensor, steps: int, each: Callable[[], None]
-) -> tuple[Quadrature, Quadrature]:
+    times: Times, probe: Tensor, steps: int, eps: float, each: Callable[[], None]
+) -> Quadratures:
     """Returns the quadrature after at most ``steps`` products, and that of its first three quarters, which tells its error.
 
-    ``each`` is called after each product.
+    ``eps``: see ``Krylov``. ``each`` is called after each product.
     """
-    space = Krylov(times, lambda: probe, steps)
-    while space.size < min(steps, len(probe)):
+    most = min(steps, len(probe))
+    space = Krylov(times, probe, most + 1, eps)
+    while (
+        space.size < most and space.waiting
+    ):  # else nothing of the spectrum that the probe sees is missing
         space.extend()
         each()
-        if space.rest == 0:  # nothing of the spectrum that the probe sees is missing
-            break
-    whole = _quadrature(space.projected)
-    if space.rest == 0:
-        return whole, whole
-    return whole, _quadrature(space.projected[: 3 * steps // 4 or 1, : 3 * steps // 4 or 1])
+    whole, reach = _quadrature(space.projected), space.reach()
+    if not space.waiting:
+        return Quadratures(whole, whole, *reach)
+    part = max(1, 3 * most // 4)
+    return Quadratures(whole, _quadrature(space.projected[:part, :part]), *reach)
 
 
 def _quadrature(projected: Tensor) -> Quadrature:

@@ -37,7 +37,7 @@ class Measured(float):
         return f"{float(self):.6g} +- {self.stderr:.2g}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TopEigenvalues:
     """The largest eigenvalues of a curvature matrix.
 

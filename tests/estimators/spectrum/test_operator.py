@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from metacurv import NotTwiceDifferentiableError, curvature_operator
+from metacurv import NotTwiceDifferentiableError, curvature_operator, top_eigenvalues
 from tests.estimators.dense.case import Lambda, labels
 from tests.helpers import assert_same
 from tests.problems.once_differentiable import OnceCube
@@ -54,6 +55,12 @@ def test_scipy_finds_the_same_eigenvalues():
     found = eigsh(operator.to_scipy(), k=2, which="LA", return_eigenvectors=False)
     expected = torch.linalg.eigvalsh(identity(operator))[-2:]
     torch.testing.assert_close(torch.from_numpy(found), expected)
+    backwards = operator.to_scipy() @ np.arange(31.0)[::-1]
+    torch.testing.assert_close(
+        torch.from_numpy(backwards), operator @ torch.arange(31.0).double().flip(0)
+    )
+    half = curvature_operator(network().bfloat16(), F.cross_entropy, X.bfloat16(), Y).to_scipy()
+    assert (half @ np.ones(31)).dtype == np.float32
 
 
 @pytest.mark.parametrize("kind", ["hessian", "ggn"])
@@ -74,15 +81,77 @@ def test_sums_add_up():
     torch.testing.assert_close(identity(operator), 6 * whole(network()))
 
 
-def test_a_parameter_that_changed_is_seen():
-    model = network()
-    operator = curvature_operator(model, F.cross_entropy, X, Y)
-    before = identity(operator)
+def changed_in_place(model: nn.Module) -> None:
     with torch.no_grad():
         model[0].weight.mul_(2)
+
+
+def changed_as_data(model: nn.Module) -> None:
+    model[0].weight.data.mul_(2)
+
+
+def changed_where_frozen(model: nn.Module) -> None:
+    model[2].bias.data.add_(torch.arange(3.0))
+
+
+def stepped(model: nn.Module) -> None:
+    opt = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    F.cross_entropy(model(X), Y).backward()
+    opt.step()
+    opt.zero_grad()
+
+
+@pytest.mark.parametrize(
+    "change", [changed_in_place, changed_as_data, changed_where_frozen, stepped]
+)
+def test_a_model_that_changed_is_seen(change):
+    """Version numbers of parameters do not tell all of these."""
+    model = network()
+    model[2].bias.requires_grad_(change is not changed_where_frozen)
+    operator = curvature_operator(model, F.cross_entropy, X, Y)
+    before = identity(operator)
+    change(model)
     after = identity(operator)
     assert not torch.allclose(before, after)
     torch.testing.assert_close(after, whole(model))
+
+
+def test_a_mode_that_changed_is_seen():
+    model = network(nn.BatchNorm1d(4))
+    operator = curvature_operator(model, F.cross_entropy, X, Y)
+    before = identity(operator)
+    model.eval()
+    torch.testing.assert_close(identity(operator), whole(model))
+    assert not torch.allclose(before, identity(operator))
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_dropout_keeps_its_mask(batches):
+    """Whatever random numbers the user draws between products."""
+    model = network(nn.Dropout(0.5))
+    size = 6 // batches
+    pairs = [(X[i : i + size], Y[i : i + size]) for i in range(0, 6, size)]
+    operator = curvature_operator(model, F.cross_entropy, pairs)
+    first = identity(operator)
+    torch.randn(100)
+    torch.testing.assert_close(identity(operator), first)
+
+
+def test_other_parameters_are_named():
+    model = network()
+    operator = curvature_operator(model, F.cross_entropy, X, Y)
+    model[0].bias.requires_grad_(False)
+    with pytest.raises(ValueError, match="must be those of when the operator was made, "):
+        operator @ torch.ones(31)
+
+
+def test_autocast():
+    """Products are those of the forward pass's dtypes; the space is not."""
+    model = network().float()
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.warns(UserWarning, match="rounding"):
+        found = top_eigenvalues(model, F.cross_entropy, X.float(), Y, k=2)
+    exact = top_eigenvalues(network(), F.cross_entropy, X, Y, k=2)
+    assert ((found.values - exact.values).abs() <= found.errors).all()
 
 
 @pytest.mark.parametrize("kind", ["hessian", "ggn"])

@@ -83,11 +83,12 @@ def test_more_eigenvalues_than_a_layer_has():
     assert len(found.per_layer["1"].values) == 3
 
 
-def test_repeated_values_of_a_regression():
-    """Three outputs share one matrix of inputs: each of its values is there three times. The Gram matrix has all of them."""
+@pytest.mark.parametrize("method", ["gram", "lanczos"])
+def test_repeated_values_of_a_regression(method):
+    """Three outputs share one matrix of inputs: each of its values is there three times."""
     model = nn.Linear(4, 3, bias=False).double()
     x, y = rand(9, 4), rand(9, 3)
-    found = top_eigenvalues(model, nn.MSELoss(), x, y, kind="ggn", k=6)
+    found = top_eigenvalues(model, nn.MSELoss(), x, y, kind="ggn", k=6, method=method, rtol=1e-7)
     single = torch.linalg.eigvalsh(2 * x.t() @ x / 27).flip(0)
     expected = single.repeat_interleave(3)[:6]
     torch.testing.assert_close(found.values, expected)
@@ -100,8 +101,8 @@ def test_it_says_where_it_stopped():
 
 
 def test_memory_bounds_the_space():
-    """Six vectors of 75 numbers; the same values for more products."""
-    small = top(k=2, max_memory=6 * 75 * 8, rtol=1e-6)
+    """Ten vectors of 75 numbers; the same values for more products."""
+    small = top(k=2, max_memory=10 * 75 * 8, rtol=1e-6)
     large = top(k=2, rtol=1e-6)
     torch.testing.assert_close(small.values, large.values, rtol=1e-5, atol=0)
     assert small.n_products >= large.n_products
@@ -128,6 +129,13 @@ BAD = {
     "products": ({"max_products": 0}, ValueError, "max_products must be >= 1, got 0"),
     "seed": ({"seed": -1}, ValueError, "seed must be in"),
     "method": ({"method": "power"}, ValueError, "method must be one of auto, gram, lanczos, got"),
+    "few products": ({"k": 5, "max_products": 3}, ValueError, "max_products must be at least k=5"),
+    "vectors": ({"vectors": "no"}, TypeError, "vectors must be True or False, got str 'no'"),
+    "memory": (
+        {"max_memory": 99},
+        ValueError,
+        "max_memory must hold 8 vectors of the matrix for k=1",
+    ),
     "gram": ({"method": "gram"}, ValueError, "method='gram' is not right for this model and kind="),
 }
 
