@@ -50,7 +50,7 @@ class Eigenpairs:
 
 @dataclass(frozen=True, eq=False)
 class _Look:
-    """What the space shows after a product, the largest first."""
+    """Holds what the space shows after a product, the largest first."""
 
     theta: Tensor
     coordinates: Tensor
