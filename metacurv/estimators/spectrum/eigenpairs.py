@@ -24,6 +24,9 @@ from metacurv.estimators.spectrum.krylov import Krylov, Times
 
 End = Literal["magnitude", "algebraic"]
 
+_COARSE = (
+    1e-2  # the error of rounding, as a share of the largest value, beyond which nothing counts as 0
+)
 _STEADY = 4  # products for which values must have stayed
 _MORE = 4  # Ritz values beyond those that are asked for
 _CONFIRMING = 0.25  # as many products again, of those before, confirm values after a random vector
@@ -95,8 +98,9 @@ def eigenpairs(
         look = _look(space, k, end, before)
         before.append(look.theta[:k])
         wanted = rtol * look.theta[:k].abs()
-        # What is 0 up to rounding has no digits to be right in.
+        # What is 0 up to rounding, in numbers that have some digits, has no digits to be right in.
         is_zero = look.theta[:k].abs() <= look.floors
+        is_zero &= look.floors <= _COARSE * look.theta.abs().max()
         is_met = (look.errors <= wanted) | is_zero
         is_rounded = bool((look.errors <= torch.maximum(wanted, look.floors)).all())
         is_steady = space.size >= k + _MORE and len(before) == _STEADY and is_rounded
