@@ -151,7 +151,8 @@ def test_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16), pytest.warns(UserWarning, match="rounding"):
         found = top_eigenvalues(model, F.cross_entropy, X.float(), Y, k=2)
     exact = top_eigenvalues(network(), F.cross_entropy, X, Y, k=2)
-    assert ((found.values - exact.values).abs() <= found.errors).all()
+    assert not found.converged
+    assert (found.values[0] - exact.values[0]).abs() <= found.errors[0]
 
 
 @pytest.mark.parametrize("kind", ["hessian", "ggn"])

@@ -59,29 +59,29 @@ def coverage(matrix: torch.Tensor, probes: int, runs: int, steps: int = 40) -> f
 
 @pytest.mark.parametrize("probes", [3, 10])
 def test_the_band_is_calibrated(probes):
-    assert 0.93 <= coverage(dense(), probes, runs=150) <= 0.97
+    assert 0.93 <= coverage(dense(), probes, runs=100) <= 0.97
 
 
 def test_the_density_is_that_of_the_eigenvalues():
     """As many products as the matrix has rows see all of it, so that only the probes' chance is left."""
     matrix = dense()
-    found = density(steps=len(matrix), n_samples=200, width=0.05)
+    found = density(steps=len(matrix), n_samples=40, width=0.05)
     values = torch.linalg.eigvalsh(matrix)
     grid = Grid(found.grid, 0.05, len(values))
     truth = smoothing(values, grid).mean(1)
     assert float(torch.trapezoid(found.density, found.grid)) == pytest.approx(1, abs=1e-3)
     inside = (found.lower <= truth) & (truth <= found.upper)
     assert inside.double().mean() > 0.9
-    assert float(torch.trapezoid((found.density - truth).abs(), found.grid)) < 0.1
-    assert (found.method, found.n_samples, found.n) == ("lanczos", 200, len(values))
-    assert found.n_products <= 200 * len(matrix)
+    assert float(torch.trapezoid((found.density - truth).abs(), found.grid)) < 0.2
+    assert (found.method, found.n_samples, found.n) == ("lanczos", 40, len(values))
+    assert found.n_products <= 40 * len(matrix)
 
 
 @pytest.mark.parametrize("kind", ["hessian", "ggn"])
 def test_what_follows_from_it(kind):
     values = torch.linalg.eigvalsh(dense(kind))
     damping = 1.0
-    found = density(kind=kind, method="lanczos", n_samples=60, seed=2)
+    found = density(kind=kind, method="lanczos", n_samples=30, seed=2)
     expected = {
         "log_determinant": (values + damping).log().sum(),
         "effective_dimension": (values / (values + damping)).sum(),
@@ -110,7 +110,7 @@ def test_what_follows_from_it(kind):
 def test_the_quadratures_error_is_counted():
     """With few products a small damping makes the log of the smallest eigenvalues wrong, whatever the number of probes."""
     damping = 1e-6
-    found = density(kind="ggn", method="lanczos", n_samples=50, steps=6)
+    found = density(kind="ggn", method="lanczos", n_samples=20, steps=6)
     logs = [
         [75 * (q.weights @ (q.nodes.clamp(min=0) + damping).log()).item() for q in probe[:2]]
         for probe in found.quadratures
@@ -129,10 +129,10 @@ def test_one_probe_has_a_band():
 
 
 def test_rtol():
-    rough, fine = density(rtol=0.9, steps=20), density(rtol=0.08, steps=20, max_samples=400)
-    assert rough.n_samples < fine.n_samples < 400
+    rough, fine = density(rtol=0.9, steps=10), density(rtol=0.15, steps=10, max_samples=200)
+    assert rough.n_samples < fine.n_samples < 200
     half = float(torch.trapezoid((fine.upper - fine.lower) / 2, fine.grid))
-    assert half <= 0.08
+    assert half <= 0.15
     with pytest.warns(UserWarning, match="stopped at max_samples=12 with a band of"):
         density(rtol=0.01, max_samples=12, steps=5)
 
