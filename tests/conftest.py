@@ -18,7 +18,24 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Gives each process whole files: what a file's tests share, such as dense Hessians, is then made once."""
     from xdist.scheduler import LoadFileScheduling
 
+    config.option.loadscopereorder = (
+        False  # the files with the most tests first, which are not the longest
+    )
     return LoadFileScheduling(config, log)
+
+
+# Files that hold few tests and take minutes: begun last, one of them would keep one process busy while the others wait.
+_LONGEST = ("cuda/emulation", "experiment", "distributed", "learning_rates")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begins with the folders whose files take longest."""
+
+    def place(item: pytest.Item) -> int:
+        folder = item.path.parent.as_posix()
+        return next((i for i, name in enumerate(_LONGEST) if name in folder), len(_LONGEST))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -99,7 +99,9 @@ def draw(ax: Axes, graph: dict[str, set[str]], title: str) -> None:
             ax.add_patch(box)
             if i - start > 4:
                 label = order[start].rpartition(".")[0].removeprefix("metacurv.")
-                ax.annotate(label, (i + 0.5, (start + i) / 2), fontsize=6, va="center")
+                has_room = start > 0.2 * len(order)  # on the left, where there are few dots
+                at_x, side = (start - 1.5, "right") if has_room else (i + 0.5, "left")
+                ax.annotate(label, (at_x, (start + i) / 2), fontsize=6, va="center", ha=side)
             start = i
     ax.set(xlim=(-1, len(order) + 12), ylim=(len(order), -1), xticks=[], yticks=[], aspect="equal")
     ax.set_title(f"{title}: {len(order)} modules, {len(dots)} imports", fontsize=9)
