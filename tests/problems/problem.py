@@ -63,6 +63,11 @@ def rand(*shape: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64)
 
 
+def fixed(*shape: int) -> Tensor:
+    """The same numbers every time, for data that a module makes when it is imported."""
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
 def leaf(*shape: int) -> Tensor:
     return rand(*shape).requires_grad_()
 

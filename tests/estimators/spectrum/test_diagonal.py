@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from metacurv import curvature_operator, diagonal, estimate_trace
 from tests.estimators.dense.case import labels
 from tests.helpers import assert_same
-from tests.problems.problem import rand
+from tests.problems.problem import fixed
 
-X, Y = rand(12, 5), labels(12)
+X, Y = fixed(12, 5), labels(12)
 MIDDLES = {"relu": nn.ReLU, "tanh": nn.Tanh, "norm": lambda: nn.LayerNorm(6)}
 
 

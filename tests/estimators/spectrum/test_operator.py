@@ -13,9 +13,9 @@ from metacurv import NotTwiceDifferentiableError, curvature_operator, top_eigenv
 from tests.estimators.dense.case import Lambda, labels
 from tests.helpers import assert_same
 from tests.problems.once_differentiable import OnceCube
-from tests.problems.problem import rand
+from tests.problems.problem import fixed, rand
 
-X, Y = rand(6, 3), labels(6)
+X, Y = fixed(6, 3), labels(6)
 
 
 def network(middle: nn.Module | None = None) -> nn.Sequential:

@@ -9,9 +9,9 @@ from torch import nn
 
 from metacurv import curvature_operator, top_eigenvalues
 from tests.estimators.dense.case import labels
-from tests.problems.problem import rand
+from tests.problems.problem import fixed, rand
 
-X, Y = rand(20, 5), labels(20)
+X, Y = fixed(20, 5), labels(20)
 
 
 def network() -> nn.Sequential:
