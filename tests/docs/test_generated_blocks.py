@@ -45,6 +45,11 @@ def roads() -> str:
     return str(import_module("benchmarks.road_page").page_block(stored))
 
 
+def eigenvalues() -> str:
+    stored = json.loads((ROOT / "benchmarks/results/eigenvalues.json").read_text())
+    return str(import_module("benchmarks.eigenvalues").page_block(stored))
+
+
 def lines() -> str:
     site = import_module("import_matrix")
     return str(site.page_block(json.loads(site.OUT.read_text())))
@@ -80,6 +85,7 @@ def experiment() -> str:
         ("start/install.md", "install", install),
         ("develop/test.md", "suite", suite),
         ("develop/architecture.md", "lines", lines),
+        ("results/eigenvalues.md", "eigenvalues", eigenvalues),
     ],
     ids=[
         "roads",
@@ -94,6 +100,7 @@ def experiment() -> str:
         "install",
         "suite",
         "lines",
+        "eigenvalues",
     ],
 )
 def test_block(page: str, name: str, made: Callable[[], str]) -> None:
