@@ -14,20 +14,14 @@ _DELAY = 3.0  # seconds before a bar appears by itself
 
 
 class Bar(Protocol):
-    """A progress bar, of which this package uses two methods."""
+    """A progress bar, of which this package uses one method."""
 
     def update(self, n: int = 1) -> Any:
         """Counts ``n`` steps of work."""
 
-    def set_postfix_str(self, s: str) -> Any:
-        """Shows a text beside the bar."""
-
 
 class _NoBar:
     def update(self, n: int = 1) -> None:
-        """Does nothing."""
-
-    def set_postfix_str(self, s: str) -> None:
         """Does nothing."""
 
 
@@ -42,7 +36,7 @@ def check_progress(progress: bool | None) -> None:
 
 
 @contextmanager
-def bar(progress: bool | None, what: str, unit: str, total: int | None = None) -> Iterator[Bar]:
+def bar(progress: bool | None, what: str, unit: str) -> Iterator[Bar]:
     """Yields a progress bar on stderr.
 
     Args:
@@ -50,7 +44,6 @@ def bar(progress: bool | None, what: str, unit: str, total: int | None = None) -
             installed; False for none.
         what: the words before the bar.
         unit: the name of a step.
-        total: the number of steps, where it is known.
     """
     is_watched = progress or (progress is None and sys.stderr.isatty())
     if not is_watched or find_spec("tqdm") is None:
@@ -59,5 +52,5 @@ def bar(progress: bool | None, what: str, unit: str, total: int | None = None) -
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     delay = 0.0 if progress else _DELAY
-    with tqdm(desc=what, unit=f" {unit}", total=total, delay=delay, leave=False) as shown:
+    with tqdm(desc=what, unit=f" {unit}", delay=delay, leave=False) as shown:
         yield shown

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from metacurv.estimators.graph.custom_functions import check_differentiable
-from metacurv.estimators.graph.differentiate import gradient_graph, refuse_cut_graph
 from metacurv.estimators.probes.double_backward import DoubleBackward
 from metacurv.estimators.probes.gauss_newton import GaussNewtonProducts
+from metacurv.estimators.probes.products import choose_products
 from metacurv.estimators.problem.errors import refuse_reentrant_checkpoints
 from metacurv.estimators.problem.model_loss import Forward
 from metacurv.estimators.select.measured_batch import MeasuredBatch
@@ -64,13 +63,9 @@ class BatchMatrix:
         problem = self._batch.problem
         if self._batch.kind == "ggn":
             return GaussNewtonProducts(problem, forward)
-        loss, tensors = forward.loss, [p.tensor for p in problem.parameters]
-        assert loss.grad_fn is not None  # check_loss saw to it
-        check_differentiable([loss.grad_fn], tensors, again=problem.again)
-        # A once-differentiable function leaves its mark only on gradients that carry a graph on arrival.
-        has_custom_functions = bool(self._batch.custom_functions)
-        start = torch.ones_like(loss, requires_grad=True) if has_custom_functions else None
-        gradients = gradient_graph(loss, tensors, start=start)
-        if start is not None:
-            refuse_cut_graph(gradients)
-        return DoubleBackward(gradients, problem.parameters)
+        products = choose_products(
+            forward.loss, problem.parameters, "reference", again=problem.again
+        )
+        # Autograd's own: they give H v, and not v . H v alone.
+        assert isinstance(products, DoubleBackward)
+        return products

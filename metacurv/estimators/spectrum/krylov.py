@@ -148,7 +148,7 @@ class Krylov:
                         self._inner[count] = 0
                         self.waiting += 1
                         return
-                    if left < math.sqrt(self._eps):
+                    if left < math.sqrt(torch.finfo(w.dtype).eps):
                         break  # too little to tell it from rounding
                     w = w / left
 

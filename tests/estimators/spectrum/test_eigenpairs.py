@@ -147,6 +147,26 @@ def test_signs_in_the_span_are_drawn_again(n):
     torch.testing.assert_close(gram, torch.eye(n, dtype=torch.float64))
 
 
+def test_coarse_products_do_not_hide_the_last_directions():
+    """A random vector has a 20th of its length in one direction of 400, which rounding of the products alone may exceed.
+
+    The vectors are finer than that: each random one serves, and none is drawn in vain.
+    """
+    generator, drawn = torch.Generator().manual_seed(0), 0
+
+    def fresh() -> Tensor:
+        nonlocal drawn
+        drawn += 1
+        return torch.randn(400, generator=generator)
+
+    space = Krylov(lambda v: 2 * v, fresh(), 400, torch.finfo(torch.bfloat16).eps)
+    while not space.is_whole:
+        if not space.waiting:
+            space.add(fresh)
+        space.extend()
+    assert drawn == space.size == 400
+
+
 def test_outliers_over_a_bulk():
     """The fourth value is far below the first ones and ten times above the bulk, which the space must not take for it."""
     bulk = torch.rand(500, generator=torch.Generator().manual_seed(1)) * 1e-3
