@@ -204,7 +204,7 @@ def main() -> int:
         chosen = [fault for fault in chosen if (fault.file, fault.kind) in wanted]
     chosen = chosen[:: arguments.every]
     if arguments.invisible:
-        chosen = [invisible()]
+        chosen = [*chosen, invisible()] if arguments.file or arguments.kind else [invisible()]
     if arguments.list:
         for fault in chosen:
             print(f"{fault.place:28} {fault.kind:24} {fault.code}")
@@ -275,7 +275,9 @@ def _parser() -> argparse.ArgumentParser:
         help="only ops of these dtypes, such as float32",
     )
     parser.add_argument(
-        "--invisible", action="store_true", help="plant a change that is no fault: it must survive"
+        "--invisible",
+        action="store_true",
+        help="plant a change that is no fault: alone, or beside the files and kinds named; it must survive",
     )
     parser.add_argument("--list", action="store_true", help="list them and plant nothing")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Runs kernels of self_test.cu: python tests/cuda/emulation/self_test.py LIBRARY NAME BLOCKS [--workers N]"""
+"""Runs kernels of self_test.cu: python tests/cuda/emulation/self_test.py LIBRARY NAME BLOCKS [NAME BLOCKS ...] [--workers N]"""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class SelfTest:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("library", type=Path)
-    parser.add_argument("name")
-    parser.add_argument("blocks", type=int)
+    parser.add_argument("kernels", nargs="+", metavar="NAME BLOCKS")
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
     # Random orders on two threads: blocks of one kernel run at the same time.
     order = Schedule("random", 1, workers=arguments.workers)
-    made = SelfTest(arguments.library).run(arguments.name, arguments.blocks, 64, [0.0] * 256, order)
-    print(made[:10])
+    kernels = SelfTest(arguments.library)
+    for name, blocks in zip(arguments.kernels[::2], arguments.kernels[1::2], strict=True):
+        print(name, kernels.run(name, int(blocks), 64, [0.0] * 256, order)[:10])

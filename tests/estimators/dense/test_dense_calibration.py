@@ -11,7 +11,7 @@ from tests.estimators.dense.checks import measure
 from tests.estimators.dense.networks import NETWORKS
 from tests.estimators.dense.truth import dense_truth
 
-RUNS, FEWER_RUNS = 1000, 400  # of methods that take a minute for as many
+RUNS, FEWER_RUNS = 1000, 200  # of methods that take a minute for as many
 
 
 @pytest.mark.slow

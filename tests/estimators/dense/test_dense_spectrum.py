@@ -83,10 +83,11 @@ def test_exact_diagonal(kind, name):
     assert not any(x.any() for x in found.stderr.values())
 
 
-@pytest.mark.parametrize("method", ["activation", "hutchinson"])
 @cases("hutchinson")
-def test_sampled_diagonal(kind, name, method):
+def test_sampled_diagonal(kind, name):
+    """By the methods in turn."""
     case, truth = build(TABLE[name]), truth_of(name)
+    method = ("activation", "hutchinson")[list(TABLE).index(name) % 2]
     found = diagonal(case, kind, method, n_samples=40, seed=3)
     if found is None:
         return
