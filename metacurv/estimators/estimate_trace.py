@@ -19,11 +19,11 @@ from metacurv.estimators.problem.parameters import Layers, number_parameters
 from metacurv.estimators.problem.results import TraceEstimate
 from metacurv.estimators.select.measured_batch import MeasuredBatch
 from metacurv.estimators.select.methods import METHODS, measure
-from metacurv.estimators.statistics.stopping import MIN_SAMPLES, Budget
+from metacurv.estimators.statistics.stopping import Budget
 from metacurv.processes.fully_sharded import as_one_process
 from metacurv.processes.ranks import Ranks
 
-Method = Literal["auto", "exact", "activation", "hutchinson", "finite_difference"]
+Method = Literal["auto", "exact", "activation", "split", "hutchinson", "finite_difference"]
 
 _DEFAULT_RTOL = 0.05
 
@@ -57,6 +57,8 @@ def estimate_trace(
       cross-entropy. It takes one backward pass to the layers for each column of the loss's factor (classes - 1).
     - "activation": one random backward pass to the layers a sample, two through smooth activations. It serves the GGN of any
       model; the Hessian where all that lies above a parameter is linear, linear in pieces, or elementwise.
+    - "split": samples of a smooth network's Hessian, each with directions of its own for every example, and with the
+      Gauss-Newton matrix as a control variate where the first samples show that it pays.
     - "hutchinson": samples in parameter space, for any loss that can be differentiated twice.
     - "finite_difference": two gradients a sample, for any model that has a gradient. The model should be smooth: differences
       see kinks, such as ReLU's, as curvature.
@@ -76,8 +78,9 @@ def estimate_trace(
         kind: "hessian" or "ggn".
         method: one of the methods above. One that is named and not right for the model raises ValueError.
         n_samples: number of samples to draw, >= 1; with ``rtol`` the least number.
-        rtol: in (0, 1): samples are drawn until the standard error is at most this share of the value, 16 at least. The default
-            is 0.05 where ``n_samples`` is not given either. Among several batches each must reach it.
+        rtol: in (0, 1): samples are drawn until the standard error is at most this share of the value, and is itself known from
+            15 degrees of freedom (16 samples, or fewer where examples are told apart). The default is 0.05 where ``n_samples``
+            is not given either. Among several batches each must reach it.
         max_samples: the number of samples, >= 1, at which ``rtol`` is given up, with a warning and ``converged`` False.
         seed: int in [0, 2^64). The same seed gives the same samples; the global random state is not used.
         max_memory: bytes that "exact" and "activation" may take for cotangents at a time, on top of the model's graph.
@@ -174,7 +177,7 @@ def _check(
             raise ValueError(
                 f"max_samples must be at least n_samples={least} where rtol is given, got {most}"
             )
-    first = least if tolerance is None else min(most, max(MIN_SAMPLES, least))
+    first = least if tolerance is None else min(most, max(1, least))
     return Budget(first, tolerance, most)
 
 

@@ -32,7 +32,7 @@ def bind(site: Site, walk: Walk, layout: Layout, parameter: Tensor) -> Use:
     if site.role == "convolution":
         return ConvolutionUse(node, layout, shape)
     if site.role == "embedding":
-        return EmbeddingUse(node, layout, shape)
+        return EmbeddingUse(walk.nodes[site.lookup], layout, shape, walk.shape(site.node)[:-1])
     assert site.role == "broadcast", f"no use for {site.role}"  # a new role needs a use here
     factor = _factor(site, walk)
     wide_factor = None if factor is None else wide(factor)

@@ -27,6 +27,7 @@ from metacurv.estimators.activation.plan import (
     softmax_dim,
 )
 from metacurv.estimators.activation.pull_many import PullStep, plan_pull
+from metacurv.estimators.graph.sites import Site
 from metacurv.estimators.graph.torch_private import run_backward
 from metacurv.estimators.graph.walk import Walk, walk_graph
 from metacurv.estimators.problem.elsewhere import Again
@@ -45,7 +46,7 @@ class Examined:
     ``apart``: the number of examples that share a column of the loss's factor, 1 where they cannot be told apart. ``columns``:
     the number of columns of the exact trace, a backward pass to the layers each. ``elements``: the size of a cotangent at the
     boundary and at all sites. ``is_sure``: True where all of it holds for every graph of this structure, and not just for these
-    values.
+    values. ``boundary`` and ``layouts``: where the examples are, at the boundary and at each site.
     """
 
     plan: ActivationPlan
@@ -55,6 +56,8 @@ class Examined:
     elements: int
     is_sure: bool
     part_plans: list[PartPlan]
+    boundary: Layout
+    layouts: dict[Site, Layout]
 
 
 _examined: OrderedDict[Hashable, Examined | NotInActivationSpace] = OrderedDict()
@@ -140,6 +143,8 @@ def _examine(
         elements=elements,
         is_sure=found.is_sure,
         part_plans=plan_parts(plan, found.sites),
+        boundary=found.boundary,
+        layouts=dict(zip(plan.all_sites, found.sites, strict=True)),
     )
 
 

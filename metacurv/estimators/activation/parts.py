@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metacurv.estimators.activation.batch_layout import Layout
 from metacurv.estimators.activation.bind import bind
+from metacurv.estimators.activation.per_sample_products import row_products
 from metacurv.estimators.activation.plan import ActivationPlan
 from metacurv.estimators.activation.pull_by_engine import Cotangents
 from metacurv.estimators.activation.uses import Use
@@ -18,7 +19,6 @@ from metacurv.estimators.graph.sites import Site
 from metacurv.estimators.graph.walk import Walk
 from metacurv.estimators.problem.numerics import wide
 from metacurv.estimators.problem.parameters import NumberedParameter
-from metacurv.ops._reference.factors import layer_products
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ def plan_parts(plan: ActivationPlan, layouts: Sequence[Layout]) -> list[PartPlan
     return parts + [PartPlan((parameter,)) for parameter in plan.indirect]
 
 
-# Maps cotangents to a block of columns, float64 [R, parameters of the part]; None where no path leads there.
+# Maps cotangents to a block of columns, [R, examples, parameters of the part], one example where they are not told apart; None
+# where no path leads there.
 Part = Callable[[Cotangents, Cotangents], Tensor | None]
 
 
@@ -98,20 +99,33 @@ class Parts:
         self._order = None if order == list(range(self._size)) else order
 
     def table(self, of_u: Cotangents, of_w: Cotangents) -> Tensor:
-        """Returns float64 [R, parameters]."""
-        rows, device = next((len(u), u.device) for u in of_u if u is not None)
+        """Returns the sums over examples, float64 [R, parameters]."""
+        draws, device = next((len(u), u.device) for u in of_u if u is not None)
         blocks = []
         for owners, part in zip(self._owners, self._parts, strict=True):
             block = part(of_u, of_w)
             if block is None:
-                block = torch.zeros(rows, len(owners), dtype=torch.float64, device=device)
-            blocks.append(block)
+                blocks.append(torch.zeros(draws, len(owners), dtype=torch.float64, device=device))
+            else:
+                blocks.append(block.sum(1, dtype=torch.float64))
         found = torch.cat(blocks, dim=1)
         if self._order is None:
             return found
-        table = torch.zeros(rows, self._size, dtype=torch.float64, device=device)
+        table = torch.zeros(draws, self._size, dtype=torch.float64, device=device)
         table[:, self._order] = found
         return table
+
+    def rows(self, of_u: Cotangents, of_w: Cotangents, examples: int) -> Tensor:
+        """Returns float64 [R, 1 + examples, parameters]: parts in which no example is told apart, and each example's parts."""
+        draws, device = next((len(u), u.device) for u in of_u if u is not None)
+        size = (draws, 1 + examples, self._size)
+        found = torch.zeros(size, dtype=torch.float64, device=device)
+        for owners, part in zip(self._owners, self._parts, strict=True):
+            block = part(of_u, of_w)
+            if block is not None:
+                where = slice(1, None) if block.shape[1] == examples > 1 else slice(0, 1)
+                found[:, where, list(owners)] = block.double()
+        return found
 
 
 def _of_layer(walk: Walk, node: int, slot: int, *, has_bias: bool) -> Part:
@@ -121,8 +135,9 @@ def _of_layer(walk: Walk, node: int, slot: int, *, has_bias: bool) -> Part:
             return None
         from_u = wide(u)
         a = wide(walk.layer_input(node)).detach()
-        both = layer_products(a, from_u, from_u if w is u else wide(w))
-        return both if has_bias else both[:, :1]
+        of_bias = row_products(from_u, from_u if w is u else wide(w))
+        of_weight = of_bias * row_products(a, a)
+        return torch.stack([of_weight, of_bias] if has_bias else [of_weight], dim=-1)
 
     return of
 
@@ -135,9 +150,9 @@ def _of_uses(uses: Sequence[tuple[int, Use]]) -> Part:
             if u is None or w is None:
                 return None
             from_u = wide(u)
-            return use.products(from_u, from_u if w is u else wide(w)).unsqueeze(1)
+            return use.products(from_u, from_u if w is u else wide(w)).unsqueeze(-1)
         summed = _summed(of_u, uses)
-        return _dot(summed, summed if of_w is of_u else _summed(of_w, uses))
+        return _dot(summed, summed if of_w is of_u else _summed(of_w, uses), lead=2)
 
     return of
 
@@ -159,11 +174,16 @@ def summed_gradients(uses: Sequence[tuple[Tensor, Use]]) -> Tensor:
 
 
 def _of_gradients(slot: int) -> Part:
-    return lambda of_u, of_w: _dot(of_u[slot], of_w[slot])
+    def of(of_u: Cotangents, of_w: Cotangents) -> Tensor | None:
+        found = _dot(of_u[slot], of_w[slot], lead=1)
+        return None if found is None else found.unsqueeze(1)
+
+    return of
 
 
-def _dot(x: Tensor | None, y: Tensor | None) -> Tensor | None:
-    """Returns the inner products of rows: [R, ...] -> float64 [R, 1]."""
+def _dot(x: Tensor | None, y: Tensor | None, lead: int) -> Tensor | None:
+    """Returns the inner products of rows: [*lead, ...] -> float64 [*lead, 1]."""
     if x is None or y is None:
         return None
-    return (wide(x) * wide(y)).reshape(len(x), -1).sum(1, keepdim=True, dtype=torch.float64)
+    products = (wide(x) * wide(y)).reshape(*x.shape[:lead], -1)
+    return products.sum(-1, keepdim=True, dtype=torch.float64)

@@ -2,9 +2,9 @@
 
 A layer that uses its weight at T places gives example n the gradient G_n(u) = sum_t u_nt a_nt'. The trace wants
 
-    sum_n <G_n(u), G_n(w)> = sum_n sum_ts (a_nt . a_ns) (u_nt . w_ns),
+    <G_n(u), G_n(w)> = sum_ts (a_nt . a_ns) (u_nt . w_ns),
 
-and either side may be the cheaper one. With T = 1 both are sum_n ||a_n||^2 (u_n . w_n).
+and either side may be the cheaper one. With T = 1 both are ||a_n||^2 (u_n . w_n).
 
 Source: Rochette, Manoel, Tramel 2019, "Efficient per-example gradient computations in convolutional neural networks" (factors);
 Goodfellow 2015, "Efficient per-example gradient computations" (norms).
@@ -17,8 +17,6 @@ import math
 import torch
 from torch import Tensor
 
-from metacurv.ops._reference.factors import layer_products
-
 # Elements of a temporary: larger products are made a few examples at a time.
 _CHUNK = 1 << 22
 
@@ -30,16 +28,15 @@ def row_products(u: Tensor, w: Tensor) -> Tensor:
 
 
 def shared_products(a: Tensor, u: Tensor, w: Tensor) -> Tensor:
-    """Returns sum_n <G_n(u), G_n(w)>: float64 [R].
+    """Returns <G_n(u), G_n(w)> of every example n: [R, n].
 
     a: [n, g, T, i], inputs in g groups; u, w: [R, n, g, T, o], cotangents.
     """
     n, groups, places, inputs = a.shape
     draws, outputs = u.shape[0], u.shape[-1]
     if places == 1:
-        of_u = u.reshape(draws, -1, outputs)
-        of_w = of_u if u is w else w.reshape(of_u.shape)
-        return layer_products(a.reshape(-1, inputs), of_u, of_w)[:, 0]
+        products = row_products(u, w) * row_products(a, a)
+        return products.flatten(2).sum(2) if groups > 1 else products[..., 0, 0]
     sides = 1 if u is w else 2
     by_places = places * places * (outputs + inputs / draws)
     by_gradients = places * inputs * outputs * sides
@@ -48,23 +45,23 @@ def shared_products(a: Tensor, u: Tensor, w: Tensor) -> Tensor:
     else:
         size, product = groups * inputs * outputs, _by_gradients
     step = max(1, _CHUNK // max(1, size * draws))
-    total = torch.zeros(draws, dtype=torch.float64, device=a.device)
+    found = []
     for start in range(0, n, step):
         part = slice(start, start + step)
         u_part = u[:, part]
-        total += product(a[part], u_part, u_part if u is w else w[:, part])
-    return total
+        found.append(product(a[part], u_part, u_part if u is w else w[:, part]))
+    return found[0] if len(found) == 1 else torch.cat(found, dim=1)
 
 
 def _by_places(a: Tensor, u: Tensor, w: Tensor) -> Tensor:
     of_inputs = a @ a.transpose(-1, -2)  # [n, g, T, T]
-    return ((u @ w.transpose(-1, -2)) * of_inputs).flatten(1).sum(1, dtype=torch.float64)
+    return ((u @ w.transpose(-1, -2)) * of_inputs).flatten(2).sum(2, dtype=torch.float64)
 
 
 def _by_gradients(a: Tensor, u: Tensor, w: Tensor) -> Tensor:
     of_u = u.transpose(-1, -2) @ a  # [R, n, g, o, i]
     of_w = of_u if u is w else w.transpose(-1, -2) @ a
-    return (of_u * of_w).flatten(1).sum(1, dtype=torch.float64)
+    return (of_u * of_w).flatten(2).sum(2, dtype=torch.float64)
 
 
 def patches(

@@ -82,7 +82,8 @@ class ActivationSpace:
     """A plan bound to one forward pass, with the walk over the graph of its loss.
 
     ``examples`` is the number of examples that may share a column of the factor, ``kind`` is "hessian" or "ggn", and
-    ``max_memory`` are the bytes for cotangents that are pulled at once.
+    ``max_memory`` are the bytes for cotangents that are pulled at once. ``apart`` is the number of examples that samples tell
+    apart, 1 where they cannot be told.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class ActivationSpace:
         self.device = parameters[0].tensor.device
         self._walk, self._plan, self._run = walk, plan, run
         self.examples = examples
+        self.apart = examined.boundary.examples
         self.factor = make_factor(loss, walk, plan, examples)
         node, output = plan.head.boundary
         self._dtype = output_of(walk.nodes[node], output).dtype
@@ -154,6 +156,16 @@ class ActivationSpace:
 
     def _draw(self, key: int, first_probe: int, k: int) -> Tensor:
         return self.products(*self._cotangents(key, first_probe, k))
+
+    def draw_rows(self, key: int, first_probe: int, n_samples: int) -> Tensor:
+        """Returns the samples of ``draw`` by example, float64 [n_samples, 1 + apart, parameters]; row 0: what they share."""
+        found = []
+        for start in range(0, n_samples, self.at_once):
+            first = (first_probe + start) % (1 << 32)
+            k = min(self.at_once, n_samples - start)
+            pulled = self._pulled(*self._cotangents(key, first, k))
+            found.append(self._parts.rows(*pulled, self.apart))
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def _cotangents(
         self, key: int, first_probe: int, k: int
@@ -213,9 +225,13 @@ class ActivationSpace:
 
     def products(self, u: Tensor, w: Tensor, bends_u: Bends, bends_w: Bends) -> Tensor:
         """Sums <gradient from u, gradient from w> over examples: float64 [R, parameters]; u, w: [R, *boundary]."""
+        return self._parts.table(*self._pulled(u, w, bends_u, bends_w))
+
+    def _pulled(
+        self, u: Tensor, w: Tensor, bends_u: Bends, bends_w: Bends
+    ) -> tuple[Cotangents, Cotangents]:
         of_u = self._pull(u.to(self._dtype), bends_u)
-        of_w = of_u if u is w and not bends_u else self._pull(w.to(self._dtype), bends_w)
-        return self._parts.table(of_u, of_w)
+        return of_u, of_u if u is w and not bends_u else self._pull(w.to(self._dtype), bends_w)
 
 
 def _products(of_u: Sequence[PartGradients], of_w: Sequence[PartGradients]) -> dict[int, Tensor]:

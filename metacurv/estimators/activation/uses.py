@@ -26,7 +26,7 @@ class Use:
     """One place where a parameter is used. u, w: cotangents [R, *shape of z]; float32 at least."""
 
     def products(self, u: Tensor, w: Tensor) -> Tensor:
-        """Sums <gradient from u, gradient from w> over examples: [R] float64."""
+        """Returns <gradient from u, gradient from w> of each example: [R, examples]."""
         raise NotImplementedError
 
     def gradients(self, u: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class _LayerUse(Use):
         raise NotImplementedError
 
     def products(self, u: Tensor, w: Tensor) -> Tensor:
-        """Sums <gradient from u, gradient from w> over examples: [R] float64."""
+        """Returns <gradient from u, gradient from w> of each example: [R, examples]."""
         of_u = self._cotangents(u)
         return shared_products(self._a, of_u, of_u if u is w else self._cotangents(w))
 
@@ -112,12 +112,25 @@ class ConvolutionUse(_LayerUse):
         return self._by_example(made.view(*u.shape[:2], *made.shape[1:]), 1)
 
 
-class EmbeddingUse(Use):
-    """The weight [entries, features] of an embedding at a node, z_t = W[index_t]; the layout is that of the indices."""
+def lookup_indices(node: Node, places: tuple[int, ...]) -> Tensor:
+    """Returns the indices that a node looks up, repeated to the shape ``places``."""
+    indices: Tensor = saved(node, "indices")
+    extra = max(0, indices.dim() - len(places))  # leading ones that a view took away
+    return indices.reshape(indices.shape[extra:]).expand(places)
 
-    def __init__(self, node: Node, layout: Layout, weight_shape: tuple[int, ...]) -> None:
+
+class EmbeddingUse(Use):
+    """The weight [entries, features] of an embedding, z_t = W[index_t]; the layout is that of z.
+
+    ``node``: where the rows are looked up. ``places``: z's shape without its last axis, along whose first axes the same rows may
+    be repeated.
+    """
+
+    def __init__(
+        self, node: Node, layout: Layout, weight_shape: tuple[int, ...], places: tuple[int, ...]
+    ) -> None:
         self._layout, self._shape = layout, weight_shape
-        brought = layout.bring(saved(node, "indices"))
+        brought = layout.bring(lookup_indices(node, places))
         self._indices = brought.reshape(brought.shape[0], -1)  # [n, T]
         self._learns = self._indices != signed(saved(node, "padding_idx"))
 
@@ -128,9 +141,9 @@ class EmbeddingUse(Use):
         return same & self._learns.unsqueeze(1)
 
     def products(self, u: Tensor, w: Tensor) -> Tensor:
-        """Sums <gradient from u, gradient from w> over examples: [R] float64."""
+        """Returns <gradient from u, gradient from w> of each example: [R, examples]."""
         of_u, of_w = (_rows(self._layout.bring(x, 1), 1) for x in (u, w))
-        return ((of_u @ of_w.transpose(-1, -2)) * self._same).flatten(1).sum(1, dtype=torch.float64)
+        return ((of_u @ of_w.transpose(-1, -2)) * self._same).flatten(2).sum(2, dtype=torch.float64)
 
     def gradients(self, u: Tensor) -> Tensor:
         """Returns per-example gradients: [R, examples, *shape of W]."""
@@ -167,8 +180,8 @@ class BroadcastUse(Use):
         return summed.reshape(*brought.shape[:2], *self._shape)
 
     def products(self, u: Tensor, w: Tensor) -> Tensor:
-        """Sums <gradient from u, gradient from w> over examples: [R] float64."""
+        """Returns <gradient from u, gradient from w> of each example: [R, examples]."""
         of_u = self.gradients(u)
         of_u = of_u.reshape(*of_u.shape[:2], -1)
         of_w = of_u if u is w else self.gradients(w).reshape(of_u.shape)
-        return row_products(of_u, of_w).sum(1, dtype=torch.float64)
+        return row_products(of_u, of_w)

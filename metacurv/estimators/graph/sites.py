@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from metacurv.estimators.graph.node_kinds import NORMS, RELABELLINGS, SAME_ORDER, TRANSPOSITIONS
@@ -38,7 +40,9 @@ class Site:
     """One place where a parameter enters: index ``parameter``, at position ``position`` of node ``node``.
 
     ``view``: the parameter's shape there, before any expansion. ``is_transposed``: True for a matrix that arrives transposed.
-    ``path``: nodes between the parameter and that node. ``is_bias``: True for the bias of a linear layer.
+    ``path``: nodes between the parameter and that node. ``is_bias``: True for the bias of a linear layer. ``lookup``: the node
+    that looks up the rows of an embedding: ``node`` itself, or one below it where rows are the same for all examples (positions)
+    and enter where they are added to what each example has.
     """
 
     parameter: int
@@ -49,6 +53,7 @@ class Site:
     is_transposed: bool
     path: tuple[int, ...]
     is_bias: bool = False
+    lookup: int = -1
 
     def sizes(self, walk: Walk) -> list[int]:
         """Returns the parameter's sizes along the axes of z, 1 where it is broadcast."""
@@ -93,8 +98,35 @@ def _sites_above(
                 yield from _sites_above(walk, parameter, above, *after, (*path, above))
             continue
         role = _role(walk, above, position, is_transposed)
+        if role == "embedding":
+            site = Site(parameter, above, position, role, view, is_transposed, path, lookup=above)
+            yield from _sums_above(walk, site, above, walk.shape(above)) or [site]
+            continue
         is_bias = name == "AddmmBackward0" and view == walk.shape(above)[1:] and position == 0
         yield role and Site(parameter, above, position, role, view, is_transposed, path, is_bias)
+
+
+def _sums_above(walk: Walk, found: Site, node: int, rows: tuple[int, ...]) -> list[Site]:
+    """Returns the sums that spread looked-up rows over further axes, as a model adds positions; none if one use is another."""
+    sites: list[Site] = []
+    for above, position in walk.consumers[node]:
+        name, shape = walk.names[above], walk.shape(above)
+        if name in SAME_ORDER and _without_ones(shape) == _without_ones(rows):
+            sums = _sums_above(walk, found, above, rows)
+        elif name == "AddBackward0" and math.prod(shape) > math.prod(rows):
+            is_plain = position == 0 or saved(walk.nodes[above], "alpha") == 1
+            sums = [replace(found, node=above, position=position)] if is_plain else []
+        else:
+            sums = []
+        if not sums:
+            return []
+        sites += sums
+    return sites
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape without its leading ones, which broadcasting would add."""
+    return tuple(itertools.dropwhile(lambda size: size == 1, shape))
 
 
 def _view_after(

@@ -40,6 +40,7 @@ class ChainSpace:
         size = len(chain.log_p) * (2 * width * chain.log_p.element_size() + 8 * len(self.inputs))
         self.at_once = how_many(size, max_memory)
         self.column_count = chain.columns
+        self.apart = 1
 
     def draw(self, key: int, first_probe: int, n_samples: int) -> Tensor:
         """Does what ``ActivationSpace.draw`` does, for the Gauss-Newton matrix or a chain that is linear in pieces."""
@@ -56,6 +57,10 @@ class ChainSpace:
             for start in range(0, n_samples, self.at_once)
         ]
         return self.by_parameter(parts[0] if len(parts) == 1 else torch.cat(parts))
+
+    def draw_rows(self, key: int, first_probe: int, n_samples: int) -> Tensor:
+        """Returns ``draw`` as one row a sample, float64 [n_samples, 1, parameters]: the kernel sums over examples."""
+        return self.draw(key, first_probe, n_samples).unsqueeze(1)
 
     def columns(self, start: int, stop: int) -> Tensor:
         """Returns the share of columns ``start`` ... ``stop - 1``, float64 [parameters]."""

@@ -19,6 +19,7 @@ from metacurv import _validate
 from metacurv.processes.ranks import Ranks
 
 _SEED_STEP = 0x9E3779B97F4A7C15  # odd, so that no two batches share a seed
+_OTHER_STEP = 0xD1B54A32D192ED03
 _MOST = 64  # beyond this number nothing gets faster
 
 
@@ -119,14 +120,23 @@ def batch_seed(seed: int, number: int) -> int:
     return (seed + number * _SEED_STEP) % (1 << 64)
 
 
+def two_seeds(seed: int) -> tuple[int, int]:
+    """Returns ``seed`` and one that no batch's probes have."""
+    return seed, (seed + _OTHER_STEP) % (1 << 64)
+
+
 @dataclass(frozen=True)
 class Summary:
-    """Mean and standard error over samples: lists of the parts', then the layers', then the total's."""
+    """Mean and standard error over samples: lists of the parts', then the layers', then the total's.
+
+    ``note``: what was decided on the way, for ``why``.
+    """
 
     mean: list[float]
     stderr: list[float]
     n_samples: int
     converged: bool
+    note: str = ""
 
 
 Found = tuple[str, str, Summary]

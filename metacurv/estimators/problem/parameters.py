@@ -109,9 +109,9 @@ class Layers:
         return [*parts, *(sum(parts[i] for i in layer) for layer in self._members), sum(parts)]
 
     def with_sums(self, samples: Tensor) -> Tensor:
-        """Extends float64 [m, parts] to [m, parts + layers + 1], on the host."""
+        """Extends float64 [..., parts] to [..., parts + layers + 1], on the host."""
         rows = samples.cpu()
-        return torch.cat([rows, rows @ _sums_table(self._members, rows.shape[1])], dim=1)
+        return torch.cat([rows, rows @ _sums_table(self._members, rows.shape[-1])], dim=-1)
 
 
 @lru_cache(maxsize=16)

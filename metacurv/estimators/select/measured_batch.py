@@ -26,6 +26,7 @@ from metacurv.estimators.problem.batches import batch_size
 from metacurv.estimators.problem.errors import NotTwiceDifferentiableError, without_advice
 from metacurv.estimators.problem.model_loss import Forward, ModelLoss, check_loss
 from metacurv.estimators.problem.user_state import plain_arithmetic, without_hooks
+from metacurv.estimators.split.products import SplitProducts
 
 T = TypeVar("T")
 
@@ -132,6 +133,14 @@ class MeasuredBatch:
                 return without_advice(error)
 
     @property
+    def unknown(self) -> str | None:
+        """The reason why layers and output cannot be told from the graph; None where they can."""
+        if self.chain is not None:
+            return None
+        found = self._activation_space
+        return found if isinstance(found, str) else None
+
+    @property
     def obstacle(self) -> str | None:
         """The reason why activation space does not serve for this kind of matrix; None where it does."""
         if self.chain is not None:
@@ -206,13 +215,28 @@ class MeasuredBatch:
             return ChainSpace(self.chain, self.problem.parameters, run, self.max_memory)
         return self.general_space(for_columns=for_columns)
 
-    def general_space(self, *, for_columns: bool) -> ActivationSpace:
-        """Returns the batch in the activation space of any graph, also where it is a chain."""
+    def split_products(self) -> SplitProducts:
+        """Returns double backward passes with a direction for each example; defined only where layers are known."""
+        run = ops.implementation(self.backend, self.problem.device)
+        walk, examined = self._walk_and_examined
+        return SplitProducts(self.forward.loss, walk, examined, self.problem.parameters, run)
+
+    def general_space(
+        self, *, for_columns: bool, kind: Literal["hessian", "ggn"] | None = None
+    ) -> ActivationSpace:
+        """Returns the batch in the activation space of any graph, also where it is a chain; ``kind``: another matrix's."""
         run = ops.implementation(self.backend, self.problem.device)
         walk, examined = self._walk_and_examined
         loss, apart = self.forward.loss, examined.apart if for_columns else 1
         return ActivationSpace(
-            loss, walk, examined, self.problem.parameters, apart, self.kind, run, self.max_memory
+            loss,
+            walk,
+            examined,
+            self.problem.parameters,
+            apart,
+            kind or self.kind,
+            run,
+            self.max_memory,
         )
 
 

@@ -1,4 +1,4 @@
-"""The four ways to a model's trace as objects, and the choice of the cheapest that is right for a batch.
+"""The five ways to a model's trace as objects, and the choice of the cheapest that is right for a batch.
 
 ``why_not`` of a method returns the reason why it would be wrong for a batch; None where it is right, as far as can be told
 before it runs. Where it is None, ``cost`` says what the method would take, and ``measure`` returns all parameters' parts, the
@@ -8,6 +8,8 @@ layers, and the total.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
@@ -19,7 +21,7 @@ from metacurv.estimators.mlp.second_derivatives import bend_parts
 from metacurv.estimators.mlp.space import ChainSpace
 from metacurv.estimators.probes.finite_difference import FiniteDifference
 from metacurv.estimators.probes.samples import GaussNewtonSamples, HessianSamples
-from metacurv.estimators.problem.batches import Found, Summary
+from metacurv.estimators.problem.batches import Found, Summary, two_seeds
 from metacurv.estimators.problem.errors import (
     NotTwiceDifferentiableError,
     refuse_reentrant_checkpoints,
@@ -27,7 +29,8 @@ from metacurv.estimators.problem.errors import (
 )
 from metacurv.estimators.problem.parameters import Layers
 from metacurv.estimators.select.measured_batch import MeasuredBatch
-from metacurv.estimators.statistics.stopping import Budget, sample
+from metacurv.estimators.split.control_variate import ControlVariate
+from metacurv.estimators.statistics.stopping import Budget, Draw, sample
 
 # So many columns are always well spent on a result without error.
 _FEW_COLUMNS = 32
@@ -112,9 +115,47 @@ class Activation:
 
         def samples() -> Summary:
             space, key = batch.space(for_columns=False), ops.as_int64(batch.seed)
-            return sample(lambda first, n: space.draw(key, first, n), layers, budget)
+            draw = partial(space.draw_rows, key)
+            return sample(draw, layers, budget, space.apart)
 
         return batch.quietly(samples, without_user_code=batch.is_chain(for_columns=False))
+
+
+class Split:
+    """Probes with a direction for each example, beside the Gauss-Newton matrix where that pays."""
+
+    name = "split"
+
+    def why_not(self, batch: MeasuredBatch) -> str | None:
+        """Tells whether the layers and the output are known, and there is more than the GGN to measure."""
+        if batch.kind == "ggn" and batch.unknown is None:
+            return "it measures the Hessian only, beside its Gauss-Newton matrix"
+        return batch.unknown
+
+    def cost(self, batch: MeasuredBatch, budget: Budget) -> Cost:
+        """Counts a probe as less than one of ``Hutchinson``: it forms no gradient of a weight."""
+        text = "a double backward to the layers a probe, with a direction for each example"
+        return Cost(3 * _passes_of(budget.first), text)
+
+    def measure(self, batch: MeasuredBatch, layers: Layers, budget: Budget) -> Summary:
+        """Draws until the budget is met."""
+        refuse_reentrant_checkpoints(batch.node_names)
+
+        def samples() -> Summary:
+            products, space = (
+                batch.split_products(),
+                batch.general_space(for_columns=False, kind="ggn"),
+            )
+            of_probes, of_traces = (ops.as_int64(seed) for seed in two_seeds(batch.seed))
+            return ControlVariate(
+                partial(products.sample, of_probes),
+                partial(space.draw_rows, of_traces),
+                layers,
+                budget,
+                products.apart,
+            ).measure()
+
+        return batch.quietly(samples)
 
 
 class Hutchinson:
@@ -146,7 +187,7 @@ class Hutchinson:
                 drawn = of_kind(
                     batch.problem, batch.forward, seed=batch.seed, backend=batch.backend
                 )
-            return sample(drawn.samples, layers, budget)
+            return sample(_as_rows(drawn.samples), layers, budget)
 
         return batch.quietly(samples)
 
@@ -180,7 +221,7 @@ class FiniteDifferences:
     def measure(self, batch: MeasuredBatch, layers: Layers, budget: Budget) -> Summary:
         """Draws until the budget is met, by forward passes of its own under the caller's autocast."""
         refuse_reentrant_checkpoints(batch.node_names)
-        return sample(self._differences(batch).samples, layers, budget)
+        return sample(_as_rows(self._differences(batch).samples), layers, budget)
 
     @staticmethod
     def _differences(batch: MeasuredBatch) -> FiniteDifference:
@@ -188,8 +229,9 @@ class FiniteDifferences:
 
 
 HUTCHINSON, FINITE_DIFFERENCES = Hutchinson(), FiniteDifferences()
+TWICE: tuple[Method, ...] = (Split(), HUTCHINSON)  # these differentiate the whole loss twice
 METHODS: dict[str, Method] = {
-    method.name: method for method in (Exact(), Activation(), HUTCHINSON, FINITE_DIFFERENCES)
+    method.name: method for method in (Exact(), Activation(), *TWICE, FINITE_DIFFERENCES)
 }
 
 
@@ -212,8 +254,8 @@ def measure(name: str, batch: MeasuredBatch, layers: Layers, budget: Budget) -> 
             "use method='auto' for the cheapest that is"
         )
     summary = method.measure(batch, layers, budget)
-    checked = _checked(batch) if method is HUTCHINSON else []
-    return name, "; ".join(["asked for by name", *checked]), summary
+    checked = _checked(batch) if method in TWICE else []
+    return name, "; ".join(["asked for by name", *_noted(summary), *checked]), summary
 
 
 def _choose_and_measure(batch: MeasuredBatch, layers: Layers, budget: Budget) -> Found:
@@ -227,18 +269,28 @@ def _choose_and_measure(batch: MeasuredBatch, layers: Layers, budget: Budget) ->
     reasons = _why_none_before(method, against, costs)
     try:
         summary = method.measure(batch, layers, budget)
-        if method is HUTCHINSON:
+        if method in TWICE:
             reasons += _checked(batch)
     except NotTwiceDifferentiableError as error:
-        if method is not HUTCHINSON or FINITE_DIFFERENCES.name not in costs:
+        if method not in TWICE or FINITE_DIFFERENCES.name not in costs:
             raise
         method, failure = FINITE_DIFFERENCES, without_advice(error)
         if (seen := method.kinks(batch)) is not None:
             message = f"{failure}; and {seen}"
             raise NotTwiceDifferentiableError(message) from error
-        reasons.append(f"not hutchinson: {failure}")
+        reasons.append(f"neither split nor hutchinson: {failure}")
         summary = method.measure(batch, layers, budget)
-    return method.name, "; ".join([f"{method.name}: {costs[method.name].text}", *reasons]), summary
+    chosen = f"{method.name}: {costs[method.name].text}"
+    return method.name, "; ".join([chosen, *_noted(summary), *reasons]), summary
+
+
+def _noted(summary: Summary) -> list[str]:
+    return [summary.note] if summary.note else []
+
+
+def _as_rows(draw: Callable[[int, int], Tensor]) -> Draw:
+    """Makes samples [m, parts], in which examples are not told apart, rows [m, 1, parts]."""
+    return lambda first, n: draw(first, n).unsqueeze(1)
 
 
 def _why_none_before(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from metacurv.estimators.problem.results import TraceEstimate
 class RunningMoments:
     """Merges batches of samples without keeping them (Chan, Golub, LeVeque 1983, eq. 2.1).
 
-    ``count``: the number of samples so far. ``mean``, ``m2``: float64 [D], once there is one.
+    ``count``: the number of samples so far. ``mean``, ``m2``: float64 [D] or [rows, D], once there is one.
     """
 
     count = 0
@@ -21,7 +22,7 @@ class RunningMoments:
     m2: Tensor
 
     def add(self, samples: Tensor) -> None:
-        """Merges a batch of samples, float64 [m, D]."""
+        """Merges a batch of samples, float64 [m, D] or [m, rows, D]."""
         mean = samples.mean(0)
         m2 = (samples - mean).square().sum(0)
         m, n = len(samples), self.count + len(samples)
@@ -32,6 +33,63 @@ class RunningMoments:
         else:  # most readings end with their first batch
             self.mean, self.m2 = mean, m2
         self.count = n
+
+
+class RowMoments:
+    """Mean and error of sums whose rows are known one by one: what the examples share, and each example's own part.
+
+    Examples have signs of their own, so the variances of their rows add up: every one of them tells about the error, and a few
+    samples suffice for a good one. How the shared row goes with them is not known: its standard error is added to theirs, which
+    is the most that it can do.
+    """
+
+    def __init__(self) -> None:
+        self._rows = RunningMoments()
+
+    @property
+    def count(self) -> int:
+        """The number of samples."""
+        return self._rows.count
+
+    @property
+    def mean(self) -> Tensor:
+        """The means of the sums, float64 [D]."""
+        return self._rows.mean.sum(0)
+
+    def add(self, samples: Tensor) -> None:
+        """Merges samples, float64 [m, 1 + examples, D], the shared row first."""
+        self._rows.add(samples)
+
+    @property
+    def deviation(self) -> Tensor:
+        """The standard deviation of one sample's sums, float64 [D]; nan of a single sample."""
+        variances = self._rows.m2 / ((self.count - 1) or math.nan)
+        return variances[0].sqrt() + variances[1:].sum(0).sqrt()
+
+    @property
+    def is_trusted(self) -> bool:
+        """True where the error of the last sum has 15 degrees of freedom, so that it is itself known to 18 %.
+
+        The examples' variances are added up with the degrees of freedom that Welch 1947 and Satterthwaite 1946 give such a sum,
+        each v^2 taken by (n - 1) / (n + 1), the factor of a variance of n normal samples that makes it unbiased.
+        """
+        if self.count > DEGREES:
+            return True
+        if self.count < 2:
+            return False
+        shared, *own = (self._rows.m2[:, -1] / (self.count - 1)).tolist()
+        squares = sum(v * v for v in own)
+        degrees = (self.count + 1) * sum(own) ** 2 / squares if squares else 0.0
+        return degrees >= DEGREES and 16 * shared <= sum(own)
+
+
+# A standard error from fewer degrees of freedom is too rough to stop at: its own relative error is 1 / sqrt(2 k), here 18 %.
+DEGREES = 15
+
+
+def samples_to_trust(examples: int) -> int:
+    """Returns the least number of samples that may give ``DEGREES``; ``examples``: that are told apart, 1 where they are not."""
+    return 1 + math.ceil(DEGREES / examples)
 
 
 @dataclass(frozen=True)

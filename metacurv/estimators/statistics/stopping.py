@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from metacurv.estimators.problem.batches import Summary
 from metacurv.estimators.problem.parameters import Layers
-from metacurv.estimators.statistics.moments import RunningMoments
+from metacurv.estimators.statistics.moments import RowMoments, samples_to_trust
 
-# Maps the first probe and a number of samples to float64 [samples, parts].
+# Maps the first probe and a number of samples to float64 [samples, rows, parts]; see ``RowMoments``.
 Draw = Callable[[int, int], Tensor]
 
-# A standard error from fewer samples is too rough to stop at: its own relative error is 1 / sqrt(2 (n - 1)), here 18 %.
-MIN_SAMPLES = 16
 _GROWTH = 4
 
 
@@ -28,28 +26,46 @@ class Budget:
     rtol: float | None
     most: int
 
+    def begin(self, examples: int) -> int:
+        """Returns how many samples to draw first, where ``examples`` are told apart (1: they are not)."""
+        if self.rtol is None:
+            return self.first
+        return min(self.most, max(self.first, samples_to_trust(examples)))
 
-def sample(draw: Draw, layers: Layers, budget: Budget) -> Summary:
-    """Draws samples from probe 0 on until ``budget`` says stop."""
-    wanted = budget.first
-    if wanted == 1 and budget.rtol is None:  # one sample tells nothing about its own error
-        row = layers.row_with_sums(draw(0, 1)[0])
-        return Summary(row, [math.nan] * len(row), 1, converged=math.isfinite(row[-1]))
-    moments = RunningMoments()
+    def more(self, count: int, value: float, error: float, *, is_trusted: bool) -> int:
+        """Returns how many samples there should be after ``count`` of them; ``count`` where they are enough."""
+        if self.rtol is None or not math.isfinite(value) or count >= self.most:
+            return count
+        target = self.rtol * abs(value)
+        if error <= target:
+            return count if is_trusted else min(2 * count, samples_to_trust(1), self.most)
+        # The present estimate of the error says how many are needed; growth is bounded, since it may be a poor one.
+        needed = count * (error / target) ** 2 if value and math.isfinite(error) else math.inf
+        return max(count + 1, math.ceil(min(needed, _GROWTH * count, self.most)))
+
+    def is_met(self, value: float, error: float, *, is_trusted: bool) -> bool:
+        """Tells whether a result is what was asked for."""
+        if self.rtol is None:
+            return math.isfinite(value)
+        return is_trusted and error <= self.rtol * abs(value)
+
+
+def sample(draw: Draw, layers: Layers, budget: Budget, examples: int = 1) -> Summary:
+    """Draws samples from probe 0 on until ``budget`` says stop; ``examples``: how many of them the rows tell apart."""
+    wanted = budget.begin(examples)
+    if wanted == 1:  # one sample tells nothing about its own error
+        row = layers.row_with_sums(draw(0, 1)[0].sum(0))
+        return Summary(
+            row, [math.nan] * len(row), 1, converged=math.isfinite(row[-1]) and budget.rtol is None
+        )
+    moments = RowMoments()
     while True:
         moments.add(layers.with_sums(draw(moments.count, wanted - moments.count)))
         count = moments.count
-        errors = (moments.m2 / ((count - 1 or math.nan) * count)).sqrt().tolist()
-        summary = Summary(moments.mean.tolist(), errors, count, converged=True)
-        value, error = summary.mean[-1], summary.stderr[-1]
-        if not math.isfinite(value):
-            return replace(summary, converged=False)
-        if budget.rtol is None:
-            return summary
-        if count >= MIN_SAMPLES and error <= budget.rtol * abs(value):
-            return summary
-        if count >= budget.most:
-            return replace(summary, converged=False)
-        # The present estimate of the error says how many are needed; growth is bounded, since it may be a poor one.
-        needed = count * (error / (budget.rtol * abs(value))) ** 2 if value else math.inf
-        wanted = max(count + 1, math.ceil(min(needed, _GROWTH * count, budget.most)))
+        errors = (moments.deviation / math.sqrt(count)).tolist()
+        mean, is_trusted = moments.mean.tolist(), moments.is_trusted
+        value, error = mean[-1], errors[-1]
+        wanted = budget.more(count, value, error, is_trusted=is_trusted)
+        if wanted <= count:
+            is_met = budget.is_met(value, error, is_trusted=is_trusted)
+            return Summary(mean, errors, count, converged=is_met)

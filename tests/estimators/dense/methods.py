@@ -9,7 +9,7 @@ from tests.estimators.dense.case import Case
 from tests.estimators.dense.checks import measure
 from tests.estimators.dense.truth import KINDS
 
-METHODS = ("exact", "activation", "hutchinson", "finite_difference")
+METHODS = ("exact", "activation", "split", "hutchinson", "finite_difference")
 
 
 class Service(Enum):
@@ -25,6 +25,8 @@ def service(case: Case, method: str, kind: str) -> Service:
         return Service.MUST
     if method == "finite_difference":
         return Service.MUST if kind == "hessian" else Service.NEVER
+    if method == "split":  # tests/estimators/split says what it must serve
+        return Service.MAY if kind == "hessian" else Service.NEVER
     in_reach = case.piecewise_linear if method == "exact" else case.activation_hessian
     if kind == "hessian" and not in_reach:
         # Of smooth activations the plainest stacks alone are exact: tests/estimators/mlp/test_chain.py says which.

@@ -52,6 +52,13 @@ def test_activation(kind, name):
         assert_within_errors(estimate, truth_of(name))
 
 
+@rows("split")
+def test_split(kind, name):
+    estimate = served(build(TABLE[name]), "split", kind, n_samples=100, seed=4)
+    if estimate is not None:
+        assert_within_errors(estimate, truth_of(name))
+
+
 @rows("hutchinson")
 def test_hutchinson_probe_by_probe(kind, name):
     case = build(TABLE[name])

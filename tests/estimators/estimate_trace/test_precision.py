@@ -18,7 +18,7 @@ from tests.estimators.dense.case import Case, build, general
 from tests.estimators.dense.truth import Truth, dense_truth
 from tests.problems.problem import rand
 
-METHODS = ("auto", "exact", "activation", "hutchinson", "finite_difference")
+METHODS = ("auto", "exact", "activation", "split", "hutchinson", "finite_difference")
 # Of the trace, beyond sampling: 8 and 11 bits, of which a few operations lose some.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.04, torch.float16: 0.005}
 networks = pytest.mark.parametrize(

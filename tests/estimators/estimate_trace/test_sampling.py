@@ -18,6 +18,8 @@ from tests.problems.problem import rand
 
 SAMPLERS = ["activation", "hutchinson"]
 samplers = pytest.mark.parametrize("method", SAMPLERS)
+# The fewest samples that an error is believed after: activation space tells the six examples apart.
+FEWEST = {"activation": 4, "hutchinson": 16}
 # A perceptron whose trace is larger than the norm of its Hessian, which single samples scatter by.
 SEED = 3
 
@@ -43,10 +45,10 @@ def test_rtol_is_kept(case, truth, method, rtol):
     estimate = measure(case, method=method, rtol=rtol)
     assert estimate.converged
     assert 0 < estimate.stderr <= rtol * abs(estimate.value)
-    assert estimate.n_samples >= 16
+    assert estimate.n_samples >= FEWEST[method]
     assert abs(estimate.value - truth.trace("hessian")) <= 4 * estimate.stderr
     # Not by many times more samples than it takes.
-    assert estimate.stderr >= 0.2 * rtol * abs(estimate.value) or estimate.n_samples == 16
+    assert estimate.stderr >= 0.2 * rtol * abs(estimate.value) or estimate.n_samples <= 16
 
 
 def test_default_rtol(case):
@@ -56,14 +58,19 @@ def test_default_rtol(case):
 
 
 @samplers
-def test_sixteen_samples_before_an_error_is_believed(case, method):
-    assert measure(case, method=method, rtol=0.999, seed=3).n_samples == 16
+def test_an_error_is_believed_after_fifteen_degrees_of_freedom(case, method):
+    fewest, most = FEWEST[method], 0
+    for seed in range(20):
+        n = measure(case, method=method, rtol=0.999, seed=seed).n_samples
+        assert fewest <= n <= 16
+        most = max(n, most)
+    assert most > 4  # examples do not all contribute alike
 
 
 @samplers
 def test_n_samples_with_rtol_is_the_least(case, method):
     assert measure(case, method=method, n_samples=40, rtol=0.999, seed=3).n_samples == 40
-    assert measure(case, method=method, n_samples=2, rtol=0.999, seed=3).n_samples == 16
+    assert measure(case, method=method, n_samples=2, rtol=0.999, seed=3).n_samples >= FEWEST[method]
 
 
 @samplers
@@ -175,7 +182,10 @@ def samples_of(case: Case, count: int, **options: Any) -> dict[str, np.ndarray]:
     [*((method, "hessian") for method in SAMPLERS), ("activation", "ggn"), ("hutchinson", "ggn")],
 )
 def test_more_samples_go_on_where_fewer_ended(case, method, kind):
-    """And every mean and standard error, of a layer too, is that of its own samples."""
+    """And every mean and standard error, of a layer too, is that of its own samples.
+
+    Where examples are told apart, errors come from each of them: near those of the sums, but not the same.
+    """
     count = 12
     found = samples_of(case, count, method=method, kind=kind)
     together = columns(measure(case, method=method, kind=kind, n_samples=count))
@@ -183,7 +193,11 @@ def test_more_samples_go_on_where_fewer_ended(case, method, kind):
         value, stderr = together[name]
         scale = abs(samples).max() + 1e-12
         assert abs(value - samples.mean()) <= 1e-10 * scale, name
-        assert abs(stderr - samples.std(ddof=1) / math.sqrt(count)) <= 1e-10 * scale, name
+        of_sums = samples.std(ddof=1) / math.sqrt(count)
+        if method == "activation":
+            assert of_sums / 2.5 <= stderr <= 2.5 * of_sums, name
+        else:
+            assert abs(stderr - of_sums) <= 1e-10 * scale, name
         assert samples.std() > 1e-6 or name == "total", name  # a frozen number would pass as well
 
 

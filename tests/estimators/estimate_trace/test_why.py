@@ -41,15 +41,15 @@ EXPECTED: dict[str, tuple[Callable[[], nn.Module], dict[str, tuple[str, list[str
     "layer norm": (
         lambda: nn.LayerNorm(4),
         {
-            "hessian": ("hutchinson", ["neither exact nor activation", "LayerNorm"]),
+            "hessian": ("split", ["neither exact nor activation", "LayerNorm", "control variate"]),
             "ggn": ("exact", ["2 columns"]),
         },
     ),
     "batch norm": (
         lambda: nn.BatchNorm1d(4),
         {
-            "hessian": ("hutchinson", ["neither exact nor activation", "batch norm in train mode"]),
-            "ggn": ("hutchinson", ["neither exact nor activation", "batch norm in train mode"]),
+            "hessian": ("hutchinson", ["nor activation nor split", "batch norm in train mode"]),
+            "ggn": ("hutchinson", ["nor activation nor split", "batch norm in train mode"]),
         },
     ),
     "once differentiable": (
@@ -59,7 +59,7 @@ EXPECTED: dict[str, tuple[Callable[[], nn.Module], dict[str, tuple[str, list[str
                 "finite_difference",
                 [
                     "neither exact nor activation",
-                    "not hutchinson",
+                    "neither split nor hutchinson",
                     "OnceCube",
                     "once_differentiable",
                 ],

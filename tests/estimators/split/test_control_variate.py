@@ -1,0 +1,98 @@
+"""The control variate on probes whose laws are known: no bias, errors that hold, and the right choice."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from metacurv.estimators.problem.batches import Summary
+from metacurv.estimators.problem.parameters import Layers, NumberedParameter
+from metacurv.estimators.split.control_variate import ControlVariate
+from metacurv.estimators.statistics.stopping import Budget
+
+PARTS = 2
+LAYERS = Layers([NumberedParameter(i, f"{i}.weight", torch.empty(1)) for i in range(PARTS)])
+TRACE, OF_G = 3.0, 5.0  # of each example's row, summed over parts
+
+
+def measured(
+    run: int, *, share: float, n: int, examples: int = 8, rtol: float | None = None
+) -> Summary:
+    """Probes whose v' G v has deviation 2 and whose remainder has 2 sqrt(1 - share); a sample of tr G has deviation 0.5."""
+
+    def probe(k: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(1_000_003 * run + k)
+        noise = torch.randn(2, 1 + examples, dtype=torch.float64, generator=generator)
+        noise[:, 0] = 0
+        g = torch.zeros(1 + examples, dtype=torch.float64)
+        g[1:] = OF_G
+        g += 2 * noise[0]
+        h = torch.zeros_like(g)
+        h[1:] = TRACE
+        h += 2 * (math.sqrt(share) * noise[0] + math.sqrt(1 - share) * noise[1])
+        return torch.stack([0.25 * h, 0.75 * h], dim=1), g
+
+    def traces(first: int, m: int) -> Tensor:
+        generator = torch.Generator().manual_seed(7_000_003 * run + first)
+        noise = torch.randn(m, 1 + examples, PARTS, dtype=torch.float64, generator=generator)
+        rows = OF_G / PARTS + 0.5 / math.sqrt(PARTS) * noise
+        rows[:, 0] = 0
+        return rows
+
+    budget = Budget(n, rtol, 10_000)
+    return ControlVariate(probe, traces, LAYERS, budget, examples).measure()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.95])
+@pytest.mark.parametrize("n", [2, 4, 6])
+def test_no_bias_and_errors_that_hold(share: float, n: int) -> None:
+    runs, examples = 600, 8
+    found = [measured(run, share=share, n=n) for run in range(runs)]
+    values = torch.tensor([s.mean for s in found], dtype=torch.float64)
+    errors = torch.tensor([s.stderr for s in found], dtype=torch.float64)
+    expected = examples * TRACE * torch.tensor([0.25, 0.75, 0.25, 0.75, 1.0], dtype=torch.float64)
+    spread = values.std(0)
+    assert ((values.mean(0) - expected).abs() <= 4 * spread / math.sqrt(runs)).all()
+    assert values[:, :PARTS].sum(1).allclose(values[:, -1])
+    quantile = stats.t.ppf(0.975, examples * (n - 1))
+    covered = ((values - expected).abs() <= quantile * errors).double().mean(0)
+    assert ((covered - 0.95).abs() <= 4 * math.sqrt(0.95 * 0.05 / runs)).all(), covered
+
+
+def test_it_pays_where_the_noise_is_that_of_g() -> None:
+    with_it, without = measured(1, share=0.95, n=20), measured(1, share=0.0, n=20)
+    assert "as a control variate takes" in with_it.note
+    assert "coefficient 0.9" in with_it.note or "coefficient 1.0" in with_it.note
+    assert "would take" in without.note
+    assert with_it.stderr[-1] < 0.5 * without.stderr[-1]
+    assert without.stderr[-1] == pytest.approx(2 * math.sqrt(8 / 20), rel=0.2)
+
+
+def test_fewer_probes_are_plain() -> None:
+    summary = measured(1, share=0.95, n=3)
+    assert summary.n_samples == 3
+    assert "fewer than 4 probes" in summary.note
+
+
+@pytest.mark.parametrize("share", [0.0, 0.95])
+def test_it_draws_until_the_error_is_met(share: float) -> None:
+    summary = measured(3, share=share, n=1, rtol=0.02)
+    assert summary.converged
+    assert summary.stderr[-1] <= 0.02 * summary.mean[-1]
+    needed = 4 * 8 / (0.02 * 8 * TRACE) ** 2  # without a control variate
+    assert summary.n_samples < (0.5 if share else 2.0) * needed
+
+
+def test_it_gives_up_at_the_most() -> None:
+    summary = ControlVariate(
+        lambda k: (torch.randn(9, PARTS, dtype=torch.float64), torch.zeros(9, dtype=torch.float64)),
+        lambda first, m: torch.ones(m, 9, PARTS, dtype=torch.float64),
+        LAYERS,
+        Budget(1, 0.001, 10),
+        8,
+    ).measure()
+    assert (summary.n_samples, summary.converged) == (10, False)
