@@ -62,6 +62,7 @@ ESTIMATORS = Picture(
         "public functions": "a file each",
         "spectrum": "eigenvalues, density, diagonal",
         "select": "which method serves",
+        "split": "directions by example",
         "probes": "parameter space",
         "tangents": "derivatives by rules",
         "mlp": "the plainest of graphs",

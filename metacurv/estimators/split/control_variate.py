@@ -34,7 +34,7 @@ Probe = Callable[[int], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Fit:
-    """What the probes say with coefficients c: mean h - c g, float64 [D], c [D], and the deviation of one probe [D]."""
+    """Holds what the probes say with coefficients c: the mean of h - c g, float64 [D], c [D], and a probe's deviation [D]."""
 
     mean: Tensor
     coefficients: Tensor

@@ -22,7 +22,7 @@ from metacurv.estimators.graph.walk import Walk
 class Direction(NamedTuple):
     """A direction of a parameter for each example.
 
-    Of a matrix [o, i]: ``shared`` is V [o, i], ``rows`` [N, o], ``columns`` [N, i]. Of a vector [f]: ``rows`` [N, f] alone.
+    For a matrix [o, i], ``shared`` is V [o, i], ``rows`` are [N, o] and ``columns`` [N, i]; a vector [f] has ``rows`` [N, f] alone.
     """
 
     rows: Tensor

@@ -1,4 +1,4 @@
-"""v_n' H_n v_n and v_n' G_n v_n of every example n, each with a direction of its own, by one double backward.
+"""Samples v_n' H_n v_n and v_n' G_n v_n of every example n, each with a direction of its own, from one double backward.
 
 A layer's output z = W a depends on a step t along W + t V_n in two ways: it gains t V_n a_n, and it passes on what its input
 gains. With kappa_z and a-dot the second backward pass's results at z and at the cotangent of a,
@@ -7,7 +7,7 @@ gains. With kappa_z and a-dot the second backward pass's results at z and at the
 
 where that pass starts from the graph of the first one: from every delta with V_n a_n, and from every a with V_n' delta_n. No
 gradient of a weight is formed. Parameters without a place for each example get one direction for all, as in any
-Hessian-vector product. What arrives at the cotangent of the output is J v, which gives v' G v by the loss alone.
+Hessian-vector product. At the cotangent of the output J v arrives, which gives v' G v by the loss alone.
 
 Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian" (the double backward); docs/concepts/estimators.md.
 """
