@@ -51,8 +51,8 @@ def _factor(site: Site, walk: Walk) -> Tensor | None:
     if name == "PreluKernelBackward0":
         slope: Tensor = saved(at, "self").clamp(max=0)
         return slope
-    if name in ("AddmmBackward0", "ConvolutionBackward0"):
-        return None  # a bias
+    if name in ("AddmmBackward0", "ConvolutionBackward0", "ExpandBackward0"):
+        return None  # a bias, or what is the same for all examples
     assert name in ("AddBackward0", "SubBackward0"), f"no factor for {name}"
     alpha = 1
     if site.position:

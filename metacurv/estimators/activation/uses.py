@@ -74,6 +74,11 @@ class WeightUse(_LayerUse):
         return _rows(self._layout.bring(u, 1), 1).unsqueeze(2)
 
 
+def window_of(node: Node) -> dict[str, tuple[int, ...]]:
+    """Returns how a convolution's window goes over its input, as ``patches`` takes it."""
+    return {key: tuple(saved(node, key)) for key in ("stride", "padding", "dilation")}
+
+
 class ConvolutionUse(_LayerUse):
     """The weight of a convolution at a node: a linear layer over patches.
 
@@ -84,7 +89,7 @@ class ConvolutionUse(_LayerUse):
         a = wide(saved(node, "input"))
         self._layout, self._shape = layout, weight_shape
         self._groups = saved(node, "groups")
-        self._window = {key: tuple(saved(node, key)) for key in ("stride", "padding", "dilation")}
+        self._window = window_of(node)
         # A transposed convolution takes patches of its output and lays them at the places of its input.
         self._is_inputs_first = saved(node, "transposed")
         self._places = tuple(a.shape[2:] if self._is_inputs_first else output_of(node).shape[2:])
@@ -122,8 +127,8 @@ def lookup_indices(node: Node, places: tuple[int, ...]) -> Tensor:
 class EmbeddingUse(Use):
     """The weight [entries, features] of an embedding, z_t = W[index_t]; the layout is that of z.
 
-    ``node``: where the rows are looked up. ``places``: z's shape without its last axis, along whose first axes the same rows may
-    be repeated.
+    ``node``: where the rows are looked up. ``places``: z's shape without its last axis, along whose first axes the same rows
+    may be repeated.
     """
 
     def __init__(

@@ -41,8 +41,8 @@ class Site:
 
     ``view``: the parameter's shape there, before any expansion. ``is_transposed``: True for a matrix that arrives transposed.
     ``path``: nodes between the parameter and that node. ``is_bias``: True for the bias of a linear layer. ``lookup``: the node
-    that looks up the rows of an embedding: ``node`` itself, or one below it where rows are the same for all examples (positions)
-    and enter where they are added to what each example has.
+    that looks up the rows of an embedding: ``node`` itself, or one below it where rows are the same for all examples
+    (positions) and enter where they are added to what each example has.
     """
 
     parameter: int
@@ -92,10 +92,13 @@ def _sites_above(
         name = walk.names[above]
         if name in RELABELLINGS or name == "ExpandBackward0":
             after = _view_after(walk, above, view, is_transposed)
-            if after is None:
-                yield None
-            else:
-                yield from _sites_above(walk, parameter, above, *after, (*path, above))
+            further: list[Site | None] = [None]
+            if after is not None:
+                further = list(_sites_above(walk, parameter, above, *after, (*path, above)))
+            if None in further and name == "ExpandBackward0" and not is_transposed:
+                # Whatever follows, as a token that is put before all sequences: it is one for each example from here on.
+                further = [Site(parameter, above, position, "broadcast", view, False, path)]
+            yield from further
             continue
         role = _role(walk, above, position, is_transposed)
         if role == "embedding":

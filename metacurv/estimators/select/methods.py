@@ -147,9 +147,16 @@ class Split:
                 batch.general_space(for_columns=False, kind="ggn"),
             )
             of_probes, of_traces = (ops.as_int64(seed) for seed in two_seeds(batch.seed))
+            columns = batch.general_space(for_columns=True, kind="ggn")
+
+            def exact() -> float:
+                return float(exact_parts(columns, batch.forward.loss, "ggn").sum())
+
             return ControlVariate(
                 partial(products.sample, of_probes),
                 partial(space.draw_rows, of_traces),
+                exact,
+                columns.column_count,
                 layers,
                 budget,
                 products.apart,
@@ -230,9 +237,8 @@ class FiniteDifferences:
 
 HUTCHINSON, FINITE_DIFFERENCES = Hutchinson(), FiniteDifferences()
 TWICE: tuple[Method, ...] = (Split(), HUTCHINSON)  # these differentiate the whole loss twice
-METHODS: dict[str, Method] = {
-    method.name: method for method in (Exact(), Activation(), *TWICE, FINITE_DIFFERENCES)
-}
+_ALL: tuple[Method, ...] = (Exact(), Activation(), *TWICE, FINITE_DIFFERENCES)
+METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 
 
 def measure(name: str, batch: MeasuredBatch, layers: Layers, budget: Budget) -> Found:

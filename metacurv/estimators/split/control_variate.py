@@ -3,9 +3,9 @@
     tr H = E[ v' H v - c v' G v ] + c tr G
 
 for every c. One double backward gives v' H v and v' G v of the same v, and activation space gives tr G with less noise than
-v' G v has. For probe k, c comes from the other probes (the regression of one on the other, within each row), so that the mean over
-probes has no bias. Where the remainder and tr G together would take more work than v' H v alone, c is 0, and the estimator is
-Hutchinson's; the first probes decide.
+v' G v has. For probe k, c comes from the other probes (the regression of one on the other, within each row), so that the mean
+over probes has no bias. Where the remainder and tr G together would take more work than v' H v alone, c is 0, and the estimator
+is Hutchinson's; the first probes decide.
 
 Source: docs/concepts/estimators.md; Owen 2013, "Monte Carlo theory, methods and examples", section 8.9 (control variates).
 """
@@ -49,50 +49,60 @@ class ControlVariate:
         probe: one probe's samples.
         gauss_newton: draws samples of tr G by row.
         layers: extends parts by layers and the total.
+        exact: computes tr G without error.
+        columns: the number of backward passes to the layers that this takes.
         budget: says when to stop, by the number of probes.
         examples: the number of examples that rows tell apart, 1 where they do not.
     """
 
     def __init__(
-        self, probe: Probe, gauss_newton: Draw, layers: Layers, budget: Budget, examples: int
+        self,
+        probe: Probe,
+        gauss_newton: Draw,
+        exact: Callable[[], float],
+        columns: int,
+        layers: Layers,
+        budget: Budget,
+        examples: int,
     ) -> None:
         self._probe, self._draw_gauss_newton = probe, gauss_newton
+        self._exact, self._columns = exact, columns
         self._layers, self._budget, self._examples = layers, budget, examples
         self._h: list[Tensor] = []  # [rows, D]
         self._g: list[Tensor] = []  # [rows]
-        self._traces = RowMoments()  # of tr G alone
         # With one probe left out, a coefficient still has as many degrees of freedom as an error that is trusted.
         self._least = 1 + samples_to_trust(examples)
 
     def measure(self) -> Summary:
         """Returns the trace with its parts; ``note`` says what was decided."""
         budget = self._budget
-        wanted = max(budget.begin(self._examples), 1)
+        wanted = budget.begin(self._examples)
         if budget.rtol is not None:
             wanted = min(budget.most, max(wanted, self._least))
         self._draw_probes(wanted)
-        plain = self._fit(uses_g=False)
         note = f"no control variate: fewer than {self._least} probes, or a loss that is linear in the output"
-        pays = False
+        trace: _Trace | None = None
         if len(self._h) >= self._least and any(bool(g.any()) for g in self._g):
-            self._draw_traces(max(2, samples_to_trust(self._examples)))
-            pays, note = self._pays(plain)
+            trace, note = self._choose()
         while True:
-            fit = self._fit(uses_g=True) if pays else self._fit(uses_g=False)
-            if pays:
-                self._draw_traces(self._traces_for(fit, len(self._h)))
-            mean, errors = self._result(fit, pays=pays)
-            count, value, error = len(self._h), float(mean[-1]), float(errors[-1])
-            trusted = fit.is_trusted and (not pays or self._traces.is_trusted)
-            wanted = budget.more(count, value, error, is_trusted=trusted)
+            fit = self._fit(None if trace is None else trace.value)
+            if trace is not None:
+                trace.go_on(self._share(fit, trace) * len(self._h))
+                fit = self._fit(trace.value)
+            variance = fit.deviation.square() / len(self._h)
+            if trace is not None:
+                variance = variance + (fit.coefficients * trace.error).square()
+            errors, count = variance.sqrt(), len(self._h)
+            value, error = float(fit.mean[-1]), float(errors[-1])
+            is_trusted = fit.is_trusted and (trace is None or trace.is_trusted)
+            wanted = budget.more(count, value, error, is_trusted=is_trusted)
             if wanted <= count:
                 break
             self._draw_probes(wanted)
-        is_met = budget.is_met(value, error, is_trusted=trusted)
-        if pays:
-            c = float(fit.coefficients[-1])
-            note += f" (coefficient {c:.2f}, {self._traces.count} samples of tr G)"
-        return Summary(mean.tolist(), errors.tolist(), count, is_met, note)
+        if trace is not None:
+            note += f" (coefficient {float(fit.coefficients[-1]):.2f}, {trace})"
+        is_met = budget.is_met(value, error, is_trusted=is_trusted)
+        return Summary(fit.mean.tolist(), errors.tolist(), count, is_met, note)
 
     def _draw_probes(self, wanted: int) -> None:
         for k in range(len(self._h), wanted):
@@ -100,20 +110,14 @@ class ControlVariate:
             self._h.append(self._layers.with_sums(parts))
             self._g.append(g.cpu())
 
-    def _draw_traces(self, wanted: int) -> None:
-        first = self._traces.count
-        if wanted > first:
-            rows = self._draw_gauss_newton(first, wanted - first)
-            self._traces.add(rows.sum(-1, keepdim=True).cpu())
-
-    def _fit(self, *, uses_g: bool) -> Fit:
-        """Fits the probes so far, with c from the other probes of each; or c = 0."""
+    def _fit(self, trace: float | None) -> Fit:
+        """Fits the probes so far, with c from the other probes of each, given tr G; or c = 0 without it."""
         h, g = torch.stack(self._h), torch.stack(self._g)
         n, columns = len(h), h.shape[-1]
         each = torch.zeros(n, columns, dtype=h.dtype)
         c = torch.zeros(columns, dtype=h.dtype)
         off = g - g.mean(0)
-        if uses_g:
+        if trace is not None:
             products = torch.einsum("kr,krd->kd", off, h - h.mean(0))
             squares = off.square().sum(1)
             c = products.sum(0) / squares.sum()
@@ -122,41 +126,93 @@ class ControlVariate:
             each = (products.sum(0) - by * products) / (squares.sum() - by * squares).unsqueeze(1)
         moments = RowMoments()
         moments.add(h - each.unsqueeze(1) * off.unsqueeze(2))
-        trace = float(self._traces.mean[-1]) if uses_g else 0.0
-        samples = h.sum(1) - each * (g.sum(1) - trace).unsqueeze(1)
+        beyond = g.sum(1) - (0.0 if trace is None else trace)
+        samples = h.sum(1) - each * beyond.unsqueeze(1)
         return Fit(samples.mean(0), c, moments.deviation, moments.is_trusted)
 
-    def _result(self, fit: Fit, *, pays: bool) -> tuple[Tensor, Tensor]:
-        """Returns means and standard errors, float64 [D]."""
-        variance = fit.deviation.square() / len(self._h)
-        mean = fit.mean
-        if pays:
-            mean = self._fit(uses_g=True).mean  # by all samples of tr G there are by now
-            of_trace = self._traces.deviation[-1].square() / self._traces.count
-            variance = variance + fit.coefficients.square() * of_trace
-        return mean, variance.sqrt()
-
-    def _work(self, fit: Fit) -> tuple[float, float]:
-        """Returns the deviations of a probe and of a sample of tr G, as they enter the total's error."""
-        of_trace = abs(float(fit.coefficients[-1])) * float(self._traces.deviation[-1])
-        return float(fit.deviation[-1]), of_trace
-
-    def _pays(self, plain: Fit) -> tuple[bool, str]:
-        """Compares the work to an equal error with and without tr G, and says what it found."""
-        fit = self._fit(uses_g=True)
-        of_probe, of_trace = self._work(fit)
-        work = (of_probe + math.sqrt(_COST) * of_trace) ** 2
-        before = float(plain.deviation[-1]) ** 2
-        share = work / before if before else math.inf
+    def _choose(self) -> tuple[_Trace | None, str]:
+        """Chooses the cheapest way to an equal error: without tr G, with samples of it, or with its exact value."""
+        plain = self._fit(None)
+        samples = _Sampled(self._draw_gauss_newton, max(2, samples_to_trust(self._examples)))
+        fit = self._fit(samples.value)
+        before, after = float(plain.deviation[-1]), float(fit.deviation[-1])
+        n = len(self._h)
+        if self._budget.rtol is not None:
+            target = self._budget.rtol * abs(float(plain.mean[-1]))
+            n = max(
+                n, math.ceil(min((before / target) ** 2 if target else math.inf, self._budget.most))
+            )
+        of_trace = abs(float(fit.coefficients[-1])) * samples.deviation
+        gain = (after / before) ** 2 if before else 1.0
+        by_samples = (after + math.sqrt(_COST) * of_trace) ** 2 / before**2 if before else math.inf
+        by_columns = gain + _COST * self._columns / n
+        share = min(by_samples, by_columns)
         pays = share < 1
         does = "takes" if pays else "would take"
-        return pays, (
-            f"by the first {len(self._h)} probes, the Gauss-Newton matrix as a control variate {does} "
-            f"{share:.0%} of the work without it"
+        note = (
+            f"by the first {len(self._h)} probes, the Gauss-Newton matrix as a control variate {does} {share:.0%} of the work "
+            "without it"
         )
+        if not pays:
+            return None, note
+        return (_Exact(self._exact()) if by_columns < by_samples else samples), note
 
-    def _traces_for(self, fit: Fit, probes: int) -> int:
-        """Returns how many samples of tr G go best with so many probes."""
-        of_probe, of_trace = self._work(fit)
+    def _share(self, fit: Fit, trace: _Trace) -> float:
+        """Returns how many samples of tr G go best with each probe."""
+        of_probe, of_trace = (
+            float(fit.deviation[-1]),
+            abs(float(fit.coefficients[-1])) * trace.deviation,
+        )
         each = of_trace / of_probe / math.sqrt(_COST) if of_probe else 1.0
-        return math.ceil(probes * min(max(each, 0.0), _MOST_EACH)) if math.isfinite(each) else 0
+        return min(each, _MOST_EACH) if math.isfinite(each) else 0.0
+
+
+class _Exact:
+    """Holds tr G without error."""
+
+    error, deviation, is_trusted = 0.0, 0.0, True
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def go_on(self, samples: float) -> None:
+        pass
+
+    def __str__(self) -> str:
+        return "tr G exact"
+
+
+class _Sampled:
+    """Holds what samples say of tr G."""
+
+    def __init__(self, draw: Draw, first: int) -> None:
+        self._draw, self._moments = draw, RowMoments()
+        self.go_on(first)
+
+    def go_on(self, samples: float) -> None:
+        count = self._moments.count
+        if math.ceil(samples) > count:
+            rows = self._draw(count, math.ceil(samples) - count)
+            self._moments.add(rows.sum(-1, keepdim=True).cpu())
+
+    @property
+    def value(self) -> float:
+        return float(self._moments.mean[-1])
+
+    @property
+    def deviation(self) -> float:
+        return float(self._moments.deviation[-1])
+
+    @property
+    def error(self) -> float:
+        return self.deviation / math.sqrt(self._moments.count)
+
+    @property
+    def is_trusted(self) -> bool:
+        return self._moments.is_trusted
+
+    def __str__(self) -> str:
+        return f"{self._moments.count} samples of tr G"
+
+
+_Trace = _Exact | _Sampled

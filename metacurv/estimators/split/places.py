@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from metacurv.estimators.activation.batch_layout import Layout
-from metacurv.estimators.activation.uses import lookup_indices
+from metacurv.estimators.activation.per_sample_products import patches
+from metacurv.estimators.activation.uses import lookup_indices, window_of
 from metacurv.estimators.graph.sites import Site
 from metacurv.estimators.graph.torch_private import saved, signed
 from metacurv.estimators.graph.walk import Walk
@@ -22,7 +24,8 @@ from metacurv.estimators.graph.walk import Walk
 class Direction(NamedTuple):
     """A direction of a parameter for each example.
 
-    For a matrix [o, i], ``shared`` is V [o, i], ``rows`` are [N, o] and ``columns`` [N, i]; a vector [f] has ``rows`` [N, f] alone.
+    For a matrix [o, i], ``shared`` is V [o, i], ``rows`` are [N, o] and ``columns`` [N, i]; a vector [f] has ``rows`` [N, f]
+    alone.
     """
 
     rows: Tensor
@@ -56,7 +59,7 @@ class Place:
         raise NotImplementedError
 
     def input(self, direction: Direction, delta: Tensor) -> Tensor:
-        """Returns V_n' delta_n, of the shape of a; delta: the loss's gradient in z."""
+        """Returns V_n' delta_n, of the shape of ``root``; delta: the loss's gradient in z."""
         raise NotImplementedError
 
     def root(self) -> Tensor:
@@ -64,7 +67,7 @@ class Place:
         raise NotImplementedError
 
     def tangent(self, below: Tensor) -> Tensor:
-        """Returns how a moves where what arrives at ``edge`` moves by ``below``."""
+        """Returns how ``root`` moves where what arrives at ``edge`` moves by ``below``."""
         return below
 
 
@@ -100,6 +103,49 @@ class Weight(Place):
     def root(self) -> Tensor:
         """Returns a."""
         return self._a
+
+
+class Convolution(Place):
+    """The weight of a convolution in one group: a matrix [out, in x kernel], which multiplies patches [B, places, features]."""
+
+    def __init__(self, site: Site, walk: Walk, layout: Layout) -> None:
+        super().__init__(site, walk, layout)
+        node = walk.nodes[site.node]
+        self._shape = walk.shape(site.node)
+        self._x: Tensor = saved(node, "input")
+        self._window, self._kernel = window_of(node), tuple(saved(node, "weight").shape[2:])
+        self._a = self._patches(self._x.detach())
+        edge = walk.inputs[site.node][0]
+        self.edge = edge if edge[0] >= 0 else None
+
+    def _patches(self, x: Tensor) -> Tensor:
+        places = tuple(self._shape[2:])
+        return patches(x, self._kernel, **self._window, places=places, groups=1)[:, 0]
+
+    def output(self, direction: Direction) -> Tensor:
+        """Returns V_n a_n."""
+        rows, matrix, columns = direction
+        assert matrix is not None
+        assert columns is not None
+        z = scaled(self._a, columns, self.layout) @ matrix.t()
+        return scaled(z, rows, self.layout).transpose(1, 2).reshape(self._shape)
+
+    def input(self, direction: Direction, delta: Tensor) -> Tensor:
+        """Returns V_n' delta_n."""
+        rows, matrix, columns = direction
+        assert matrix is not None
+        assert columns is not None
+        flat = scaled(delta.flatten(2).transpose(1, 2), rows, self.layout)
+        return scaled(flat @ matrix, columns, self.layout)
+
+    def root(self) -> Tensor:
+        """Returns a."""
+        with torch.enable_grad():
+            return self._patches(self._x)
+
+    def tangent(self, below: Tensor) -> Tensor:
+        """Returns the patches of what moves."""
+        return self._patches(below)
 
 
 class Embedding(Place):
@@ -184,14 +230,14 @@ class NormScale(Place):
         return scaled(self._a, direction.rows, self.layout)
 
     def input(self, direction: Direction, delta: Tensor) -> Tensor:
-        """Returns V_n' delta_n."""
-        return self.tangent(scaled(delta, direction.rows, self.layout))
+        """Returns V_n' delta_n, through the norm, since ``root`` lies below it."""
+        return self._through(scaled(delta, direction.rows, self.layout))
 
     def root(self) -> Tensor:
-        """Returns a."""
+        """Returns the norm's input."""
         return self._x
 
-    def tangent(self, below: Tensor) -> Tensor:
+    def _through(self, below: Tensor) -> Tensor:
         """Applies da / dx, which is symmetric."""
         mean = below.mean(-1, keepdim=True)
         along = (below * self._a).mean(-1, keepdim=True)
@@ -207,11 +253,15 @@ def make_place(site: Site, walk: Walk, layout: Layout) -> Place | None:
         return Weight(site, walk, layout)
     if site.role == "embedding":
         return Embedding(site, walk, layout)
+    if site.role == "convolution":
+        node = walk.nodes[site.node]
+        is_plain = not saved(node, "transposed") and saved(node, "groups") == 1
+        return Convolution(site, walk, layout) if is_plain else None
     name, node = walk.names[site.node], walk.nodes[site.node]
     sizes = site.sizes(walk)
     is_along_last = len(sizes) > 1 and all(size == 1 for size in sizes[:-1])
     is_elsewhere = layout.style == "axis" and layout.axis == len(sizes) - 1
-    if name == "AddmmBackward0" or (
+    if name in ("AddmmBackward0", "ConvolutionBackward0", "ExpandBackward0") or (
         name == "AddBackward0" and (site.position == 0 or saved(node, "alpha") == 1)
     ):
         return Shift(site, walk, layout) if is_along_last or layout.style == "axis" else None

@@ -31,7 +31,14 @@ from metacurv.estimators.graph.differentiate import (
 from metacurv.estimators.graph.walk import Walk
 from metacurv.estimators.problem.numerics import wide, wide_dtype
 from metacurv.estimators.problem.parameters import NumberedParameter
-from metacurv.estimators.split.places import Direction, Embedding, Place, Weight, make_place
+from metacurv.estimators.split.places import (
+    Convolution,
+    Direction,
+    Embedding,
+    Place,
+    Weight,
+    make_place,
+)
 from metacurv.ops._reference import OpSet
 
 Edge = tuple[int, int]
@@ -47,8 +54,9 @@ class SplitProducts:
         parameters: all parameters to be measured.
         run: the ops that draw signs.
 
-    ``places`` holds those of each parameter that has a direction for each example, by its index. ``rows`` is the number of rows of a sample: one for what all examples share, and one for each example. ``apart`` is the
-    number of examples that some parameter has a direction for each of, else 1.
+    ``places`` holds those of each parameter that has a direction for each example, by its index. ``rows`` is the number of
+    rows of a sample: one for what all examples share, and one for each example. ``apart`` is the number of examples that some
+    parameter has a direction for each of, else 1.
     """
 
     def __init__(
@@ -141,7 +149,7 @@ class SplitProducts:
                 self._add(parts[:, index], arrived, output, place.layout)
             moved = None if place.edge is None else tangents.get(place.edge)
             if moved is not None and into is not None:
-                self._add(parts[:, index], moved, into, place.layout)
+                self._add(parts[:, index], place.tangent(moved), into, place.layout)
         for index, product in zip(self._plain, of_plain, strict=True):
             if product is not None:
                 parts[0, index] = (wide(product) * vectors[index]).sum(dtype=torch.float64)
@@ -164,14 +172,14 @@ class SplitProducts:
 
     def direction(self, index: int, key: int, probe: int) -> Direction:
         """Returns the direction of a parameter with places, by its index."""
-        shape = tuple(self._parameters[index].tensor.shape)
+        shape = matrix_shape(self._parameters[index].tensor)
         examples = self.rows - 1
         if not _is_matrix(self.places[index][0]):
             (_, signs) = self._signs(index, key, probe, examples * math.prod(shape))
             return Direction(signs.view(examples, -1))
         shared, signs = self._signs(index, key, probe, examples * sum(shape))
         rows, columns = signs[: examples * shape[0]], signs[examples * shape[0] :]
-        return Direction(rows.view(examples, -1), shared, columns.view(examples, -1))
+        return Direction(rows.view(examples, -1), shared.view(shape), columns.view(examples, -1))
 
     def _signs(self, index: int, key: int, probe: int, more: int) -> tuple[Tensor, Tensor]:
         """Returns the signs that any probe has for a parameter, and ``more`` that follow them."""
@@ -183,5 +191,11 @@ class SplitProducts:
         return signs[:size].view(p.tensor.shape), signs[size:]
 
 
+def matrix_shape(parameter: Tensor) -> tuple[int, ...]:
+    """Returns the shape of a parameter as a matrix: the kernel of a convolution goes with the inputs."""
+    shape = tuple(parameter.shape)
+    return shape if len(shape) < 3 else (shape[0], math.prod(shape[1:]))
+
+
 def _is_matrix(place: Place) -> bool:
-    return isinstance(place, (Weight, Embedding))
+    return isinstance(place, (Weight, Embedding, Convolution))

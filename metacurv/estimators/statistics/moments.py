@@ -88,7 +88,7 @@ DEGREES = 15
 
 
 def samples_to_trust(examples: int) -> int:
-    """Returns the least number of samples that may give ``DEGREES``; ``examples``: that are told apart, 1 where they are not."""
+    """Returns the least number of samples that may give ``DEGREES``, of ``examples`` told apart (1: they are not)."""
     return 1 + math.ceil(DEGREES / examples)
 
 

@@ -57,12 +57,13 @@ def assert_exact(estimate: TraceEstimate, truth: Truth) -> None:
         assert stderr == 0, name
 
 
-def assert_within_errors(estimate: TraceEstimate, truth: Truth) -> None:
-    """Total, layers and parameters, which also have to add up; errors small enough to tell a wrong formula by."""
+def assert_within_errors(estimate: TraceEstimate, truth: Truth, share: float | None = 0.3) -> None:
+    """Total, layers and parameters, which also have to add up; errors small enough to tell a wrong formula by: a ``share``."""
     rounding = EXACT * truth.scale + TINY
     expected = truth.trace(estimate.kind)
     assert math.isfinite(estimate.stderr)
-    assert estimate.stderr <= 0.3 * truth.scale + rounding
+    if share is not None:
+        assert estimate.stderr <= share * truth.scale + rounding
     assert abs(estimate.value - expected) <= SIGMAS * estimate.stderr + rounding
     for parts in (estimate.per_parameter, estimate.per_layer):
         assert abs(sum(parts.values()) - estimate.value) <= rounding

@@ -54,9 +54,12 @@ def test_activation(kind, name):
 
 @rows("split")
 def test_split(kind, name):
+    truth = truth_of(name)
     estimate = served(build(TABLE[name]), "split", kind, n_samples=100, seed=4)
     if estimate is not None:
-        assert_within_errors(estimate, truth_of(name))
+        # Without a diagonal there is nothing to be a share of; what is off it makes the noise.
+        has_none = abs(truth.matrices[kind].diagonal()).sum() <= 1e-9
+        assert_within_errors(estimate, truth, None if has_none else 0.3)
 
 
 @rows("hutchinson")

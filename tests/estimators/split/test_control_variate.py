@@ -20,7 +20,13 @@ TRACE, OF_G = 3.0, 5.0  # of each example's row, summed over parts
 
 
 def measured(
-    run: int, *, share: float, n: int, examples: int = 8, rtol: float | None = None
+    run: int,
+    *,
+    share: float,
+    n: int,
+    examples: int = 8,
+    rtol: float | None = None,
+    columns: int = 1_000_000,
 ) -> Summary:
     """Probes whose v' G v has deviation 2 and whose remainder has 2 sqrt(1 - share); a sample of tr G has deviation 0.5."""
 
@@ -44,14 +50,17 @@ def measured(
         return rows
 
     budget = Budget(n, rtol, 10_000)
-    return ControlVariate(probe, traces, LAYERS, budget, examples).measure()
+    return ControlVariate(
+        probe, traces, lambda: OF_G * examples, columns, LAYERS, budget, examples
+    ).measure()
 
 
+@pytest.mark.parametrize("columns", [1, 1_000_000])
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.95])
 @pytest.mark.parametrize("n", [2, 4, 6])
-def test_no_bias_and_errors_that_hold(share: float, n: int) -> None:
+def test_no_bias_and_errors_that_hold(share: float, n: int, columns: int) -> None:
     runs, examples = 600, 8
-    found = [measured(run, share=share, n=n) for run in range(runs)]
+    found = [measured(run, share=share, n=n, columns=columns) for run in range(runs)]
     values = torch.tensor([s.mean for s in found], dtype=torch.float64)
     errors = torch.tensor([s.stderr for s in found], dtype=torch.float64)
     expected = examples * TRACE * torch.tensor([0.25, 0.75, 0.25, 0.75, 1.0], dtype=torch.float64)
@@ -70,6 +79,13 @@ def test_it_pays_where_the_noise_is_that_of_g() -> None:
     assert "would take" in without.note
     assert with_it.stderr[-1] < 0.5 * without.stderr[-1]
     assert without.stderr[-1] == pytest.approx(2 * math.sqrt(8 / 20), rel=0.2)
+
+
+def test_few_columns_are_taken_whole() -> None:
+    sampled, whole = (measured(1, share=0.95, n=20, columns=k) for k in (1_000_000, 2))
+    assert "samples of tr G" in sampled.note
+    assert "tr G exact" in whole.note
+    assert whole.stderr[-1] < sampled.stderr[-1]
 
 
 def test_fewer_probes_are_plain() -> None:
@@ -91,6 +107,8 @@ def test_it_gives_up_at_the_most() -> None:
     summary = ControlVariate(
         lambda k: (torch.randn(9, PARTS, dtype=torch.float64), torch.zeros(9, dtype=torch.float64)),
         lambda first, m: torch.ones(m, 9, PARTS, dtype=torch.float64),
+        lambda: 8.0,
+        1,
         LAYERS,
         Budget(1, 0.001, 10),
         8,

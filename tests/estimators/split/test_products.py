@@ -44,7 +44,7 @@ def directions(products: SplitProducts, case: Case, probe: int) -> list[dict[str
             if shared is None:
                 of[name] = rows[n].view(p.shape)
             else:
-                of[name] = rows[n].unsqueeze(1) * shared * columns[n]
+                of[name] = (rows[n].unsqueeze(1) * shared * columns[n]).view(p.shape)
     return found
 
 
