@@ -172,8 +172,8 @@ def transformer(trained: bool = True) -> Workload:
 
 
 @cache
-def gpt() -> Workload:
-    """A small GPT of 1 M parameters: five blocks of width 128, four heads, tied embeddings, 300 steps on the manual."""
+def gpt(steps: int = 300) -> Workload:
+    """A small GPT of 1 M parameters: five blocks of width 128, four heads, tied embeddings, some steps on the manual."""
     text, vocabulary = manual()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
@@ -181,7 +181,7 @@ def gpt() -> Workload:
             vocabulary, width=128, heads=4, blocks=5, context=CONTEXT, tied=True
         )
     batch = windows(text, 16)
-    train(model, batch, steps=300, lr=1e-3)
+    train(model, batch, steps=steps, lr=1e-3)
     x, y = batch(1_000_000)
     loss = nn.CrossEntropyLoss()
     return Workload("GPT, 1 M, trained", TRANSFORMER, True, model, x, y, False, loss)

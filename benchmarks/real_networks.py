@@ -2,10 +2,10 @@
 
     python -m benchmarks.real_networks [NETWORK ...]
 
-A gradient of the same batch is the unit; time is the processor's, one thread, medians. Ours is the whole call, with looking at the
-graph for the first time (cold) and without (warm), the median over seeds. The others draw as many Hutchinson samples as give the
-standard error that ours reached, by the deviation of 24 samples of the loop; they get no time for finding out how many.
-The result goes into benchmarks/results/real_networks.json and docs/results/real-networks.md.
+A gradient of the same batch is the unit; time is the processor's, one thread, medians. Ours is the whole call, with looking at
+the graph for the first time (cold) and without (warm), the median over seeds. The others draw as many Hutchinson samples as
+give the standard error that ours reached (1 % where ours is exact), by the deviation of 24 samples of the loop; they get no
+time for finding out how many. The result goes into benchmarks/results/real_networks.json and docs/results/real-networks.md.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ def row_of(work: Workload, kind: Kind) -> Row:
 def page_block(stored: dict) -> str:
     """The table."""
     lines = [
-        "| network | matrix | ours | value | samples | gradients, first call | later calls | best of the others, to the same error | ratio |",
+        "| network | matrix | ours | value | samples | first call | later calls | the best of the others | ratio |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in stored["rows"]:

@@ -14,7 +14,7 @@ from metacurv.estimators.activation.bind import bind
 from metacurv.estimators.activation.per_sample_products import row_products
 from metacurv.estimators.activation.plan import ActivationPlan
 from metacurv.estimators.activation.pull_by_engine import Cotangents
-from metacurv.estimators.activation.uses import Use
+from metacurv.estimators.activation.uses import TiedUse, Use
 from metacurv.estimators.graph.sites import Site
 from metacurv.estimators.graph.walk import Walk
 from metacurv.estimators.problem.numerics import wide
@@ -143,6 +143,8 @@ def _of_layer(walk: Walk, node: int, slot: int, *, has_bias: bool) -> Part:
 
 
 def _of_uses(uses: Sequence[tuple[int, Use]]) -> Part:
+    tied = TiedUse.of([use for _, use in uses])
+
     def of(of_u: Cotangents, of_w: Cotangents) -> Tensor | None:
         if len(uses) == 1:
             ((slot, use),) = uses
@@ -151,10 +153,22 @@ def _of_uses(uses: Sequence[tuple[int, Use]]) -> Part:
                 return None
             from_u = wide(u)
             return use.products(from_u, from_u if w is u else wide(w)).unsqueeze(-1)
+        if tied is not None:
+            use, head, lookup = tied
+            slots = uses[head][0], uses[lookup][0]
+            pairs = [_pair(cotangents, *slots) for cotangents in (of_u, of_w)]
+            if pairs[0] is not None and pairs[1] is not None:
+                others = pairs[0] if of_w is of_u else pairs[1]
+                return use.pair_products(pairs[0], others).unsqueeze(-1)
         summed = _summed(of_u, uses)
         return _dot(summed, summed if of_w is of_u else _summed(of_w, uses), lead=2)
 
     return of
+
+
+def _pair(cotangents: Cotangents, one: int, other: int) -> tuple[Tensor, Tensor] | None:
+    first, second = cotangents[one], cotangents[other]
+    return None if first is None or second is None else (wide(first), wide(second))
 
 
 def _summed(cotangents: Cotangents, uses: Sequence[tuple[int, Use]]) -> Tensor | None:

@@ -6,6 +6,8 @@ Gauss-Newton matrix, with z the output of the operation and J = dz / d theta.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -73,6 +75,21 @@ class WeightUse(_LayerUse):
     def _cotangents(self, u: Tensor) -> Tensor:
         return _rows(self._layout.bring(u, 1), 1).unsqueeze(2)
 
+    @property
+    def inputs(self) -> Tensor:
+        """The inputs by example, [n, T, in]."""
+        return self._a[:, 0]
+
+    def rows(self, u: Tensor) -> Tensor:
+        """Returns cotangents by example, [R, n, T, out]."""
+        return self._cotangents(u)[:, :, 0]
+
+    def goes_with(self, lookup: EmbeddingUse) -> bool:
+        """Tells whether z = a W' of the table that is looked up, with fewer pairs of places than entries of W."""
+        if self._is_inputs_first or len(self._a) != len(lookup.indices):
+            return False
+        return self._a.shape[2] * lookup.indices.shape[1] < math.prod(self._shape)
+
 
 def window_of(node: Node) -> dict[str, tuple[int, ...]]:
     """Returns how a convolution's window goes over its input, as ``patches`` takes it."""
@@ -136,13 +153,13 @@ class EmbeddingUse(Use):
     ) -> None:
         self._layout, self._shape = layout, weight_shape
         brought = layout.bring(lookup_indices(node, places))
-        self._indices = brought.reshape(brought.shape[0], -1)  # [n, T]
-        self._learns = self._indices != signed(saved(node, "padding_idx"))
+        self.indices = brought.reshape(brought.shape[0], -1)  # [n, T]
+        self._learns = self.indices != signed(saved(node, "padding_idx"))
 
     @cached_property
     def _same(self) -> Tensor:
         """The pairs of places that share an entry that learns: bool [n, T, T]."""
-        same = self._indices.unsqueeze(1) == self._indices.unsqueeze(2)
+        same = self.indices.unsqueeze(1) == self.indices.unsqueeze(2)
         return same & self._learns.unsqueeze(1)
 
     def products(self, u: Tensor, w: Tensor) -> Tensor:
@@ -150,12 +167,54 @@ class EmbeddingUse(Use):
         of_u, of_w = (_rows(self._layout.bring(x, 1), 1) for x in (u, w))
         return ((of_u @ of_w.transpose(-1, -2)) * self._same).flatten(2).sum(2, dtype=torch.float64)
 
+    def rows(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the entries of each example, [n, T], and cotangents, [R, n, T, features], 0 where an entry does not learn."""
+        rows = _rows(self._layout.bring(u, 1), 1) * self._learns.unsqueeze(-1)
+        return self.indices, rows
+
     def gradients(self, u: Tensor) -> Tensor:
         """Returns per-example gradients: [R, examples, *shape of W]."""
-        rows = _rows(self._layout.bring(u, 1), 1) * self._learns.unsqueeze(-1)
+        indices, rows = self.rows(u)
         gradients = rows.new_zeros((*rows.shape[:2], *self._shape))
-        index = self._indices.unsqueeze(-1).expand(rows.shape)
+        index = indices.unsqueeze(-1).expand(rows.shape)
         return gradients.scatter_add_(2, index, rows)
+
+
+class TiedUse(Use):
+    """A matrix [entries, features] that is looked up and, transposed, multiplies the last activations: z = a W'.
+
+    u, w: pairs of cotangents, at the product and at the lookup. The gradient of an example is sum_t u_t a_t', and rows u_t at
+    the entries that were looked up, so that inner products of both kinds are sums over pairs of places: no gradient is formed.
+    """
+
+    def __init__(self, head: WeightUse, lookup: EmbeddingUse) -> None:
+        self._head, self._lookup = head, lookup
+
+    @classmethod
+    def of(cls, uses: Sequence[Use]) -> tuple[TiedUse, int, int] | None:
+        """Returns the use with the places of product and lookup among ``uses``; None where it is no such case, or no gain."""
+        kinds = [type(use) for use in uses]
+        if sorted(kinds, key=str) != [EmbeddingUse, WeightUse]:
+            return None
+        at = kinds.index(WeightUse), kinds.index(EmbeddingUse)
+        head, lookup = uses[at[0]], uses[at[1]]
+        assert isinstance(head, WeightUse)
+        assert isinstance(lookup, EmbeddingUse)
+        return (cls(head, lookup), *at) if head.goes_with(lookup) else None
+
+    def pair_products(self, u: tuple[Tensor, Tensor], w: tuple[Tensor, Tensor]) -> Tensor:
+        """Returns <gradient from u, gradient from w> of each example: [R, examples]."""
+        own = self._head.products(u[0], w[0]) + self._lookup.products(u[1], w[1])
+        cross = self._cross(u[0], w[1])
+        return own + cross + (cross if u[0] is w[0] and u[1] is w[1] else self._cross(w[0], u[1]))
+
+    def _cross(self, of_product: Tensor, of_lookup: Tensor) -> Tensor:
+        """Sums u_t[entry of s] (a_t . w_s) over places t of the product and s of the lookup."""
+        rows, a = self._head.rows(of_product), self._head.inputs
+        indices, at_lookup = self._lookup.rows(of_lookup)
+        wanted = indices.unsqueeze(1).expand(*rows.shape[:3], indices.shape[1])
+        inner = a @ at_lookup.transpose(-1, -2)
+        return (rows.gather(-1, wanted) * inner).flatten(2).sum(2, dtype=torch.float64)
 
 
 def _rows(x: Tensor, lead: int) -> Tensor:

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from metacurv.ops._reference.probes import ProbeOps
 
+_CHUNK = 1 << 20  # elements of what is made beside the result at a time
+
 
 def fill_with_probes(
     run: ProbeOps, signs: Tensor, seed: int, first: int, number: int = 0
@@ -25,8 +27,11 @@ def random_products(sqrt_p: Tensor, root: Tensor, signs: Tensor) -> Tensor:
 
     sqrt_p: [M, C]; root: [M], the square roots of s; signs: [K, M, C]. The result is [K, M, C].
     """
-    t = signs.mul_(sqrt_p)
-    return t.addcmul_(t.square(), t.sum(-1, keepdim=True), value=-1).mul_(root.unsqueeze(-1))
+    for first in range(0, len(root), step := max(1, _CHUNK // (signs[:, :1].numel() or 1))):
+        rows = slice(first, first + step)
+        t = signs[:, rows].mul_(sqrt_p[rows])
+        t.addcmul_(t.square(), t.sum(-1, keepdim=True), value=-1).mul_(root[rows].unsqueeze(-1))
+    return signs
 
 
 def reflected_columns(q: Tensor, root: Tensor, start: int, stop: int) -> Tensor:
