@@ -3,7 +3,7 @@
     python -m benchmarks.real_networks [NETWORK ...]
 
 A gradient of the same batch is the unit; time is the processor's, one thread, medians. Ours is the whole call, with looking at
-the graph for the first time (cold) and without (warm), the median over seeds. The others draw as many Hutchinson samples as
+the graph for the first time (cold) and, the median over seeds, without (warm). The others draw as many Hutchinson samples as
 give the standard error that ours reached (1 % where ours is exact), by the deviation of 24 samples of the loop; they get no
 time for finding out how many. The result goes into benchmarks/results/real_networks.json and docs/results/real-networks.md.
 """
@@ -149,23 +149,16 @@ def row_of(work: Workload, kind: Kind) -> Row:
     parameters = trained(work)
     unit = cpu(gradient(work), 9)
 
-    def cold(seed: int) -> Callable[[], object]:
-        def call() -> object:
-            examine._examined.clear()
-            return ours(work, kind, seed)
-
-        return call
-
     def once(call: Callable[[], object]) -> float:
         return cpu(call, 1) / unit
 
-    ours(work, kind, 0)
-    estimates = [ours(work, kind, seed) for seed in range(SEEDS)]
-    median = sorted(estimates, key=lambda e: e.n_samples)[SEEDS // 2]
-    of_cold = statistics.median(once(cold(seed)) for seed in range(SEEDS))
+    examine._examined.clear()
+    of_cold = once(lambda: ours(work, kind, 0))
+    estimates: list[metacurv.TraceEstimate] = []
     of_warm = statistics.median(
-        once(lambda seed=seed: ours(work, kind, seed)) for seed in range(SEEDS)
+        once(lambda seed=seed: estimates.append(ours(work, kind, seed))) for seed in range(SEEDS)
     )
+    median = sorted(estimates, key=lambda e: e.n_samples)[SEEDS // 2]
     product = next(peers(work, kind))[1]()
     samples = []
     for seed in range(PROBES):

@@ -141,7 +141,7 @@ def vit() -> Workload:
         attn_implementation="eager",
     )
     make = lambda: Logits(ViTForImageClassification(configuration), "pixel_values")  # noqa: E731
-    return made("ViT", make, of_images(x, y, 64), steps=1500, lr=1e-3)
+    return made("ViT", make, of_images(x, y, 64), steps=300, lr=1e-3)
 
 
 class Residual(nn.Module):

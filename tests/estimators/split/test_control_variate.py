@@ -72,6 +72,29 @@ def test_no_bias_and_errors_that_hold(share: float, n: int, columns: int) -> Non
     assert ((covered - 0.95).abs() <= 4 * math.sqrt(0.95 * 0.05 / runs)).all(), covered
 
 
+def test_a_coefficient_of_its_own_probe_would_bias() -> None:
+    """Skewed probes, whose regression on themselves goes with their mean: c must come from the others."""
+    examples, n, runs = 4, 6, 1500
+
+    def one(run: int) -> float:
+        generator = torch.Generator().manual_seed(run)
+        noise = torch.empty(n, 1 + examples, dtype=torch.float64).exponential_(generator=generator)
+        g = OF_G + noise - 1
+        h = TRACE + (noise - 1) ** 2 - 1
+        g[:, 0] = h[:, 0] = 0
+        probe = lambda k: (torch.stack([h[k], 0 * h[k]], dim=1), g[k])  # noqa: E731
+        rows = torch.full((1 + examples, PARTS), OF_G / PARTS, dtype=torch.float64)
+        rows[0] = 0
+        draw = lambda first, m: rows.expand(m, -1, -1)  # noqa: E731
+        budget = Budget(n, None, n)
+        exact = OF_G * examples
+        variate = ControlVariate(probe, draw, lambda: exact, 10**6, LAYERS, budget, examples)
+        return variate.measure().mean[-1]
+
+    values = torch.tensor([one(run) for run in range(runs)], dtype=torch.float64)
+    assert abs(values.mean() - TRACE * examples) <= 4 * values.std() / math.sqrt(runs)
+
+
 def test_it_pays_where_the_noise_is_that_of_g() -> None:
     with_it, without = measured(1, share=0.95, n=20), measured(1, share=0.0, n=20)
     assert "as a control variate takes" in with_it.note
