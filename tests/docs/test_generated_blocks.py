@@ -50,6 +50,16 @@ def eigenvalues() -> str:
     return str(import_module("benchmarks.eigenvalues").page_block(stored))
 
 
+def real_networks() -> str:
+    stored = json.loads((ROOT / "benchmarks/results/real_networks.json").read_text())
+    return str(import_module("benchmarks.real_networks").page_block(stored))
+
+
+def vocabulary() -> str:
+    stored = json.loads((ROOT / "benchmarks/results/wide_vocabulary.json").read_text())
+    return str(import_module("benchmarks.wide_vocabulary").page_block(stored))
+
+
 def lines() -> str:
     site = import_module("import_matrix")
     return str(site.page_block(json.loads(site.OUT.read_text())))
@@ -86,6 +96,8 @@ def experiment() -> str:
         ("develop/test.md", "suite", suite),
         ("develop/architecture.md", "lines", lines),
         ("results/eigenvalues.md", "eigenvalues", eigenvalues),
+        ("results/real-networks.md", "real-networks", real_networks),
+        ("results/real-networks.md", "vocabulary", vocabulary),
     ],
     ids=[
         "roads",
@@ -101,6 +113,8 @@ def experiment() -> str:
         "suite",
         "lines",
         "eigenvalues",
+        "real networks",
+        "vocabulary",
     ],
 )
 def test_block(page: str, name: str, made: Callable[[], str]) -> None:

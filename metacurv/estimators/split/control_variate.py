@@ -77,14 +77,14 @@ class ControlVariate:
         """Returns the trace with its parts; ``note`` says what was decided."""
         budget = self._budget
         wanted = budget.begin(self._examples)
-        if budget.rtol is not None:
-            wanted = min(budget.most, max(wanted, self._least))
-        self._draw_probes(wanted)
         note = f"no control variate: fewer than {self._least} probes, or a loss that is linear in the output"
         trace: _Trace | None = None
-        if len(self._h) >= self._least and any(bool(g.any()) for g in self._g):
-            trace, note = self._choose()
+        has_chosen = False
         while True:
+            self._draw_probes(wanted)
+            if not has_chosen and len(self._h) >= self._least and any(map(torch.any, self._g)):
+                trace, note = self._choose()
+                has_chosen = True
             fit = self._fit(None if trace is None else trace.value)
             if trace is not None:
                 trace.go_on(self._share(fit, trace) * len(self._h))
@@ -98,7 +98,8 @@ class ControlVariate:
             wanted = budget.more(count, value, error, is_trusted=is_trusted)
             if wanted <= count:
                 break
-            self._draw_probes(wanted)
+            if not has_chosen:
+                wanted = min(max(wanted, self._least), budget.most)
         if trace is not None:
             note += f" (coefficient {float(fit.coefficients[-1]):.2f}, {trace})"
         is_met = budget.is_met(value, error, is_trusted=is_trusted)
