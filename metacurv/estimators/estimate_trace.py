@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -16,6 +17,7 @@ from metacurv.estimators.problem.batches import BatchSums, batch_seed, in_batch
 from metacurv.estimators.problem.data import Data, Kind, check_matrix
 from metacurv.estimators.problem.model_loss import LossFunction
 from metacurv.estimators.problem.parameters import Layers, number_parameters
+from metacurv.estimators.problem.progress import check_progress
 from metacurv.estimators.problem.results import TraceEstimate
 from metacurv.estimators.select.measured_batch import MeasuredBatch
 from metacurv.estimators.select.methods import METHODS, measure
@@ -45,6 +47,7 @@ def estimate_trace(
     process_group: Any = None,
     output: Callable[[Any], Any] | None = None,
     batch_size: int | Callable[[Any], int] | None = None,
+    progress: bool | None = None,
 ) -> TraceEstimate:
     """Measures the trace of the Hessian or Gauss-Newton matrix (GGN) of ``loss_fn(model(inputs), targets)``.
 
@@ -93,6 +96,7 @@ def estimate_trace(
             taken at these.
         batch_size: the number of examples in a batch, or a function of its inputs that returns it, by which several batches
             are weighted; the length of the first tensor in the inputs where it is not given.
+        progress: True for a progress bar, False for none; None for one on work of more than three seconds in a terminal.
 
     Returns:
         The trace with its standard error, its parts by parameter and by layer and their errors, the method and the reason for
@@ -104,6 +108,7 @@ def estimate_trace(
             named method is not right for the model; there are no batches.
         NotTwiceDifferentiableError: ``method="hutchinson"`` and an operation has no second derivative; or ``method="auto"``,
             only finite differences remain, and the model has kinks, which these would count as curvature.
+        ImportError: ``progress`` is True, and tqdm is not installed.
         RuntimeError: ``backend="native"`` and no kernels were compiled for the device, or measuring failed on another rank.
 
     References:
@@ -126,6 +131,9 @@ def estimate_trace(
     are_processes = torch.distributed.is_available() and torch.distributed.is_initialized()
     ranks = Ranks(model, process_group) if are_processes or process_group is not None else None
     here, count = (0, 1) if ranks is None else (ranks.here, ranks.count)
+    if progress is not None:
+        check_progress(progress)
+    budget = replace(budget, progress=progress)
     with as_one_process(model) if are_processes else nullcontext():
         parameters = number_parameters(model.named_parameters(), of_model=True)
         layers = Layers(parameters)

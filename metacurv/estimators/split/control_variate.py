@@ -21,6 +21,7 @@ from torch import Tensor
 
 from metacurv.estimators.problem.batches import Summary
 from metacurv.estimators.problem.parameters import Layers
+from metacurv.estimators.problem.progress import bar
 from metacurv.estimators.statistics.moments import RowMoments, samples_to_trust
 from metacurv.estimators.statistics.stopping import Budget, Draw
 
@@ -75,6 +76,10 @@ class ControlVariate:
 
     def measure(self) -> Summary:
         """Returns the trace with its parts; ``note`` says what was decided."""
+        with bar(self._budget.progress, "trace", "probe") as self._bar:
+            return self._measure()
+
+    def _measure(self) -> Summary:
         budget = self._budget
         wanted = budget.begin(self._examples)
         note = f"no control variate: fewer than {self._least} probes, or a loss that is linear in the output"
@@ -110,6 +115,7 @@ class ControlVariate:
             parts, g = self._probe(k)
             self._h.append(self._layers.with_sums(parts))
             self._g.append(g.cpu())
+            self._bar.update()
 
     def _fit(self, trace: float | None) -> Fit:
         """Fits the probes so far, with c from the other probes of each, given tr G; or c = 0 without it."""

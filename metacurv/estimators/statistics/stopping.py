@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metacurv.estimators.problem.batches import Summary
 from metacurv.estimators.problem.parameters import Layers
+from metacurv.estimators.problem.progress import bar
 from metacurv.estimators.statistics.moments import RowMoments, samples_to_trust
 
 # Maps the first probe and a number of samples to float64 [samples, rows, parts]; see ``RowMoments``.
@@ -20,11 +21,15 @@ _GROWTH = 4
 
 @dataclass(frozen=True)
 class Budget:
-    """Decides when to stop: after the ``first`` samples without ``rtol``; else once stderr <= rtol |value|, or at ``most``."""
+    """Decides when to stop: after the ``first`` samples without ``rtol``; else once stderr <= rtol |value|, or at ``most``.
+
+    ``progress``: see ``bar``, which counts the samples.
+    """
 
     first: int
     rtol: float | None
     most: int
+    progress: bool | None = False
 
     def begin(self, examples: int) -> int:
         """Returns how many samples to draw first, where ``examples`` are told apart (1: they are not)."""
@@ -58,14 +63,16 @@ def sample(draw: Draw, layers: Layers, budget: Budget, examples: int = 1) -> Sum
         return Summary(
             row, [math.nan] * len(row), 1, converged=math.isfinite(row[-1]) and budget.rtol is None
         )
-    moments = RowMoments()
-    while True:
-        moments.add(layers.with_sums(draw(moments.count, wanted - moments.count)))
-        count = moments.count
-        errors = (moments.deviation / math.sqrt(count)).tolist()
-        mean, is_trusted = moments.mean.tolist(), moments.is_trusted
-        value, error = mean[-1], errors[-1]
-        wanted = budget.more(count, value, error, is_trusted=is_trusted)
-        if wanted <= count:
-            is_met = budget.is_met(value, error, is_trusted=is_trusted)
-            return Summary(mean, errors, count, converged=is_met)
+    moments, count = RowMoments(), 0
+    with bar(budget.progress, "trace", "sample") as shown:
+        while True:
+            moments.add(layers.with_sums(draw(moments.count, wanted - moments.count)))
+            shown.update(wanted - count)
+            count = moments.count
+            errors = (moments.deviation / math.sqrt(count)).tolist()
+            mean, is_trusted = moments.mean.tolist(), moments.is_trusted
+            value, error = mean[-1], errors[-1]
+            wanted = budget.more(count, value, error, is_trusted=is_trusted)
+            if wanted <= count:
+                is_met = budget.is_met(value, error, is_trusted=is_trusted)
+                return Summary(mean, errors, count, converged=is_met)

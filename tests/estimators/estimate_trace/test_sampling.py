@@ -231,3 +231,14 @@ def test_probes_are_those_of_hessian_trace(case, truth, method):
     assert abs(estimate.stderr - other.stderr) <= scale
     assert estimate.per_parameter == pytest.approx(other.per_parameter, abs=scale)
     assert estimate.per_parameter_stderr == pytest.approx(other.per_parameter_stderr, abs=scale)
+
+
+@pytest.mark.parametrize("method", ["activation", "split", "hutchinson"])
+def test_a_progress_bar(case, method, capsys):
+    measure(case, method=method, n_samples=7, progress=True)
+    assert "trace: " in capsys.readouterr().err
+    measure(case, method=method, n_samples=7, progress=False)
+    measure(case, method=method, n_samples=7)
+    assert capsys.readouterr().err == ""
+    with pytest.raises(TypeError, match="progress must be True, False or None, got"):
+        measure(case, progress="yes")
