@@ -160,6 +160,7 @@ class Split:
                 layers,
                 budget,
                 products.apart,
+                may_vary=products.is_apart,
             ).measure()
 
         return batch.quietly(samples)

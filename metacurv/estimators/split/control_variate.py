@@ -27,20 +27,12 @@ from metacurv.estimators.statistics.stopping import Budget, Draw
 
 # A sample of tr G in activation space takes this share of a probe's time (benchmarks/real_networks.py).
 _COST = 0.4
+_FEWEST = 4  # probes to choose by: two in each half
+_DEGREES = 6  # of freedom, that half the probes must have to choose by
 _MOST_EACH = 8  # samples of tr G for each probe, at most
 
 # Maps a probe to v_n' (H_n v), float64 [rows, parts], and v_n' G_n v_n, float64 [rows].
 Probe = Callable[[int], tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Holds what the probes say with coefficients c: the mean of h - c g, float64 [D], c [D], and a probe's deviation [D]."""
-
-    mean: Tensor
-    coefficients: Tensor
-    deviation: Tensor
-    is_trusted: bool
 
 
 class ControlVariate:
@@ -49,11 +41,12 @@ class ControlVariate:
     Args:
         probe: one probe's samples.
         gauss_newton: draws samples of tr G by row.
-        layers: extends parts by layers and the total.
         exact: computes tr G without error.
         columns: the number of backward passes to the layers that this takes.
+        layers: extends parts by layers and the total.
         budget: says when to stop, by the number of probes.
         examples: the number of examples that rows tell apart, 1 where they do not.
+        may_vary: False where rows of v' G v are not independent of each other, so that errors with them would be too small.
     """
 
     def __init__(
@@ -65,14 +58,17 @@ class ControlVariate:
         layers: Layers,
         budget: Budget,
         examples: int,
+        *,
+        may_vary: bool = True,
     ) -> None:
         self._probe, self._draw_gauss_newton = probe, gauss_newton
         self._exact, self._columns = exact, columns
         self._layers, self._budget, self._examples = layers, budget, examples
+        self._may_vary = may_vary
         self._h: list[Tensor] = []  # [rows, D]
         self._g: list[Tensor] = []  # [rows]
         # With one probe left out, a coefficient still has as many degrees of freedom as an error that is trusted.
-        self._least = 1 + samples_to_trust(examples)
+        self._least = max(_FEWEST, 1 + samples_to_trust(examples))
 
     def measure(self) -> Summary:
         """Returns the trace with its parts; ``note`` says what was decided."""
@@ -83,32 +79,24 @@ class ControlVariate:
         budget = self._budget
         wanted = budget.begin(self._examples)
         note = f"no control variate: fewer than {self._least} probes, or a loss that is linear in the output"
-        trace: _Trace | None = None
-        has_chosen = False
+        if not self._may_vary:
+            note = "no control variate: some parameters have one direction for all examples"
+        choice: _Choice | None = None
         while True:
             self._draw_probes(wanted)
-            if not has_chosen and len(self._h) >= self._least and any(map(torch.any, self._g)):
-                trace, note = self._choose()
-                has_chosen = True
-            fit = self._fit(None if trace is None else trace.value)
-            if trace is not None:
-                trace.go_on(self._share(fit, trace) * len(self._h))
-                fit = self._fit(trace.value)
-            variance = fit.deviation.square() / len(self._h)
-            if trace is not None:
-                variance = variance + (fit.coefficients * trace.error).square()
-            errors, count = variance.sqrt(), len(self._h)
-            value, error = float(fit.mean[-1]), float(errors[-1])
-            is_trusted = fit.is_trusted and (trace is None or trace.is_trusted)
+            if choice is None and self._can_choose():
+                choice = self._choose()
+                note = choice.note
+            mean, variance, of_trace, is_trusted = self._fit(choice)
+            errors, count = (variance + of_trace).sqrt(), len(self._h)
+            value, error = float(mean[-1]), float(errors[-1])
             wanted = budget.more(count, value, error, is_trusted=is_trusted)
             if wanted <= count:
                 break
-            if not has_chosen:
+            if choice is None and self._may_vary:
                 wanted = min(max(wanted, self._least), budget.most)
-        if trace is not None:
-            note += f" (coefficient {float(fit.coefficients[-1]):.2f}, {trace})"
         is_met = budget.is_met(value, error, is_trusted=is_trusted)
-        return Summary(fit.mean.tolist(), errors.tolist(), count, is_met, note)
+        return Summary(mean.tolist(), errors.tolist(), count, is_met, note)
 
     def _draw_probes(self, wanted: int) -> None:
         for k in range(len(self._h), wanted):
@@ -117,109 +105,160 @@ class ControlVariate:
             self._g.append(g.cpu())
             self._bar.update()
 
-    def _fit(self, trace: float | None) -> Fit:
-        """Fits the probes so far, with c from the other probes of each, given tr G; or c = 0 without it."""
+    def _can_choose(self) -> bool:
+        return self._may_vary and len(self._h) >= self._least and any(map(torch.any, self._g))
+
+    def _fit(self, choice: _Choice | None) -> tuple[Tensor, Tensor, Tensor, bool]:
+        """Returns the means, their variances by probes and by what is known of tr G, and whether these are trusted."""
         h, g = torch.stack(self._h), torch.stack(self._g)
-        n, columns = len(h), h.shape[-1]
-        each = torch.zeros(n, columns, dtype=h.dtype)
-        c = torch.zeros(columns, dtype=h.dtype)
-        off = g - g.mean(0)
-        if trace is not None:
-            products = torch.einsum("kr,krd->kd", off, h - h.mean(0))
-            squares = off.square().sum(1)
-            c = products.sum(0) / squares.sum()
+        n = len(h)
+        c, off, beyond = torch.zeros(n, h.shape[-1], dtype=h.dtype), g - g.mean(0), g.sum(1)
+        trace = None if choice is None else choice.trace
+        if choice is not None and trace is not None:
+            products, squares = _regression(h, g)
             # Without probe k, deviations are those from the others' mean: a sum of squares loses n / (n - 1) of k's.
             by = n / (n - 1)
-            each = (products.sum(0) - by * products) / (squares.sum() - by * squares).unsqueeze(1)
+            others = squares.sum() - by * squares
+            c = (products.sum(0) - by * products) / others.unsqueeze(1) * choice.mask(n)
+            trace.go_on(choice.each * n)
+            beyond = beyond - trace.value
         moments = RowMoments()
-        moments.add(h - each.unsqueeze(1) * off.unsqueeze(2))
-        beyond = g.sum(1) - (0.0 if trace is None else trace)
-        samples = h.sum(1) - each * beyond.unsqueeze(1)
-        return Fit(samples.mean(0), c, moments.deviation, moments.is_trusted)
+        moments.add(h - c.unsqueeze(1) * off.unsqueeze(2))
+        mean = (h.sum(1) - c * beyond.unsqueeze(1)).mean(0)
+        variance = moments.deviation.square() / n
+        if trace is None:
+            return mean, variance, torch.zeros_like(variance), moments.is_trusted
+        of_trace = (c.mean(0) * trace.error).square()
+        is_small = bool(16 * of_trace[-1] <= variance[-1])
+        return mean, variance, of_trace, moments.is_trusted and (trace.is_trusted or is_small)
 
-    def _choose(self) -> tuple[_Trace | None, str]:
-        """Chooses the cheapest way to an equal error: without tr G, with samples of it, or with its exact value."""
-        plain = self._fit(None)
-        samples = _Sampled(self._draw_gauss_newton, max(2, samples_to_trust(self._examples)))
-        fit = self._fit(samples.value)
-        before, after = float(plain.deviation[-1]), float(fit.deviation[-1])
+    def _choose(self) -> _Choice:
+        """Chooses for each half of the probes by the other half, so that no probe has a say in its own estimate.
+
+        The samples of tr G that it looks at are not used again: how many follow hangs on their scatter, which goes with their
+        mean where they are skewed.
+        """
         n = len(self._h)
-        if self._budget.rtol is not None:
-            target = self._budget.rtol * abs(float(plain.mean[-1]))
-            n = max(
-                n, math.ceil(min((before / target) ** 2 if target else math.inf, self._budget.most))
-            )
-        of_trace = abs(float(fit.coefficients[-1])) * samples.deviation
-        gain = (after / before) ** 2 if before else 1.0
-        by_samples = (after + math.sqrt(_COST) * of_trace) ** 2 / before**2 if before else math.inf
-        by_columns = gain + _COST * self._columns / n
-        share = min(by_samples, by_columns)
-        pays = share < 1
-        does = "takes" if pays else "would take"
+        pilot = _Sampled(self._draw_gauss_newton, 0, samples_to_trust(self._examples))
+        halves = [self._decide(range(start, n, 2), pilot, n) for start in (1, 0)]
+        whole = self._decide(range(n), pilot, n)
+        uses = [halves[k % 2].pays for k in range(n)]
+        does = "takes" if whole.pays else "would take"
         note = (
-            f"by the first {len(self._h)} probes, the Gauss-Newton matrix as a control variate {does} {share:.0%} of the work "
+            f"by the first {n} probes, the Gauss-Newton matrix as a control variate {does} {whole.share:.0%} of the work "
             "without it"
         )
-        if not pays:
-            return None, note
-        return (_Exact(self._exact()) if by_columns < by_samples else samples), note
+        if not (whole.pays or any(uses)):
+            return _Choice([], False, None, 0.0, note)
+        if whole.by_columns:
+            return _Choice(uses, whole.pays, _Exact(self._exact()), 0.0, f"{note} (tr G exact)")
+        # Few samples of which one example has most of the scatter know little about their own error.
+        least = samples_to_trust(self._examples if pilot.is_trusted else 1)
+        trace = _Sampled(self._draw_gauss_newton, pilot.count, least)
+        return _Choice(uses, whole.pays, trace, whole.each, f"{note} (tr G by samples)")
 
-    def _share(self, fit: Fit, trace: _Trace) -> float:
-        """Returns how many samples of tr G go best with each probe."""
-        of_probe, of_trace = (
-            float(fit.deviation[-1]),
-            abs(float(fit.coefficients[-1])) * trace.deviation,
-        )
-        each = of_trace / of_probe / math.sqrt(_COST) if of_probe else 1.0
-        return min(each, _MOST_EACH) if math.isfinite(each) else 0.0
+    def _decide(self, probes: range, pilot: _Sampled, n: int) -> _Decision:
+        """Compares the work to an equal error: without tr G, with samples of it, and with its exact value."""
+        h, g = (torch.stack([kept[k] for k in probes]) for kept in (self._h, self._g))
+        products, squares = _regression(h, g)
+        plain, varied = RowMoments(), RowMoments()
+        plain.add(h)
+        c = products.sum(0) / squares.sum()
+        varied.add(h - c * (g - g.mean(0)).unsqueeze(2))
+        before, after = float(plain.deviation[-1]), float(varied.deviation[-1])
+        if not before > 0 or plain.degrees < min(_DEGREES, self._examples):
+            return _Decision(False, math.inf, False, 0.0)
+        if self._budget.rtol is not None:
+            target = self._budget.rtol * abs(float(h.sum(1).mean(0)[-1]))
+            needed = (before / target) ** 2 if target else math.inf
+            n = max(n, math.ceil(min(needed, self._budget.most)))
+        of_trace = abs(float(c[-1])) * pilot.deviation
+        by_samples = (after + math.sqrt(_COST) * of_trace) ** 2 / before**2
+        by_columns = (after / before) ** 2 + _COST * self._columns / n
+        share = min(by_samples, by_columns)
+        each = min(of_trace / after / math.sqrt(_COST), _MOST_EACH) if after else float(_MOST_EACH)
+        return _Decision(share < 1, share, by_columns < by_samples, each)
+
+
+def _regression(h: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns each probe's share of the products of h and g, [K, D], and of the squares of g, [K], within rows."""
+    off = g - g.mean(0)
+    return torch.einsum("kr,krd->kd", off, h - h.mean(0)), off.square().sum(1)
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """Whether tr G pays, the work with it beside that without, whether exact, and samples of it for each probe."""
+
+    pays: bool
+    share: float
+    by_columns: bool
+    each: float
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What was chosen: for each of the first probes, for all later ones, and how tr G is measured."""
+
+    uses: list[bool]
+    later: bool
+    trace: _Exact | _Sampled | None
+    each: float
+    note: str
+
+    def mask(self, n: int) -> Tensor:
+        """Returns 1 for each of ``n`` probes that takes tr G, else 0: float64 [n, 1]."""
+        chosen = [*self.uses, *[self.later] * (n - len(self.uses))]
+        return torch.tensor(chosen, dtype=torch.float64).unsqueeze(1)
 
 
 class _Exact:
     """Holds tr G without error."""
 
-    error, deviation, is_trusted = 0.0, 0.0, True
+    error, is_trusted = 0.0, True
 
     def __init__(self, value: float) -> None:
         self.value = value
 
     def go_on(self, samples: float) -> None:
-        pass
-
-    def __str__(self) -> str:
-        return "tr G exact"
+        """Has nothing to draw."""
 
 
 class _Sampled:
-    """Holds what samples say of tr G."""
+    """Holds what samples say of tr G, from a probe on and ``least`` of them at least."""
 
-    def __init__(self, draw: Draw, first: int) -> None:
-        self._draw, self._moments = draw, RowMoments()
-        self.go_on(first)
+    def __init__(self, draw: Draw, start: int, least: int) -> None:
+        self._draw, self._start, self._moments = draw, start, RowMoments()
+        self.go_on(least)
 
     def go_on(self, samples: float) -> None:
+        """Draws until there are as many."""
         count = self._moments.count
         if math.ceil(samples) > count:
-            rows = self._draw(count, math.ceil(samples) - count)
+            rows = self._draw(self._start + count, math.ceil(samples) - count)
             self._moments.add(rows.sum(-1, keepdim=True).cpu())
 
     @property
+    def count(self) -> int:
+        """The number of samples."""
+        return self._moments.count
+
+    @property
     def value(self) -> float:
+        """Their mean."""
         return float(self._moments.mean[-1])
 
     @property
     def deviation(self) -> float:
+        """That of one sample."""
         return float(self._moments.deviation[-1])
 
     @property
     def error(self) -> float:
-        return self.deviation / math.sqrt(self._moments.count)
+        """The standard error of the mean."""
+        return self.deviation / math.sqrt(self.count)
 
     @property
     def is_trusted(self) -> bool:
+        """See ``RowMoments``."""
         return self._moments.is_trusted
-
-    def __str__(self) -> str:
-        return f"{self._moments.count} samples of tr G"
-
-
-_Trace = _Exact | _Sampled

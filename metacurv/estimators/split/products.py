@@ -56,7 +56,7 @@ class SplitProducts:
 
     ``places`` holds those of each parameter that has a direction for each example, by its index. ``rows`` is the number of
     rows of a sample: one for what all examples share, and one for each example. ``apart`` is the number of examples that some
-    parameter has a direction for each of, else 1.
+    parameter has a direction for each of, else 1. ``is_apart`` tells whether every parameter has.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class SplitProducts:
         self.rows = 1 + (examples if examples > 1 else 0)
         self._plain = [i for i in range(len(parameters)) if i not in self.places]
         self.apart = examples if self.places else 1
+        self.is_apart = not self._plain or examples == 1
         places = [place for found in self.places.values() for place in found]
         edges: set[Edge] = {(place.node, 0) for place in places}
         edges |= {place.edge for place in places if place.edge is not None}

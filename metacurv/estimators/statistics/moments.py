@@ -75,21 +75,29 @@ class RowMoments:
         """
         if self.count > DEGREES:
             return True
-        if self.count < 2:
+        if self.count < _FEWEST:
             return False
         shared, *own = (self._rows.m2[:, -1] / (self.count - 1)).tolist()
+        return self.degrees >= DEGREES and 16 * shared <= sum(own)
+
+    @property
+    def degrees(self) -> float:
+        """The degrees of freedom of the last sum's error, by the examples' rows; 0 where these have no scatter."""
+        if len(self._rows.m2) == 1:
+            return self.count - 1
+        own = (self._rows.m2[1:, -1] / (self.count - 1)).tolist()
         squares = sum(v * v for v in own)
-        degrees = (self.count + 1) * sum(own) ** 2 / squares if squares else 0.0
-        return degrees >= DEGREES and 16 * shared <= sum(own)
+        return (self.count + 1) * sum(own) ** 2 / squares if squares else 0.0
 
 
 # A standard error from fewer degrees of freedom is too rough to stop at: its own relative error is 1 / sqrt(2 k), here 18 %.
 DEGREES = 15
+_FEWEST = 3  # samples: a value from fewer is so rough that to stop by an error relative to it favours large ones
 
 
 def samples_to_trust(examples: int) -> int:
     """Returns the least number of samples that may give ``DEGREES``, of ``examples`` told apart (1: they are not)."""
-    return 1 + math.ceil(DEGREES / examples)
+    return max(_FEWEST, 1 + math.ceil(2 * DEGREES / examples)) if examples > 1 else 1 + DEGREES
 
 
 @dataclass(frozen=True)

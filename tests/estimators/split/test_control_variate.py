@@ -57,7 +57,7 @@ def measured(
 
 @pytest.mark.parametrize("columns", [1, 1_000_000])
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.95])
-@pytest.mark.parametrize("n", [2, 4, 6])
+@pytest.mark.parametrize("n", [2, 6, 9])
 def test_no_bias_and_errors_that_hold(share: float, n: int, columns: int) -> None:
     runs, examples = 600, 8
     found = [measured(run, share=share, n=n, columns=columns) for run in range(runs)]
@@ -98,7 +98,7 @@ def test_a_coefficient_of_its_own_probe_would_bias() -> None:
 def test_it_pays_where_the_noise_is_that_of_g() -> None:
     with_it, without = measured(1, share=0.95, n=20), measured(1, share=0.0, n=20)
     assert "as a control variate takes" in with_it.note
-    assert "coefficient 0.9" in with_it.note or "coefficient 1.0" in with_it.note
+    assert "tr G by samples" in with_it.note
     assert "would take" in without.note
     assert with_it.stderr[-1] < 0.5 * without.stderr[-1]
     assert without.stderr[-1] == pytest.approx(2 * math.sqrt(8 / 20), rel=0.2)
@@ -106,15 +106,15 @@ def test_it_pays_where_the_noise_is_that_of_g() -> None:
 
 def test_few_columns_are_taken_whole() -> None:
     sampled, whole = (measured(1, share=0.95, n=20, columns=k) for k in (1_000_000, 2))
-    assert "samples of tr G" in sampled.note
+    assert "tr G by samples" in sampled.note
     assert "tr G exact" in whole.note
     assert whole.stderr[-1] < sampled.stderr[-1]
 
 
 def test_fewer_probes_are_plain() -> None:
-    summary = measured(1, share=0.95, n=3)
-    assert summary.n_samples == 3
-    assert "fewer than 4 probes" in summary.note
+    summary = measured(1, share=0.95, n=5)
+    assert summary.n_samples == 5
+    assert "fewer than 6 probes" in summary.note
 
 
 @pytest.mark.parametrize("share", [0.0, 0.95])
