@@ -5,7 +5,7 @@
 for every c. One double backward gives v' H v and v' G v of the same v, and activation space gives tr G with less noise than
 v' G v has. For probe k, c comes from the other probes (the regression of one on the other, within each row), so that the mean
 over probes has no bias. Where the remainder and tr G together would take more work than v' H v alone, c is 0, and the estimator
-is Hutchinson's; the first probes decide.
+is Hutchinson's; the first probes decide, each half for the other one.
 
 Source: docs/concepts/estimators.md; Owen 2013, "Monte Carlo theory, methods and examples", section 8.9 (control variates).
 """
@@ -188,7 +188,7 @@ def _regression(h: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class _Decision:
-    """Whether tr G pays, the work with it beside that without, whether exact, and samples of it for each probe."""
+    """Says whether tr G pays, the work with it beside that without, whether exact, and how many samples go with a probe."""
 
     pays: bool
     share: float
@@ -198,7 +198,7 @@ class _Decision:
 
 @dataclass(frozen=True)
 class _Choice:
-    """What was chosen: for each of the first probes, for all later ones, and how tr G is measured."""
+    """Says which of the first probes take tr G, whether all later ones do, and how it is measured."""
 
     uses: list[bool]
     later: bool

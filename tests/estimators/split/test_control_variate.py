@@ -137,3 +137,81 @@ def test_it_gives_up_at_the_most() -> None:
         8,
     ).measure()
     assert (summary.n_samples, summary.converged) == (10, False)
+
+
+def skewed(run: int, n: int, rtol: float | None, outlier: float) -> Summary:
+    """Exponential noise in all that is drawn; the first of eight examples has ``outlier`` times the noise of the others."""
+    examples = 8
+    scale = torch.ones(1 + examples, dtype=torch.float64)
+    scale[0], scale[1] = 0, outlier
+
+    def noise(seed: int, *shape: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.empty(shape, dtype=torch.float64).exponential_(generator=generator) - 1
+
+    base = torch.ones(1 + examples, dtype=torch.float64)
+    base[0] = 0
+
+    def probe(k: int) -> tuple[Tensor, Tensor]:
+        of_g, rest = noise(1_000_003 * run + k, 2, 1 + examples)
+        h = TRACE * base + scale * (of_g + 0.3 * rest)
+        return torch.stack([h, 0 * h], dim=1), OF_G * base + scale * of_g
+
+    def traces(first: int, m: int) -> Tensor:
+        rows = [
+            OF_G * base + scale * noise(7_000_003 * run + k, 1 + examples)
+            for k in range(first, first + m)
+        ]
+        return torch.stack(
+            [torch.stack(rows), torch.zeros(m, 1 + examples, dtype=torch.float64)], dim=2
+        )
+
+    budget = Budget(n, rtol, 10_000)
+    return ControlVariate(probe, traces, lambda: 0.0, 10**6, LAYERS, budget, examples).measure()
+
+
+@pytest.mark.parametrize("outlier", [1.0, 10.0])
+def test_no_bias_where_samples_are_skewed(outlier: float) -> None:
+    """How many samples of tr G are drawn goes by their scatter, which goes with their mean."""
+    runs = 800
+    values = torch.tensor([skewed(run, 9, None, outlier).mean[-1] for run in range(runs)])
+    assert abs(values.mean() - 8 * TRACE) <= 4 * values.std() / math.sqrt(runs)
+
+
+def test_samples_that_decide_are_not_used_again() -> None:
+    """How many follow goes by their scatter: those that came first must leave no trace in the mean."""
+
+    def measure(shift: float) -> Summary:
+        def probe(k: int) -> tuple[Tensor, Tensor]:
+            generator = torch.Generator().manual_seed(k)
+            g = torch.randn(9, dtype=torch.float64, generator=generator)
+            g[0] = 0
+            return torch.stack([g, 0 * g], dim=1), g
+
+        def traces(first: int, m: int) -> Tensor:
+            generator = torch.Generator().manual_seed(first)
+            rows = torch.randn(m, 9, PARTS, dtype=torch.float64, generator=generator)
+            rows[:, 0] = 0
+            return rows + (shift if first == 0 else 0.0)
+
+        budget = Budget(12, None, 12)
+        return ControlVariate(probe, traces, lambda: 0.0, 10**6, LAYERS, budget, 8).measure()
+
+    assert "tr G by samples" in measure(0.0).note
+    assert measure(0.0).mean == measure(1000.0).mean
+
+
+def test_one_example_with_all_the_noise_does_not_end_it_early() -> None:
+    for run in range(20):
+        summary = skewed(run, 1, 0.1, 30.0)
+        assert summary.converged
+        assert summary.stderr[-1] <= 0.1 * abs(summary.mean[-1])
+
+
+def test_rows_that_depend_on_each_other_have_no_control_variate() -> None:
+    h = torch.zeros(9, PARTS, dtype=torch.float64)
+    variate = ControlVariate(
+        lambda k: (h + k, h[:, 0] + k), lambda first, m: h.expand(m, -1, -1), lambda: 0.0, 1, LAYERS,
+        Budget(20, None, 20), 8, may_vary=False,
+    )  # fmt: skip
+    assert "one direction for all examples" in variate.measure().note
