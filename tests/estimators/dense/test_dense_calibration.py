@@ -23,11 +23,12 @@ RUNS, FEWER_RUNS = 1000, 200  # of methods that take a minute for as many
         ("relu", "hutchinson", "hessian", 20),
         ("tanh", "hutchinson", "ggn", 40),  # of 20 the mean is still skewed: 92.9 % covered
         ("tanh", "finite_difference", "hessian", 20),
+        ("attention", "split", "hessian", 20),
     ],
 )
 def test_intervals_cover_the_truth(name, method, kind, n_samples):
     """To three errors of the coverage itself, 2 or 3 %. Seeds are fixed, so the outcome is."""
-    runs = FEWER_RUNS if method == "finite_difference" or n_samples == 40 else RUNS
+    runs = FEWER_RUNS if method in ("finite_difference", "split") or n_samples == 40 else RUNS
     case = build(NETWORKS[name])
     trace = dense_truth(case).trace(kind)
     estimates = [
