@@ -2,8 +2,9 @@
 
     python -m benchmarks.two_trees TREE COMMIT    (TREE: a checkout of COMMIT, with kernels built in place)
 
-Each tree runs in a process of its own, on one thread, and the processor's time counts. The results go into
-benchmarks/results/two_trees.json and, as a table, into docs/develop/architecture.md.
+Each tree runs in a process of its own, on one thread, and the processor's time counts. Where a process has its memory moves a
+line by some percent, so that several pairs of processes are compared, and the table has the pair in the middle and the range
+of all. The results go into benchmarks/results/two_trees.json and, as a table, into docs/develop/architecture.md.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,7 @@ from benchmarks.road_calls import (
     training_step,
     workload,
 )
-from benchmarks.road_case import Call, Case, compare
+from benchmarks.road_case import Call, Case, Row, compare
 from benchmarks.road_isa import There, child, rademacher_of, signed_sum_of
 
 RESULT = ROOT / "benchmarks" / "results" / "two_trees.json"
@@ -65,7 +66,9 @@ def cases() -> Iterator[Case]:
         (CHARACTERS, "ggn", "activation", 1),
     ):
         make = estimate_trace(workload(name), kind, method, k)
-        yield Case(f"{method}, {kind}, {name}, K = {k}", make)
+        # Since then positions are told apart by example, which makes other samples of the same signs.
+        rtol = 1e-2 if name == CHARACTERS else 1e-4
+        yield Case(f"{method}, {kind}, {name}, K = {k}", make, rtol=rtol)
     yield Case(
         f"auto, hessian to 1 %, {TANH_TRAINED}", hessian_to_error(workload(TANH_TRAINED), 0.01)
     )
@@ -110,13 +113,20 @@ def served(tree: Path) -> AbstractContextManager[subprocess.Popen[str]]:
 
 def page_block(stored: Mapping[str, Any]) -> str:
     """The table: how long this tree takes, as a share of the other one's time."""
-    head = f"| line | before, `{stored['commit']}` | now | now / before (95 % interval) |"
+    head = f"| line | before, `{stored['commit']}` | now | now / before, of {stored['pairs']} pairs of processes |"
     rows = [
         f"| {row['line']} | {row['without_s'] * 1e3:.3g} ms | {row['with_s'] * 1e3:.3g} ms | "
-        f"{1 / row['ratio']:.2f} ({1 / row['high']:.2f} to {1 / row['low']:.2f}) |"
+        f"{1 / row['ratio']:.2f} ({row['least']:.2f} to {row['most']:.2f}) |"
         for row in stored["rows"]
     ]
     return "\n".join([head, "|---|---|---|---|", *rows])
+
+
+def in_the_middle(pairs: Sequence[Row]) -> dict[str, Any]:
+    """The pair with the median ratio, with the least and the largest of now / before."""
+    by_ratio = sorted(pairs, key=lambda row: 1 / (row.ratio or 1))
+    least, most = (1 / (row.ratio or 1) for row in (by_ratio[0], by_ratio[-1]))
+    return {**by_ratio[len(by_ratio) // 2].as_dict(), "least": least, "most": most}
 
 
 def main() -> None:
@@ -126,18 +136,25 @@ def main() -> None:
     parser.add_argument("tree", type=Path, help="a checkout with kernels built in place")
     parser.add_argument("commit", help="what it is a checkout of")
     parser.add_argument("--repeats", type=int, default=60, help="turns of each side (60)")
+    parser.add_argument("--pairs", type=int, default=5, help="pairs of processes (5)")
     parser.add_argument("--only", metavar="TEXT", help="lines with this text, and write nothing")
     options = parser.parse_args()
-    rows = []
-    with served(ROOT) as here, served(options.tree.resolve()) as there:
-        for case in cases():
-            if options.only and options.only not in case.line:
-                continue
-            row = compare(case, There(here, case.line), There(there, case.line), options.repeats)
-            print(f"{case.line}: now / before {1 / (row.ratio or 1):.3f}", flush=True)
-            rows.append(row.as_dict())
+    found: dict[str, list[Row]] = {}
+    for _ in range(options.pairs):
+        with served(ROOT) as here, served(options.tree.resolve()) as there:
+            for case in cases():
+                if options.only and options.only not in case.line:
+                    continue
+                sides = There(here, case.line), There(there, case.line)
+                row = compare(case, *sides, options.repeats)
+                print(f"{case.line}: now / before {1 / (row.ratio or 1):.3f}", flush=True)
+                found.setdefault(case.line, []).append(row)
     if not options.only:
-        stored = {"commit": options.commit, "rows": rows}
+        stored = {
+            "commit": options.commit,
+            "pairs": options.pairs,
+            "rows": [in_the_middle(pairs) for pairs in found.values()],
+        }
         RESULT.write_text(json.dumps(stored, indent=1) + "\n")
         write_block(PAGE, BLOCK, page_block(stored))
 

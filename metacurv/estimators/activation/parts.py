@@ -118,13 +118,20 @@ class Parts:
     def rows(self, of_u: Cotangents, of_w: Cotangents, examples: int) -> Tensor:
         """Returns float64 [R, 1 + examples, parameters]: parts in which no example is told apart, and each example's parts."""
         draws, device = next((len(u), u.device) for u in of_u if u is not None)
-        size = (draws, 1 + examples, self._size)
-        found = torch.zeros(size, dtype=torch.float64, device=device)
+        found = torch.zeros(draws, 1 + examples, self._size, dtype=torch.float64, device=device)
+        own: list[Tensor] = []
+        columns: list[int] = []
         for owners, part in zip(self._owners, self._parts, strict=True):
             block = part(of_u, of_w)
-            if block is not None:
-                where = slice(1, None) if block.shape[1] == examples > 1 else slice(0, 1)
-                found[:, where, list(owners)] = block.double()
+            if block is None:
+                continue
+            if block.shape[1] == examples > 1:
+                own.append(block)
+                columns += owners
+            else:
+                found[:, :1, list(owners)] = block.double()
+        if own:
+            found[:, 1:, columns] = torch.cat([block.double() for block in own], dim=2)
         return found
 
 

@@ -115,8 +115,11 @@ class Activation:
 
         def samples() -> Summary:
             space, key = batch.space(for_columns=False), ops.as_int64(batch.seed)
-            draw = partial(space.draw_rows, key)
-            return sample(draw, layers, budget, space.apart)
+            if (
+                budget.begin(space.apart) == 1
+            ):  # rows are there for the error, which one sample has not
+                return sample(_as_rows(partial(space.draw, key)), layers, budget)
+            return sample(partial(space.draw_rows, key), layers, budget, space.apart)
 
         return batch.quietly(samples, without_user_code=batch.is_chain(for_columns=False))
 
