@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple, Protocol
 
 import torch
@@ -145,21 +145,20 @@ class Split:
         refuse_reentrant_checkpoints(batch.node_names)
 
         def samples() -> Summary:
-            products, space = (
-                batch.split_products(),
-                batch.general_space(for_columns=False, kind="ggn"),
-            )
+            products = batch.split_products()
+            # Most of what activation space takes is the factor of the loss, and often nobody asks for it.
+            space = cache(partial(batch.general_space, for_columns=False, kind="ggn"))
             of_probes, of_traces = (ops.as_int64(seed) for seed in two_seeds(batch.seed))
-            columns = batch.general_space(for_columns=True, kind="ggn")
 
             def exact() -> float:
+                columns = batch.general_space(for_columns=True, kind="ggn")
                 return float(exact_parts(columns, batch.forward.loss, "ggn").sum())
 
             return ControlVariate(
                 partial(products.sample, of_probes),
-                partial(space.draw_rows, of_traces),
+                lambda first, n: space().draw_rows(of_traces, first, n),
                 exact,
-                columns.column_count,
+                batch.columns[0],
                 layers,
                 budget,
                 products.apart,
