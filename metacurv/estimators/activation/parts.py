@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from metacurv.estimators.activation.batch_layout import Layout
 from metacurv.estimators.activation.bind import bind
@@ -108,31 +109,31 @@ class Parts:
                 blocks.append(torch.zeros(draws, len(owners), dtype=torch.float64, device=device))
             else:
                 blocks.append(block.sum(1, dtype=torch.float64))
-        found = torch.cat(blocks, dim=1)
-        if self._order is None:
-            return found
-        table = torch.zeros(draws, self._size, dtype=torch.float64, device=device)
-        table[:, self._order] = found
-        return table
+        return self._by_parameter(torch.cat(blocks, dim=1))
 
     def rows(self, of_u: Cotangents, of_w: Cotangents, examples: int) -> Tensor:
         """Returns float64 [R, 1 + examples, parameters]: parts in which no example is told apart, and each example's parts."""
         draws, device = next((len(u), u.device) for u in of_u if u is not None)
-        found = torch.zeros(draws, 1 + examples, self._size, dtype=torch.float64, device=device)
-        own: list[Tensor] = []
-        columns: list[int] = []
+        blocks = []
         for owners, part in zip(self._owners, self._parts, strict=True):
+            size = (draws, 1 + examples, len(owners))
             block = part(of_u, of_w)
             if block is None:
-                continue
-            if block.shape[1] == examples > 1:
-                own.append(block)
-                columns += owners
+                rows = torch.zeros(size, dtype=torch.float64, device=device)
+            elif block.shape[1] == examples > 1:
+                rows = pad(block.double(), (0, 0, 1, 0))
             else:
-                found[:, :1, list(owners)] = block.double()
-        if own:
-            found[:, 1:, columns] = torch.cat([block.double() for block in own], dim=2)
-        return found
+                rows = pad(block.double(), (0, 0, 0, examples))
+            blocks.append(rows)
+        return self._by_parameter(torch.cat(blocks, dim=2))
+
+    def _by_parameter(self, found: Tensor) -> Tensor:
+        """Puts the columns of the blocks, one after another, in the order of the parameters; 0 for those without a block."""
+        if self._order is None:
+            return found
+        table = found.new_zeros(*found.shape[:-1], self._size)
+        table[..., self._order] = found
+        return table
 
 
 def _of_layer(walk: Walk, node: int, slot: int, *, has_bias: bool) -> Part:

@@ -110,8 +110,9 @@ class Layers:
 
     def with_sums(self, samples: Tensor) -> Tensor:
         """Extends float64 [..., parts] to [..., parts + layers + 1], on the host."""
-        rows = samples.cpu()
-        return torch.cat([rows, rows @ _sums_table(self._members, rows.shape[-1])], dim=-1)
+        rows = samples.cpu().flatten(0, -2)  # one product, not a batch of them
+        sums = rows @ _sums_table(self._members, rows.shape[-1])
+        return torch.cat([rows, sums], dim=-1).view(*samples.shape[:-1], -1)
 
 
 @lru_cache(maxsize=16)
