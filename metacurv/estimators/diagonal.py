@@ -9,19 +9,27 @@ import torch
 from torch import Tensor, nn
 
 from metacurv import _validate
+from metacurv._warnings import warn_user
 from metacurv.estimators.problem.batches import in_batch
 from metacurv.estimators.problem.data import Kind
 from metacurv.estimators.problem.model_loss import LossFunction
+from metacurv.estimators.problem.parameters import layers_of
 from metacurv.estimators.problem.progress import Bar, bar, check_progress
 from metacurv.estimators.spectrum.diagonals import (
     NAMES,
     DiagonalMethod,
     choose,
     exact_diagonal,
+    norms,
     sampled_diagonal,
+    with_layers,
 )
 from metacurv.estimators.spectrum.matrix import Matrix, make_matrix
 from metacurv.estimators.spectrum.results import Diagonal
+from metacurv.estimators.statistics.moments import DEGREES
+from metacurv.estimators.statistics.stopping import Budget
+
+_DEFAULT_SAMPLES = 100
 
 
 def diagonal(
@@ -32,7 +40,9 @@ def diagonal(
     *,
     kind: Kind = "hessian",
     method: DiagonalMethod = "auto",
-    n_samples: int = 100,
+    n_samples: int | None = None,
+    rtol: float | None = None,
+    max_samples: int = 10_000,
     seed: int = 0,
     max_memory: int = 1 << 30,
     backend: str = "auto",
@@ -60,7 +70,11 @@ def diagonal(
         targets: the second argument of ``loss_fn``; None where ``inputs`` gives it.
         kind: "hessian" or "ggn".
         method: one of the methods above. One that is named and not right for the model raises ValueError.
-        n_samples: the number of samples for each batch, >= 1.
+        n_samples: the number of samples for each batch, >= 1; with ``rtol`` the least number. The default is 100 without
+            ``rtol``.
+        rtol: in (0, 1): samples are drawn, 16 at least, until the norm of all standard errors is at most this share of the
+            norm of the diagonal. Among several batches each must reach it.
+        max_samples: the number of samples, >= 1, at which ``rtol`` is given up, with a warning and ``converged`` False.
         seed: int in [0, 2^64). The same seed gives the same samples.
         max_memory: bytes that "exact" and "activation" may take for cotangents at a time.
         backend: "auto", "native" or "reference" (see ``metacurv.ops``).
@@ -71,7 +85,7 @@ def diagonal(
 
     Returns:
         A dict of tensors by parameter name, each of the parameter's shape, in units of the loss over the parameters' units
-            squared; its ``stderr`` has the standard errors, nan from one sample.
+            squared; its ``stderr`` has the standard errors, nan from one sample, and ``per_layer`` the sums over layers.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -104,31 +118,44 @@ def diagonal(
         batch_size=batch_size,
     )
     _validate.one_of("method", method, ("auto", *NAMES))
-    samples = _validate.integer("n_samples", n_samples, low=1, high=1 << 32)
+    most = _validate.integer("max_samples", max_samples, low=1, high=1 << 32)
+    tolerance = None if rtol is None else _validate.real("rtol", rtol, above=0, below=1)
+    first = _DEFAULT_SAMPLES if tolerance is None else 1
+    if n_samples is not None:
+        first = _validate.integer("n_samples", n_samples, low=1, high=1 << 32)
+    if tolerance is not None and first > most:
+        raise ValueError(
+            f"max_samples must be at least n_samples={first} where rtol is given, got {most}"
+        )
     checked_seed = _validate.seed(seed)
     check_progress(progress)
+    budget = Budget(first, tolerance, most)
     with matrix.gathered(), bar(progress, "diagonal", "sample") as shown:
-        return _measure(matrix, method, samples, checked_seed, shown)
+        return _measure(matrix, method, budget, checked_seed, shown)
 
 
-def _measure(matrix: Matrix, method: str, n_samples: int, seed: int, shown: Bar) -> Diagonal:
+def _measure(matrix: Matrix, method: str, budget: Budget, seed: int, shown: Bar) -> Diagonal:
     methods: dict[str, None] = {}
     reasons: dict[str, None] = {}
-    shape = (matrix.size + 1, 2)
+    layers = layers_of(matrix.names)
+    shape = (matrix.size + len(layers) + 1, 2)
 
     def batch_sums() -> tuple[Tensor, float]:
-        """Returns weighted means beside squared weighted errors, and in the last row the number of samples; and the weights."""
+        """Returns the weighted sums and the weights.
+
+        Means stand beside squared errors, both of entries and then of layers; the last row has the number of samples.
+        """
         sums = torch.zeros(shape, dtype=torch.float64, device=matrix.device)
         weight = 0.0
         for index, (size, batch) in enumerate(matrix.batches(seed)):
             with in_batch(index):
-                chosen, why = choose(method, batch, n_samples)
+                chosen, why = choose(method, batch, budget)
                 if chosen == "exact":
-                    mean = exact_diagonal(batch)
+                    mean = with_layers(exact_diagonal(batch), batch.problem.parameters)
                     square = torch.zeros_like(mean)
                 else:
-                    mean, square = sampled_diagonal(chosen, batch, n_samples, shown.update)
-                    sums[-1] += n_samples
+                    mean, square, count = sampled_diagonal(chosen, batch, budget, shown.update)
+                    sums[-1] += count
             methods[chosen], reasons[why] = None, None
             share = 1.0 if matrix.is_sum else float(size)
             sums[:-1, 0].add_(mean, alpha=share)
@@ -138,13 +165,33 @@ def _measure(matrix: Matrix, method: str, n_samples: int, seed: int, shown: Bar)
 
     sums, weight = matrix.over_ranks(batch_sums, shape, torch.float64)
     by = 1.0 if matrix.is_sum else weight
-    mean, error = sums[:-1, 0] / by, sums[:-1, 1].sqrt() / by
+    mean, square = sums[:-1, 0] / by, sums[:-1, 1] / by**2
+    n_samples = round(float(sums[-1, 0]))
+    converged = n_samples == 0 or _is_met(matrix.size, mean, square, budget)
+    of_layers = [mean[matrix.size :].tolist(), square[matrix.size :].sqrt().tolist()]
     return Diagonal(
-        matrix.by_name(mean),
-        stderr=matrix.by_name(error),
-        n_samples=round(float(sums[-1, 0])),
+        matrix.by_name(mean[: matrix.size]),
+        stderr=matrix.by_name(square[: matrix.size].sqrt()),
+        per_layer=dict(zip(layers, of_layers[0], strict=True)),
+        per_layer_stderr=dict(zip(layers, of_layers[1], strict=True)),
+        n_samples=n_samples,
         method=" and ".join(methods),
         kind=matrix.kind,
         seed=seed,
         why=" | ".join(reasons),
+        converged=converged,
     )
+
+
+def _is_met(size: int, mean: Tensor, square: Tensor, budget: Budget) -> bool:
+    """Tells whether the errors are what was asked for, and warns where they are not."""
+    value, error = norms(mean[:size], square[:size])
+    is_trusted = budget.most > DEGREES
+    if budget.rtol is None or budget.is_met(value, error, is_trusted=is_trusted):
+        return True
+    warn_user(
+        f"diagonal ended with standard errors of norm {error:.3g} on a diagonal of norm {value:.3g}, "
+        f"above rtol={budget.rtol:g} (max_samples={budget.most}); the errors are honest but larger",
+        UserWarning,
+    )
+    return False

@@ -10,7 +10,9 @@ Kokiopoulou, Saad 2007, "An estimator for the diagonal of a matrix" (sign vector
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -20,11 +22,11 @@ from metacurv import ops
 from metacurv.estimators.mlp.second_derivatives import bend_diagonals
 from metacurv.estimators.mlp.space import ChainSpace
 from metacurv.estimators.problem.numerics import wide
-from metacurv.estimators.problem.parameters import NumberedParameter
+from metacurv.estimators.problem.parameters import Layers, NumberedParameter
 from metacurv.estimators.select.measured_batch import MeasuredBatch
 from metacurv.estimators.select.methods import METHODS
 from metacurv.estimators.spectrum.batch_matrix import BatchMatrix
-from metacurv.estimators.statistics.moments import RunningMoments
+from metacurv.estimators.statistics.moments import DEGREES, RunningMoments
 from metacurv.estimators.statistics.stopping import Budget
 
 DiagonalMethod = Literal["auto", "exact", "activation", "hutchinson"]
@@ -34,13 +36,16 @@ NAMES = ("exact", "activation", "hutchinson")
 Sample = Callable[[int], Tensor]
 
 
-def choose(method: str, batch: MeasuredBatch, n_samples: int) -> tuple[str, str]:
+def choose(method: str, batch: MeasuredBatch, budget: Budget) -> tuple[str, str]:
     """Returns the name of the method for a batch, and the reason for it.
+
+    With a tolerance the samples are counted as if noise were as large as the diagonal, which it seldom falls short of.
 
     Raises:
         ValueError: the named method is not right for this model, or none is.
     """
-    budget = Budget(n_samples, None, n_samples)
+    if budget.rtol is not None:
+        budget = replace(budget, first=min(budget.most, math.ceil(budget.rtol**-2)))
     against = {name: METHODS[name].why_not(batch) for name in NAMES}
     if method != "auto":
         if (reason := against[method]) is not None:
@@ -79,21 +84,48 @@ def exact_diagonal(batch: MeasuredBatch) -> Tensor:
 
 
 def sampled_diagonal(
-    method: str, batch: MeasuredBatch, n_samples: int, each: Callable[[], None]
-) -> tuple[Tensor, Tensor]:
-    """Returns mean and squared standard error over samples, flat; ``each`` is called after each sample."""
-    moments = RunningMoments()
+    method: str, batch: MeasuredBatch, budget: Budget, each: Callable[[], None]
+) -> tuple[Tensor, Tensor, int]:
+    """Draws until ``budget`` is met, and returns mean and squared standard error, with layers' sums, and the samples' number.
 
-    def samples() -> None:
+    ``each`` is called after each sample.
+    """
+    moments, parameters = RunningMoments(), batch.problem.parameters
+    size = sum(p.tensor.numel() for p in parameters)
+
+    def samples() -> int:
         draw = _activation(batch) if method == "activation" else _hutchinson(batch)
-        for probe in range(moments.count, n_samples):
-            moments.add(draw(probe).unsqueeze(0))
-            each()
+        wanted = max(moments.count, budget.begin(1))
+        while True:
+            while moments.count < wanted:
+                moments.add(with_layers(draw(moments.count), parameters).unsqueeze(0))
+                each()
+            value, error = norms(moments.mean[:size], _squared_error(moments)[:size])
+            wanted = budget.more(wanted, value, error, is_trusted=wanted > DEGREES)
+            if wanted <= moments.count:
+                return moments.count
 
-    batch.quietly(samples)
-    if n_samples == 1:
-        return moments.mean, torch.full_like(moments.mean, torch.nan)
-    return moments.mean, moments.m2 / (n_samples - 1) / n_samples
+    count = batch.quietly(samples)
+    return moments.mean, _squared_error(moments), count
+
+
+def _squared_error(moments: RunningMoments) -> Tensor:
+    return moments.m2 / ((moments.count - 1) or math.nan) / moments.count
+
+
+def norms(mean: Tensor, squared_error: Tensor) -> tuple[float, float]:
+    """Returns the norm of the diagonal, without what its own noise adds, and the norm of its standard errors."""
+    noise = float(squared_error.sum())
+    return math.sqrt(max(0.0, float(mean.square().sum()) - noise)), math.sqrt(noise)
+
+
+def with_layers(flat: Tensor, parameters: list[NumberedParameter]) -> Tensor:
+    """Extends a diagonal [P] by each layer's sum, in the order of ``Layers.names``."""
+    sizes = [p.tensor.numel() for p in parameters]
+    sums = torch.stack([part.sum() for part in torch.split(flat, sizes)])
+    layers = Layers(parameters)
+    of_layers = layers.with_sums(sums.unsqueeze(0))[0, len(parameters) : -1]
+    return torch.cat([flat, of_layers.to(flat.device)])
 
 
 def _activation(batch: MeasuredBatch) -> Sample:

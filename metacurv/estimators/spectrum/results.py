@@ -85,11 +85,14 @@ class Diagonal(dict[str, Tensor]):
     Args:
         values: what the dict holds.
         stderr: the standard errors, by the parameter's name: tensors of the same shapes, 0 where the diagonal is exact.
+        per_layer: the sum over each module's own parameters, which is the trace of its block, by the module's name.
+        per_layer_stderr: the standard errors of these sums.
         n_samples: the number of samples, 0 where the diagonal is exact.
         method: the name of the method that measured it.
         kind: the matrix, "hessian" or "ggn".
         seed: the seed of the samples.
         why: the reason for this method, and against faster ones.
+        converged: False where the errors did not come down to ``rtol``.
     """
 
     def __init__(
@@ -97,25 +100,20 @@ class Diagonal(dict[str, Tensor]):
         values: Mapping[str, Tensor],
         *,
         stderr: dict[str, Tensor],
+        per_layer: dict[str, float],
+        per_layer_stderr: dict[str, float],
         n_samples: int,
         method: str,
         kind: str,
         seed: int,
         why: str,
+        converged: bool,
     ) -> None:
         super().__init__(values)
         self.stderr, self.n_samples = stderr, n_samples
+        self.per_layer, self.per_layer_stderr = per_layer, per_layer_stderr
         self.method, self.kind, self.seed = method, kind, seed
-        self.why = why
-
-    @property
-    def per_layer(self) -> dict[str, float]:
-        """The sum over each module's own parameters, which is the trace of its block, by the module's name."""
-        sums: dict[str, float] = {}
-        for name, values in self.items():
-            layer = name.rpartition(".")[0]
-            sums[layer] = sums.get(layer, 0.0) + float(values.double().sum())
-        return sums
+        self.why, self.converged = why, converged
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name!r}: {list(x.shape)}" for name, x in self.items())

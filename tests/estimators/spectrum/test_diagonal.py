@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metacurv import curvature_operator, diagonal, estimate_trace
+from metacurv.estimators.spectrum.diagonals import norms
 from tests.estimators.dense.case import labels
 from tests.helpers import assert_same
 from tests.problems.problem import fixed
@@ -75,6 +76,7 @@ def test_it_adds_up_to_the_trace():
     found = diagonal(network(), F.cross_entropy, X, Y)
     trace = estimate_trace(network(), F.cross_entropy, X, Y)
     assert found.per_layer == pytest.approx(trace.per_layer)
+    assert set(found.per_layer_stderr.values()) == {0.0}
     assert list(found) == list(trace.per_parameter)
 
 
@@ -93,6 +95,70 @@ def test_batches(method):
     assert (flat(found) - expected).norm() <= 2 * errors.norm()
     one = diagonal(model, F.cross_entropy, *pairs[0], method=method, n_samples=300)
     assert errors.norm() >= flat(one.stderr).norm() / 3
+
+
+@pytest.mark.parametrize("method", ["activation", "hutchinson"])
+def test_errors_of_layers_are_honest(method):
+    """Entries of one layer err together, so that the error of their sum does not follow from theirs."""
+    model, off = network("tanh"), []
+    expected = estimate_trace(model, F.cross_entropy, X, Y).per_layer
+    for seed in range(60):
+        found = diagonal(model, F.cross_entropy, X, Y, method=method, n_samples=40, seed=seed)
+        pairs = [(found.per_layer[n] - expected[n], found.per_layer_stderr[n]) for n in expected]
+        off.append(pairs)
+    distances, errors = torch.tensor(off).square().sum(0).t()
+    assert ((distances / errors) > 0.6).all()
+    assert ((distances / errors) < 1.6).all()
+
+
+def test_rtol():
+    """The norm of the errors is counted against that of the true diagonal, without what noise adds to the measured one."""
+    model = network("norm")
+    expected = truth(model, "hessian")
+    found = diagonal(model, F.cross_entropy, X, Y, method="hutchinson", rtol=0.2)
+    assert found.converged
+    assert 16 < found.n_samples < 10_000
+    assert 0.15 < flat(found.stderr).norm() / expected.norm() < 0.21
+    assert (flat(found) - expected).norm() < 0.4 * expected.norm()
+    again = diagonal(model, F.cross_entropy, X, Y, method="hutchinson", n_samples=found.n_samples)
+    assert_same(dict(again), dict(found))
+
+
+def test_norms_by_hand():
+    """Noise of squared errors 9 and 0 adds 9 to the square of a norm, here 25."""
+    of = torch.tensor([[3.0, 4.0], [9.0, 0.0]], dtype=torch.float64)
+    assert norms(*of) == (4.0, 3.0)
+
+
+def test_rtol_over_batches():
+    pairs = [(X[:4], Y[:4]), (X[4:], Y[4:])]
+    found = diagonal(network("norm"), F.cross_entropy, pairs, method="hutchinson", rtol=0.3)
+    assert found.converged
+    assert flat(found.stderr).norm() < 0.3 * flat(found).norm()
+
+
+@pytest.mark.parametrize("most", [15, 40])
+def test_rtol_out_of_reach(most):
+    with pytest.warns(UserWarning, match="diagonal ended with standard errors of norm"):
+        found = diagonal(
+            network("norm"),
+            F.cross_entropy,
+            X,
+            Y,
+            method="hutchinson",
+            rtol=1e-3,
+            max_samples=most,
+        )
+    assert (found.n_samples, found.converged) == (most, False)
+
+
+def test_rtol_takes_columns_where_samples_would_be_more():
+    """There are 300 columns, and 100 samples without a tolerance; with one, 400 at least."""
+    model = nn.Sequential(nn.Linear(5, 9), nn.ReLU(), nn.Linear(9, 301)).double()
+    few = diagonal(model, F.cross_entropy, X, Y)
+    assert (few.method, few.n_samples) == ("activation", 100)
+    found = diagonal(model, F.cross_entropy, X, Y, rtol=0.05)
+    assert (found.method, found.converged) == ("exact", True)
 
 
 def test_one_sample_knows_no_error():
@@ -116,3 +182,7 @@ def test_bad_arguments():
         diagonal(model, F.cross_entropy, X, Y, method="finite_difference")
     with pytest.raises(ValueError, match="n_samples must be"):
         diagonal(model, F.cross_entropy, X, Y, n_samples=0)
+    with pytest.raises(ValueError, match=r"rtol must be a finite number > 0 and < 1, got 1\.0"):
+        diagonal(model, F.cross_entropy, X, Y, rtol=1)
+    with pytest.raises(ValueError, match="max_samples must be at least n_samples=9 where rtol"):
+        diagonal(model, F.cross_entropy, X, Y, rtol=0.1, n_samples=9, max_samples=8)
