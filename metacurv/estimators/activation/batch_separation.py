@@ -1,51 +1,118 @@
-"""Operations that keep the examples along the first axis apart, whatever the values, so that one look at them holds for good.
+"""Follows the axis of the examples from the loss's boundary down to the layers, so that one look at a graph holds for good.
 
-The lists name what is known to be safe. Anything else, such as a permutation, an index, a mask or a product with a constant
-from the left, may pass something between examples in one call that it did not in another, so it is looked at every time.
+Each operation that is known here keeps examples apart whatever the values, and says where in its input they lie. Anything else,
+such as an index or a product with a constant from the left, may pass something between examples in one call that it did not in
+another, so a graph that has it is looked at every time.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection, Iterable
 from typing import Any
 
-from metacurv.estimators.graph.node_kinds import BY_EXAMPLE, VIEWS, is_elementwise
+from metacurv.estimators.activation.batch_layout import WHOLE, Layout
+from metacurv.estimators.graph.node_kinds import (
+    ALONG_AN_AXIS,
+    BY_EXAMPLE,
+    FUSED_ATTENTION,
+    REDUCTIONS,
+    VIEWS,
+    is_broadcast,
+)
 from metacurv.estimators.graph.torch_private import saved, signed
 from metacurv.estimators.graph.walk import Walk
 
 
-def keeps_examples(walk: Walk, node: int, examples: int) -> bool:
-    """Tells whether a node passes nothing between examples, each a stretch along the first axis of the node's inputs."""
-    name, shape = walk.names[node], walk.shape(node)
-    at: Any = walk.nodes[node]
-    inputs = [below for below, _ in walk.inputs[node]]
-    if name in ("AddmmBackward0", "MmBackward0", "ConvolutionBackward0"):
-        # The left factor holds rows, or images; the right one must hold weights only.
-        left, right = (0, 1) if name != "AddmmBackward0" else (1, 2)
-        is_weight = inputs[right] < 0 or _is_matrix_of_weights(walk, inputs[right])
-        return is_weight and (inputs[left] < 0 or walk.shape(inputs[left])[:1] == shape[:1])
+def stay_apart(
+    walk: Walk,
+    boundary: tuple[int, Layout],
+    leading: Collection[int],
+    sites: Iterable[tuple[int, Layout]],
+) -> bool:
+    """Tells whether the examples stay apart in every graph of this structure.
+
+    Args:
+        walk: the graph.
+        boundary: the number of the node at the boundary, with the layout there.
+        leading: the nodes from the boundary down that are sites or have sites below.
+        sites: the numbers of the sites' nodes, with the layouts that were found there.
+    """
+    top, layout = boundary
+    if layout.style not in ("axis", "major"):
+        return False
+    axes = {top: layout.axis}
+    for node in walk.order:
+        if node not in leading:
+            continue
+        for position, (below, _) in enumerate(walk.inputs[node]):
+            if below not in leading:
+                continue
+            axis = axis_of_input(walk, node, position, axes[node], layout.examples)
+            if axis is None or axes.setdefault(below, axis) != axis:
+                return False
+    # Where all examples count as one, nothing can be wrong.
+    return all(
+        found == WHOLE or (found.style in ("axis", "major") and found.axis == axes[node])
+        for node, found in sites
+    )
+
+
+def axis_of_input(walk: Walk, node: int, position: int, axis: int, examples: int) -> int | None:
+    """Returns the axis of an input of a node that holds the examples if ``axis`` of its output does; None where none must."""
+    name, at = walk.names[node], walk.nodes[node]
+    after, before = walk.shape(node), walk.shape(*walk.inputs[node][position])
+    if name in ("MmBackward0", "AddmmBackward0"):  # the left factor holds rows
+        return 0 if axis == 0 and position == (name == "AddmmBackward0") else None
+    if name in ("ConvolutionBackward0", "BmmBackward0") or FUSED_ATTENTION in name:
+        is_weight = name == "ConvolutionBackward0" and position
+        return 0 if axis == 0 and before[0] == after[0] and not is_weight else None
     if name in VIEWS:
-        before = walk.shape(inputs[0])
-        # Rows of one example may be merged; with fewer rows than examples, several examples share one.
-        return bool(before and shape) and before[0] % examples == 0 and shape[0] % examples == 0
-    if name == "EmbeddingBackward0":
-        # An index into activations may pick rows of other examples.
-        return _is_matrix_of_weights(walk, inputs[0])
-    if name in ("AddBackward0", "SubBackward0") or is_elementwise(name):
-        return all(
-            below < 0 or walk.shape(below) == shape or _is_matrix_of_weights(walk, below)
-            for below in inputs
-        )
+        return _axis_before_view(before, after, axis, examples)
+    if name in ("PermuteBackward0", "TransposeBackward0", "TBackward0"):
+        return _order(name, at, len(after))[axis]
+    if name in ALONG_AN_AXIS:
+        return _axis_beside(saved(at, "dim"), len(before), len(after), axis)
+    if name in REDUCTIONS:
+        gone = {signed(d) % len(before) for d in saved(at, "dim") or range(len(before))}
+        if saved(at, "keepdim"):
+            return axis  # one that is gone has no room for examples
+        return [d for d in range(len(before)) if d not in gone][axis]
     if name == "NativeLayerNormBackward0":
-        return len(saved(at, "normalized_shape")) < len(shape)
-    if name in ("MeanBackward1", "SumBackward1"):
-        axes = len(walk.shape(inputs[0]))
-        dims = saved(at, "dim") or ()
-        return bool(dims) and all(signed(d) % axes for d in dims)
-    return name in BY_EXAMPLE
+        return axis if axis < len(after) - len(saved(at, "normalized_shape")) else None
+    if is_broadcast(name):
+        aligned = axis - len(after) + len(before)
+        return aligned if aligned >= 0 and before[aligned] == after[axis] else None
+    return 0 if name in BY_EXAMPLE and axis == 0 else None
 
 
-def _is_matrix_of_weights(walk: Walk, node: int) -> bool:
-    """Tells whether a node is a parameter, or another view of one."""
-    while walk.names[node] in ("TBackward0", "ViewBackward0", "ToCopyBackward0"):
-        node = walk.inputs[node][0][0]
-    return not walk.inputs[node]
+def _axis_before_view(
+    before: tuple[int, ...], after: tuple[int, ...], axis: int, examples: int
+) -> int | None:
+    """Finds the axis of a view's input that begins where ``axis`` of its output does, and holds whole examples as it does."""
+    for found, size in enumerate(before):
+        if math.prod(before[:found]) == math.prod(after[:axis]) and not size % examples:
+            return found
+    return None
+
+
+def _order(name: str, node: Any, axes: int) -> list[int]:
+    """Returns the axes of the input in the order of the output's."""
+    if name == "PermuteBackward0":
+        return [signed(d) % axes for d in saved(node, "dims")]
+    order = list(range(axes))
+    swapped = (0, axes - 1) if name == "TBackward0" else (saved(node, "dim0"), saved(node, "dim1"))
+    one, other = (signed(d) % axes for d in swapped)
+    order[one], order[other] = order[other], order[one]
+    return order
+
+
+def _axis_beside(dim: int, before: int, after: int, axis: int) -> int | None:
+    """Returns the input's axis for an operation along ``dim``, which it may take away or add; examples must lie elsewhere.
+
+    before, after: the number of axes of input and output.
+    """
+    along = signed(dim) % max(before, after)
+    if before > after:  # the output lacks it
+        return axis + (axis >= along)
+    return None if axis == along else axis - (after > before and axis > along)

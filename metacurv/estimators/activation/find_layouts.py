@@ -21,7 +21,7 @@ from metacurv.estimators.activation.batch_layout import (
     scalings,
     separating_sets,
 )
-from metacurv.estimators.activation.batch_separation import keeps_examples
+from metacurv.estimators.activation.batch_separation import stay_apart
 from metacurv.estimators.activation.loss_factor import GenericFactor
 from metacurv.estimators.activation.plan import ActivationPlan, softmax_dim
 from metacurv.estimators.activation.pull_many import leading_to_sites
@@ -115,8 +115,12 @@ def _layouts_from(
         not is_generic
         and not plan.indirect
         and all(flow or u is None for flow, u in zip(flows, reference, strict=True))
-        and all(layout.axis == 0 and layout.style != "minor" for layout in (boundary, *found))
-        and all(keeps_examples(walk, node, examples) for node in leading_to_sites(walk, plan))
+        and stay_apart(
+            walk,
+            (plan.head.boundary[0], boundary),
+            leading_to_sites(walk, plan),
+            zip((site.node for site in plan.all_sites), found, strict=True),
+        )
     )
     return Layouts(boundary, found, is_sure)
 

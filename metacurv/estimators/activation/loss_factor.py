@@ -14,6 +14,7 @@ Source: Dangel, Harmeling, Hennig 2020, "Modular block-diagonal curvature approx
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -35,6 +36,8 @@ from metacurv.ops._reference.factors import (
 )
 
 Pair = tuple[Tensor, Tensor]
+
+_CHUNK = 1 << 20  # elements of what is made beside a result at a time
 
 
 @dataclass(frozen=True)
@@ -88,13 +91,12 @@ class SoftmaxFactor(OutputFactor):
     ) -> None:
         self.shape = log_p.shape
         self._dim = dim % log_p.dim()
-        self._is_last = self._dim == log_p.dim() - 1
-        rows = log_p if self._is_last else log_p.movedim(self._dim, -1)
+        rows = log_p.movedim(self._dim, -1)
         self._moved_shape = rows.shape
+        # [..., C]: a row for each example and position.
+        self._log_p = rows if rows.dim() > 1 else rows.unsqueeze(0)
         self._classes = rows.shape[-1]
-        # [M, C]: a row for each example and position, sqrt p of each class.
-        self._sqrt_p = wide(rows.reshape(-1, self._classes)).exp().sqrt_()
-        weight = weight.reshape(-1).to(self._sqrt_p.dtype)
+        weight = weight.reshape(-1).to(wide_dtype(log_p.dtype))
         self._sign: Tensor | None = None
         if not is_definite and bool((weight < 0).any()):
             self.is_definite = False
@@ -105,19 +107,30 @@ class SoftmaxFactor(OutputFactor):
         self._positions = len(self._root) // max(1, samples)
         self.columns_per_sample = self._positions * (self._classes - 1)
 
+    @cached_property
+    def _every_sqrt_p(self) -> Tensor:
+        return _sqrt_p(self._log_p)
+
     def _pair(self, u: Tensor) -> Pair:
         """Returns (u, w) for u: [R, M, C]."""
         placed = self._placed(u)
         return placed, placed if self._sign is None else self._placed(u * self._sign)
 
     def _placed(self, u: Tensor) -> Tensor:
-        if self._is_last:
-            return u.view(len(u), *self.shape)
-        return u.view(len(u), *self._moved_shape).movedim(-1, self._dim + 1).contiguous()
+        return u.view(len(u), *self._moved_shape).movedim(-1, self._dim + 1)
 
     def draw(self, signs: Signs) -> Pair:
-        """Returns (u, w) for every probe: [n, *shape]. Signs are numbered with the classes along the last axis."""
-        return self._pair(random_products(self._sqrt_p, self._root, signs.like(self._sqrt_p)))
+        """Returns (u, w) for every probe: [n, *shape]. Signs are numbered with the classes along the last axis.
+
+        Square roots of p are made a few examples at a time: over a large vocabulary each tensor of the output's size counts.
+        """
+        u = signs.like(self._log_p)
+        root = self._root.view(self._log_p.shape[:-1])
+        for first in range(0, len(u[0]), step := max(1, _CHUNK // (self._log_p[:1].numel() or 1))):
+            part = slice(first, first + step)
+            sqrt_p = _sqrt_p(self._log_p[part])
+            random_products(sqrt_p, root[part].flatten(), u[:, part].view(len(u), *sqrt_p.shape))
+        return self._pair(u.view(len(u), -1, self._classes))
 
     def columns(self, start: int, stop: int) -> Pair:
         """Returns (u, w) of columns ``start`` ... ``stop - 1``: [stop - start, *shape].
@@ -125,8 +138,8 @@ class SoftmaxFactor(OutputFactor):
         Column j belongs to position j // (C - 1) of each example: a sequence has several, each with a block of its own.
         """
         if self._positions == 1:
-            return self._pair(reflected_columns(self._sqrt_p, self._root, start, stop))
-        q = self._sqrt_p.view(self._samples, self._positions, self._classes)
+            return self._pair(reflected_columns(self._every_sqrt_p, self._root, start, stop))
+        q = self._every_sqrt_p.view(self._samples, self._positions, self._classes)
         root = self._root.view(self._samples, self._positions)
         u = q.new_zeros((stop - start, *q.shape))
         each = self._classes - 1
@@ -139,6 +152,11 @@ class SoftmaxFactor(OutputFactor):
                 last - position * each,
             )
         return self._pair(u.view(stop - start, -1, self._classes))
+
+
+def _sqrt_p(log_p: Tensor) -> Tensor:
+    """Returns the square roots of p, float32 at least, [M, C]; log_p: [..., C]."""
+    return wide(log_p).exp().sqrt_().reshape(-1, log_p.shape[-1])
 
 
 class DiagonalFactor(OutputFactor):

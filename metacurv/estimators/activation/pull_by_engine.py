@@ -35,4 +35,6 @@ def pull_by_engine(
 def _stacked(found: Cotangents) -> Tensor | None:
     """Stacks the results of all cotangents; the graph alone decides which of them exist."""
     tensors = [g.to_dense() if g.is_sparse else g for g in found if g is not None]
+    if len(tensors) == 1:  # without a copy, which over a large vocabulary counts
+        return tensors[0].unsqueeze(0)
     return torch.stack(tensors) if tensors else None

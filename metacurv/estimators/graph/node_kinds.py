@@ -104,10 +104,23 @@ NORMS = _nodes("NativeBatchNorm NativeGroupNorm NativeLayerNorm")
 # Operations that keep the examples along the first axis apart, whatever the values.
 BY_EXAMPLE = _nodes(
     """
-    AdaptiveAvgPool2D AdaptiveMaxPool2D AvgPool2D Clone MaxPool2DWithIndices NativeBatchNorm
-    NativeDropout NativeGroupNorm PreluKernel ToCopy
+    AdaptiveAvgPool2D AdaptiveMaxPool2D AvgPool2D MaxPool2DWithIndices NativeBatchNorm NativeGroupNorm
     """
-) | _nodes("Mean Sum", "1")
+)
+# Operations along one axis ``dim``, which keep what lies along the others apart; some take it away or add it.
+ALONG_AN_AXIS = _nodes(
+    """
+    Cat Cumsum LogSoftmax Select Slice Softmax Split SplitWithSizes Stack Unbind UnsafeSplit Unsqueeze
+    """
+) | _nodes("Squeeze", "1")
+# Operations over axes ``dim``, all of them where that is empty, which stay with ``keepdim``.
+REDUCTIONS = _nodes("Mean Sum", "1")
+_BROADCAST = _nodes(
+    """
+    Add Alias Clone Contiguous Copy Div Expand MaskedFill NativeDropout PreluKernel Rsub Sub ToCopy
+    Where
+    """
+)
 
 # Nodes that stand for something else than an operation: parts of their names.
 HOOK = "BackwardHookFunction"  # a full backward hook of a module
@@ -118,6 +131,11 @@ COMPILED = "CompiledFunction"
 def is_elementwise(name: str) -> bool:
     """Tells whether a node of one live input multiplies its cotangent by a slope, element by element, broadcasting aside."""
     return name in _ELEMENTWISE
+
+
+def is_broadcast(name: str) -> bool:
+    """Tells whether a node's output depends element by element on its inputs, which are aligned at the last axes."""
+    return name in _ELEMENTWISE or name in _BROADCAST
 
 
 def is_callable(name: str, inputs: Sequence[tuple[int, int]], needed: set[int]) -> bool:

@@ -7,6 +7,7 @@ structure. Every model here is right only where nothing was found by luck or kep
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -129,6 +130,26 @@ TWINS: dict[str, tuple[tuple[int, ...], Mix, Mix]] = {
     "mean": ((4, 4), lambda h: h.mean(1), lambda h: h.mean(0)),
     "max": ((4, 4), lambda h: h.amax(1), lambda h: h.amax(0)),
     "select": ((4, 4), lambda h: h.select(1, 0), lambda h: h.select(0, 0)),
+    "transpose": (
+        (4, 4),
+        lambda h: h.transpose(1, 2).mean(1),
+        lambda h: h.transpose(0, 1).mean(1),
+    ),
+    "permute": (
+        (4, 4),
+        lambda h: h.permute(0, 2, 1).mean(1),
+        lambda h: h.permute(2, 1, 0).mean(1),
+    ),
+    "stack": (
+        (4,),
+        lambda h: torch.stack([h, h.tanh(), h, h], 1).mean(1),
+        lambda h: torch.stack([h, h.tanh(), h, h], 0).mean(1),
+    ),
+    "split": (
+        (4,),
+        lambda h: torch.cat(h.split(2, 1), 1) + torch.cat(h.split(2, 1)[::-1], 1),
+        lambda h: torch.cat(h.split(2, 0), 0) + torch.cat(h.split(2, 0)[::-1], 0),
+    ),
     "sort": ((4,), lambda h: h + h.sort(1).values, lambda h: h + h.sort(0).values),
     "index": ((4,), lambda h: h + h[torch.arange(4)], lambda h: h + 2 * h[PERMUTED]),
     "constant matrix": (
@@ -200,6 +221,26 @@ class Gated(nn.Module):
 @pytest.mark.parametrize("kind", KINDS)
 def test_unusual_layers(kind, model):
     assert_right(build(lambda: general(model(), rand(5, 3))), kind)
+
+
+class Masked(nn.Module):
+    """A shift of all activations, [features, N], of which a mask takes some away."""
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 3)
+        self.shift = nn.Parameter(rand())
+        self.mask = mask
+
+    def forward(self, x: Tensor) -> Tensor:
+        shifted = self.first(x).t() + self.shift
+        return self.second(shifted.masked_fill(self.mask, 0).t().tanh())
+
+
+def test_an_axis_that_only_seems_to_hold_the_examples():
+    """Where a mask leaves one feature of each example, features look like examples; the next mask shows that they are none."""
+    for mask in (~torch.eye(4, dtype=torch.bool), torch.zeros(4, 4, dtype=torch.bool)):
+        assert_right(build(partial(general, Masked(mask), rand(4, 3), targets=labels(4))), "ggn")
 
 
 class Scaled(nn.Module):

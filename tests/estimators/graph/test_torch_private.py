@@ -151,7 +151,9 @@ def r(*shape: int) -> Tensor:
 MADE: dict[str, Callable[[], Tensor]] = {
     "AddBackward0": lambda: torch.add(r(2), r(2), alpha=2),
     "AddmmBackward0": lambda: torch.addmm(r(3), r(2, 4), r(4, 3)),
+    "CatBackward0": lambda: torch.cat([r(2), r(2)]),
     "ConvolutionBackward0": lambda: F.conv2d(r(1, 2, 4, 4), r(3, 2, 3, 3)),
+    "CumsumBackward0": lambda: r(2, 3).cumsum(1),
     "EmbeddingBackward0": lambda: F.embedding(torch.tensor([1]), r(3, 2)),
     "LogSoftmaxBackward0": lambda: r(2, 3).log_softmax(1),
     "MeanBackward1": lambda: r(2, 3).mean(1),
@@ -166,11 +168,21 @@ MADE: dict[str, Callable[[], Tensor]] = {
     "PermuteBackward0": lambda: r(2, 3, 4).permute(2, 0, 1),
     "PreluKernelBackward0": lambda: F.prelu(r(2, 3), r(1)),
     "ReluBackward0": lambda: r(2).relu(),
+    "SelectBackward0": lambda: r(2, 3)[0],
     "SigmoidBackward0": lambda: r(2).sigmoid(),
+    "SliceBackward0": lambda: r(2, 3)[:1],
+    "SoftmaxBackward0": lambda: r(2, 3).softmax(1),
+    "SplitBackward0": lambda: r(4).split(2)[0],
+    "SplitWithSizesBackward0": lambda: r(4).split([1, 3])[0],
+    "SqueezeBackward1": lambda: r(2, 1).squeeze(1),
+    "StackBackward0": lambda: torch.stack([r(2), r(2)]),
     "SubBackward0": lambda: torch.sub(r(2), r(2), alpha=2),
     "SumBackward1": lambda: r(2, 3).sum(1),
     "TanhBackward0": lambda: r(2).tanh(),
     "TransposeBackward0": lambda: r(2, 3, 4).transpose(1, 2),
+    "UnbindBackward0": lambda: r(2, 3).unbind(1)[0],
+    "UnsafeSplitBackward0": lambda: torch.unsafe_split(r(4), 2)[0],
+    "UnsqueezeBackward0": lambda: r(2).unsqueeze(0),
 }
 
 
