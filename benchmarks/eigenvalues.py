@@ -1,12 +1,12 @@
-"""Time to eigenvalues, beside PyHessian and curvlinops with scipy: python -m benchmarks.eigenvalues
+"""Time to eigenvalues, beside PyHessian, hessian-eigenthings and curvlinops with scipy: python -m benchmarks.eigenvalues
 
     all of the GGN     every eigenvalue that is not zero of a trained perceptron's Gauss-Newton matrix, batch 100
     top of the GGN     its five largest
     top of the Hessian its five largest, and those of a small GPT
 
-Each of the others gets the loosest of its tolerances whose values are right to 1e-3; time is the processor's, one thread,
-medians of runs in turns. A gradient of the same batch is the unit. The result goes into benchmarks/results/eigenvalues.json and
-with it into docs/results/eigenvalues.md.
+Each of the others gets the loosest of its tolerances, or the fewest of its steps, whose values are right to 1e-3; time is the
+processor's, one thread, medians of runs in turns. A gradient of the same batch is the unit. The result goes into
+benchmarks/results/eigenvalues.json and with it into docs/results/eigenvalues.md.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,10 +33,13 @@ PAGE = ROOT / "docs" / "results" / "eigenvalues.md"
 BLOCK = "eigenvalues"
 RIGHT = 1e-3
 TOLERANCES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
+STEPS = (6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 70, 100)
 K = 5
 
 # Returns eigenvalues, the largest first.
 Find = Callable[[], Sequence[float]]
+# What to write for a setting, with its call.
+Ways = Iterable[tuple[str, Find]]
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,19 @@ def curvlinops(work: Workload, kind: str, tolerance: float) -> Find:
     return find
 
 
+def eigenthings(work: Workload, kind: str, steps: int) -> Find:
+    from hessian_eigenthings import lanczos
+
+    from benchmarks.peers.hessian_eigenthings import operator
+
+    def find() -> Sequence[float]:
+        matrix = operator(kind, work)
+        found = lanczos(matrix, k=K, max_iter=steps, reorthogonalize=True, seed=0)
+        return sorted(found.eigenvalues.tolist(), key=abs, reverse=True)
+
+    return find
+
+
 def truth(work: Workload, kind: str) -> list[float]:
     """The largest in size, in float64, to eight digits."""
     exact = work.double()
@@ -130,32 +147,39 @@ def off(values: Sequence[float], expected: Sequence[float]) -> float:
     return max(abs(value - right) / abs(right) for value, right in pairs)
 
 
-def right_ones(
-    way: Callable[[float], Find], expected: Sequence[float]
-) -> tuple[str, Find, float] | None:
-    """The loosest tolerance that gives values right to 1e-3, with its call and error; None where none does."""
-    for tolerance in TOLERANCES:
-        find = way(tolerance)
+def right_ones(ways: Ways, expected: Sequence[float]) -> tuple[str, Find, float] | None:
+    """The first of some settings that gives values right to 1e-3, with its call and error; None where none does."""
+    for setting, find in ways:
         error = off(find(), expected)
         if error <= RIGHT:
-            return f"tol={tolerance:g}", find, error
+            return setting, find, error
     return None
 
 
-def rows_of(
-    line: str, work: Workload, kind: str, repeats: int, *, with_pyhessian: bool
-) -> list[Row]:
+def by_tolerance(way: Callable[[float], Find]) -> Ways:
+    return ((f"tol={tolerance:g}", way(tolerance)) for tolerance in TOLERANCES)
+
+
+def others(work: Workload, kind: str) -> dict[str, Ways]:
+    """The other libraries with their settings, the fastest first."""
+    found: dict[str, Ways] = {
+        "curvlinops, eigsh": by_tolerance(partial(curvlinops, work, kind)),
+        "hessian-eigenthings": ((f"{n} steps", eigenthings(work, kind, n)) for n in STEPS),
+    }
+    if kind == "hessian":
+        found["PyHessian"] = by_tolerance(partial(pyhessian, work))
+    return found
+
+
+def rows_of(line: str, work: Workload, kind: str, repeats: int) -> list[Row]:
     """The line's rows: ours, and the others' at their best setting."""
     expected = truth(work, kind)
     unit = cpu(gradient(work), 4 * repeats)
     ways = {"metacurv": ("default", ours(work, kind), off(ours(work, kind)(), expected))}
-    others = {"curvlinops, eigsh": lambda tolerance: curvlinops(work, kind, tolerance)}
-    if with_pyhessian:
-        others["PyHessian"] = lambda tolerance: pyhessian(work, tolerance)
-    for name, way in others.items():
-        found = right_ones(way, expected)
+    for name, settings in others(work, kind).items():
+        found = right_ones(settings, expected)
         if found is None:
-            print(f"{line}: {name} is right to {RIGHT:g} at no tolerance", file=sys.stderr)
+            print(f"{line}: {name} is right to {RIGHT:g} at no setting", file=sys.stderr)
             continue
         ways[name] = found
     rows = []
@@ -179,12 +203,10 @@ def measured(repeats: int, *, with_gpt: bool) -> list[Row]:
     line = "all eigenvalues of the GGN, perceptron"
     rows = [Row(line, "metacurv", f"{len(found)} above rounding", seconds, seconds / unit, error)]
     print(rows[0], flush=True)
-    rows += rows_of("top 5 of the GGN, perceptron", relu, "ggn", repeats, with_pyhessian=False)
-    rows += rows_of(
-        "top 5 of the Hessian, perceptron", relu, "hessian", repeats, with_pyhessian=True
-    )
+    rows += rows_of("top 5 of the GGN, perceptron", relu, "ggn", repeats)
+    rows += rows_of("top 5 of the Hessian, perceptron", relu, "hessian", repeats)
     if with_gpt:
-        rows += rows_of("top 5 of the Hessian, GPT", gpt(), "hessian", 1, with_pyhessian=True)
+        rows += rows_of("top 5 of the Hessian, GPT", gpt(), "hessian", 1)
     return rows
 
 
