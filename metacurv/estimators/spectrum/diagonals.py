@@ -120,9 +120,9 @@ def norms(mean: Tensor, squared_error: Tensor) -> tuple[float, float]:
 
 
 def with_layers(flat: Tensor, parameters: list[NumberedParameter]) -> Tensor:
-    """Extends a diagonal [P] by each layer's sum, in the order of ``Layers.names``."""
+    """Extends a diagonal [P] by each layer's sum, in the order of ``Layers.names``, in float64."""
     sizes = [p.tensor.numel() for p in parameters]
-    sums = torch.stack([part.sum() for part in torch.split(flat, sizes)])
+    sums = torch.stack([part.sum(dtype=torch.float64) for part in torch.split(flat, sizes)])
     layers = Layers(parameters)
     of_layers = layers.with_sums(sums.unsqueeze(0))[0, len(parameters) : -1]
     return torch.cat([flat, of_layers.to(flat.device)])

@@ -97,6 +97,16 @@ def test_batches(method):
     assert errors.norm() >= flat(one.stderr).norm() / 3
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("method", ["exact", "activation", "hutchinson"])
+def test_narrow_dtypes(method, dtype):
+    model = network().to(dtype)
+    found = diagonal(model, F.cross_entropy, X.to(dtype), Y, kind="ggn", method=method, n_samples=9)
+    assert {x.dtype for x in found.values()} == {dtype}
+    total = sum(x.double().sum().item() for x in found.values())
+    assert sum(found.per_layer.values()) == pytest.approx(total, rel=0.02)
+
+
 @pytest.mark.parametrize("method", ["activation", "hutchinson"])
 def test_errors_of_layers_are_honest(method):
     """Entries of one layer err together, so that the error of their sum does not follow from theirs."""
