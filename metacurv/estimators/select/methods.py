@@ -115,9 +115,8 @@ class Activation:
 
         def samples() -> Summary:
             space, key = batch.space(for_columns=False), ops.as_int64(batch.seed)
-            if (
-                budget.begin(space.apart) == 1
-            ):  # rows are there for the error, which one sample has not
+            # Rows by example tell about the error, and one sample has none.
+            if budget.begin(space.apart) == 1:
                 return sample(_as_rows(partial(space.draw, key)), layers, budget)
             return sample(partial(space.draw_rows, key), layers, budget, space.apart)
 
