@@ -1,4 +1,4 @@
-"""Follows the axis of the examples from the loss's boundary down to the layers, so that one look at a graph holds for good.
+"""Follows the examples from the loss's boundary down to the layers, so that one look at a graph holds for good.
 
 Each operation that is known here keeps examples apart whatever the values, and says where in its input they lie. Anything else,
 such as an index or a product with a constant from the left, may pass something between examples in one call that it did not in
@@ -9,19 +9,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from metacurv.estimators.activation.batch_layout import WHOLE, Layout
 from metacurv.estimators.graph.node_kinds import (
     ALONG_AN_AXIS,
     BY_EXAMPLE,
-    FUSED_ATTENTION,
     REDUCTIONS,
+    TRANSPOSITIONS,
     VIEWS,
     is_broadcast,
+    is_fused_attention,
 )
 from metacurv.estimators.graph.torch_private import saved, signed
 from metacurv.estimators.graph.walk import Walk
+
+
+class Where(NamedTuple):
+    """The axis that holds the examples, and how many neighbours along it belong to the same one.
+
+    Along the axis stand ``block`` entries of the first example, as many of the second, and so on, once or again and again.
+    """
+
+    axis: int
+    block: int
 
 
 def stay_apart(
@@ -39,37 +50,68 @@ def stay_apart(
         sites: the numbers of the sites' nodes, with the layouts that were found there.
     """
     top, layout = boundary
-    if layout.style not in ("axis", "major"):
+    if layout == WHOLE:
         return False
-    axes = {top: layout.axis}
+    places = {top: _where(layout, walk.shape(top))}
     for node in walk.order:
         if node not in leading:
             continue
         for position, (below, _) in enumerate(walk.inputs[node]):
             if below not in leading:
                 continue
-            axis = axis_of_input(walk, node, position, axes[node], layout.examples)
-            if axis is None or axes.setdefault(below, axis) != axis:
+            place = where_in_input(walk, node, position, places[node], layout.examples)
+            if place is None or places.setdefault(below, place) != place:
                 return False
     # Where all examples count as one, nothing can be wrong.
     return all(
-        found == WHOLE or (found.style in ("axis", "major") and found.axis == axes[node])
-        for node, found in sites
+        found == WHOLE or _where(found, walk.shape(node)) == places[node] for node, found in sites
     )
 
 
-def axis_of_input(walk: Walk, node: int, position: int, axis: int, examples: int) -> int | None:
-    """Returns the axis of an input of a node that holds the examples if ``axis`` of its output does; None where none must."""
+def _where(layout: Layout, shape: tuple[int, ...]) -> Where:
+    return Where(layout.axis, shape[0] // layout.examples if layout.style == "major" else 1)
+
+
+def where_in_input(
+    walk: Walk, node: int, position: int, place: Where, examples: int
+) -> Where | None:
+    """Returns where an input of a node has the examples that its output has at ``place``; None where that may be nowhere."""
+    shape = walk.shape(node)
+    before = walk.shape(*walk.inputs[node][position])
+    if walk.names[node] in VIEWS:
+        return _before_view(before, shape, place, examples)
+    axis = _axis_of_input(walk, node, position, place.axis, before, shape)
+    # All others keep the order along the axis, and its length.
+    return None if axis is None else Where(axis, place.block)
+
+
+def _before_view(
+    before: tuple[int, ...], after: tuple[int, ...], place: Where, examples: int
+) -> Where | None:
+    """Finds the same entries in the input of a view: in both they have the same place in the order of all entries."""
+    step = place.block * math.prod(after[place.axis + 1 :])
+    for axis, size in enumerate(before):
+        inner = math.prod(before[axis + 1 :])
+        if step % inner == 0 and size % (step // inner * examples) == 0:
+            return Where(axis, step // inner)
+    return None
+
+
+def _axis_of_input(
+    walk: Walk,
+    node: int,
+    position: int,
+    axis: int,
+    before: tuple[int, ...],
+    after: tuple[int, ...],
+) -> int | None:
     name, at = walk.names[node], walk.nodes[node]
-    after, before = walk.shape(node), walk.shape(*walk.inputs[node][position])
     if name in ("MmBackward0", "AddmmBackward0"):  # the left factor holds rows
         return 0 if axis == 0 and position == (name == "AddmmBackward0") else None
-    if name in ("ConvolutionBackward0", "BmmBackward0") or FUSED_ATTENTION in name:
+    if name in ("ConvolutionBackward0", "BmmBackward0") or is_fused_attention(name):
         is_weight = name == "ConvolutionBackward0" and position
         return 0 if axis == 0 and before[0] == after[0] and not is_weight else None
-    if name in VIEWS:
-        return _axis_before_view(before, after, axis, examples)
-    if name in ("PermuteBackward0", "TransposeBackward0", "TBackward0"):
+    if name in TRANSPOSITIONS:
         return _order(name, at, len(after))[axis]
     if name in ALONG_AN_AXIS:
         return _axis_beside(saved(at, "dim"), len(before), len(after), axis)
@@ -84,16 +126,6 @@ def axis_of_input(walk: Walk, node: int, position: int, axis: int, examples: int
         aligned = axis - len(after) + len(before)
         return aligned if aligned >= 0 and before[aligned] == after[axis] else None
     return 0 if name in BY_EXAMPLE and axis == 0 else None
-
-
-def _axis_before_view(
-    before: tuple[int, ...], after: tuple[int, ...], axis: int, examples: int
-) -> int | None:
-    """Finds the axis of a view's input that begins where ``axis`` of its output does, and holds whole examples as it does."""
-    for found, size in enumerate(before):
-        if math.prod(before[:found]) == math.prod(after[:axis]) and not size % examples:
-            return found
-    return None
 
 
 def _order(name: str, node: Any, axes: int) -> list[int]:

@@ -62,9 +62,10 @@ def find_layouts(loss: Tensor, walk: Walk, plan: ActivationPlan, examples: int) 
         found = _layouts_from(loss, walk, plan, full, boundary)
         if found is None:  # the loss itself couples examples
             return best
-        if found.unknown < best.unknown or not found.is_sure:
+        if found.unknown < best.unknown or (best.is_sure and not found.is_sure):
             best = found
-        if not best.unknown or not best.is_sure:
+        is_some_use = best.unknown < len(best.sites)
+        if not best.unknown or (is_some_use and not best.is_sure):
             break
     return best
 

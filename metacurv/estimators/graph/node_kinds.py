@@ -24,7 +24,7 @@ def _nodes(operations: str, variants: str = "0") -> frozenset[str]:
 # Operations that keep the numbers and change shape, order or type; they make another view of a parameter.
 SAME_ORDER = _nodes("Alias ReshapeAlias Squeeze ToCopy UnsafeView Unsqueeze View", "012")
 VIEWS = _nodes("ReshapeAlias UnsafeView View")
-TRANSPOSITIONS = _nodes("Permute T Transpose")
+TRANSPOSITIONS = _nodes("Permute T Transpose") | {"TransposeBackward1"}
 RELABELLINGS = SAME_ORDER | _nodes("Clone Contiguous Permute T Transpose", "012")
 
 _LINEAR = RELABELLINGS | _nodes(
@@ -110,9 +110,10 @@ BY_EXAMPLE = _nodes(
 # Operations along one axis ``dim``, which keep what lies along the others apart; some take it away or add it.
 ALONG_AN_AXIS = _nodes(
     """
-    Cat Cumsum LogSoftmax Select Slice Softmax Split SplitWithSizes Stack Unbind UnsafeSplit Unsqueeze
+    Cat Cumsum LogSoftmax SafeSoftmax Select Slice Softmax Split SplitWithSizes Stack Unbind
+    UnsafeSplit Unsqueeze
     """
-) | _nodes("Squeeze", "1")
+) | {"SqueezeBackward1", "SqueezeBackward4", "UnsqueezeBackward1"}
 # Operations over axes ``dim``, all of them where that is empty, which stay with ``keepdim``.
 REDUCTIONS = _nodes("Mean Sum", "1")
 _BROADCAST = _nodes(
@@ -120,12 +121,16 @@ _BROADCAST = _nodes(
     Add Alias Clone Contiguous Copy Div Expand MaskedFill NativeDropout PreluKernel Rsub Sub ToCopy
     Where
     """
-)
+) | _nodes("Add Div Mul Sub", "1")
 
 # Nodes that stand for something else than an operation: parts of their names.
 HOOK = "BackwardHookFunction"  # a full backward hook of a module
-FUSED_ATTENTION = "ScaledDotProduct"
 COMPILED = "CompiledFunction"
+
+
+def is_fused_attention(name: str) -> bool:
+    """Tells whether a node is torch's own scaled dot product attention, of which each device has several."""
+    return name.startswith("ScaledDotProduct") and name.endswith("Backward0")
 
 
 def is_elementwise(name: str) -> bool:

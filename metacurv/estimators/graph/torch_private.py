@@ -42,6 +42,7 @@ SAVED = {
     "PermuteBackward0": "dims",
     "PreluKernelBackward0": "self",
     "ReluBackward0": "result",
+    "SafeSoftmaxBackward0": "dim",
     "SelectBackward0": "dim",
     "SigmoidBackward0": "result",
     "SliceBackward0": "dim",
@@ -49,14 +50,17 @@ SAVED = {
     "SplitBackward0": "dim",
     "SplitWithSizesBackward0": "dim",
     "SqueezeBackward1": "dim",
+    "SqueezeBackward4": "dim",
     "StackBackward0": "dim",
     "SubBackward0": "alpha",
     "SumBackward1": "dim keepdim",
     "TanhBackward0": "result",
     "TransposeBackward0": "dim0 dim1",
+    "TransposeBackward1": "dim0 dim1",
     "UnbindBackward0": "dim",
     "UnsafeSplitBackward0": "dim",
     "UnsqueezeBackward0": "dim",
+    "UnsqueezeBackward1": "dim",
 }
 
 

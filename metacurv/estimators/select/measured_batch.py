@@ -16,7 +16,7 @@ from metacurv.estimators.activation.examine import Examined, examine
 from metacurv.estimators.activation.plan import NotInActivationSpace
 from metacurv.estimators.activation.space import ActivationSpace
 from metacurv.estimators.graph.custom_functions import names_of
-from metacurv.estimators.graph.node_kinds import COMPILED, FUSED_ATTENTION
+from metacurv.estimators.graph.node_kinds import COMPILED, is_fused_attention
 from metacurv.estimators.graph.torch_private import leaf_of
 from metacurv.estimators.graph.walk import Walk, nodes_below
 from metacurv.estimators.mlp.recognise import Chain, find_chain
@@ -86,7 +86,7 @@ class MeasuredBatch:
             try:
                 return self._measured(measure)
             except NotTwiceDifferentiableError:
-                is_fused = any(FUSED_ATTENTION in name for name in self.node_names)
+                is_fused = any(map(is_fused_attention, self.node_names))
                 if self.problem.math_attention or not is_fused:
                     raise
             self.problem = dataclasses.replace(self.problem, math_attention=True)

@@ -7,9 +7,12 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from metacurv.estimators.activation.batch_separation import axis_of_input
+from metacurv import estimate_trace
+from metacurv.estimators.activation import examine
+from metacurv.estimators.activation.batch_separation import Where, where_in_input
 from metacurv.estimators.graph.walk import walk_graph
 from metacurv.estimators.problem.parameters import number_parameters
 from tests.problems.problem import rand
@@ -17,7 +20,7 @@ from tests.problems.problem import rand
 EXAMPLES = 2
 SQUARE = rand(4, 4, 4)
 
-# One operation on x [4, 4, 4], where every axis might hold two examples in blocks, and how many of its three axes may.
+# One operation on x [4, 4, 4], and how many axes of its output may hold two examples, in blocks.
 OPERATIONS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "tanh": (torch.tanh, 3),
     "sum with a constant": (lambda x: x + SQUARE[0], 3),
@@ -35,8 +38,8 @@ OPERATIONS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "permute": (lambda x: x.permute(1, 2, -3), 3),
     "merge": (lambda x: x.reshape(16, 4), 2),
     "merge the last": (lambda x: x.reshape(4, 16), 2),
-    "split up": (lambda x: x.reshape(2, 2, 4, 4), 3),
-    "shift axes": (lambda x: x.reshape(2, 8, 4), 2),
+    "split up": (lambda x: x.reshape(2, 2, 4, 4), 4),
+    "shift axes": (lambda x: x.reshape(2, 8, 4), 3),
     "of one": (lambda x: x.reshape(4, 1, 4, 4), 3),
     "flatten": (lambda x: x.reshape(64), 1),
     "unsqueeze": (lambda x: x.unsqueeze(-2), 3),
@@ -55,6 +58,9 @@ OPERATIONS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "mean": (lambda x: x.mean(1), 2),
     "mean of two": (lambda x: x.mean((0, 2)), 1),
     "mean that stays": (lambda x: x.mean(-1, keepdim=True), 2),
+    "transpose in place": (lambda x: x.clone().transpose_(0, 1), 3),
+    "unsqueeze in place": (lambda x: x.clone().unsqueeze_(1), 3),
+    "squeeze in place": (lambda x: x[:, :1].clone().squeeze_(1), 2),
     "sum": (lambda x: x.sum(0), 2),
     "sum of all": (lambda x: x.sum(()), 0),
     "layer norm": (lambda x: F.layer_norm(x, (4,)), 2),
@@ -81,32 +87,95 @@ CASES = [(name, (4, 4, 4), *row) for name, row in OPERATIONS.items()]
 CASES += [(name, (4, 4), *row) for name, row in FLAT.items()]
 
 
-def example_of(shape: tuple[int, ...], axis: int) -> Tensor:
-    """The number of the example that each entry belongs to, in blocks along the axis, flat."""
-    along = torch.arange(shape[axis]) // (shape[axis] // EXAMPLES)
-    return along.view(-1, *[1] * (len(shape) - axis - 1)).expand(shape).flatten()
+def places(size: int) -> list[int]:
+    """The blocks that an axis may hold two examples in: whole halves, or smaller ones by turns."""
+    return [block for block in (1, 2, 4, 8, 16, 32) if size % (block * EXAMPLES) == 0]
+
+
+def example_of(shape: tuple[int, ...], place: Where) -> Tensor:
+    """The number of the example that each entry belongs to, flat."""
+    along = torch.arange(shape[place.axis]) // place.block % EXAMPLES
+    return along.view(-1, *[1] * (len(shape) - place.axis - 1)).expand(shape).flatten()
 
 
 @pytest.mark.parametrize(("name", "shape", "operation", "served"), CASES, ids=[c[0] for c in CASES])
 def test_against_the_jacobian(name, shape, operation, served):
     leaf = rand(*shape).requires_grad_()
-    # The operation is the last one, or stands below a view of its own making.
     z = operation(leaf)
     walk = walk_graph(z.grad_fn, number_parameters({"x": leaf}.items()))
     jacobian = torch.autograd.functional.jacobian(operation, leaf.detach())
-    found = 0
+    found = set()
     for axis, size in enumerate(z.shape):
-        if size % EXAMPLES:
-            continue
-        node, at = 0, axis
-        while at is not None and walk.inputs[node] and node not in walk.leaves:
-            live = [k for k, (below, _) in enumerate(walk.inputs[node]) if below >= 0]
-            at = axis_of_input(walk, node, live[0], at, EXAMPLES)
-            node = walk.inputs[node][live[0]][0]
-        if at is None:
-            continue
-        found += 1
-        apart = example_of(tuple(z.shape), axis).unsqueeze(1) != example_of(shape, at)
-        flat = jacobian.reshape(z.numel(), leaf.numel())
-        assert not flat[apart].any(), f"axis {axis} is said to come from axis {at}"
-    assert found == served
+        for block in places(size):
+            node, at = 0, Where(axis, block)
+            while at is not None and node not in walk.leaves:
+                # Some operations stand upon views of their own making.
+                position = next(k for k, (below, _) in enumerate(walk.inputs[node]) if below >= 0)
+                at = where_in_input(walk, node, position, at, EXAMPLES)
+                node = walk.inputs[node][position][0]
+            if at is None:
+                continue
+            found.add(axis)
+            apart = example_of(tuple(z.shape), Where(axis, block)).unsqueeze(1) != example_of(
+                shape, at
+            )
+            flat = jacobian.reshape(z.numel(), leaf.numel())
+            assert not flat[apart].any(), (
+                f"axis {axis} in blocks of {block} is said to come from {at}"
+            )
+    assert len(found) == served
+
+
+class Sequences(nn.Module):
+    """A layer of sequences [N, T, 8], and a layer upon its last place."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.out = inner, nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.inner(x)
+        return self.out((found[0] if isinstance(found, tuple) else found)[:, -1])
+
+
+def encoder(**options: object) -> nn.Module:
+    return nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True, **options)
+
+
+class Attention(nn.Module):
+    """Scaled dot product attention, fused, under a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(8, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+        made = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return made.transpose(1, 2).flatten(2)
+
+
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "encoder": encoder,
+    "encoder, norms first": lambda: encoder(norm_first=True, activation="gelu"),
+    "fused attention": Attention,
+    "layer norm": lambda: nn.LayerNorm(8),
+    "perceptron": lambda: nn.Sequential(nn.Linear(8, 8), nn.Tanh()),
+}
+
+
+@pytest.mark.parametrize("rows", [3, 4], ids=["sequences of 4, batch of 3", "batch of 4"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_networks_are_examined_once(name, rows, monkeypatch):
+    torch.manual_seed(0)
+    model = Sequences(LAYERS[name]())
+    looks, look = [], examine._examine
+    monkeypatch.setattr(examine, "_examine", lambda *given: looks.append(1) or look(*given))
+    examine._examined.clear()
+    for seed in range(3):
+        x, y = torch.randn(rows, 4, 8), torch.arange(rows) % 3
+        with sdpa_kernel(
+            SDPBackend.FLASH_ATTENTION if name == "fused attention" else SDPBackend.MATH
+        ):
+            estimate_trace(model, F.cross_entropy, x, y, kind="ggn", n_samples=1, seed=seed)
+    assert len(looks) == 1

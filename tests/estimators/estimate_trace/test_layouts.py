@@ -117,6 +117,20 @@ def test_interactions_in_the_loss(kind, name):
     assert_right(case, kind, n_samples=1000)  # a factor of no known form is noisy
 
 
+class ScaledDotProductPacked(torch.autograd.Function):
+    """A product of rows with a constant matrix, by a name like that of torch's own attention."""
+
+    @staticmethod
+    def forward(ctx, h: Tensor, mix: Tensor) -> Tensor:
+        ctx.save_for_backward(mix)
+        return mix @ h
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> tuple[Tensor, None]:
+        (mix,) = ctx.saved_tensors
+        return mix.t() @ g, None
+
+
 # Two models whose graphs have the same nodes and shapes: samples are apart in the first, not in the second.
 PERMUTED = torch.tensor([2, 3, 0, 1])
 EYE = torch.eye(4, dtype=torch.float64)
@@ -156,6 +170,11 @@ TWINS: dict[str, tuple[tuple[int, ...], Mix, Mix]] = {
         (4,),
         lambda h: torch.eye(4, dtype=torch.float64) @ h,
         lambda h: CONSTANT @ h,
+    ),
+    "a function that sounds like attention": (
+        (4,),
+        lambda h: ScaledDotProductPacked.apply(h, EYE),
+        lambda h: ScaledDotProductPacked.apply(h, CONSTANT),
     ),
     "mask": (
         (4,),

@@ -168,6 +168,7 @@ MADE: dict[str, Callable[[], Tensor]] = {
     "PermuteBackward0": lambda: r(2, 3, 4).permute(2, 0, 1),
     "PreluKernelBackward0": lambda: F.prelu(r(2, 3), r(1)),
     "ReluBackward0": lambda: r(2).relu(),
+    "SafeSoftmaxBackward0": lambda: torch._safe_softmax(r(2, 3), 1),
     "SelectBackward0": lambda: r(2, 3)[0],
     "SigmoidBackward0": lambda: r(2).sigmoid(),
     "SliceBackward0": lambda: r(2, 3)[:1],
@@ -182,6 +183,9 @@ MADE: dict[str, Callable[[], Tensor]] = {
     "TransposeBackward0": lambda: r(2, 3, 4).transpose(1, 2),
     "UnbindBackward0": lambda: r(2, 3).unbind(1)[0],
     "UnsafeSplitBackward0": lambda: torch.unsafe_split(r(4), 2)[0],
+    "TransposeBackward1": lambda: r(2, 3, 4).clone().transpose_(1, 2),
+    "SqueezeBackward4": lambda: r(2, 1).clone().squeeze_(1),
+    "UnsqueezeBackward1": lambda: r(2).clone().unsqueeze_(0),
     "UnsqueezeBackward0": lambda: r(2).unsqueeze(0),
 }
 
