@@ -73,7 +73,7 @@ def diagonal(
         n_samples: the number of samples for each batch, >= 1; with ``rtol`` the least number. The default is 100 without
             ``rtol``.
         rtol: in (0, 1): samples are drawn, 16 at least, until the norm of all standard errors is at most this share of the
-            norm of the diagonal. Among several batches each must reach it.
+            norm of the diagonal. Among several batches each must reach it, and so must their mean.
         max_samples: the number of samples, >= 1, at which ``rtol`` is given up, with a warning and ``converged`` False.
         seed: int in [0, 2^64). The same seed gives the same samples.
         max_memory: bytes that "exact" and "activation" may take for cotangents at a time.
@@ -143,7 +143,8 @@ def _measure(matrix: Matrix, method: str, budget: Budget, seed: int, shown: Bar)
     def batch_sums() -> tuple[Tensor, float]:
         """Returns the weighted sums and the weights.
 
-        Means stand beside squared errors, both of entries and then of layers; the last row has the number of samples.
+        Means stand beside squared errors, both of entries and then of layers; the last row has the number of samples, and
+        that of the batches which ``max_samples`` stopped.
         """
         sums = torch.zeros(shape, dtype=torch.float64, device=matrix.device)
         weight = 0.0
@@ -155,7 +156,8 @@ def _measure(matrix: Matrix, method: str, budget: Budget, seed: int, shown: Bar)
                     square = torch.zeros_like(mean)
                 else:
                     mean, square, count = sampled_diagonal(chosen, batch, budget, shown.update)
-                    sums[-1] += count
+                    sums[-1, 0] += count
+                    sums[-1, 1] += count >= budget.most
             methods[chosen], reasons[why] = None, None
             share = 1.0 if matrix.is_sum else float(size)
             sums[:-1, 0].add_(mean, alpha=share)
@@ -167,7 +169,11 @@ def _measure(matrix: Matrix, method: str, budget: Budget, seed: int, shown: Bar)
     by = 1.0 if matrix.is_sum else weight
     mean, square = sums[:-1, 0] / by, sums[:-1, 1] / by**2
     n_samples = round(float(sums[-1, 0]))
-    converged = n_samples == 0 or _is_met(matrix.size, mean, square, budget)
+    value, error = norms(mean[: matrix.size], square[: matrix.size])
+    is_trusted = budget.most > DEGREES
+    converged = n_samples == 0 or budget.is_met(value, error, is_trusted=is_trusted)
+    if budget.rtol is not None and not converged:
+        _warn(value, error, budget, is_stopped=bool(sums[-1, 1]))
     of_layers = [mean[matrix.size :].tolist(), square[matrix.size :].sqrt().tolist()]
     return Diagonal(
         matrix.by_name(mean[: matrix.size]),
@@ -183,15 +189,23 @@ def _measure(matrix: Matrix, method: str, budget: Budget, seed: int, shown: Bar)
     )
 
 
-def _is_met(size: int, mean: Tensor, square: Tensor, budget: Budget) -> bool:
-    """Tells whether the errors are what was asked for, and warns where they are not."""
-    value, error = norms(mean[:size], square[:size])
-    is_trusted = budget.most > DEGREES
-    if budget.rtol is None or budget.is_met(value, error, is_trusted=is_trusted):
-        return True
-    warn_user(
-        f"diagonal ended with standard errors of norm {error:.3g} on a diagonal of norm {value:.3g}, "
-        f"above rtol={budget.rtol:g} (max_samples={budget.most}); the errors are honest but larger",
-        UserWarning,
-    )
-    return False
+def _warn(value: float, error: float, budget: Budget, *, is_stopped: bool) -> None:
+    found = f"standard errors of norm {error:.3g} on a diagonal of norm {value:.3g}"
+    if budget.most <= DEGREES:
+        warn_user(
+            f"diagonal stopped at max_samples={budget.most}, with {found}: rtol takes {1 + DEGREES} samples at least, "
+            "fewer know too little about their own error",
+            UserWarning,
+        )
+    elif is_stopped:
+        warn_user(
+            f"diagonal stopped at max_samples={budget.most}, with {found}: the values are honest but rougher than "
+            f"rtol={budget.rtol:g}",
+            UserWarning,
+        )
+    else:
+        warn_user(
+            f"diagonal found batches whose diagonals cancel, with {found}: each reached rtol, their mean did not; "
+            "ask for n_samples or a smaller rtol",
+            UserWarning,
+        )

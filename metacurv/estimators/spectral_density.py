@@ -218,7 +218,7 @@ class _Measuring:
                     UserWarning,
                 )
                 break
-            growth = min(4.0, (half / self.rtol) ** 2)
+            growth = min(2.0, half / self.rtol) ** 2
             wanted = min(self.most, max(wanted + 1, round(wanted * growth)))
         bands = (density, lower, upper)
         products = self.matrix.n_products - before

@@ -22,7 +22,7 @@ from metacurv import ops
 from metacurv.estimators.mlp.second_derivatives import bend_diagonals
 from metacurv.estimators.mlp.space import ChainSpace
 from metacurv.estimators.problem.numerics import wide
-from metacurv.estimators.problem.parameters import Layers, NumberedParameter
+from metacurv.estimators.problem.parameters import NumberedParameter, layers_of
 from metacurv.estimators.select.measured_batch import MeasuredBatch
 from metacurv.estimators.select.methods import METHODS
 from metacurv.estimators.spectrum.batch_matrix import BatchMatrix
@@ -45,7 +45,8 @@ def choose(method: str, batch: MeasuredBatch, budget: Budget) -> tuple[str, str]
         ValueError: the named method is not right for this model, or none is.
     """
     if budget.rtol is not None:
-        budget = replace(budget, first=min(budget.most, math.ceil(budget.rtol**-2)))
+        needed = math.ceil(min(budget.most, 1 / budget.rtol / budget.rtol))
+        budget = replace(budget, first=max(budget.first, needed))
     against = {name: METHODS[name].why_not(batch) for name in NAMES}
     if method != "auto":
         if (reason := against[method]) is not None:
@@ -86,7 +87,7 @@ def exact_diagonal(batch: MeasuredBatch) -> Tensor:
 def sampled_diagonal(
     method: str, batch: MeasuredBatch, budget: Budget, each: Callable[[], None]
 ) -> tuple[Tensor, Tensor, int]:
-    """Draws until ``budget`` is met, and returns mean and squared standard error, with layers' sums, and the samples' number.
+    """Draws until ``budget`` is met, and returns mean, squared standard error, both ``with_layers``, and the samples' number.
 
     ``each`` is called after each sample.
     """
@@ -115,17 +116,19 @@ def _squared_error(moments: RunningMoments) -> Tensor:
 
 def norms(mean: Tensor, squared_error: Tensor) -> tuple[float, float]:
     """Returns the norm of the diagonal, without what its own noise adds, and the norm of its standard errors."""
-    noise = float(squared_error.sum())
-    return math.sqrt(max(0.0, float(mean.square().sum()) - noise)), math.sqrt(noise)
+    square, noise = float(mean.square().sum()), float(squared_error.sum())
+    return math.sqrt(max(square - noise, 0.0)) if noise == noise else math.nan, math.sqrt(noise)
 
 
 def with_layers(flat: Tensor, parameters: list[NumberedParameter]) -> Tensor:
-    """Extends a diagonal [P] by each layer's sum, in the order of ``Layers.names``, in float64."""
-    sizes = [p.tensor.numel() for p in parameters]
-    sums = torch.stack([part.sum(dtype=torch.float64) for part in torch.split(flat, sizes)])
-    layers = Layers(parameters)
-    of_layers = layers.with_sums(sums.unsqueeze(0))[0, len(parameters) : -1]
-    return torch.cat([flat, of_layers.to(flat.device)])
+    """Extends a diagonal [P] by the sum of each of ``layers_of``, in float64."""
+    parts = torch.split(flat, [p.tensor.numel() for p in parameters])
+    sum_of = {
+        p.name: part.sum(dtype=torch.float64) for p, part in zip(parameters, parts, strict=True)
+    }
+    layers = layers_of(sum_of).values()
+    sums = [torch.stack([sum_of[name] for name in names]).sum() for names in layers]
+    return torch.cat([flat, torch.stack(sums)])
 
 
 def _activation(batch: MeasuredBatch) -> Sample:

@@ -45,7 +45,8 @@ class Budget:
         if error <= target:
             return count if is_trusted else min(2 * count, samples_to_trust(1), self.most)
         # The present estimate of the error says how many are needed; growth is bounded, since it may be a poor one.
-        needed = count * (error / target) ** 2 if value and math.isfinite(error) else math.inf
+        ratio = error / target if target and math.isfinite(error) else math.inf
+        needed = count * ratio * ratio  # a power would overflow
         return max(count + 1, math.ceil(min(needed, _GROWTH * count, self.most)))
 
     def is_met(self, value: float, error: float, *, is_trusted: bool) -> bool:

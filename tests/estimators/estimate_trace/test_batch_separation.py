@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metacurv import estimate_trace
 from metacurv.estimators.activation import examine
+from metacurv.estimators.activation.batch_layout import Layout
 from metacurv.estimators.activation.batch_separation import Where, where_in_input
 from metacurv.estimators.graph.walk import walk_graph
 from metacurv.estimators.problem.parameters import number_parameters
@@ -179,3 +180,24 @@ def test_networks_are_examined_once(name, rows, monkeypatch):
         ):
             estimate_trace(model, F.cross_entropy, x, y, kind="ggn", n_samples=1, seed=seed)
     assert len(looks) == 1
+
+
+class SequenceFirst(nn.Module):
+    """Attention over the first axis of [T, N, 8]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qk, self.v = nn.Linear(8, 16), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = self.qk(x).transpose(0, 1).chunk(2, -1)
+        return ((q @ k.transpose(1, 2)).softmax(2) @ self.v(x).transpose(0, 1)).transpose(0, 1)
+
+
+def test_an_axis_of_the_same_length_is_not_taken_for_the_examples():
+    """Sequences as long as the batch is large: the first axis fits no layer, and the second is tried too."""
+    examine._examined.clear()
+    x, y = torch.randn(4, 4, 8), torch.randn(4, 4, 3)
+    estimate_trace(SequenceFirst(), nn.MSELoss(), x, y, kind="ggn", n_samples=1)
+    (found,) = examine._examined.values()
+    assert found.boundary == Layout("axis", 4, 1)

@@ -147,19 +147,38 @@ def test_rtol_over_batches():
     assert flat(found.stderr).norm() < 0.3 * flat(found).norm()
 
 
-@pytest.mark.parametrize("most", [15, 40])
-def test_rtol_out_of_reach(most):
-    with pytest.warns(UserWarning, match="diagonal ended with standard errors of norm"):
+@pytest.mark.parametrize(
+    ("most", "rtol", "words"),
+    [
+        (
+            1,
+            0.5,
+            "diagonal stopped at max_samples=1, with standard errors of norm nan on a diagonal of norm nan",
+        ),
+        (15, 0.9, "rtol takes 16 samples at least"),
+        (40, 1e-3, "honest but rougher than rtol=0.001"),
+        (40, 1e-160, "diagonal stopped at max_samples=40"),
+    ],
+)
+def test_rtol_out_of_reach(most, rtol, words):
+    model = network("norm")
+    with pytest.warns(UserWarning, match=words):
         found = diagonal(
-            network("norm"),
-            F.cross_entropy,
-            X,
-            Y,
-            method="hutchinson",
-            rtol=1e-3,
-            max_samples=most,
+            model, F.cross_entropy, X, Y, method="hutchinson", rtol=rtol, max_samples=most
         )
     assert (found.n_samples, found.converged) == (most, False)
+
+
+def test_batches_that_cancel():
+    """The second loss is the first one with its sign turned."""
+
+    def loss_fn(out: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(out, y) * (1 if len(y) == 5 else -5 / 7 * 1.01)
+
+    pairs = [(X[:5], Y[:5]), (torch.cat([X[:5], X[:2]]), torch.cat([Y[:5], Y[:2]]))]
+    with pytest.warns(UserWarning, match="diagonal found batches whose diagonals cancel"):
+        found = diagonal(network("norm"), loss_fn, pairs, method="hutchinson", rtol=0.3)
+    assert not found.converged
 
 
 def test_rtol_takes_columns_where_samples_would_be_more():
@@ -169,6 +188,8 @@ def test_rtol_takes_columns_where_samples_would_be_more():
     assert (few.method, few.n_samples) == ("activation", 100)
     found = diagonal(model, F.cross_entropy, X, Y, rtol=0.05)
     assert (found.method, found.converged) == ("exact", True)
+    assert diagonal(model, F.cross_entropy, X, Y, rtol=0.5).method == "activation"
+    assert diagonal(model, F.cross_entropy, X, Y, rtol=0.5, n_samples=400).method == "exact"
 
 
 def test_one_sample_knows_no_error():
