@@ -109,6 +109,27 @@ def test_what_follows_from_it(kind):
         assert sum(layer.trace for layer in exact.per_layer.values()) == pytest.approx(exact.trace)
 
 
+def test_errors_are_honest():
+    """Over seeds, what follows from a density is off by its standard error, in the root mean square."""
+    values = torch.linalg.eigvalsh(dense())
+    expected = torch.stack(
+        [(values + 1).log().sum(), (values / (values + 1)).sum(), values.norm(), values.sum()]
+    )
+    off, errors = [], []
+    for seed in range(40):
+        found = density(n_samples=6, steps=16, seed=seed)
+        got = [
+            found.log_determinant(1.0),
+            found.effective_dimension(1.0),
+            found.frobenius_norm,
+            found.trace,
+        ]
+        off.append(torch.tensor([float(x) for x in got], dtype=torch.float64) - expected)
+        errors.append(torch.tensor([x.stderr for x in got], dtype=torch.float64))
+    ratios = torch.stack(off).square().mean(0) / torch.stack(errors).square().mean(0)
+    assert ((ratios > 0.6) & (ratios < 1.6)).all(), ratios
+
+
 def test_the_quadratures_error_is_counted():
     """With few products a small damping makes the log of the smallest eigenvalues wrong, whatever the number of probes."""
     damping = 1e-6
