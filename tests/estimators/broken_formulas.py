@@ -19,6 +19,7 @@ ACTIVATION = "metacurv/estimators/activation"
 DENSE = "tests/estimators/dense/test_dense_spectrum.py"
 OF_DENSITY = "tests/estimators/spectrum/test_spectral_density.py"
 OF_PAIRS = "tests/estimators/spectrum/test_eigenpairs.py"
+OF_TOP = "tests/estimators/spectrum/test_top_eigenvalues.py"
 OF_DIAGONAL = "tests/estimators/spectrum/test_diagonal.py"
 OF_SPLIT = "tests/estimators/split"
 OF_AXES = "tests/estimators/estimate_trace/test_batch_separation.py"
@@ -97,42 +98,49 @@ FAULTS = (
         f"{SPECTRUM}/krylov.py",
         "lengths + self.floors(vectors)",
         "0.1 * lengths + self.floors(vectors)",
-        (OF_PAIRS, DENSE),
+        (OF_PAIRS, OF_TOP, DENSE),
     ),
     Fault(
         "Lanczos: error by the gap (Kato and Temple)",
         f"{SPECTRUM}/eigenpairs.py",
         "residual * (residual / gaps)",
         "residual * (residual / gaps) ** 2",
-        (OF_PAIRS, DENSE),
+        (OF_PAIRS, OF_TOP, DENSE),
     ),
     Fault(
         "Lanczos: what couples kept vectors after a restart",
         f"{SPECTRUM}/krylov.py",
-        "self._inner[:kept, kept : kept + self.waiting] = outside.t()",
+        "self._inner[kept : kept + self.waiting, :kept] = outside",
         "pass",
-        (OF_PAIRS, DENSE),
+        (OF_PAIRS, OF_TOP, DENSE),
+    ),
+    Fault(
+        "Lanczos: values of kept vectors after a restart",
+        f"{SPECTRUM}/krylov.py",
+        "torch.diag(values)",
+        "torch.diag(values.abs())",
+        (OF_PAIRS, OF_TOP, DENSE),
     ),
     Fault(
         "Lanczos: a random vector before the end",
         f"{SPECTRUM}/eigenpairs.py",
         "        if wants_fresh:\n            space.add(fresh)",
         "        if wants_fresh and not space.waiting:\n            space.add(fresh)",
-        (OF_PAIRS, DENSE),
+        (OF_PAIRS, OF_TOP, DENSE),
     ),
     Fault(
         "Gram matrix: the share of a batch",
         f"{SPECTRUM}/gram.py",
         "u = u * math.sqrt(share)",
         "u = u * share",
-        (DENSE, "tests/estimators/spectrum/test_top_eigenvalues.py"),
+        (DENSE, OF_TOP, OF_DENSITY),
     ),
     Fault(
         "Gram matrix: length of eigenvectors",
         f"{SPECTRUM}/gram.py",
         "vectors / values.sqrt()",
         "vectors / values",
-        (DENSE, "tests/estimators/spectrum/test_top_eigenvalues.py"),
+        (DENSE, OF_TOP, OF_DENSITY),
     ),
     Fault(
         "diagonal: squared error of a mean",

@@ -139,7 +139,7 @@ def _look(space: Krylov, k: int, end: End, before: deque[Tensor]) -> _Look:
     order = ordered(theta, end)
     theta, coordinates = theta[order], coordinates[:, order]
     residuals = space.residuals(coordinates)
-    errors = _errors(theta, residuals, min(k, len(theta)))
+    errors = gap_errors(theta, residuals, min(k, len(theta)))
     for values in before:
         if len(values) == len(errors):
             errors = torch.maximum(errors, (values - theta[:k]).abs())
@@ -147,7 +147,7 @@ def _look(space: Krylov, k: int, end: End, before: deque[Tensor]) -> _Look:
     return _Look(theta, coordinates, residuals, errors + space.rounding, floors)
 
 
-def _errors(theta: Tensor, residuals: Tensor, count: int) -> Tensor:
+def gap_errors(theta: Tensor, residuals: Tensor, count: int) -> Tensor:
     """Returns bounds of the errors of the first ``count`` Ritz values, float64 [count].
 
     The gap of a value is its distance to the nearest other one, less that one's residual; of a single value it is not known.

@@ -30,6 +30,7 @@ _COST = 0.4
 _FEWEST = 4  # probes to choose by: two in each half
 _DEGREES = 6  # of freedom, that half the probes must have to choose by
 _MOST_EACH = 8  # samples of tr G for each probe, at most
+_WORTH = 16  # probes without tr G, below which finding out whether it pays costs what it may save
 
 # Maps a probe to v_n' (H_n v), float64 [rows, parts], and v_n' G_n v_n, float64 [rows].
 Probe = Callable[[int], tuple[Tensor, Tensor]]
@@ -93,8 +94,8 @@ class ControlVariate:
             wanted = budget.more(count, value, error, is_trusted=is_trusted)
             if wanted <= count:
                 break
-            if choice is None and self._may_vary:
-                wanted = min(max(wanted, self._least), budget.most)
+            if choice is None and self._may_vary and count < self._least:
+                wanted = min(wanted, self._least)
         is_met = budget.is_met(value, error, is_trusted=is_trusted)
         return Summary(mean.tolist(), errors.tolist(), count, is_met, note)
 
@@ -139,9 +140,12 @@ class ControlVariate:
         mean where they are skewed.
         """
         n = len(self._h)
+        parts = [range(1, n, 2), range(0, n, 2), range(n)]
+        if self._budget.rtol is not None and max(map(self._needed, parts)) < _WORTH:
+            note = f"no control variate: about {self._needed(range(n))} probes do without"
+            return _Choice([], False, None, 0.0, note)
         pilot = _Sampled(self._draw_gauss_newton, 0, samples_to_trust(self._examples))
-        halves = [self._decide(range(start, n, 2), pilot, n) for start in (1, 0)]
-        whole = self._decide(range(n), pilot, n)
+        *halves, whole = (self._decide(probes, pilot, n) for probes in parts)
         uses = [halves[k % 2].pays for k in range(n)]
         does = "takes" if whole.pays else "would take"
         note = (
@@ -157,6 +161,14 @@ class ControlVariate:
         trace = _Sampled(self._draw_gauss_newton, pilot.count, least)
         return _Choice(uses, whole.pays, trace, whole.each, f"{note} (tr G by samples)")
 
+    def _needed(self, probes: range) -> int:
+        """Estimates by some probes how many would meet ``rtol`` without tr G."""
+        h, moments = torch.stack([self._h[k] for k in probes]), RowMoments()
+        moments.add(h)
+        target = (self._budget.rtol or 0.0) * abs(float(moments.mean[-1]))
+        ratio = float(moments.deviation[-1]) / target if target else math.inf
+        return math.ceil(min(ratio * ratio, self._budget.most))
+
     def _decide(self, probes: range, pilot: _Sampled, n: int) -> _Decision:
         """Compares the work to an equal error: without tr G, with samples of it, and with its exact value."""
         h, g = (torch.stack([kept[k] for k in probes]) for kept in (self._h, self._g))
@@ -169,9 +181,10 @@ class ControlVariate:
         if not before > 0 or plain.degrees < min(_DEGREES, self._examples):
             return _Decision(False, math.inf, False, 0.0)
         if self._budget.rtol is not None:
-            target = self._budget.rtol * abs(float(h.sum(1).mean(0)[-1]))
-            needed = (before / target) ** 2 if target else math.inf
-            n = max(n, math.ceil(min(needed, self._budget.most)))
+            needed = self._needed(probes)
+            if needed < _WORTH:
+                return _Decision(False, math.inf, False, 0.0)
+            n = max(n, needed)
         of_trace = abs(float(c[-1])) * pilot.deviation
         by_samples = (after + math.sqrt(_COST) * of_trace) ** 2 / before**2
         by_columns = (after / before) ** 2 + _COST * self._columns / n

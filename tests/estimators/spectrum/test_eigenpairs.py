@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from metacurv.estimators.spectrum.eigenpairs import Eigenpairs, eigenpairs
+from metacurv.estimators.spectrum.eigenpairs import Eigenpairs, eigenpairs, gap_errors
 from metacurv.estimators.spectrum.krylov import Krylov
 from metacurv.estimators.spectrum.quadrature import quadratures
 
@@ -182,6 +182,56 @@ def test_equal_values_are_all_found(times):
     found = search(matrix(values), 2 * times, rtol=1e-4)
     expected = torch.tensor(sorted(values, reverse=True)[: 2 * times], dtype=torch.float64)
     torch.testing.assert_close(found.values, expected, rtol=1e-4, atol=0)
+
+
+def test_what_the_first_vector_lacks_is_looked_for():
+    """It has nothing of the largest value's eigenvector, and neither have its products."""
+    values = torch.tensor([5.0, 3.0, 1.0, *(0.5 - 0.003 * i for i in range(150))]).double()
+    drawn = []
+
+    def fresh() -> Tensor:
+        v = torch.randn(len(values), generator=generator, dtype=torch.float64)
+        v[0] *= bool(drawn)
+        drawn.append(v)
+        return v
+
+    generator = torch.Generator().manual_seed(0)
+    found = eigenpairs(
+        lambda v: values * v,
+        fresh,
+        2,
+        end="magnitude",
+        rtol=1e-3,
+        most_held=100,
+        most_products=100,
+        eps=1e-16,
+        each=lambda: None,
+    )
+    torch.testing.assert_close(found.values.tolist(), [5.0, 3.0], rtol=1e-3, atol=0)
+
+
+def test_errors_by_the_gap_by_hand():
+    """Residuals 0.2 and 0.1 of the values 3 and 1: the gaps are 1.9 and 1.8. A gap within the residual tells nothing."""
+    theta = torch.tensor([3.0, 1.0], dtype=torch.float64)
+    found = gap_errors(theta, torch.tensor([0.2, 0.1], dtype=torch.float64), 2)
+    torch.testing.assert_close(found.tolist(), [0.04 / 1.9, 0.01 / 1.8])
+    near = gap_errors(theta, torch.tensor([1.5, 0.9], dtype=torch.float64), 2)
+    torch.testing.assert_close(near.tolist(), [1.5, 0.9])
+
+
+def test_a_restart_keeps_residuals():
+    a = matrix([0.1 * i for i in range(60)])
+    space = Krylov(lambda v: a @ v, source(60, torch.float64)(), 20, 1e-16)
+    for _ in range(12):
+        space.extend()
+    theta, vectors = torch.linalg.eigh(space.projected)
+    before = space.residuals(vectors[:, -4:])
+    space.restart(vectors[:, -4:], theta[-4:])
+    after = space.residuals(torch.eye(4, dtype=torch.float64))
+    assert before.min() > 1e-6
+    torch.testing.assert_close(after, before)
+    space.extend()
+    torch.testing.assert_close(space.projected, space.basis @ a @ space.basis.t())
 
 
 def test_errors_are_seldom_too_small():

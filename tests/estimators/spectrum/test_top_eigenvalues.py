@@ -45,6 +45,23 @@ def test_layers_and_vectors(method):
     assert top(kind="ggn").vectors is None
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("method", ["gram", "lanczos"])
+def test_batches(method, reduction):
+    """They are of 6 and 14 examples, and count by these where the loss is a mean."""
+    loss_fn = nn.CrossEntropyLoss(reduction=reduction)
+    pairs = [(X[:6], Y[:6]), (X[6:], Y[6:])]
+    found = top_eigenvalues(
+        network(), loss_fn, pairs, kind="ggn", k=3, vectors=True, method=method, rtol=1e-9
+    )
+    assert found.method == method
+    matrix = dense("ggn") * (20 if reduction == "sum" else 1)
+    expected = torch.linalg.eigvalsh(matrix).flip(0)[:3]
+    torch.testing.assert_close(found.values, expected, rtol=1e-8, atol=0)
+    own = found.vectors
+    torch.testing.assert_close(matrix @ own, own * found.values, rtol=0, atol=1e-4)
+
+
 def test_the_hessian_of_a_relu_network_is_not_its_ggn():
     """They have the trace in common, and no more: so the Gram matrix is not asked."""
     found = top(k=2)

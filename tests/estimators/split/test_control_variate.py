@@ -74,7 +74,7 @@ def test_no_bias_and_errors_that_hold(share: float, n: int, columns: int) -> Non
 
 def test_a_coefficient_of_its_own_probe_would_bias() -> None:
     """Skewed probes, whose regression on themselves goes with their mean: c must come from the others."""
-    examples, n, runs = 4, 6, 1500
+    examples, n, runs = 4, 12, 1500
 
     def one(run: int) -> float:
         generator = torch.Generator().manual_seed(run)
@@ -115,6 +115,27 @@ def test_fewer_probes_are_plain() -> None:
     summary = measured(1, share=0.95, n=5)
     assert summary.n_samples == 5
     assert "fewer than 6 probes" in summary.note
+
+
+def test_nobody_asks_for_the_other_trace_where_few_probes_do() -> None:
+    """One probe has the deviation 0.1 sqrt(8) on 24: nine of them give 0.4 %."""
+
+    def probe(k: int) -> tuple[Tensor, Tensor]:
+        noise = torch.randn(9, dtype=torch.float64, generator=torch.Generator().manual_seed(k))
+        noise[0] = 0
+        base = torch.ones_like(noise)
+        base[0] = 0
+        return torch.stack([TRACE * base + 0.1 * noise, 0 * noise], dim=1), OF_G * base + noise
+
+    def traces(first: int, m: int) -> Tensor:
+        raise AssertionError("tr G was asked for")
+
+    summary = ControlVariate(
+        probe, traces, lambda: 0.0, 10**6, LAYERS, Budget(1, 0.004, 100), 8
+    ).measure()
+    assert summary.converged
+    assert 3 <= summary.n_samples < 16
+    assert summary.note.startswith("no control variate: about ")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.95])
