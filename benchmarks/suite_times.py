@@ -35,6 +35,7 @@ FOLDERS = {
     "estimators/mlp": "chains are recognised, and their numbers are right",
     "estimators/probes": "finite differences",
     "estimators/spectrum": "eigenvalues, density, diagonal and operator: bounds hold, bands are calibrated, arguments",
+    "estimators/split": "directions for each example give the right parts; the control variate has no bias, and errors hold",
     "estimators/tangents": "probes that go through layers by rules are those of double backward",
     "estimators": "curvature along a direction, wrong input, files on the way, other libraries",
     "optim/drop_in": "a wrapped optimizer is an optimizer: state dicts, schedulers, hooks, scaler, closures, pickling, memory, "
