@@ -137,10 +137,10 @@ def _density(subject: Subject, settings: Settings, kind: Kind) -> Taken:
         "method": found.method,
     }
     text = f"{found}; Frobenius norm {norm}"
-    if kind == "ggn":
+    if kind == "ggn" and found.ends[1] > 0:
         # A hundredth of the largest eigenvalue: directions with less count little.
-        damping = 0.01 * float(found.grid[-1])
+        damping = 0.01 * found.ends[1]
         dimension = found.effective_dimension(damping)
         numbers["effective_dimension"] = [damping, dimension.value, dimension.stderr]
-        text += f"; effective dimension at a damping of {damping:.3g}: {dimension}"
+        text += f"; effective dimension at a damping of {damping:.3g}, a hundredth of the largest: {dimension}"
     return text, numbers, found.why, found.plot

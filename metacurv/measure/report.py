@@ -8,6 +8,7 @@ import html
 import io
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,10 @@ class Report:
             "model": type(subject.model).__name__,
             "parameters": sum(p.numel() for p in subject.model.parameters() if p.requires_grad),
             "device": str(next(subject.model.parameters()).device),
+            "dtype": str(next(subject.model.parameters()).dtype),
+            "mode": "train" if subject.model.training else "eval",
+            "loss": getattr(subject.loss_fn, "__name__", type(subject.loss_fn).__name__),
+            "date": time.strftime("%Y-%m-%d %H:%M"),
             "metacurv": __version__,
             "torch": torch.__version__,
             **dataclasses.asdict(settings),
@@ -65,7 +70,7 @@ class Report:
         whole = _plain({"about": self._about, "findings": findings})
         self._numbers.write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n")
         rows = "".join(
-            f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>"
+            f"<tr><td>{html.escape(name)}</td><td>{html.escape(_shown(value))}</td></tr>"
             for name, value in self._about.items()
         )
         title = f"Curvature of {html.escape(str(self._about['subject']))}"
@@ -74,6 +79,10 @@ class Report:
             f"<style>{_STYLE}</style></head><body><h1>{title}</h1><table>{rows}</table>"
             f"{''.join(self._sections)}</body></html>\n"
         )
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _section(finding: Finding) -> str:

@@ -45,15 +45,23 @@ def load_subject(name: str, batches: int | None) -> Subject:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
-    module = importlib.import_module(module_name)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name != module_name.partition(".")[0]:
+            raise  # the module is there, and lacks another one
+        raise ImportError(
+            f"MODULE must be in the folder {here} or installed, got {module_name!r}"
+        ) from error
     if not hasattr(module, function_name):
         raise AttributeError(
             f"MODULE:FUNCTION must name a function that the module has, got {name!r}"
         )
     returned = getattr(module, function_name)()
     if not isinstance(returned, tuple) or len(returned) != 3:
+        got = f"a tuple of {len(returned)}" if isinstance(returned, tuple) else None
         raise TypeError(
-            f"{name} must return (model, loss_fn, loader), got {_validate.describe(returned)}"
+            f"{name} must return (model, loss_fn, loader), got {got or _validate.describe(returned)}"
         )
     model, loss_fn, loader = returned
     if not isinstance(model, nn.Module):

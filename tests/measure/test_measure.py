@@ -109,9 +109,9 @@ def test_what_fails_does_not_stop_the_rest(folder):
 
 BAD = {
     "model_to_measure": "MODULE:FUNCTION must have this form, such as mymodel:make, got",
-    "no_such_module:make": "No module named 'no_such_module'",
+    "no_such_module:make": "or installed, got 'no_such_module'",
     "model_to_measure:nothing": "MODULE:FUNCTION must name a function that the module has, got",
-    "model_to_measure:two": "model_to_measure:two must return (model, loss_fn, loader), got tuple",
+    "model_to_measure:two": "model_to_measure:two must return (model, loss_fn, loader), got a tuple of 2",
     "model_to_measure:no_model": "must return a torch.nn.Module first, got int 1",
 }
 

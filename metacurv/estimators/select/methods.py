@@ -74,7 +74,7 @@ class Exact:
         if batch.obstacle is None and batch.kind == "hessian" and batch.bent_by:
             return (
                 "columns give the Hessian only where a network is linear in pieces, or a plain stack of linear layers and "
-                f"elementwise functions under softmax cross-entropy, and {', '.join(batch.bent_by)} is not"
+                f"elementwise functions under softmax cross-entropy; this one has {', '.join(batch.bent_by)} elsewhere"
             )
         return batch.obstacle
 

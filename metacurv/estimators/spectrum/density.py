@@ -162,11 +162,23 @@ class SpectralDensity:
         over_probes = float(samples[:, 0].var()) / count if count > 1 else math.nan
         return Measured(mean, math.sqrt(over_probes + (mean - coarse) ** 2))
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The smallest and the largest eigenvalue, exact or the outermost of those that the probes saw."""
+        if self.eigenvalues is None:
+            values = torch.cat([probe.whole.nodes for probe in self.quadratures])
+        else:
+            values = self.eigenvalues
+            if len(values) < self.n:
+                values = torch.cat([values, values.new_zeros(1)])
+        return float(values.min()), float(values.max())
+
     def __str__(self) -> str:
         how = "exact" if self.eigenvalues is not None else f"{self.n_samples} probes"
+        low, high = self.ends
         return (
-            f"spectral density({self.kind}) of {self.n} eigenvalues between {float(self.grid[0]):.4g} and "
-            f"{float(self.grid[-1]):.4g} ({self.method}, {how})"
+            f"spectral density({self.kind}) of {self.n} eigenvalues between {low:.4g} and {high:.4g} "
+            f"({self.method}, {how})"
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:

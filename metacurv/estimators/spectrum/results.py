@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,7 +35,8 @@ class Measured(float):
         return float(self)
 
     def __repr__(self) -> str:
-        return f"{float(self):.6g} +- {self.stderr:.2g}"
+        error = f"+- {self.stderr:.2g}" if self.stderr else "(exact)"
+        return f"{float(self):.6g} {error}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,8 +118,16 @@ class Diagonal(dict[str, Tensor]):
         self.why, self.converged = why, converged
 
     def __repr__(self) -> str:
-        shapes = ", ".join(f"{name!r}: {list(x.shape)}" for name, x in self.items())
-        return f"Diagonal({shapes}; {self.kind}, {self.method}, {self.n_samples} samples)"
+        size = sum(x.numel() for x in self.values())
+        how = ""
+        if self.n_samples:
+            norm, error = (
+                math.sqrt(sum(float(x.double().square().sum()) for x in parts.values()))
+                for parts in (self, self.stderr)
+            )
+            share = error / norm if norm else math.nan
+            how = f", {self.n_samples} samples, errors {share:.2g} of its norm"
+        return f"Diagonal({len(self)} tensors, {size} entries; {self.kind}, {self.method}{how})"
 
     def __reduce__(self) -> Any:
         return _diagonal, (dict(self), dict(self.__dict__))

@@ -34,7 +34,7 @@ EXPECTED: dict[str, tuple[Callable[[], nn.Module], dict[str, tuple[str, list[str
     "tanh and a scale": (
         lambda: nn.Sequential(nn.Tanh(), Lambda(lambda x: 2 * x)),
         {
-            "hessian": ("activation", ["not exact", "linear in pieces", "Tanh is not"]),
+            "hessian": ("activation", ["not exact", "linear in pieces", "has Tanh elsewhere"]),
             "ggn": ("exact", ["2 columns"]),
         },
     ),
@@ -118,7 +118,7 @@ def test_stopped_early():
         estimate = measure(case, rtol=0.001, max_samples=20)
     assert not estimate.converged
     assert_reason(
-        estimate, "activation", ["Tanh is not", "stopped by max_samples after 20 samples"]
+        estimate, "activation", ["has Tanh elsewhere", "stopped by max_samples after 20 samples"]
     )
 
 

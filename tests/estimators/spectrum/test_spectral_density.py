@@ -185,12 +185,25 @@ def test_the_picture(kind, tmp_path):
         if kind == "hessian"
         else "spectrum of the Gauss-Newton matrix (gram)"
     )
-    assert str(found).startswith(f"spectral density({kind}) of 75 eigenvalues between ")
+    low, high = found.ends
+    assert str(found).startswith(
+        f"spectral density({kind}) of 75 eigenvalues between {low:.4g} and {high:.4g}"
+    )
+
+
+@pytest.mark.parametrize("kind", ["hessian", "ggn"])
+def test_the_ends_of_the_spectrum(kind):
+    """They are those of the eigenvalues, and not of the grid, which has room for bells."""
+    values = torch.linalg.eigvalsh(dense(kind))
+    found = density(kind=kind, n_samples=4)
+    assert found.ends == pytest.approx((values[0].item(), values[-1].item()), abs=1e-3)
+    assert float(found.grid[0]) < found.ends[0] - found.width
 
 
 def test_a_number_with_its_error():
     number = Measured(2.5, 0.125)
     assert repr(number) == str(number) == "2.5 +- 0.12"
+    assert str(Measured(2.5, 0.0)) == "2.5 (exact)"
     assert (number + 1, number.value, number.stderr) == (3.5, 2.5, 0.125)
     for other in (pickle.loads(pickle.dumps(number)), copy.deepcopy(number)):
         assert (other, other.stderr) == (2.5, 0.125)
