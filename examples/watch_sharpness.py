@@ -73,12 +73,7 @@ def main(steps: int, lr: float, seed: int, out: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--steps",
-        type=int,
-        default=1000,
-        help="at least 10; 300 for a quick look: of a hundred, twenty are readings",
-    )
+    parser.add_argument("--steps", type=int, default=1000, help="at least 10; 300 for a quick look")
     parser.add_argument("--lr", type=float, default=1.0, help="not for the directional rule")
     parser.add_argument("--seed", type=int, default=0, help="of weights and batches")
     parser.add_argument("--out", default="sharpness.png", help="file for the picture")
