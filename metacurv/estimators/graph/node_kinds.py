@@ -75,6 +75,7 @@ def kind_of(name: str, node: Node, live: Sequence[int]) -> Kind:
     return "smooth" if name in _SMOOTH else "coupled"
 
 
+# What multiplies its cotangent by a slope, element by element: smooth operations, and of the others those that stand here.
 _ELEMENTWISE = (
     _SMOOTH
     | _nodes("Abs ClampMax ClampMin Hardsigmoid Hardtanh LeakyRelu Mul Neg Relu Threshold")

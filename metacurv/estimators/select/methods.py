@@ -1,4 +1,4 @@
-"""The five ways to a model's trace as objects, and the choice of the cheapest that is right for a batch.
+"""The ways to a model's trace as objects, and the choice of the cheapest that is right for a batch.
 
 ``why_not`` of a method returns the reason why it would be wrong for a batch; None where it is right, as far as can be told
 before it runs. Where it is None, ``cost`` says what the method would take, and ``measure`` returns all parameters' parts, the

@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metacurv import TraceEstimate, estimate_trace
+from metacurv.estimators.select.methods import METHODS
 from tests.estimators.dense.case import Case, build, general
 from tests.estimators.dense.truth import Truth, dense_truth
 from tests.problems.problem import rand
 
-METHODS = ("auto", "exact", "activation", "split", "hutchinson", "finite_difference")
+ALL = ("auto", *METHODS)
 # Of the trace, beyond sampling: 8 and 11 bits, of which a few operations lose some.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.04, torch.float16: 0.005}
 networks = pytest.mark.parametrize(
@@ -26,7 +27,7 @@ networks = pytest.mark.parametrize(
     [(torch.bfloat16, nn.ReLU), (torch.bfloat16, nn.Tanh), (torch.float16, nn.Tanh)],
 )
 kinds = pytest.mark.parametrize("kind", ["hessian", "ggn"])
-methods = pytest.mark.parametrize("method", METHODS)
+methods = pytest.mark.parametrize("method", ALL)
 
 
 def reading(model: nn.Module, inputs: Tensor, case: Case, **options: Any) -> TraceEstimate | None:

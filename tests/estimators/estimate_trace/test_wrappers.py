@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import metacurv
 from metacurv import NotTwiceDifferentiableError, TraceEstimate
+from metacurv.estimators.select.methods import METHODS
 from tests.estimators.dense.case import Case, Lambda, build, elementwise, general, labels, piecewise
 from tests.estimators.dense.checks import assert_exact, assert_within_errors, measure
 from tests.estimators.dense.losses import perceptron
@@ -25,11 +26,11 @@ from tests.problems.modules import Checkpointed
 from tests.problems.once_differentiable import FusedAttention, OnceCube, PlainAttention
 from tests.problems.problem import rand
 
-METHODS = ("auto", "exact", "activation", "split", "hutchinson", "finite_difference")
+ALL = ("auto", *METHODS)
 # What a refusal may be: it says what to do instead.
 REFUSALS = (ValueError, NotTwiceDifferentiableError)
 kinds = pytest.mark.parametrize("kind", KINDS)
-methods = pytest.mark.parametrize("method", METHODS)
+methods = pytest.mark.parametrize("method", ALL)
 activations = pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
 
 
@@ -113,7 +114,7 @@ def test_a_tensor_hook_that_changes_gradients(method, activation, kind, at):
 @pytest.mark.parametrize(
     ("method", "activation"),
     # Differences see the kinks of ReLU.
-    [*((m, nn.ReLU) for m in METHODS[:3]), *((m, nn.Tanh) for m in METHODS)],
+    [*((m, nn.ReLU) for m in ALL[:3]), *((m, nn.Tanh) for m in ALL)],
 )
 @kinds
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -208,7 +209,7 @@ def test_compiled_models(backend, activation):
     case = build(lambda: piecewise(perceptron(activation()), rand(6, 3)))
     truth = dense_truth(case)
     compiled = Case(torch.compile(case.model, backend=backend), *list(vars(case).values())[1:4])
-    for method, kind in itertools.product(METHODS, KINDS):
+    for method, kind in itertools.product(ALL, KINDS):
         estimate = served(compiled, method, kind, must=("auto",))
         if estimate is not None:
             error = 4 * estimate.stderr + 1e-8
