@@ -81,13 +81,14 @@ RULES = "benchmarks/results/rules/summary.json"
 COST = "benchmarks/results/rules/cost.json"
 INSTALL = "benchmarks/results/install.json"
 CI = "benchmarks/results/ci_times.json"  # written by METACURV_CI_TIMES=FILE .ci/run
+SUITE = "benchmarks/results/suite_times.json"
 
 FIGURES: tuple[Figure | Count, ...] = (
     Figure("3.10", "pyproject.toml", 'requires-python = ">=3.10"'),
     Figure("1", INSTALL, ("installs", "metacurv without nvcc", "most_cpu_seconds"), 1 / 60),
     Figure("3", INSTALL, ("installs", "metacurv with nvcc", "most_cpu_seconds"), 1 / 60),
     Figure("2", CI, ("README: install and experiment",), 1 / 60),
-    Figure("16", CI, ("README: install and test",), 1 / 60),
+    Figure("19", SUITE, ("whole", "wall"), 1 / 60),
     Count("15"),
     Figure("10", RULES, ("tasks", "mlp-sgd", "best_constant", "n")),
     Figure("84", "benchmarks/learning_rates/grid.py", "84 settings"),
