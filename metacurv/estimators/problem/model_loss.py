@@ -79,8 +79,7 @@ class ModelLoss:
             tensor = known_tensor(output)
             node = None if tensor is None else tensor.grad_fn
             edge = None if tensor is None or node is None else GradientEdge(node, tensor.output_nr)
-            loss = self.loss_fn(output, _out_of_inference(self.targets))
-            return Forward(output, tensor, loss, edge)
+            return Forward(output, tensor, self._loss(output), edge)
 
     def picked(self, output: Any) -> Any:
         """Returns what ``loss_fn`` gets of a model's output."""
@@ -98,7 +97,17 @@ class ModelLoss:
     def loss_of(self, output: Any) -> Tensor:
         """Returns the loss of an output, without the model, with gradients on."""
         with gradients_on(), self.state_kept():
+            return self._loss(output)
+
+    def _loss(self, output: Any) -> Tensor:
+        try:
             return self.loss_fn(output, _out_of_inference(self.targets))
+        except (AttributeError, TypeError) as error:
+            if self.targets is not None:
+                raise
+            raise ValueError(
+                f"targets must be given where inputs is one batch, got None, which loss_fn cannot take: {error}"
+            ) from error
 
     def again(self) -> Tensor:
         """Returns the loss of one pass with all parameters elsewhere, with its graph."""

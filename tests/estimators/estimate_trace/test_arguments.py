@@ -151,6 +151,16 @@ def test_loss_that_is_not_callable(loss_fn):
     refused(TypeError, "loss_fn must be callable, got", loss_fn=loss_fn)
 
 
+def test_targets_that_were_forgotten():
+    model, x = nn.Linear(3, 2), torch.zeros(4, 3)
+    for loss_fn in (nn.CrossEntropyLoss(), lambda out, y: F.mse_loss(out, y.flatten())):
+        with pytest.raises(ValueError, match="targets must be given where inputs is one batch"):
+            estimate_trace(model, loss_fn, x)
+    assert estimate_trace(model, lambda out, _: out.square().sum(), x).value == 16  # of the bias
+    with pytest.raises(AttributeError, match="no_such"):
+        estimate_trace(model, lambda out, y: y.no_such(out), x, x)
+
+
 def test_no_loss():
     refused(TypeError, "loss_fn must be given: .* got none", loss_fn=None)
 
