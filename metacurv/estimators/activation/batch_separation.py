@@ -89,6 +89,8 @@ def _before_view(
     before: tuple[int, ...], after: tuple[int, ...], place: Where, examples: int
 ) -> Where | None:
     """Finds the same entries in the input of a view: in both they have the same place in the order of all entries."""
+    if 0 in before:  # nothing flows through it
+        return None
     step = place.block * math.prod(after[place.axis + 1 :])
     for axis, size in enumerate(before):
         inner = math.prod(before[axis + 1 :])

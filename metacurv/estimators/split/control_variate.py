@@ -141,11 +141,13 @@ class ControlVariate:
         """
         n = len(self._h)
         parts = [range(1, n, 2), range(0, n, 2), range(n)]
-        if self._budget.rtol is not None and max(map(self._needed, parts)) < _WORTH:
-            note = f"no control variate: about {self._needed(range(n))} probes do without"
+        needed = [n if self._budget.rtol is None else self._needed(probes) for probes in parts]
+        if self._budget.rtol is not None and max(needed) < _WORTH:
+            note = f"no control variate: about {needed[-1]} probes do without"
             return _Choice([], False, None, 0.0, note)
         pilot = _Sampled(self._draw_gauss_newton, 0, samples_to_trust(self._examples))
-        *halves, whole = (self._decide(probes, pilot, n) for probes in parts)
+        pairs = zip(parts, needed, strict=True)
+        *halves, whole = (self._decide(probes, count, pilot, n) for probes, count in pairs)
         uses = [halves[k % 2].pays for k in range(n)]
         does = "takes" if whole.pays else "would take"
         note = (
@@ -166,11 +168,15 @@ class ControlVariate:
         h, moments = torch.stack([self._h[k] for k in probes]), RowMoments()
         moments.add(h)
         target = (self._budget.rtol or 0.0) * abs(float(moments.mean[-1]))
-        ratio = float(moments.deviation[-1]) / target if target else math.inf
+        # Of a trace that is not finite no number is known.
+        ratio = float(moments.deviation[-1]) / target if target > 0 else math.inf
         return math.ceil(min(ratio * ratio, self._budget.most))
 
-    def _decide(self, probes: range, pilot: _Sampled, n: int) -> _Decision:
-        """Compares the work to an equal error: without tr G, with samples of it, and with its exact value."""
+    def _decide(self, probes: range, needed: int, pilot: _Sampled, n: int) -> _Decision:
+        """Compares the work to an equal error: without tr G, with samples of it, and with its exact value.
+
+        ``needed``: the number of probes that would do without; ``n``: that of those there are.
+        """
         h, g = (torch.stack([kept[k] for k in probes]) for kept in (self._h, self._g))
         products, squares = _regression(h, g)
         plain, varied = RowMoments(), RowMoments()
@@ -180,11 +186,9 @@ class ControlVariate:
         before, after = float(plain.deviation[-1]), float(varied.deviation[-1])
         if not before > 0 or plain.degrees < min(_DEGREES, self._examples):
             return _Decision(False, math.inf, False, 0.0)
-        if self._budget.rtol is not None:
-            needed = self._needed(probes)
-            if needed < _WORTH:
-                return _Decision(False, math.inf, False, 0.0)
-            n = max(n, needed)
+        if self._budget.rtol is not None and needed < _WORTH:
+            return _Decision(False, math.inf, False, 0.0)
+        n = max(n, needed)
         of_trace = abs(float(c[-1])) * pilot.deviation
         by_samples = (after + math.sqrt(_COST) * of_trace) ** 2 / before**2
         by_columns = (after / before) ** 2 + _COST * self._columns / n

@@ -194,6 +194,26 @@ class SequenceFirst(nn.Module):
         return ((q @ k.transpose(1, 2)).softmax(2) @ self.v(x).transpose(0, 1)).transpose(0, 1)
 
 
+class WithNothing(nn.Module):
+    """Activations beside none of them, which a view has brought to their shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        nothing = h.unflatten(1, (2, 2))[:, :0].reshape(len(x), 0)
+        return self.second(torch.cat([h, nothing], 1).relu())
+
+
+def test_activations_without_elements():
+    model, x, y = WithNothing(), torch.randn(6, 3), torch.arange(6) % 3
+    plain = nn.Sequential(model.first, nn.ReLU(), model.second)
+    found, expected = (estimate_trace(m, F.cross_entropy, x, y) for m in (model, plain))
+    assert found.value == pytest.approx(expected.value, rel=1e-5)
+
+
 def test_an_axis_of_the_same_length_is_not_taken_for_the_examples():
     """Sequences as long as the batch is large: the first axis fits no layer, and the second is tried too."""
     examine._examined.clear()

@@ -147,6 +147,19 @@ def test_it_draws_until_the_error_is_met(share: float) -> None:
     assert summary.n_samples < (0.5 if share else 2.0) * needed
 
 
+def test_a_trace_that_is_not_finite_is_no_crash() -> None:
+    summary = ControlVariate(
+        lambda k: (torch.full((9, PARTS), math.nan, dtype=torch.float64), torch.ones(9).double()),
+        lambda first, m: torch.ones(m, 9, PARTS, dtype=torch.float64),
+        lambda: 8.0,
+        1,
+        LAYERS,
+        Budget(10, 0.1, 100),
+        8,
+    ).measure()
+    assert (summary.n_samples, summary.converged) == (10, False)
+
+
 def test_it_gives_up_at_the_most() -> None:
     summary = ControlVariate(
         lambda k: (torch.randn(9, PARTS, dtype=torch.float64), torch.zeros(9, dtype=torch.float64)),
